@@ -1,0 +1,114 @@
+"""Recordings into int16 samples at one rate: decode to the end, mix down, resample."""
+
+from __future__ import annotations
+
+import io
+import re
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torchaudio
+
+from distillery.errors import AudioError, EmptyAudio
+from distillery.manifest import SAMPLE_SCALE
+
+UNKNOWN_LENGTH_BYTES = 0x7FFF0000
+
+
+def compute_num_samples(duration_seconds: float, sample_rate_hz: int) -> int:
+    """Return the number of samples nearest to a duration."""
+    return round(duration_seconds * sample_rate_hz)
+
+
+def decode(source: Path | bytes, name: str | None = None) -> tuple[np.ndarray, int]:
+    """Return a recording's samples, mixed down to one channel, and its rate in hertz.
+
+    The whole file is decoded: a header in order proves nothing about what follows it.
+
+    Args:
+        source: path of a WAV, FLAC, OGG or MP3 file, or such a file's bytes.
+        name: how errors call it; the path by default.
+
+    Returns:
+        int16 samples `(samples,)` and the sample rate.
+
+    Raises:
+        EmptyAudio: the file holds no bytes, or no samples.
+        AudioError: the file is missing, cannot be decoded to its end, holds numbers that are not
+            finite, or fewer samples than its header promises.
+    """
+    name = name or (str(source) if isinstance(source, Path) else "audio")
+    if isinstance(source, Path) and not source.is_file():
+        raise AudioError(f"{name}: no such file")
+    if not (source.stat().st_size if isinstance(source, Path) else len(source)):
+        raise EmptyAudio(f"{name}: holds 0 bytes; expected a recording")
+    try:
+        with soundfile.SoundFile(
+            io.BytesIO(source) if isinstance(source, bytes) else source
+        ) as file:
+            promised, rate = _promised_samples(file), file.samplerate
+            is_pcm16 = file.subtype == "PCM_16"
+            samples = file.read(dtype="int16" if is_pcm16 else "float32", always_2d=True)
+    except soundfile.LibsndfileError as error:  # its str() would name the path
+        raise AudioError(f"{name}: cannot be decoded: {error.error_string}") from None
+    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
+        raise AudioError(f"{name}: cannot be decoded: {error}") from None
+    if not len(samples):
+        raise EmptyAudio(f"{name}: holds no samples; expected speech")
+    if len(samples) < promised:
+        raise AudioError(
+            f"{name}: ends after {len(samples)} of {promised} samples; the file is cut short"
+        )
+    if not is_pcm16 and not np.isfinite(samples).all():
+        raise AudioError(f"{name}: holds samples that are no finite numbers")
+    if samples.shape[1] > 1:
+        samples = samples.mean(axis=1, dtype=np.float32)  # (samples,)
+    else:
+        samples = samples[:, 0]  # (samples,)
+    if samples.dtype != np.int16:
+        samples = to_int16(samples if not is_pcm16 else samples / np.float32(SAMPLE_SCALE))
+    return samples, rate
+
+
+def _promised_samples(file: soundfile.SoundFile) -> int:
+    """Return how many samples the header promises.
+
+    For a WAV file that was cut short, libsndfile counts what is there and notes the difference in
+    its log. Sizes near 2 or 4 GiB are what programs write that stream and never know the length.
+    """
+    log = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if log is None or int(log[1]) >= UNKNOWN_LENGTH_BYTES or int(log[1]) <= int(log[2]):
+        return int(file.frames)
+    return int(file.frames * int(log[1]) / int(log[2])) if int(log[2]) else int(log[1])
+
+
+def to_int16(waveform: np.ndarray) -> np.ndarray:
+    """Return float samples in [-1, 1) as int16, rounded to the nearest, clipped at full scale."""
+    scaled = np.rint(waveform * np.float32(SAMPLE_SCALE))
+    return np.clip(scaled, -32768, 32767).astype(np.int16)
+
+
+def resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
+    """Return int16 samples `(samples,)` at another rate (windowed sinc, torchaudio's kernel)."""
+    if rate_hz == target_hz:
+        return samples
+    waveform = torch.from_numpy(samples.astype(np.float32) / np.float32(SAMPLE_SCALE))
+    return to_int16(_resampler(rate_hz, target_hz)(waveform).numpy())
+
+
+@lru_cache(maxsize=32)
+def _resampler(rate_hz: int, target_hz: int) -> torchaudio.transforms.Resample:
+    return torchaudio.transforms.Resample(rate_hz, target_hz)
+
+
+def load_audio(source: Path | bytes, sample_rate_hz: int, name: str | None = None) -> np.ndarray:
+    """Return a recording as float32 `(samples,)` in [-1, 1) at the rate asked for.
+
+    Raises:
+        AudioError: as `decode`.
+    """
+    samples, rate = decode(source, name)
+    return resample(samples, rate, sample_rate_hz).astype(np.float32) / np.float32(SAMPLE_SCALE)

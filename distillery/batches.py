@@ -1,0 +1,138 @@
+"""Batches for training: gathered in process from memory maps, bucketed by length, seeded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distillery.features import PackedFeatures, gather
+
+BUCKET_BATCHES = 50
+NO_LABELS = -1
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step sees; padding is zero everywhere."""
+
+    features: Tensor  # (batch, feature_frames, mels)
+    feature_lengths: Tensor  # (batch,)
+    labels: Tensor  # (batch, tokens)
+    label_lengths: Tensor  # (batch,), -1 = no transcript
+    teacher_log_probs: Tensor  # (batch, teacher_frames, vocab); empty without a teacher
+    teacher_lengths: Tensor  # (batch,)
+    hypotheses: Tensor  # (batch, tokens)
+    hypothesis_lengths: Tensor  # (batch,)
+
+    def to(self, device: str) -> Batch:
+        """Return the batch on another device."""
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+
+
+class TeacherTargets(Protocol):
+    """Where a batch's teacher outputs come from."""
+
+    def log_probs(self, row: int) -> np.ndarray:
+        """Return log-probabilities `(frames, vocab)`, float32, of one utterance."""
+
+    def hypothesis(self, row: int) -> Sequence[int]:
+        """Return the tokens of the teacher's greedy hypothesis for one utterance."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Utterances to train on; several copies of the features (other speeds) count as more."""
+
+    copies: Sequence[PackedFeatures]
+    labels: Sequence[Sequence[int] | None]
+    frame_seconds: float
+    batch_seconds: float
+    seed: int
+    targets: TeacherTargets | None = None
+
+    def __len__(self) -> int:
+        return len(self.copies) * len(self.labels)
+
+    def plan(self, epoch: int, num_batches: int | None = None) -> list[list[int]]:
+        """Return one epoch's batches as lists of item indices, in a seeded order.
+
+        Items are shuffled, sorted by length inside windows of some batches, cut at
+        `batch_seconds` of padded audio, and the batches are shuffled again.
+
+        Args:
+            epoch: which epoch; equal arguments give equal plans.
+            num_batches: repeat or cut the epoch to this many batches.
+        """
+        batches = self._plan_once(epoch, 0)
+        for repeat in range(1, 1 + (num_batches or 0) // max(1, len(batches))):
+            batches += self._plan_once(epoch, repeat)
+        return batches[:num_batches]
+
+    def _plan_once(self, epoch: int, repeat: int) -> list[list[int]]:
+        generator = np.random.default_rng([self.seed, epoch, repeat])
+        seconds = np.concatenate([copy.num_frames for copy in self.copies]) * self.frame_seconds
+        order = generator.permutation(len(self))
+        per_batch = max(1, int(self.batch_seconds / max(seconds.mean(), 1e-9)))
+        batches: list[list[int]] = []
+        for start in range(0, len(order), per_batch * BUCKET_BATCHES):
+            window = order[start : start + per_batch * BUCKET_BATCHES]
+            batches += self._cut(window[np.argsort(seconds[window], kind="stable")], seconds)
+        return [batches[i] for i in generator.permutation(len(batches))]
+
+    def _cut(self, items: np.ndarray, seconds: np.ndarray) -> list[list[int]]:
+        batches: list[list[int]] = [[]]
+        for item in items.tolist():  # ascending length, so the newcomer is the longest
+            if batches[-1] and (len(batches[-1]) + 1) * seconds[item] > self.batch_seconds:
+                batches.append([])
+            batches[-1].append(item)
+        return batches
+
+    def batch(self, items: Sequence[int]) -> Batch:
+        """Gather one batch."""
+        count = len(self.labels)
+        rows = [item % count for item in items]
+        features, lengths = gather(
+            [self.copies[item // count][row] for item, row in zip(items, rows, strict=True)]
+        )
+        labels, label_lengths = pad_tokens([self.labels[row] for row in rows])
+        if self.targets is None:
+            empty = torch.zeros(len(rows), 0, dtype=torch.long)
+            nothing = torch.zeros(len(rows), dtype=torch.long)
+            return Batch(
+                features, lengths, labels, label_lengths, empty.float(), nothing, empty, nothing
+            )
+        outputs, output_lengths = gather([self.targets.log_probs(row) for row in rows])
+        hypotheses, hypothesis_lengths = pad_tokens([self.targets.hypothesis(row) for row in rows])
+        return Batch(
+            features,
+            lengths,
+            labels,
+            label_lengths,
+            outputs,
+            output_lengths,
+            hypotheses,
+            hypothesis_lengths,
+        )
+
+    def inference_batches(self) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield rows, features and lengths of everything once, shortest first."""
+        order = np.argsort(self.copies[0].num_frames, kind="stable")
+        seconds = self.copies[0].num_frames * self.frame_seconds
+        for rows in self._cut(order, seconds):
+            yield rows, *gather([self.copies[0][row] for row in rows])
+
+
+def pad_tokens(items: Sequence[Sequence[int] | None]) -> tuple[Tensor, Tensor]:
+    """Return token indices `(batch, tokens)`, zeros behind, and lengths; -1 stands for None."""
+    width = max((len(item) for item in items if item is not None), default=0)
+    tokens = torch.zeros(len(items), width, dtype=torch.long)
+    for position, item in enumerate(items):
+        if item:
+            tokens[position, : len(item)] = torch.tensor(item)
+    lengths = torch.tensor([NO_LABELS if item is None else len(item) for item in items])
+    return tokens, lengths

@@ -1,0 +1,79 @@
+"""What every corpus reader hands over, and how it asks for a corpus that is not there.
+
+A reader is a function `read_<name>(params, source)` that yields recordings in any order; it reads
+lists and names, never audio. Public corpora add `download_<name>(source)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distillery.audio import decode
+from distillery.errors import CorpusError
+from distillery.params import PrepareParams
+
+UTTERANCE_ID_PATTERN = r"[A-Za-z0-9_.-]{1,128}"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One utterance of a corpus, as published: nothing normalised, nothing decoded yet."""
+
+    utterance_id: str
+    source_path: str
+    """Relative to the corpus folder; for generated speech, a name that tells how it is made."""
+    speaker: str | None
+    """Null where unknown."""
+    text: str | None
+    """As published; null = unlabelled."""
+    split: str | None
+    """The official one of train, valid and test; null = the stage decides."""
+    audio: Path | Callable[[], tuple[np.ndarray, int]]
+    """A file, or what returns int16 samples `(samples,)` and their rate in hertz."""
+
+    def decode(self) -> tuple[np.ndarray, int]:
+        """Return int16 samples `(samples,)` and their rate in hertz.
+
+        Raises:
+            AudioError: as `distillery.audio.decode`.
+        """
+        if isinstance(self.audio, Path):
+            return decode(self.audio, self.source_path)
+        return self.audio()
+
+
+Reader = Callable[[PrepareParams, Path], Iterable[Recording]]
+
+
+def require(
+    path: Path,
+    params: PrepareParams,
+    source: Path,
+    layout: str,
+    download: Callable[[Path], None],
+) -> None:
+    """Make sure that a public corpus is there, downloading it when params allow that.
+
+    Args:
+        path: what must exist inside the source folder.
+        params: `corpus` names the corpus in errors, `download` allows the download.
+        source: the corpus folder.
+        layout: one line that says what the folder must hold.
+        download: called with `source`.
+
+    Raises:
+        CorpusError: `path` is missing and may not be downloaded, or still is missing afterwards.
+    """
+    if path.exists():
+        return
+    if params.download:
+        download(source)
+    if not path.exists():
+        raise CorpusError(
+            f"corpus {params.corpus}: {path} does not exist; {source} must hold {layout}. "
+            "Set prepare.download: true, or put the corpus there, or correct prepare.source"
+        )

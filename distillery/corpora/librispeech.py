@@ -1,0 +1,96 @@
+"""LibriSpeech: read English, 16 kHz FLAC; its published parts form the splits as params say.
+
+Source: https://www.openslr.org/12 (CC BY 4.0), read through `torchaudio.datasets.LIBRISPEECH`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from torchaudio.datasets import LIBRISPEECH
+
+from distillery.corpora.archives import fetch_archive
+from distillery.corpora.base import Recording, require
+from distillery.errors import CorpusError
+from distillery.params import PrepareParams
+
+URL = "https://www.openslr.org/resources/12"
+FOLDER = "LibriSpeech"
+SHA256 = {
+    "dev-clean": "76f87d090650617fca0cac8f88b9416e0ebf80350acb97b343a85fa903728ab3",
+    "dev-other": "12661c48e8c3fe1de2c1caa4c3e135193bfb1811584f11f569dd12645aa84365",
+    "test-clean": "39fde525e59672dc6d1551919b1478f724438a95aa55f874b576be21967e6c23",
+    "test-other": "d09c181bba5cf717b3dee7d4d592af11a3ee3a09e08ae025c5506f6ebe961c29",
+    "train-clean-100": "d4ddd1d5a6ab303066f14971d768ee43278a5f2a0aa43dc716b0e64ecbbbf6e2",
+    "train-clean-360": "146a56496217e96c14334a160df97fffedd6e0a04e66b9c5af0d40be3c792ecf",
+    "train-other-500": "ddb22f27f96ec163645d53215559df6aa36515f26e01dd70798188350adcb6d2",
+}
+
+
+def read_librispeech(params: PrepareParams, source: Path) -> Iterator[Recording]:
+    """Yield the recordings of the LibriSpeech parts that params name.
+
+    Raises:
+        CorpusError: a part is unknown or missing, or a recording has no transcript.
+    """
+    parts = params.librispeech
+    for split, names in (("train", parts.train), ("valid", parts.valid), ("test", parts.test)):
+        for part in names:
+            yield from _read_part(params, source, part, split)
+
+
+def download_librispeech(
+    source: Path, part: str, url: str = URL, sha256: str | None = None
+) -> None:
+    """Download one published part into the source folder.
+
+    Args:
+        source: the corpus folder; the part goes to `LibriSpeech/<part>` inside it.
+        part: such as `dev-clean`.
+        url: the folder that holds `<part>.tar.gz`.
+        sha256: the archive's checksum; the published one by default.
+
+    Raises:
+        CorpusError: as `fetch_archive`.
+    """
+    fetch_archive(
+        f"{url}/{part}.tar.gz",
+        f"{FOLDER}/{part}",
+        source / FOLDER / part,
+        sha256 or SHA256[part],
+    )
+
+
+def _read_part(params: PrepareParams, source: Path, part: str, split: str) -> Iterator[Recording]:
+    if part not in SHA256:
+        raise CorpusError(
+            f"corpus librispeech: part {part!r} does not exist, expected some of {sorted(SHA256)}; "
+            f"correct prepare.librispeech.{split}"
+        )
+    require(
+        source / FOLDER / part,
+        params,
+        source,
+        f"{FOLDER}/{part}/<speaker>/<chapter>/*.flac and *.trans.txt",
+        partial(download_librispeech, part=part),
+    )
+    dataset = LIBRISPEECH(source, url=part, download=False)
+    for index in range(len(dataset)):
+        try:
+            path, _, text, speaker, _, _ = dataset.get_metadata(index)
+        except (FileNotFoundError, ValueError) as error:
+            raise CorpusError(
+                f"{source / FOLDER / part}: recording {index} has no transcript ({error}), "
+                "expected a line in its chapter's .trans.txt; unpack the part again"
+            ) from None
+        audio = source / FOLDER / path
+        yield Recording(
+            utterance_id=audio.stem,
+            source_path=audio.relative_to(source).as_posix(),
+            speaker=str(speaker),
+            text=text,
+            split=split,
+            audio=audio,
+        )

@@ -1,0 +1,284 @@
+"""The user's own recordings: a CSV, TSV, JSONL or Parquet file beside the audio.
+
+Columns: `path` (relative to the folder) and `text` (empty or null = unlabelled); optional
+`speaker`, `split` (train, valid, test; empty = decided here) and `utterance_id`. NeMo's JSON lines
+are read as well: `audio_filepath` stands for `path`, and `offset` with `duration` (seconds) for a
+part of a file. Text is taken literally: "null" and "nan" are words. TSV knows no quoting, CSV does.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from distillery.audio import compute_num_samples, decode
+from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
+from distillery.errors import AudioError, CorpusError, ManifestError
+from distillery.manifest import SPLITS
+from distillery.params import PrepareParams
+
+COLUMNS_WANTED = "path, text[, speaker, split, utterance_id]"
+NUM_SHOWN = 3
+TOLERANCE_SECONDS = 0.05
+"""How far a segment may reach past the end: durations in manifests are rounded."""
+
+Row = tuple[int, dict[str, Any]]
+"""The number of a row, as an editor shows it, and its cells."""
+
+
+def read_manifest(params: PrepareParams, source: Path) -> Iterator[Recording]:
+    """Yield the recordings that the user's manifest lists.
+
+    Raises:
+        CorpusError: the manifest or listed audio is missing, or a speaker is in the test split and
+            in another one.
+        ManifestError: the file cannot be read, lacks columns, or a row breaks a rule: a path that
+            leaves the folder, an unknown split, an unfit or repeated id, a segment that is none.
+    """
+    file = source / params.manifest
+    if not file.is_file():
+        raise CorpusError(
+            f"corpus manifest: {file} does not exist; put a CSV, TSV, JSONL or Parquet file with "
+            f"{COLUMNS_WANTED} there, or correct prepare.source and prepare.manifest"
+        )
+    rows = _read_rows(file)
+    _check_columns(file, rows)
+    recordings = [(number, _recording(file, source, number, row)) for number, row in rows]
+    _check_ids(file, recordings)
+    _check_audio(file, source, recordings)
+    _check_speakers(file, recordings)
+    yield from (recording for _, recording in recordings)
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def _read_rows(file: Path) -> list[Row]:
+    readers: dict[str, Callable[[Path], list[Row]]] = {
+        ".csv": partial(_read_delimited, delimiter=",", quoting=csv.QUOTE_MINIMAL),
+        ".tsv": partial(_read_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
+        ".jsonl": _read_json_lines,
+        ".json": _read_json_lines,
+        ".parquet": _read_parquet,
+    }
+    reader = readers.get(file.suffix.lower())
+    if reader is None:
+        raise ManifestError(
+            f"{file}: ends in {file.suffix!r}, expected one of {sorted(readers)}; convert the file"
+        )
+    try:
+        rows = reader(file)
+    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+        raise ManifestError(f"{file}: cannot be read: {error}; save it again as UTF-8") from None
+    if not rows:
+        raise ManifestError(f"{file}: holds no rows, expected one per recording")
+    return rows
+
+
+def _read_delimited(file: Path, delimiter: str, quoting: Any) -> list[Row]:
+    with open(file, encoding="utf-8-sig", newline="") as handle:
+        reader = csv.DictReader(handle, delimiter=delimiter, quoting=quoting, strict=True)
+        rows = []
+        for row in reader:
+            if None in row or None in row.values():
+                found = sum(value is not None for key, value in row.items() if key is not None)
+                found += len(row.get(None) or ())  # surplus cells
+                raise ManifestError(
+                    f"{file}, row {reader.line_num}: holds {found} cells, "
+                    f"expected {len(reader.fieldnames or ())}; quote or remove the delimiter"
+                )
+            rows.append((reader.line_num, row))
+        return rows
+
+
+def _read_json_lines(file: Path) -> list[Row]:
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ManifestError(
+                f"{file}, row {number}: not valid JSON: {error}; expected one object per line"
+            ) from None
+        if not isinstance(row, dict):
+            raise ManifestError(
+                f"{file}, row {number}: holds {type(row).__name__}, expected an object per line"
+            )
+        rows.append((number, row))
+    return rows
+
+
+def _read_parquet(file: Path) -> list[Row]:
+    return list(enumerate(pq.read_table(file).to_pylist(), start=1))
+
+
+# --- rows --------------------------------------------------------------------------------------
+
+
+def _recording(file: Path, source: Path, number: int, row: dict[str, Any]) -> Recording:
+    where = f"{file}, row {number}"
+    name = _cell(where, row, "path") or _cell(where, row, "audio_filepath")
+    if name is None:
+        raise ManifestError(f"{where}: path is empty, expected an audio file in {source}")
+    audio = _inside(where, source, name)
+    split = _cell(where, row, "split")
+    if split is not None and split not in SPLITS:
+        raise ManifestError(
+            f"{where}: split {split!r}, expected one of {list(SPLITS)}, or empty where prepare "
+            "should decide"
+        )
+    segment = _segment(where, row)
+    utterance_id = _cell(where, row, "utterance_id")
+    if utterance_id is not None and not re.fullmatch(UTTERANCE_ID_PATTERN, utterance_id):
+        raise ManifestError(
+            f"{where}: utterance_id {utterance_id!r}, expected {UTTERANCE_ID_PATTERN}; "
+            "rename it, or leave the column out"
+        )
+    return Recording(
+        utterance_id=utterance_id or derive_id(name, segment),
+        source_path=name,
+        speaker=_cell(where, row, "speaker"),
+        text=_cell(where, row, "text"),
+        split=split,
+        audio=audio if segment is None else partial(_decode_segment, audio, name, *segment),
+    )
+
+
+def derive_id(path: str, segment: tuple[float, float | None] | None = None) -> str:
+    """Return an utterance id that depends on a row's own path and segment alone.
+
+    Args:
+        path: as in the manifest.
+        segment: offset and duration in seconds.
+    """
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", PurePosixPath(path).with_suffix("").as_posix())
+    digest = hashlib.sha256(f"{path}\0{segment}".encode()).hexdigest()
+    return f"{readable[-100:]}-{digest[:10]}"
+
+
+def _cell(where: str, row: dict[str, Any], column: str) -> str | None:
+    """Return a cell's text; null where it is empty or absent."""
+    value = row.get(column)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, str):
+        raise ManifestError(
+            f"{where}: {column} is {value!r} ({type(value).__name__}), expected text; quote it"
+        )
+    return value
+
+
+def _inside(where: str, source: Path, name: str) -> Path:
+    """Return the path of a file that a row may name."""
+    path = PurePosixPath(name)
+    allowed = not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    if not allowed or not (source / path).resolve().is_relative_to(source.resolve()):
+        raise ManifestError(
+            f"{where}: path {name!r} leaves the folder {source}; put the audio there and give the "
+            "path relative to it"
+        )
+    return source / path
+
+
+def _segment(where: str, row: dict[str, Any]) -> tuple[float, float | None] | None:
+    """Return offset and duration in seconds; null for a whole file."""
+    if row.get("offset") in (None, ""):
+        return None
+    offset = _seconds(where, row, "offset")
+    duration = None if row.get("duration") in (None, "") else _seconds(where, row, "duration")
+    if duration == 0:
+        raise ManifestError(f"{where}: duration is 0, expected seconds above 0; remove the row")
+    return offset, duration
+
+
+def _seconds(where: str, row: dict[str, Any], column: str) -> float:
+    try:
+        seconds = float(row[column])
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise ManifestError(f"{where}: {column} is {row[column]!r}, expected seconds from 0 up")
+    return seconds
+
+
+def _decode_segment(
+    path: Path, name: str, offset_seconds: float, duration_seconds: float | None
+) -> tuple[np.ndarray, int]:
+    samples, rate_hz = _decode_file(path, name)
+    start = compute_num_samples(offset_seconds, rate_hz)
+    end = len(samples)
+    if duration_seconds is not None:
+        end = start + compute_num_samples(duration_seconds, rate_hz)
+    if start >= len(samples) or end > len(samples) + TOLERANCE_SECONDS * rate_hz:
+        raise AudioError(
+            f"{name}: the segment covers {start / rate_hz:.3f} to {end / rate_hz:.3f} s, "
+            f"the file holds {len(samples) / rate_hz:.3f} s; correct offset and duration"
+        )
+    return samples[start:end].copy(), rate_hz
+
+
+@lru_cache(maxsize=2)  # one long file per decoding thread: its segments follow one another
+def _decode_file(path: Path, name: str) -> tuple[np.ndarray, int]:
+    return decode(path, name)
+
+
+# --- checks over all rows ----------------------------------------------------------------------
+
+
+def _check_columns(file: Path, rows: list[Row]) -> None:
+    found = {column: None for _, row in rows for column in row}  # in the order of the file
+    missing = [] if "path" in found or "audio_filepath" in found else ["path"]
+    missing += [] if "text" in found else ["text"]
+    if missing:
+        raise ManifestError(
+            f"{file}: columns {missing} are missing, found {list(found)}, expected "
+            f"{COLUMNS_WANTED}; add them (text stays empty where unlabelled)"
+        )
+
+
+def _check_ids(file: Path, recordings: list[tuple[int, Recording]]) -> None:
+    seen: dict[str, int] = {}
+    for number, recording in recordings:
+        first = seen.setdefault(recording.utterance_id, number)
+        if first != number:
+            raise ManifestError(
+                f"{file}, row {number}: utterance {recording.utterance_id!r} "
+                f"({recording.source_path}) stands in row {first} already; ids must be unique"
+            )
+
+
+def _check_audio(file: Path, source: Path, recordings: list[tuple[int, Recording]]) -> None:
+    missing = [
+        f"row {number}: {recording.source_path}"
+        for number, recording in recordings
+        if not (source / recording.source_path).is_file()
+    ]
+    if missing:
+        raise CorpusError(
+            f"{file}: {len(missing)} of {len(recordings)} audio files do not exist, the first: "
+            f"{'; '.join(missing[:NUM_SHOWN])}; put them there or remove the rows"
+        )
+
+
+def _check_speakers(file: Path, recordings: list[tuple[int, Recording]]) -> None:
+    in_test = {r.speaker: number for number, r in recordings if r.speaker and r.split == "test"}
+    for number, recording in recordings:
+        if recording.split in ("train", "valid") and recording.speaker in in_test:
+            raise CorpusError(
+                f"{file}: speaker {recording.speaker!r} is in split {recording.split} (row "
+                f"{number}) and in split test (row {in_test[recording.speaker]}), expected one "
+                "side; move the rows, or leave the speaker column empty if that is intended"
+            )

@@ -1,0 +1,148 @@
+"""Log-mel features, normalised per utterance, and their packed form for training."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torchaudio
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from distillery.audio import resample, to_int16
+from distillery.files import write_bytes
+from distillery.manifest import SAMPLE_SCALE, PreparedData
+from distillery.params import FeatureParams
+
+LOG_FLOOR = 1e-6
+VARIANCE_FLOOR = 1e-2
+
+
+class LogMel(nn.Module):
+    """Turn one waveform into log-mel features of zero mean and unit variance per band.
+
+    Normalising over the utterance removes level and channel; every utterance is computed by
+    itself, so its features never depend on what else is in the batch.
+    """
+
+    def __init__(self, params: FeatureParams, sample_rate_hz: int) -> None:
+        super().__init__()
+        window = round(params.window_seconds * sample_rate_hz)
+        self.hop_samples = round(params.hop_seconds * sample_rate_hz)
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate_hz,
+            n_fft=2 ** math.ceil(math.log2(window)),
+            win_length=window,
+            hop_length=self.hop_samples,
+            n_mels=params.num_mels,
+            pad_mode="constant",
+        )
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return the number of feature frames of a waveform."""
+        return num_samples // self.hop_samples + 1
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return the features `(feature_frames, mels)` of a waveform `(samples,)`."""
+        logs = torch.log(self.mel(waveform) + LOG_FLOOR).T  # (feature_frames, mels)
+        centred = logs - logs.mean(dim=0)
+        variance = centred.square().mean(dim=0)
+        return centred / torch.sqrt(variance + VARIANCE_FLOOR)
+
+
+def pad(items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack `(frames, …)` tensors into `(batch, frames, …)`, zeros behind, and `(batch,)` lengths."""
+    lengths = torch.tensor([len(item) for item in items])
+    return nn.utils.rnn.pad_sequence(list(items), batch_first=True), lengths
+
+
+@dataclass(frozen=True)
+class PackedFeatures:
+    """Features of many utterances in one half-precision memory map, read utterance by utterance."""
+
+    values: np.ndarray  # (all feature_frames, mels), float16, on disk
+    offsets: np.ndarray  # (utterances + 1,), int64
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_frames(self) -> np.ndarray:
+        """Feature frames of each utterance `(utterances,)`."""
+        return np.diff(self.offsets)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Return one utterance's features `(feature_frames, mels)`, float16, a view of the disk."""
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
+def gather(items: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Copy `(frames, …)` arrays into float32 `(batch, frames, …)`, zeros behind, with lengths."""
+    lengths = [len(item) for item in items]
+    batch = torch.zeros(len(items), max(lengths), *items[0].shape[1:])
+    view = batch.numpy()
+    for position, item in enumerate(items):
+        view[position, : lengths[position]] = item
+    return batch, torch.tensor(lengths)
+
+
+def pack_features(
+    data: PreparedData,
+    rows: pd.DataFrame,
+    params: FeatureParams,
+    scratch: Path,
+    speed: float = 1.0,
+) -> PackedFeatures:
+    """Compute features once, or reopen what an earlier run computed.
+
+    The file's name is a digest of the audio keys and settings, so it never serves other data.
+
+    Args:
+        data: the prepared audio.
+        rows: its utterances to pack, in order.
+        params: feature settings.
+        scratch: folder for the packed file; may be deleted at any time between runs.
+        speed: factor at which the audio is played; above 1 it is shorter and higher.
+    """
+    extractor = LogMel(params, data.sample_rate_hz)
+    spec = f"{params.model_dump_json()} {data.sample_rate_hz} {speed} 1"
+    digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[:20]
+    scratch.mkdir(parents=True, exist_ok=True)
+    path = scratch / f"features-{digest}.npy"
+    if not path.exists():
+        parts = [
+            extractor(torch.from_numpy(_at_speed(data, row, speed))).half().numpy()
+            for row in tqdm(
+                rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False
+            )
+        ]
+        _save_packed(path, parts)
+    with open(path, "rb") as file:
+        offsets = np.load(file, allow_pickle=False)
+        start = file.tell()
+    frames = int(offsets[-1])
+    values = np.memmap(path, np.float16, "r", start, (frames, params.num_mels))
+    return PackedFeatures(values, offsets)
+
+
+def _save_packed(path: Path, parts: Sequence[np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.cumsum([0, *map(len, parts)], dtype=np.int64), allow_pickle=False)
+    for part in parts:
+        buffer.write(np.ascontiguousarray(part).tobytes())
+    write_bytes(path, buffer.getvalue())
+
+
+def _at_speed(data: PreparedData, row: object, speed: float) -> np.ndarray:
+    if speed == 1.0:
+        return data.waveform(row)
+    rate = data.sample_rate_hz
+    changed = resample(to_int16(data.waveform(row)), round(rate * speed), rate)
+    return changed.astype(np.float32) / np.float32(SAMPLE_SCALE)

@@ -1,0 +1,14 @@
+"""Frame-wise losses by the name they have in params.yaml."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from distillery.losses.kl import FrameKL
+from distillery.losses.logit_mse import LogitMSE
+from distillery.params import FrameLossParams
+
+FRAME_LOSSES: dict[str, Callable[[FrameLossParams], nn.Module]] = {
+    "kl": lambda params: FrameKL(params.temperature),
+    "logit_mse": lambda params: LogitMSE(),
+}

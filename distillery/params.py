@@ -1,0 +1,466 @@
+"""params.yaml as types: one frozen model per section, one section per stage.
+
+Nothing else opens the file. Every field carries one sentence: what it is, its unit, and what a
+larger value does.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from distillery.errors import ParamsError
+
+PARAMS_FILE = "params.yaml"
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+NAME_PATTERN = r"[a-z][a-z0-9_-]{0,40}"
+StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# --- prepare -----------------------------------------------------------------------------------
+
+
+class CommandsParams(Section):
+    """How much speech the generated corpus holds."""
+
+    num_train_speakers: PositiveInt = 24
+    """Synthetic voices in the training and validation splits; more makes a robuster model."""
+    num_test_speakers: PositiveInt = 8
+    """Other voices, held out for test; more narrows the test interval."""
+    sentences_per_speaker: PositiveInt = 40
+    """Sentences that each voice speaks; more is more audio."""
+    seed: int = 0
+    """Which sentences are drawn from the grammar."""
+
+
+class LibrispeechParams(Section):
+    """Which published parts of LibriSpeech form which split."""
+
+    train: tuple[str, ...] = ("train-clean-100",)
+    """Parts for training."""
+    valid: tuple[str, ...] = ("dev-clean",)
+    """Parts for validation."""
+    test: tuple[str, ...] = ("test-clean",)
+    """Parts for test."""
+
+
+class PrepareParams(Section):
+    """Settings of the stage `prepare`."""
+
+    corpus: Literal[
+        "commands", "fsdd", "an4", "manifest", "librispeech", "speechcommands", "commonvoice"
+    ]
+    """Which recipe in distillery/corpora reads the source."""
+    source: Annotated[str, Field(min_length=1)]
+    """The corpus folder; for `commands`, the grammar file."""
+    manifest: str = "manifest.csv"
+    """For corpus `manifest`: its file name inside the source folder (CSV, TSV, JSONL, Parquet)."""
+    download: bool = False
+    """Whether a missing public corpus may be downloaded into the source folder."""
+    sample_rate_hz: Annotated[int, Field(ge=4000, le=48000)] = 16000
+    """Rate of the prepared audio in hertz; keep 8 kHz recordings at 8000."""
+    case: Literal["lower", "upper", "keep"] = "lower"
+    """What the normaliser does with letter case."""
+    alphabet: str | None = "abcdefghijklmnopqrstuvwxyz'"
+    """Characters that transcripts may hold, space aside; null takes those of the training texts."""
+    valid_fraction: Fraction = 0.1
+    """Share of the training speakers (of utterances, where speakers are unknown or too few) that
+    validate; chosen by hash, so new data moves none."""
+    test_fraction: Fraction = 0.1
+    """The same for test, used only where the corpus has no official test split."""
+    min_duration_seconds: NonNegativeFloat = 0.1
+    """Shorter recordings are dropped."""
+    max_duration_seconds: PositiveFloat = 30.0
+    """Longer recordings are dropped."""
+    ctc_frame_shift_seconds: PositiveFloat = 0.04
+    """Frame shift of the slowest model planned, in seconds; it decides what is too short for CTC."""
+    too_short_for_ctc: Literal["drop", "keep"] = "drop"
+    """Whether training utterances with fewer frames than labels need are dropped or kept."""
+    max_dropped_fraction: Fraction = 0.05
+    """The stage fails when a larger share of the utterances was dropped."""
+    shard_seconds: PositiveFloat = 3600.0
+    """Audio in one packed shard, in seconds; memory while preparing grows with it."""
+    commands: CommandsParams = CommandsParams()
+    """Settings of corpus `commands`."""
+    librispeech: LibrispeechParams = LibrispeechParams()
+    """Settings of corpus `librispeech`."""
+
+
+# --- models ------------------------------------------------------------------------------------
+
+
+class FeatureParams(Section):
+    """Log-mel filter-bank features."""
+
+    num_mels: Annotated[int, Field(ge=8, le=256)] = 64
+    """Mel bands; more shows finer pitch detail and costs time."""
+    window_seconds: PositiveFloat = 0.025
+    """Length of the analysis window in seconds."""
+    hop_seconds: PositiveFloat = 0.01
+    """Distance between feature frames in seconds."""
+
+
+class ConvBiLSTMParams(Section):
+    """Convolutional front end, bidirectional LSTM, linear output."""
+
+    type: Literal["conv_bilstm"]
+    conv_channels: PositiveInt = 32
+    """Channels of the two convolutions in front."""
+    hidden_size: PositiveInt = 256
+    """LSTM units per direction."""
+    num_layers: PositiveInt = 3
+    """LSTM layers."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    """Dropout between layers."""
+    time_reduction: Literal[2, 4] = 4
+    """Feature frames per output frame."""
+
+
+class ConformerParams(Section):
+    """torchaudio's Conformer behind a convolutional front end."""
+
+    type: Literal["conformer"]
+    conv_channels: PositiveInt = 32
+    """Channels of the two convolutions in front."""
+    model_size: PositiveInt = 144
+    """Width of every layer; a multiple of num_heads."""
+    num_heads: PositiveInt = 4
+    """Attention heads."""
+    num_layers: PositiveInt = 6
+    """Conformer blocks."""
+    kernel_size: Annotated[int, Field(ge=3, multiple_of=1)] = 15
+    """Frames that the depthwise convolution sees; odd."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout in every block."""
+    time_reduction: Literal[2, 4] = 4
+    """Feature frames per output frame."""
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ConformerParams:
+        if self.model_size % self.num_heads:
+            raise ValueError(
+                f"model_size {self.model_size} is not a multiple of num_heads {self.num_heads}"
+            )
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is even; an odd one is needed")
+        return self
+
+
+class SeparableConvParams(Section):
+    """Time-channel separable convolutions (QuartzNet's kind), in the channels-last layout."""
+
+    type: Literal["separable_conv"]
+    channels: PositiveInt = 128
+    """Channels of every block."""
+    num_blocks: PositiveInt = 5
+    """Residual blocks."""
+    kernel_size: PositiveInt = 11
+    """Frames that each depthwise convolution sees; odd."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout after each block."""
+    time_reduction: Literal[2, 4] = 4
+    """Feature frames per output frame."""
+
+    @model_validator(mode="after")
+    def _odd(self) -> SeparableConvParams:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size {self.kernel_size} is even; an odd one is needed")
+        return self
+
+
+class CRNNParams(Section):
+    """Small convolutional front end and a bidirectional GRU."""
+
+    type: Literal["crnn"]
+    conv_channels: PositiveInt = 16
+    """Channels of the two convolutions in front."""
+    hidden_size: PositiveInt = 96
+    """GRU units per direction."""
+    num_layers: PositiveInt = 1
+    """GRU layers."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout between layers."""
+    time_reduction: Literal[2, 4] = 4
+    """Feature frames per output frame."""
+
+
+TeacherArchitecture = Annotated[
+    ConvBiLSTMParams | ConformerParams, Field(discriminator="type")
+]
+StudentArchitecture = Annotated[
+    SeparableConvParams | CRNNParams, Field(discriminator="type")
+]
+
+
+# --- training ----------------------------------------------------------------------------------
+
+
+class SpecAugmentParams(Section):
+    """SpecAugment without time warping (Park et al., 2019): frames stay where they are."""
+
+    num_time_masks: Annotated[int, Field(ge=0)] = 2
+    """Stretches of time hidden in each utterance."""
+    max_time_fraction: Fraction = 0.1
+    """Longest stretch, as a share of the utterance."""
+    num_frequency_masks: Annotated[int, Field(ge=0)] = 2
+    """Bands of mels hidden in each utterance."""
+    max_frequency_fraction: Fraction = 0.2
+    """Widest band, as a share of the mels."""
+
+
+class TrainingParams(Section):
+    """One training run, of a teacher or of a student."""
+
+    seed: int = 0
+    """Fixes initial weights, order, dropout and masks."""
+    num_epochs: PositiveInt = 40
+    """Passes over the training split."""
+    batch_seconds: PositiveFloat = 60.0
+    """Audio in one batch, in seconds; larger is smoother and needs more memory."""
+    learning_rate: PositiveFloat = 2e-3
+    """Peak step size of AdamW."""
+    weight_decay: NonNegativeFloat = 1e-2
+    """AdamW's weight decay."""
+    warmup_fraction: Fraction = 0.1
+    """Share of the steps in which the step size rises to its peak; it then falls as a cosine."""
+    max_gradient_norm: PositiveFloat = 5.0
+    """Gradients are scaled down to this norm."""
+    patience: PositiveInt | None = None
+    """Epochs without a better validation WER after which training stops; null trains to the end."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward pass; bf16 is faster on recent hardware, losses stay fp32."""
+    num_threads: PositiveInt = 2
+    """CPU threads; fixed because sums, and so the last bits of the weights, depend on it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU if there is one."""
+    specaugment: SpecAugmentParams = SpecAugmentParams()
+    """Masks on the features of the training split."""
+
+
+class TeacherParams(Section):
+    """Settings of the stage `teacher`."""
+
+    kind: Literal["trained"] = "trained"
+    """Where the teacher comes from: trained here, by CTC, on the training split."""
+    architecture: TeacherArchitecture = ConvBiLSTMParams(type="conv_bilstm")
+    """The network."""
+    features: FeatureParams = FeatureParams()
+    """What it hears."""
+    speed_factors: tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...] = ()
+    """Copies of the training audio played at these speeds are added; each adds one copy's cost."""
+    training: TrainingParams = TrainingParams()
+    """How it is trained."""
+
+
+class CacheParams(Section):
+    """Settings of the stage `cache`."""
+
+    log_probs: Literal["u8", "f16"] = "u8"
+    """How log-probabilities are stored: one byte each with a scale per frame, or half precision."""
+    batch_seconds: PositiveFloat = 60.0
+    """Audio in one teacher batch, in seconds; larger needs more memory."""
+    shard_seconds: PositiveFloat = 3600.0
+    """Audio covered by one shard, in seconds; a kill loses at most the open one."""
+    num_threads: PositiveInt = 2
+    """CPU threads of the teacher's forward pass."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the teacher runs; auto takes a GPU if there is one."""
+
+
+# --- distill -----------------------------------------------------------------------------------
+
+
+class FrameLossParams(Section):
+    """A loss between teacher and student frame by frame."""
+
+    type: Literal["kl", "logit_mse"] = "kl"
+    """Kullback-Leibler divergence with temperature, or mean squared error of the outputs."""
+    weight: NonNegativeFloat = 1.0
+    """Weight inside the teacher's share; 0 switches the term off."""
+    temperature: PositiveFloat = 2.0
+    """Softens both distributions of `kl`; higher shows more of the unlikely tokens."""
+    blank_mode: Literal["all", "symmetric"] = "symmetric"
+    """Frames that count: all, or those within `dilation` of a non-blank frame of the teacher."""
+    dilation: Annotated[int, Field(ge=0)] = 1
+    """Frames kept on each side of a non-blank one in blank mode `symmetric`."""
+
+
+class SequenceLossParams(Section):
+    """CTC on the teacher's greedy hypothesis."""
+
+    weight: NonNegativeFloat = 1.0
+    """Weight inside the teacher's share; 0 switches the term off."""
+
+
+class ObjectiveParams(Section):
+    """(1 - share) x CTC(text) + share x (frame + sequence)."""
+
+    teacher_share: Fraction = 0.5
+    """Lambda: 0 ignores the teacher, 1 needs no transcripts at all."""
+    frame: FrameLossParams = FrameLossParams()
+    """The frame-wise term."""
+    sequence: SequenceLossParams = SequenceLossParams()
+    """The sequence-wise term."""
+
+    @model_validator(mode="after")
+    def _some_term_counts(self) -> ObjectiveParams:
+        if self.teacher_share > 0 and self.frame.weight + self.sequence.weight == 0:
+            raise ValueError(
+                "teacher_share is above 0 but frame.weight and sequence.weight are both 0"
+            )
+        return self
+
+
+class StudentParams(Section):
+    """One named student."""
+
+    architecture: StudentArchitecture
+    """The network."""
+    objective: ObjectiveParams | None = None
+    """Its own objective; null takes distill.objective."""
+
+
+class DistillParams(Section):
+    """Settings of the stage `distill`."""
+
+    objective: ObjectiveParams = ObjectiveParams()
+    """What students are trained towards."""
+    features: FeatureParams = FeatureParams(num_mels=40)
+    """What students hear."""
+    training: TrainingParams = TrainingParams()
+    """How students are trained."""
+    control: bool = True
+    """Also train each student without the teacher, same seed and steps, to measure the gain."""
+    students: Annotated[dict[StudentName, StudentParams], Field(min_length=1)]
+    """The students by name."""
+
+    def objective_of(self, student: str) -> ObjectiveParams:
+        """Return the objective of one student: its own, or the common one."""
+        return self.students[student].objective or self.objective
+
+
+class EvaluateParams(Section):
+    """Settings of the stage `evaluate`."""
+
+    num_resamples: Annotated[int, Field(ge=100)] = 1000
+    """Bootstrap resamples; more makes the interval's ends steadier."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Coverage of the intervals."""
+    speed_seconds: PositiveFloat = 10.0
+    """Length of the recording on which the real-time factor is measured, in seconds."""
+    speed_repeats: PositiveInt = 10
+    """Timed passes per model, after a warm-up; the median counts."""
+
+
+class RegisterParams(Section):
+    """Settings of the stage `register`."""
+
+    experiment: Annotated[str, Field(min_length=1)] = "distillery"
+    """MLflow experiment that the runs go to."""
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "distillery"
+    """Registered model that the students become versions of."""
+    tracking_uri: str | None = None
+    """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
+
+
+# pydantic's metaclass has a method of the name that our last stage bears.
+warnings.filterwarnings("ignore", 'Field name "register" in "Params" shadows')
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    prepare: PrepareParams
+    teacher: TeacherParams = TeacherParams()
+    cache: CacheParams = CacheParams()
+    distill: DistillParams
+    evaluate: EvaluateParams = EvaluateParams()
+    register: RegisterParams = RegisterParams()  # type: ignore[assignment]  # a stage's name
+
+    @model_validator(mode="after")
+    def _rates_fit(self) -> Params:
+        teacher_shift = (
+            self.teacher.features.hop_seconds * self.teacher.architecture.time_reduction
+        )
+        for name, student in self.distill.students.items():
+            shift = self.distill.features.hop_seconds * student.architecture.time_reduction
+            ratio = shift / teacher_shift
+            uses_frames = (
+                self.distill.objective_of(name).teacher_share > 0
+                and self.distill.objective_of(name).frame.weight > 0
+            )
+            if uses_frames and (ratio < 1 - 1e-6 or abs(ratio - round(ratio)) > 1e-6):
+                raise ValueError(
+                    f"distill.students.{name}: one frame per {shift * 1000:g} ms is no whole "
+                    f"multiple of the teacher's {teacher_shift * 1000:g} ms; frame losses need "
+                    "one. Change time_reduction, or set frame.weight to 0"
+                )
+        return self
+
+
+def load(path: Path) -> Params:
+    """Read params.yaml.
+
+    Raises:
+        ParamsError: the file is missing or no YAML mapping, or keys are unknown, of the wrong
+            type or out of range; the message lists all of them with their paths.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; copy one from examples/") from None
+    except yaml.YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ParamsError(f"{path}: holds {type(raw).__name__}, expected sections such as prepare:")
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        lines = "\n".join(f"  {line}" for line in _explain(error))
+        raise ParamsError(
+            f"{path}: {error.error_count()} setting(s) cannot be used; "
+            f"correct these and run again\n{lines}"
+        ) from None
+
+
+def _explain(error: ValidationError) -> list[str]:
+    lines = []
+    for item in error.errors():
+        path = ".".join(str(part) for part in item["loc"] if part not in _UNION_TAGS)
+        if item["type"] == "extra_forbidden":
+            line = f"{path}: unknown setting{_suggestion(item['loc'])}"
+        elif item["type"] == "missing":
+            line = f"{path}: missing, and has no default"
+        else:
+            message = re.sub(r"^Value error, ", "", item["msg"])
+            found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+            line = f"{path}: {message}{found}" if path else message
+        lines.append(line)
+    return lines
+
+
+def _suggestion(location: tuple[Any, ...]) -> str:
+    known = set(Params.model_fields)
+    for section in Section.__subclasses__():
+        known.update(section.model_fields)
+    close = difflib.get_close_matches(str(location[-1]), known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+_UNION_TAGS = {"conv_bilstm", "conformer", "separable_conv", "crnn"}

@@ -1,0 +1,167 @@
+"""A recogniser as it is saved, loaded and used: features, network and tokens in one piece.
+
+A saved recogniser is a folder without pickles:
+
+    model.safetensors  weights
+    config.json        architecture, features, sample rate
+    tokens.txt         one token a line, the blank first
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from distillery.decoding import greedy_text
+from distillery.errors import ModelError
+from distillery.features import LogMel, pad
+from distillery.files import write_bytes, write_json
+from distillery.networks import Network
+from distillery.params import (
+    ConformerParams,
+    ConvBiLSTMParams,
+    CRNNParams,
+    FeatureParams,
+    SeparableConvParams,
+    StudentArchitecture,
+    TeacherArchitecture,
+)
+from distillery.text import Vocabulary
+
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+TOKENS_FILE = "tokens.txt"
+
+Architecture = ConvBiLSTMParams | ConformerParams | SeparableConvParams | CRNNParams
+Networks = Mapping[str, Callable[[Any, int, int], Network]]
+_ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(TeacherArchitecture | StudentArchitecture)
+
+
+@dataclass
+class Recogniser:
+    """A trained network with everything that is needed to turn audio into text."""
+
+    network: Network
+    architecture: Architecture
+    features: FeatureParams
+    vocabulary: Vocabulary
+    sample_rate_hz: int
+    device: str = "cpu"
+
+    @classmethod
+    def load(cls, folder: Path, networks: Networks, device: str = "cpu") -> Recogniser:
+        """Read a saved recogniser, ready for inference.
+
+        Args:
+            folder: where it was saved.
+            networks: the architectures that it may have, by name.
+            device: where it shall run.
+
+        Raises:
+            ModelError: a file is missing or damaged, or the weights do not fit the configuration.
+        """
+        try:
+            config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+            architecture = _ARCHITECTURE.validate_python(config["architecture"])
+            features = FeatureParams.model_validate(config["features"])
+            rate = int(config["sample_rate_hz"])
+        except FileNotFoundError:
+            raise ModelError(f"{folder}: holds no {CONFIG_FILE}; expected a saved model") from None
+        except (KeyError, ValueError, ValidationError) as error:
+            raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
+        vocabulary = Vocabulary.load(folder / TOKENS_FILE)
+        if architecture.type not in networks:
+            raise ModelError(
+                f"{folder / CONFIG_FILE}: architecture {architecture.type!r}, expected one of "
+                f"{sorted(networks)}"
+            )
+        network = networks[architecture.type](architecture, features.num_mels, len(vocabulary))
+        weights = folder / WEIGHTS_FILE
+        try:
+            network.load_state_dict(load_file(weights))
+        except FileNotFoundError:
+            raise ModelError(f"{weights}: no such file; run the stage that makes it") from None
+        except (SafetensorError, RuntimeError) as error:
+            raise ModelError(
+                f"{weights}: does not fit {CONFIG_FILE} and {TOKENS_FILE}: {error}"
+            ) from None
+        return cls(network.eval().to(device), architecture, features, vocabulary, rate, device)
+
+    def save(self, folder: Path) -> None:
+        """Write the recogniser into an existing folder; equal recognisers give equal bytes."""
+        state = {name: t.contiguous().cpu() for name, t in self.network.state_dict().items()}
+        write_bytes(folder / WEIGHTS_FILE, save(dict(sorted(state.items()))))
+        write_json(folder / CONFIG_FILE, self.config)
+        self.vocabulary.save(folder / TOKENS_FILE)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds."""
+        return {
+            "architecture": self.architecture.model_dump(),
+            "features": self.features.model_dump(),
+            "sample_rate_hz": self.sample_rate_hz,
+        }
+
+    @property
+    def frame_shift_seconds(self) -> float:
+        """Time from one output frame to the next, in seconds."""
+        return self.features.hop_seconds * self.network.time_reduction
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters."""
+        return sum(p.numel() for p in self.network.parameters())
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 over names, types, shapes and bytes of all weights and buffers."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            array = tensor.detach().cpu().contiguous().numpy()
+            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _extractor(self) -> LogMel:
+        return LogMel(self.features, self.sample_rate_hz)
+
+    def check_sample_rate(self, sample_rate_hz: int) -> None:
+        """Make sure that audio of this rate is what the recogniser was made for.
+
+        Raises:
+            ModelError: it was trained at another rate.
+        """
+        if sample_rate_hz != self.sample_rate_hz:
+            raise ModelError(
+                f"model: made for {self.sample_rate_hz} Hz, the audio has {sample_rate_hz} Hz; "
+                "set prepare.sample_rate_hz to the model's rate, or train the model again"
+            )
+
+    @torch.inference_mode()
+    def log_probs(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return log-probabilities `(frames, vocab)`, float32, for waveforms `(samples,)`.
+
+        Args:
+            waveforms: float32 audio in [-1, 1) at `sample_rate_hz`; together one batch.
+        """
+        features, lengths = pad([self._extractor(torch.from_numpy(w)) for w in waveforms])
+        scores, lengths = self.network(features.to(self.device), lengths.to(self.device))
+        normalised = scores.float().log_softmax(dim=-1).cpu().numpy()  # (batch, frames, vocab)
+        return [row[:length] for row, length in zip(normalised, lengths.tolist(), strict=True)]
+
+    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
+        """Return the greedy transcripts of a batch of waveforms `(samples,)`."""
+        return [greedy_text(item, self.vocabulary) for item in self.log_probs(waveforms)]

@@ -1,0 +1,82 @@
+"""A convolutional student of time-channel separable blocks, after QuartzNet (Kriman et al., 2019).
+
+Kernels of (1, k) over channels-last tensors run about 1.6 times as fast on CPUs as the same
+one-dimensional convolutions (docs/decisions/0004-student-layout.md).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from distillery.networks import Network, real_frames
+from distillery.params import SeparableConvParams
+
+
+class SeparableBlock(nn.Module):
+    """Depthwise over time, pointwise over channels, normalised, with a residual path."""
+
+    def __init__(self, channels: int, kernel_size: int, dropout: float) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(
+            channels,
+            channels,
+            (1, kernel_size),
+            padding=(0, kernel_size // 2),
+            groups=channels,
+            bias=False,
+        )
+        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Return `(batch, channels, 1, frames)` for the same shape."""
+        change = self.norm(self.pointwise(self.depthwise(x * mask)))
+        return torch.relu(x + self.dropout(change))
+
+
+class SeparableConv(Network):
+    """Strided convolution, residual separable blocks, pointwise output."""
+
+    def __init__(self, params: SeparableConvParams, num_mels: int, num_tokens: int) -> None:
+        super().__init__()
+        self.time_reduction = params.time_reduction
+        self.strides = {2: (2, 1), 4: (2, 2)}[params.time_reduction]
+        sizes = (num_mels, params.channels, params.channels)
+        self.front = nn.ModuleList(
+            nn.Conv2d(
+                sizes[i],
+                sizes[i + 1],
+                (1, 5),
+                stride=(1, self.strides[i]),
+                padding=(0, 2),
+                groups=1 if i == 0 else params.channels,
+                bias=False,
+            )
+            for i in range(2)
+        )
+        self.mix = nn.Conv2d(params.channels, params.channels, 1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(params.channels) for _ in range(2))
+        self.blocks = nn.ModuleList(
+            SeparableBlock(params.channels, params.kernel_size, params.dropout)
+            for _ in range(params.num_blocks)
+        )
+        self.output = nn.Conv2d(params.channels, num_tokens, 1)
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
+        # A (batch, mels, 1, feature_frames) view of what lies in memory channels-last already.
+        x = features.transpose(1, 2).unsqueeze(2)
+        for index, stride in enumerate(self.strides):
+            lengths = -(-lengths // stride)
+            x = self.front[index](x)
+            if index == 1:
+                x = self.mix(x)
+            x = torch.relu(self.norms[index](x))
+            mask = real_frames(lengths, x.shape[-1])[:, None, None].to(x.dtype)
+            x = x * mask
+        for block in self.blocks:
+            x = block(x, mask)
+        return self.output(x).squeeze(2).transpose(1, 2), lengths

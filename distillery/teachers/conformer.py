@@ -1,0 +1,49 @@
+"""A teacher of torchaudio's Conformer blocks (Gulati et al., 2020) behind convolutions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torchaudio.models import Conformer
+
+from distillery.networks import ConvFrontEnd, Network, real_frames
+from distillery.params import ConformerParams
+
+
+class ConformerTeacher(Network):
+    """Convolutional front end, Conformer blocks, linear output.
+
+    torchaudio's block masks padding in its attention but not before its depthwise convolution,
+    which would let an utterance hear its batch; hooks clear those frames.
+    """
+
+    def __init__(self, params: ConformerParams, num_mels: int, num_tokens: int) -> None:
+        super().__init__()
+        self.time_reduction = params.time_reduction
+        self.front = ConvFrontEnd(num_mels, params.conv_channels, params.time_reduction)
+        self.project = nn.Linear(self.front.num_outputs, params.model_size)
+        self.dropout = nn.Dropout(params.dropout)
+        self.blocks = Conformer(
+            params.model_size,
+            params.num_heads,
+            4 * params.model_size,
+            params.num_layers,
+            params.kernel_size,
+            params.dropout,
+        )
+        self.output = nn.Linear(params.model_size, num_tokens)
+        self._mask = torch.ones(1, 1, 1)
+        for module in self.blocks.modules():
+            if isinstance(module, nn.Conv1d) and module.groups > 1:
+                module.register_forward_pre_hook(self._clear_padding)
+
+    def _clear_padding(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+        return (inputs[0] * self._mask,)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
+        x, lengths = self.front(features, lengths)
+        x = self.dropout(self.project(x))
+        self._mask = real_frames(lengths, x.shape[1])[:, None].to(x.dtype)  # (batch, 1, frames)
+        x, _ = self.blocks(x, lengths)
+        return self.output(x), lengths

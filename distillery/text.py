@@ -1,0 +1,115 @@
+"""Transcripts: one normaliser, and the token table of CTC models."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distillery.errors import ModelError
+
+BLANK = "<blank>"
+SPACE = "|"
+APOSTROPHES = "’‘ʼ`´"
+
+
+def normalise(text: str, case: str) -> str:
+    """Return the text as models see it.
+
+    The rule: Unicode NFC; typographic apostrophes become `'`; letter case as asked; every other
+    character that is no letter, combining mark, digit or apostrophe becomes a space; white space
+    runs become one space; none at the ends, no apostrophe outside a word.
+
+    Args:
+        text: a transcript as published.
+        case: `lower`, `upper` or `keep`.
+    """
+    text = unicodedata.normalize("NFC", text)
+    text = text.translate({ord(mark): "'" for mark in APOSTROPHES})
+    if case == "lower":
+        text = text.lower()
+    elif case == "upper":
+        text = text.upper()
+    kept = (c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text)
+    words = (word.strip("'") for word in "".join(kept).split())
+    return " ".join(word for word in words if word)
+
+
+def describe_rule(case: str) -> str:
+    """Return the normaliser's rule in one sentence, for summary.json."""
+    return (
+        f"Unicode NFC, apostrophes unified, case: {case}, "
+        "everything but letters, marks, digits and apostrophes becomes a space"
+    )
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The tokens of a character CTC model; index 0 is the blank, `|` stands for the space."""
+
+    tokens: tuple[str, ...]
+
+    @classmethod
+    def from_alphabet(cls, alphabet: Iterable[str]) -> Vocabulary:
+        """Return blank, word boundary and the alphabet's characters in code point order."""
+        return cls((BLANK, SPACE, *sorted(set(alphabet) - {" "})))
+
+    @classmethod
+    def load(cls, path: Path) -> Vocabulary:
+        """Read tokens.txt: one token a line, line number = index.
+
+        Raises:
+            ModelError: the file is missing, lacks the blank in front, or repeats a token.
+        """
+        try:
+            tokens = tuple(path.read_text(encoding="utf-8").splitlines())
+        except FileNotFoundError:
+            raise ModelError(f"{path}: no such file; run the stage that makes the model") from None
+        if not tokens or tokens[0] != BLANK:
+            raise ModelError(f"{path}: first line is {tokens[:1]}, expected {BLANK!r}")
+        if len(set(tokens)) != len(tokens):
+            raise ModelError(f"{path}: a token stands twice; every one must stand once")
+        return cls(tokens)
+
+    def save(self, path: Path) -> None:
+        """Write tokens.txt."""
+        path.write_text("".join(f"{token}\n" for token in self.tokens), encoding="utf-8")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the table: equal for equal tokens in equal order."""
+        return hashlib.sha256("\n".join(self.tokens).encode()).hexdigest()
+
+    def unknown(self, text: str) -> set[str]:
+        """Return the characters of a normalised text that have no token."""
+        return set(text.replace(" ", SPACE)) - set(self.tokens)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token indices of a normalised text.
+
+        Raises:
+            ModelError: a character has no token.
+        """
+        index = {token: position for position, token in enumerate(self.tokens)}
+        if missing := self.unknown(text):
+            raise ModelError(
+                f"text {text[:60]!r}: characters {sorted(missing)} have no token; "
+                "extend prepare.alphabet and run make prepare again"
+            )
+        return [index[SPACE if character == " " else character] for character in text]
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of token indices, blanks left out, spaces tidied."""
+        characters = "".join(self.tokens[token] for token in tokens if token != 0)
+        return " ".join(characters.replace(SPACE, " ").split())
+
+
+def min_ctc_frames(tokens: Sequence[int] | str) -> int:
+    """Return how many frames CTC needs at least: labels, plus one blank between equal neighbours."""
+    repeats = sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    return len(tokens) + repeats

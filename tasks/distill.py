@@ -1,0 +1,61 @@
+"""Stage `distill`: one student, and its control, trained from the teacher-output cache."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from distillery import params
+from distillery.distillation import Distillation, Trained
+from distillery.files import whole_folder
+from distillery.manifest import PreparedData
+from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.fingerprint import read_fingerprint
+from tasks.stage import run_stage
+
+NO_CONTROL = "distill.control is false: no control was trained.\n"
+
+
+def distill(root: Path, student: str) -> None:
+    """Train one student: models/students, models/controls and curves under `root`."""
+    settings = params.load(root / params.PARAMS_FILE).distill
+    cache = TeacherCache.open_current(root / "data/teacher_cache")
+    cache.namespace.check_teacher(read_fingerprint(root / "models/teacher"))
+    run = Distillation(
+        PreparedData.open(root / "data/prepared"),
+        cache,
+        student,
+        settings,
+        root / "scratch",
+    )
+    trained = run.train_student(root / f"curves/students/{student}.jsonl")
+    control_curves = root / f"curves/controls/{student}.jsonl"
+    control = None
+    if settings.control:
+        control = run.train_control(control_curves, trained.num_epochs)
+    else:
+        control_curves.parent.mkdir(parents=True, exist_ok=True)
+        control_curves.write_text("")
+    _save(trained, root / "models/students" / student)
+    _save(control, root / "models/controls" / student)
+
+
+def _save(trained: Trained | None, folder: Path) -> None:
+    with whole_folder(folder) as temporary:
+        if trained is None:
+            (temporary / "none.txt").write_text(NO_CONTROL)
+        else:
+            trained.recogniser.save(temporary)
+    if trained is not None:
+        trained.checkpoint.unlink(missing_ok=True)
+
+
+def main() -> None:
+    """Run the stage for one student in the current folder."""
+    parser = argparse.ArgumentParser(description="Train one student and its control.")
+    parser.add_argument("student", help="a name under distill.students in params.yaml")
+    run_stage(distill, Path.cwd(), parser.parse_args().student)
+
+
+if __name__ == "__main__":
+    main()

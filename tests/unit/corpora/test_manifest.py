@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
+from distillery.corpora.manifest import derive_id, read_manifest
+from distillery.errors import AudioError, CorpusError, ManifestError
+
+
+@pytest.fixture
+def source(tmp_path: Path, write_recording) -> Path:
+    for name in ("a", "b", "sub/c"):
+        write_recording(tmp_path / "corpus" / f"{name}.wav", 0.5)
+    return tmp_path / "corpus"
+
+
+Read = Callable[..., list[Recording]]
+
+
+@pytest.fixture
+def read(source: Path, params) -> Read:
+    """Write rows as a manifest of some kind and read it."""
+
+    def read(*rows: dict[str, Any], name: str = "manifest.csv") -> list[Recording]:
+        path = source / name
+        if path.suffix == ".jsonl":
+            path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        elif path.suffix == ".parquet":
+            pd.DataFrame(list(rows)).to_parquet(path)
+        else:
+            delimiter = "," if path.suffix == ".csv" else "\t"
+            with open(path, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+                writer.writeheader()
+                writer.writerows(rows)
+        return list(read_manifest(params("manifest", manifest=name), source))
+
+    return read
+
+
+KINDS = ["m.csv", "m.tsv", "m.jsonl", "m.parquet"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_file_is_read_alike(read: Read, name: str) -> None:
+    first, second = read(
+        {"path": "a.wav", "text": "Ünï", "speaker": "anna", "split": "test", "utterance_id": "x"},
+        {"path": "sub/c.wav", "text": "", "speaker": "", "split": "", "utterance_id": "y.z-1"},
+        name=name,
+    )
+    assert (first.utterance_id, first.text, first.speaker, first.split, first.source_path) == (
+        "x",
+        "Ünï",
+        "anna",
+        "test",
+        "a.wav",
+    )
+    assert (second.utterance_id, second.text, second.speaker, second.split) == (
+        "y.z-1",
+        None,
+        None,
+        None,
+    )
+    assert len(second.decode()[0]) == 8000
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_words_that_look_like_nothing_stay_words(read: Read, name: str) -> None:
+    words = ["nan", "null", "None", "NA", "007", "true", "-inf"]
+    rows = [
+        {"path": "a.wav", "text": word, "utterance_id": f"u{index}"}
+        for index, word in enumerate(words)
+    ]
+    assert [recording.text for recording in read(*rows, name=name)] == words
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m.parquet"])
+def test_null_means_unlabelled(read: Read, name: str) -> None:
+    (_, second) = read({"path": "a.wav", "text": "go"}, {"path": "b.wav", "text": None}, name=name)
+    assert second.text is None
+
+
+def test_two_columns_are_enough(read: Read) -> None:
+    (recording,) = read({"path": "sub/c.wav", "text": "go"})
+    assert re.fullmatch(UTTERANCE_ID_PATTERN, recording.utterance_id)
+    assert recording.utterance_id.startswith("sub-c-")
+    assert (recording.speaker, recording.split) == (None, None)
+
+
+def test_derived_ids_depend_on_the_row_alone_and_differ() -> None:
+    paths = ["a/b.wav", "a-b.wav", "a/b.flac", "é.wav", "è.wav", f"{'long' * 60}.wav"]
+    ids = [derive_id(path) for path in paths]
+    assert len(set(ids)) == len(paths)
+    assert all(re.fullmatch(UTTERANCE_ID_PATTERN, name) for name in ids)
+    assert derive_id("a/b.wav", (0.0, 1.0)) != derive_id("a/b.wav", (1.0, 1.0))
+
+
+def test_a_byte_order_mark_and_commas_in_quotes_are_read(source: Path, params) -> None:
+    (source / "m.csv").write_bytes('\ufeffpath,text\na.wav,"go, now"\n'.encode())
+    (recording,) = read_manifest(params("manifest", manifest="m.csv"), source)
+    assert recording.text == "go, now"
+
+
+def test_tsv_takes_quotation_marks_literally(source: Path, params) -> None:
+    (source / "m.tsv").write_text('path\ttext\na.wav\t"go\nb.wav\tnow"\n')
+    texts = [r.text for r in read_manifest(params("manifest", manifest="m.tsv"), source)]
+    assert texts == ['"go', 'now"']
+
+
+# --- NeMo --------------------------------------------------------------------------------------
+
+
+def test_nemo_lines_without_offset_are_whole_files(read: Read) -> None:
+    (recording,) = read({"audio_filepath": "a.wav", "text": "go", "duration": 0.49}, name="m.jsonl")
+    assert len(recording.decode()[0]) == 8000
+
+
+def test_nemo_offset_and_duration_cut_a_segment(source: Path, read: Read, write_recording) -> None:
+    whole = write_recording(source / "long.wav", 2.0, seed=5)
+    line = {"audio_filepath": "long.wav", "text": "go"}
+    first, second, third = read(
+        line | {"offset": 0.0, "duration": 0.5},
+        line | {"offset": 0.5, "duration": 1.0},
+        line | {"offset": 1.5},
+        name="m.jsonl",
+    )
+    np.testing.assert_array_equal(first.decode()[0], whole[:8000])
+    np.testing.assert_array_equal(second.decode()[0], whole[8000:24000])
+    np.testing.assert_array_equal(third.decode()[0], whole[24000:])
+    assert len({first.utterance_id, second.utterance_id, third.utterance_id}) == 3
+
+
+def test_a_segment_may_end_a_rounding_after_the_file(read: Read) -> None:
+    line = {"audio_filepath": "a.wav", "text": "go", "offset": 0.25}
+    (recording,) = read(line | {"duration": 0.26}, name="m.jsonl")
+    assert len(recording.decode()[0]) == 4000
+
+
+@pytest.mark.parametrize(("offset", "duration"), [(0.25, 0.5), (0.5, 0.1), (9.0, None)])
+def test_a_segment_past_the_end_is_refused_when_decoded(
+    read: Read, offset: float, duration: float | None
+) -> None:
+    line = {"audio_filepath": "a.wav", "text": "go", "offset": offset, "duration": duration}
+    (recording,) = read(line, name="m.jsonl")
+    with pytest.raises(AudioError, match=r"a\.wav: the segment covers .* the file holds 0\.500 s"):
+        recording.decode()
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        ({"offset": -1}, "offset is -1, expected seconds from 0 up"),
+        ({"offset": "soon"}, "offset is 'soon'"),
+        ({"offset": 0, "duration": float("inf")}, "duration is inf"),
+        ({"offset": 0, "duration": 0}, "duration is 0, expected seconds above 0"),
+        ({"offset": [1]}, r"offset is \[1\]"),
+    ],
+)
+def test_a_segment_that_is_none_is_refused(read: Read, cells: dict[str, Any], words: str) -> None:
+    with pytest.raises(ManifestError, match=f"row 1: {words}"):
+        read({"audio_filepath": "a.wav", "text": "go"} | cells, name="m.jsonl")
+
+
+# --- the file is unfit -------------------------------------------------------------------------
+
+
+def test_a_missing_manifest_is_named(source: Path, params) -> None:
+    with pytest.raises(CorpusError, match=r"manifest\.csv does not exist; put a CSV, TSV, JSONL"):
+        list(read_manifest(params("manifest"), source))
+
+
+def test_an_unknown_kind_of_file_is_named(source: Path, params) -> None:
+    (source / "m.xlsx").touch()
+    with pytest.raises(ManifestError, match=r"ends in '\.xlsx', expected one of"):
+        list(read_manifest(params("manifest", manifest="m.xlsx"), source))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("m.csv", b"path,text\n", "holds no rows"),
+        ("m.csv", b"", "holds no rows"),
+        ("m.jsonl", b"\n\n", "holds no rows"),
+        ("m.csv", b"path,text\na.wav,caf\xe9\n", "cannot be read.*UTF-8"),
+        ("m.csv", b'path,text\na.wav,"go\n', "cannot be read"),
+        ("m.parquet", b"PAR1 but no more", "cannot be read"),
+        ("m.csv", b"path,text\na.wav,go\nb.wav,go,now\n", "row 3: holds 3 cells, expected 2"),
+        ("m.csv", b"path,text\na.wav\n", "row 2: holds 1 cells, expected 2"),
+        ("m.jsonl", b'{"path": "a.wav", "text": "go"}\n{"path"\n', "row 2: not valid JSON"),
+        ("m.jsonl", b'["a.wav", "go"]\n', "row 1: holds list, expected an object"),
+    ],
+)
+def test_an_unfit_file_is_refused(
+    source: Path, params, name: str, content: bytes, words: str
+) -> None:
+    (source / name).write_bytes(content)
+    with pytest.raises(ManifestError, match=words):
+        list(read_manifest(params("manifest", manifest=name), source))
+
+
+def test_missing_columns_are_named_with_those_found(read: Read) -> None:
+    with pytest.raises(ManifestError, match=r"\['path', 'text'\] are missing, found \['file', 'w"):
+        read({"file": "a.wav", "words": "go"})
+    with pytest.raises(ManifestError, match=r"\['text'\] are missing, found \['audio_filepath'\]"):
+        read({"audio_filepath": "a.wav"}, name="m.jsonl")
+
+
+# --- a row is unfit ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["../a.wav", "sub/../../a.wav", "/etc/passwd", "sub/../a.wav"])
+def test_a_path_that_leaves_the_folder_is_named_with_its_row(read: Read, path: str) -> None:
+    with pytest.raises(ManifestError, match=rf"row 3: path '{re.escape(path)}' leaves the folder"):
+        read({"path": "a.wav", "text": "go"}, {"path": path, "text": "go"})
+
+
+def test_a_link_that_leaves_the_folder_is_refused(source: Path, read: Read) -> None:
+    (source / "out.wav").symlink_to("/etc/hostname")
+    with pytest.raises(ManifestError, match=r"path 'out\.wav' leaves the folder"):
+        read({"path": "out.wav", "text": "go"})
+
+
+def test_a_link_inside_the_folder_is_read(source: Path, read: Read) -> None:
+    (source / "in.wav").symlink_to("sub/c.wav")
+    (recording,) = read({"path": "in.wav", "text": "go"})
+    assert len(recording.decode()[0]) == 8000
+
+
+@pytest.mark.parametrize("kind", ["m.csv", "m.jsonl"])
+def test_an_empty_path_is_refused(read: Read, kind: str) -> None:
+    with pytest.raises(ManifestError, match="path is empty"):
+        read({"path": "", "text": "go"}, name=kind)
+
+
+def test_an_unknown_split_is_named(read: Read) -> None:
+    words = r"row 2: split 'dev', expected one of \['train', 'valid', 'test'\]"
+    with pytest.raises(ManifestError, match=words):
+        read({"path": "a.wav", "text": "go", "split": "dev"})
+
+
+@pytest.mark.parametrize("name", ["a b", "x/y", "é", "x" * 129])
+def test_an_unfit_utterance_id_is_named(read: Read, name: str) -> None:
+    with pytest.raises(ManifestError, match=f"row 2: utterance_id '{name}', expected"):
+        read({"path": "a.wav", "text": "go", "utterance_id": name})
+
+
+def test_a_cell_that_is_no_text_is_refused(read: Read) -> None:
+    with pytest.raises(ManifestError, match=r"row 1: text is 7 \(int\), expected text; quote it"):
+        read({"path": "a.wav", "text": 7}, name="m.jsonl")
+
+
+def test_repeated_ids_are_named_with_both_rows(read: Read) -> None:
+    words = r"row 3: utterance 'x' \(b\.wav\) stands in row 2 already"
+    with pytest.raises(ManifestError, match=words):
+        read(
+            {"path": "a.wav", "text": "go", "utterance_id": "x"},
+            {"path": "b.wav", "text": "go", "utterance_id": "x"},
+        )
+
+
+def test_the_same_file_twice_is_a_repeated_id(read: Read) -> None:
+    with pytest.raises(ManifestError, match="stands in row 2 already"):
+        read({"path": "a.wav", "text": "go"}, {"path": "a.wav", "text": "stop"})
+
+
+def test_missing_audio_is_counted_and_the_first_rows_are_named(read: Read) -> None:
+    rows = [{"path": f"gone{index}.wav", "text": "go"} for index in range(5)]
+    words = r"5 of 6 audio files do not exist, the first: row 3: gone0\.wav; .*gone2\.wav; put"
+    with pytest.raises(CorpusError, match=words):
+        read({"path": "a.wav", "text": "go"}, *rows)
+
+
+@pytest.mark.parametrize("other", ["train", "valid"])
+def test_a_speaker_on_both_sides_is_named(read: Read, other: str) -> None:
+    words = rf"speaker 'anna' is in split {other} \(row 2\) and in split test \(row 3\)"
+    with pytest.raises(CorpusError, match=words):
+        read(
+            {"path": "a.wav", "text": "go", "speaker": "anna", "split": other},
+            {"path": "b.wav", "text": "go", "speaker": "anna", "split": "test"},
+        )
+
+
+def test_a_speaker_in_train_and_valid_is_the_users_choice(read: Read) -> None:
+    splits = [
+        recording.split
+        for recording in read(
+            {"path": "a.wav", "text": "go", "speaker": "anna", "split": "train"},
+            {"path": "b.wav", "text": "go", "speaker": "anna", "split": "valid"},
+        )
+    ]
+    assert splits == ["train", "valid"]

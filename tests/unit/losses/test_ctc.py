@@ -1,0 +1,76 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from distillery.losses.ctc import CTC
+
+LOSS = CTC()
+
+
+def collapse(path: tuple[int, ...]) -> list[int]:
+    merged = [token for token, _ in itertools.groupby(path)]
+    return [token for token in merged if token != 0]
+
+
+def probability_by_enumeration(log_probs: torch.Tensor, labels: list[int]) -> float:
+    """Sum over every path `(frames,)` that collapses to the labels."""
+    frames, vocab = log_probs.shape
+    return sum(
+        math.exp(sum(float(log_probs[t, token]) for t, token in enumerate(path)))
+        for path in itertools.product(range(vocab), repeat=frames)
+        if collapse(path) == labels
+    )
+
+
+def random_log_probs(batch: int, frames: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(batch, frames, 3, generator=generator, dtype=torch.float64).log_softmax(-1)
+
+
+@pytest.mark.parametrize("labels", [[1], [1, 2], [1, 1], [2, 1, 2]])
+def test_it_equals_the_sum_over_all_paths(labels: list[int]) -> None:
+    log_probs = random_log_probs(1, 4)
+    expected = -math.log(probability_by_enumeration(log_probs[0], labels)) / len(labels)
+    value = LOSS(
+        log_probs, torch.tensor([4]), torch.tensor([labels]), torch.tensor([len(labels)])
+    )
+    assert value.item() == pytest.approx(expected)
+
+
+def test_utterances_without_transcript_do_not_count() -> None:
+    log_probs = random_log_probs(2, 4)
+    labels, lengths = torch.tensor([[1, 2], [0, 0]]), torch.tensor([4, 4])
+    alone = LOSS(log_probs[:1], lengths[:1], labels[:1], torch.tensor([2]))
+    assert LOSS(log_probs, lengths, labels, torch.tensor([2, -1])).item() == (
+        pytest.approx(alone.item())
+    )
+    nothing = LOSS(log_probs, lengths, labels, torch.tensor([-1, -1]))
+    assert nothing.item() == 0.0
+
+
+def test_padding_does_not_change_the_loss() -> None:
+    log_probs, lengths = random_log_probs(2, 4), torch.tensor([4, 3])
+    labels, label_lengths = torch.tensor([[1, 2], [2, 0]]), torch.tensor([2, 1])
+    pad = torch.nn.functional.pad
+    padded = LOSS(
+        pad(log_probs, (0, 0, 0, 3), value=-1.0), lengths, pad(labels, (0, 2)), label_lengths
+    )
+    assert padded.item() == pytest.approx(
+        LOSS(log_probs, lengths, labels, label_lengths).item()
+    )
+
+
+def test_an_utterance_with_too_few_frames_gives_zero_not_infinity() -> None:
+    log_probs = random_log_probs(1, 2)
+    value = LOSS(log_probs, torch.tensor([2]), torch.tensor([[1, 1]]), torch.tensor([2]))
+    assert value.item() == 0.0
+
+
+def test_the_gradient_is_right() -> None:
+    scores = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    lengths, labels = torch.tensor([4, 3]), torch.tensor([[1, 2], [2, 0]])
+    assert torch.autograd.gradcheck(
+        lambda s: LOSS(s.log_softmax(-1), lengths, labels, torch.tensor([2, 1])), (scores,)
+    )

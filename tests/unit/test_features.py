@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from distillery.features import LogMel, gather, pack_features, pad
+from distillery.manifest import audio_key
+from distillery.params import FeatureParams
+
+PARAMS = FeatureParams(num_mels=20)
+
+
+class Prepared:
+    """Just enough of PreparedData: two recordings in memory."""
+
+    sample_rate_hz = 8000
+
+    def __init__(self) -> None:
+        random = np.random.default_rng(0)
+        self.audio = [random.normal(0, 0.1, n).astype(np.float32) for n in (8000, 4000)]
+        self.rows = pd.DataFrame(
+            {"row": [0, 1], "audio_key": [audio_key(a) for a in self.audio]}
+        )
+
+    def waveform(self, row) -> np.ndarray:
+        return self.audio[row.row]
+
+
+def test_shape_and_normalisation() -> None:
+    extractor = LogMel(PARAMS, 8000)
+    features = extractor(torch.randn(8000) * 0.1)
+    assert features.shape == (extractor.num_frames(8000), 20) == (101, 20)
+    torch.testing.assert_close(features.mean(dim=0), torch.zeros(20), atol=1e-4, rtol=0)
+    assert features.std(dim=0).min() > 0.9
+
+
+def test_level_makes_no_difference() -> None:
+    extractor, waveform = LogMel(PARAMS, 8000), torch.randn(8000) * 0.1
+    torch.testing.assert_close(
+        extractor(waveform), extractor(0.5 * waveform), atol=0.02, rtol=0.02
+    )
+
+
+def test_a_recording_shorter_than_a_window_has_features() -> None:
+    assert torch.isfinite(LogMel(PARAMS, 8000)(torch.randn(50))).all()
+
+
+def test_packed_features_are_the_extractors_in_half_precision(tmp_path: Path) -> None:
+    data = Prepared()
+    packed = pack_features(data, data.rows, PARAMS, tmp_path)
+    assert len(packed) == 2
+    assert packed.num_frames.tolist() == [101, 51]
+    expected = LogMel(PARAMS, 8000)(torch.from_numpy(data.audio[1])).numpy()
+    np.testing.assert_allclose(packed[1], expected, atol=5e-3)
+
+
+def test_packed_features_are_computed_once(tmp_path: Path) -> None:
+    data = Prepared()
+    pack_features(data, data.rows, PARAMS, tmp_path)
+    data.waveform = None  # type: ignore[assignment]  # a second computation would need it
+    assert len(pack_features(data, data.rows, PARAMS, tmp_path)) == 2
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_other_settings_or_audio_are_packed_anew(tmp_path: Path) -> None:
+    data = Prepared()
+    pack_features(data, data.rows, PARAMS, tmp_path)
+    pack_features(data, data.rows.iloc[:1], PARAMS, tmp_path)
+    pack_features(data, data.rows, FeatureParams(num_mels=10), tmp_path)
+    pack_features(data, data.rows, PARAMS, tmp_path, speed=1.1)
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_faster_speech_is_shorter(tmp_path: Path) -> None:
+    data = Prepared()
+    fast = pack_features(data, data.rows, PARAMS, tmp_path, speed=1.25)
+    assert fast.num_frames[0] == 6400 // 80 + 1
+
+
+def test_gathering_and_padding_put_zeros_behind() -> None:
+    items = [np.ones((2, 3), np.float16), np.ones((4, 3), np.float16)]
+    batch, lengths = gather(items)
+    assert batch.dtype == torch.float32
+    assert lengths.tolist() == [2, 4]
+    assert batch.sum().item() == 18
+    padded, same = pad([torch.from_numpy(item).float() for item in items])
+    assert torch.equal(padded, batch)
+    assert torch.equal(same, lengths)

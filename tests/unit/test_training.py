@@ -1,0 +1,164 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distillery.batches import TrainingSet
+from distillery.errors import DistilleryError, ModelError
+from distillery.features import PackedFeatures
+from distillery.objectives import TranscriptObjective
+from distillery.params import SeparableConvParams, TrainingParams
+from distillery.students import STUDENTS
+from distillery.text import Vocabulary
+from distillery.training import Curves, Trainer, Validation, choose_device
+
+VOCABULARY = Vocabulary.from_alphabet("ab")
+NUM_MELS = 8
+TEXTS = ["a", "b", "ab", "ba", "a b", "b a"]
+
+
+def packed(texts: list[str], seed: int = 0) -> PackedFeatures:
+    """Features that spell the text: ten frames a character, one mel band each."""
+    random = np.random.default_rng(seed)
+    parts = []
+    for text in texts:
+        frames = random.normal(0, 0.1, (10 * len(text) + 10, NUM_MELS))
+        for position, character in enumerate(text):
+            frames[10 * position + 4 : 10 * position + 12, 2 * "ab ".index(character)] += 2
+        parts.append(frames.astype(np.float16))
+    offsets = np.cumsum([0, *map(len, parts)])
+    return PackedFeatures(np.concatenate(parts), offsets)
+
+
+def training_set(copies: int = 4, seed: int = 0) -> TrainingSet:
+    features = [packed(TEXTS, seed=copy) for copy in range(copies)]
+    labels = [VOCABULARY.encode(text) for text in TEXTS]
+    return TrainingSet(features, labels, 0.01, batch_seconds=3.0, seed=seed)
+
+
+def validation() -> Validation:
+    data = TrainingSet([packed(TEXTS, seed=99)], [None] * len(TEXTS), 0.01, 3.0, 0)
+    return Validation(data, TEXTS, VOCABULARY)
+
+
+def trainer(folder: Path, params: TrainingParams, **changes) -> Trainer:
+    torch.manual_seed(params.seed)
+    architecture = SeparableConvParams(
+        type="separable_conv", channels=16, num_blocks=1, kernel_size=5, time_reduction=2
+    )
+    network = STUDENTS["separable_conv"](architecture, NUM_MELS, len(VOCABULARY))
+    return Trainer(
+        network,
+        training_set(),
+        changes.pop("objective", TranscriptObjective()),
+        validation(),
+        params,
+        folder / "run.pt",
+        Curves(folder / "curves.jsonl"),
+        "test",
+        **changes,
+    )
+
+
+def weights_of(run: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in run.network.state_dict().items()}
+
+
+PARAMS = TrainingParams(num_epochs=6, learning_rate=1e-2, num_threads=1)
+
+
+def test_it_learns_and_keeps_the_best_epochs_weights(tmp_path: Path) -> None:
+    run = trainer(tmp_path, PARAMS.model_copy(update={"num_epochs": 40}))
+    result = run.fit()
+    assert result.best_wer < 0.3
+    assert run.validate() == pytest.approx(result.best_wer)
+    wers = [
+        row["value"]
+        for row in map(json.loads, (tmp_path / "curves.jsonl").read_text().splitlines())
+        if row["key"] == "valid/wer"
+    ]
+    assert len(wers) == 40
+    assert min(wers) == result.best_wer
+
+
+def test_equal_inputs_give_equal_weights(tmp_path: Path) -> None:
+    weights = []
+    for name in ("one", "two"):
+        run = trainer(tmp_path / name, PARAMS)
+        run.fit()
+        weights.append(weights_of(run))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    one, two = (
+        trainer(tmp_path / str(seed), PARAMS.model_copy(update={"seed": seed})) for seed in (0, 1)
+    )
+    one.fit(), two.fit()
+    assert not torch.equal(one.network.output.weight, two.network.output.weight)
+
+
+def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    unbroken = trainer(tmp_path / "unbroken", PARAMS)
+    unbroken.fit()
+
+    class Killed(Exception):
+        pass
+
+    killed = trainer(tmp_path / "killed", PARAMS)
+    save = killed._save
+
+    def save_and_die() -> None:
+        save()
+        if killed.epoch == 3:
+            raise Killed
+
+    killed._save = save_and_die  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        killed.fit()
+    resumed = trainer(tmp_path / "killed", PARAMS)
+    result = resumed.fit()
+    assert result.num_epochs == 6
+    expected, found = weights_of(unbroken), weights_of(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    strip = lambda path: [  # noqa: E731
+        (row["key"], row["value"], row["step"])
+        for row in map(json.loads, (path / "curves.jsonl").read_text().splitlines())
+    ]
+    assert strip(tmp_path / "killed") == strip(tmp_path / "unbroken")
+
+
+def test_a_damaged_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "run.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(ModelError, match=r"run\.pt: cannot be resumed from .* delete this file"):
+        trainer(tmp_path, PARAMS).fit()
+
+
+def test_patience_ends_training_early(tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"num_epochs": 50, "patience": 2, "learning_rate": 1e-9})
+    run = trainer(tmp_path, params)
+    run.validate = lambda: 1.0 + run.epoch  # type: ignore[method-assign]  # ever worse
+    assert run.fit().num_epochs == 3
+
+
+def test_stop_after_ends_at_that_epoch(tmp_path: Path) -> None:
+    assert trainer(tmp_path, PARAMS, stop_after=2).fit().num_epochs == 2
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    def nonsense(log_probs, lengths, batch):
+        return {"loss": log_probs.sum() * float("nan")}
+
+    with pytest.raises(DistilleryError, match="training loss is nan in epoch 1, expected"):
+        trainer(tmp_path, PARAMS, objective=nonsense).fit()
+
+
+def test_a_missing_gpu_is_an_error() -> None:
+    if torch.cuda.is_available():
+        assert choose_device("cuda") == "cuda"
+    else:
+        assert choose_device("auto") == "cpu"
+        with pytest.raises(ModelError, match="this machine shows no GPU; use 'auto'"):
+            choose_device("cuda")
