@@ -32,7 +32,11 @@ def labelled(data: PreparedData, split: str) -> pd.DataFrame:
 
 
 def validation_set(
-    data: PreparedData, features: FeatureParams, training: TrainingParams, scratch: Path, vocabulary: Vocabulary
+    data: PreparedData,
+    features: FeatureParams,
+    training: TrainingParams,
+    scratch: Path,
+    vocabulary: Vocabulary,
 ) -> Validation:
     """Return the transcribed validation split, ready to be decoded."""
     rows = labelled(data, "valid")

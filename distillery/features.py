@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from distillery.audio import resample, to_int16
+from distillery.device import num_threads
 from distillery.files import write_bytes
 from distillery.manifest import SAMPLE_SCALE, PreparedData
 from distillery.params import FeatureParams
@@ -113,16 +114,18 @@ def pack_features(
     """
     extractor = LogMel(params, data.sample_rate_hz)
     spec = f"{params.model_dump_json()} {data.sample_rate_hz} {speed} 1"
-    digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[:20]
+    digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[
+        :20
+    ]
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / f"features-{digest}.npy"
     if not path.exists():
-        parts = [
-            extractor(torch.from_numpy(_at_speed(data, row, speed))).half().numpy()
-            for row in tqdm(
-                rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False
-            )
-        ]
+        bar = tqdm(
+            rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False
+        )
+        with num_threads(1), bar:
+            waveforms = (torch.from_numpy(_at_speed(data, row, speed)) for row in bar)
+            parts = [extractor(waveform).half().numpy() for waveform in waveforms]
         _save_packed(path, parts)
     with open(path, "rb") as file:
         offsets = np.load(file, allow_pickle=False)
@@ -134,7 +137,9 @@ def pack_features(
 
 def _save_packed(path: Path, parts: Sequence[np.ndarray]) -> None:
     buffer = io.BytesIO()
-    np.save(buffer, np.cumsum([0, *map(len, parts)], dtype=np.int64), allow_pickle=False)
+    np.save(
+        buffer, np.cumsum([0, *map(len, parts)], dtype=np.int64), allow_pickle=False
+    )
     for part in parts:
         buffer.write(np.ascontiguousarray(part).tobytes())
     write_bytes(path, buffer.getvalue())

@@ -38,7 +38,14 @@ class ConvFrontEnd(nn.Module):
         time_strides = {2: (2, 1), 4: (2, 2)}[time_reduction]
         sizes = [1, channels, channels]
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(sizes[i], sizes[i + 1], 3, stride=(time_strides[i], 2), padding=1, bias=False)
+            nn.Conv2d(
+                sizes[i],
+                sizes[i + 1],
+                3,
+                stride=(time_strides[i], 2),
+                padding=1,
+                bias=False,
+            )
             for i in range(2)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
@@ -75,17 +82,25 @@ class BidirectionalRecurrent(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [num_inputs] + [2 * hidden_size] * (num_layers - 1)
-        self.forwards = nn.ModuleList(kind(size, hidden_size, batch_first=True) for size in sizes)
-        self.backwards = nn.ModuleList(kind(size, hidden_size, batch_first=True) for size in sizes)
+        self.forwards = nn.ModuleList(
+            kind(size, hidden_size, batch_first=True) for size in sizes
+        )
+        self.backwards = nn.ModuleList(
+            kind(size, hidden_size, batch_first=True) for size in sizes
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Return `(batch, frames, 2 x hidden_size)` for `(batch, frames, inputs)`."""
         order = _reversed_order(lengths, x.shape[1])
-        for index, (ahead, back) in enumerate(zip(self.forwards, self.backwards, strict=True)):
+        for index, (ahead, back) in enumerate(
+            zip(self.forwards, self.backwards, strict=True)
+        ):
             if index:
                 x = self.dropout(x)
-            x = torch.cat([ahead(x)[0], _reorder(back(_reorder(x, order))[0], order)], dim=-1)
+            x = torch.cat(
+                [ahead(x)[0], _reorder(back(_reorder(x, order))[0], order)], dim=-1
+            )
         return x
 
 

@@ -64,7 +64,13 @@ class PrepareParams(Section):
     """Settings of the stage `prepare`."""
 
     corpus: Literal[
-        "commands", "fsdd", "an4", "manifest", "librispeech", "speechcommands", "commonvoice"
+        "commands",
+        "fsdd",
+        "an4",
+        "manifest",
+        "librispeech",
+        "speechcommands",
+        "commonvoice",
     ]
     """Which recipe in distillery/corpora reads the source."""
     source: Annotated[str, Field(min_length=1)]
@@ -158,7 +164,9 @@ class ConformerParams(Section):
                 f"model_size {self.model_size} is not a multiple of num_heads {self.num_heads}"
             )
         if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size {self.kernel_size} is even; an odd one is needed")
+            raise ValueError(
+                f"kernel_size {self.kernel_size} is even; an odd one is needed"
+            )
         return self
 
 
@@ -180,7 +188,9 @@ class SeparableConvParams(Section):
     @model_validator(mode="after")
     def _odd(self) -> SeparableConvParams:
         if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size {self.kernel_size} is even; an odd one is needed")
+            raise ValueError(
+                f"kernel_size {self.kernel_size} is even; an odd one is needed"
+            )
         return self
 
 
@@ -373,7 +383,9 @@ class RegisterParams(Section):
 
     experiment: Annotated[str, Field(min_length=1)] = "distillery"
     """MLflow experiment that the runs go to."""
-    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "distillery"
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = (
+        "distillery"
+    )
     """Registered model that the students become versions of."""
     tracking_uri: str | None = None
     """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
@@ -399,7 +411,9 @@ class Params(Section):
             self.teacher.features.hop_seconds * self.teacher.architecture.time_reduction
         )
         for name, student in self.distill.students.items():
-            shift = self.distill.features.hop_seconds * student.architecture.time_reduction
+            shift = (
+                self.distill.features.hop_seconds * student.architecture.time_reduction
+            )
             ratio = shift / teacher_shift
             uses_frames = (
                 self.distill.objective_of(name).teacher_share > 0
@@ -428,7 +442,9 @@ def load(path: Path) -> Params:
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise ParamsError(f"{path}: holds {type(raw).__name__}, expected sections such as prepare:")
+        raise ParamsError(
+            f"{path}: holds {type(raw).__name__}, expected sections such as prepare:"
+        )
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -449,7 +465,9 @@ def _explain(error: ValidationError) -> list[str]:
             line = f"{path}: missing, and has no default"
         else:
             message = re.sub(r"^Value error, ", "", item["msg"])
-            found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+            found = (
+                "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+            )
             line = f"{path}: {message}{found}" if path else message
         lines.append(line)
     return lines

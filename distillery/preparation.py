@@ -124,7 +124,9 @@ def prepare(
         packing = _Packing(params, temporary)
         with packing.shards:
             for recording, heard in _hear(
-                _in_packing_order(recordings, splits), params.sample_rate_hz, num_workers
+                _in_packing_order(recordings, splits),
+                params.sample_rate_hz,
+                num_workers,
             ):
                 packing.add(recording, splits[recording.utterance_id], heard)
         dropped = sorted(packing.dropped, key=lambda drop: drop.utterance_id)
@@ -202,7 +204,8 @@ def hash_fraction(salt: str, name: str) -> float:
 
 def _in_packing_order(recordings: Iterable[Recording], splits: dict[str, str]) -> list[Recording]:
     return sorted(
-        recordings, key=lambda r: (PACKING_ORDER.index(splits[r.utterance_id]), r.utterance_id)
+        recordings,
+        key=lambda r: (PACKING_ORDER.index(splits[r.utterance_id]), r.utterance_id),
     )
 
 
@@ -349,7 +352,10 @@ class _Packing:
         if words is None:
             return None
         if not words:
-            return "empty_text", f"nothing is left of {recording.text!r} after normalisation"
+            return (
+                "empty_text",
+                f"nothing is left of {recording.text!r} after normalisation",
+            )
         if split == "test" or self._alphabet is None:  # scoring needs no tokens
             return None
         if unknown := set(words) - self._alphabet:

@@ -66,7 +66,9 @@ class Vocabulary:
         try:
             tokens = tuple(path.read_text(encoding="utf-8").splitlines())
         except FileNotFoundError:
-            raise ModelError(f"{path}: no such file; run the stage that makes the model") from None
+            raise ModelError(
+                f"{path}: no such file; run the stage that makes the model"
+            ) from None
         if not tokens or tokens[0] != BLANK:
             raise ModelError(f"{path}: first line is {tokens[:1]}, expected {BLANK!r}")
         if len(set(tokens)) != len(tokens):
@@ -75,7 +77,9 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Write tokens.txt."""
-        path.write_text("".join(f"{token}\n" for token in self.tokens), encoding="utf-8")
+        path.write_text(
+            "".join(f"{token}\n" for token in self.tokens), encoding="utf-8"
+        )
 
     def __len__(self) -> int:
         return len(self.tokens)

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+torch.set_num_threads(1)  # tests are small, and machines are shared
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 WriteRecording = Callable[..., np.ndarray]
@@ -27,7 +29,10 @@ def write_recording() -> WriteRecording:
     """Write seeded noise as an audio file of any kind; the int16 samples come back."""
 
     def write(
-        path: Path, duration_seconds: float = 1.0, sample_rate_hz: int = 16000, seed: int = 0
+        path: Path,
+        duration_seconds: float = 1.0,
+        sample_rate_hz: int = 16000,
+        seed: int = 0,
     ) -> np.ndarray:
         noise = np.random.default_rng(seed).normal(
             0, 1000, round(duration_seconds * sample_rate_hz)

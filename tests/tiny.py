@@ -24,7 +24,9 @@ def speak(text: str, seed: int) -> np.ndarray:
     envelope = np.hanning(length)
     detune = random.uniform(0.95, 1.05)
     pieces = [
-        envelope * np.sin(2 * np.pi * PITCH_HZ[c] * detune * time) if c in PITCH_HZ else 0 * time
+        envelope * np.sin(2 * np.pi * PITCH_HZ[c] * detune * time)
+        if c in PITCH_HZ
+        else 0 * time
         for c in f" {text} "
     ]
     speech = 0.3 * np.concatenate(pieces)
@@ -51,7 +53,14 @@ def write_corpus(
             soundfile.write(folder / name, speak(text, 100 * speaker + take), RATE_HZ)
             split = ("test" if speaker < 2 else "valid") if speaker < 4 else "train"
             shown = "" if split == "train" and take < unlabelled else text
-            rows.append({"path": name, "text": shown, "speaker": f"s{speaker:02d}", "split": split})
+            rows.append(
+                {
+                    "path": name,
+                    "text": shown,
+                    "speaker": f"s{speaker:02d}",
+                    "split": split,
+                }
+            )
     with open(folder / "manifest.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, ["path", "text", "speaker", "split"])
         writer.writeheader()
@@ -61,7 +70,12 @@ def write_corpus(
 
 def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
     """Return settings small enough for seconds; `changes` are merged over whole sections."""
-    training = {"num_epochs": 3, "batch_seconds": 8.0, "num_threads": 1, "learning_rate": 5e-3}
+    training = {
+        "num_epochs": 3,
+        "batch_seconds": 8.0,
+        "num_threads": 1,
+        "learning_rate": 5e-3,
+    }
     features = {"num_mels": 16}
     params: dict[str, Any] = {
         "prepare": {
@@ -77,13 +91,13 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
                 "hidden_size": 24,
                 "num_layers": 1,
             },
-            "features": features,
-            "training": training,
+            "features": dict(features),
+            "training": dict(training),
         },
         "cache": {"batch_seconds": 8.0, "shard_seconds": 12.0, "num_threads": 1},
         "distill": {
-            "features": features,
-            "training": training,
+            "features": dict(features),
+            "training": dict(training),
             "students": {
                 "conv": {
                     "architecture": {
@@ -105,4 +119,6 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
 
 def write_params(root: Path, params: dict[str, Any]) -> None:
     """Write params.yaml into a workspace."""
-    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+    (root / "params.yaml").write_text(
+        yaml.safe_dump(params, sort_keys=False), encoding="utf-8"
+    )

@@ -73,7 +73,11 @@ def _download(url: str, archive: Path) -> str:
         ):
             promised = int(response.headers.get("Content-Length") or 0)
             progress = tqdm(
-                total=promised or None, desc="download", unit="B", unit_scale=True, disable=None
+                total=promised or None,
+                desc="download",
+                unit="B",
+                unit_scale=True,
+                disable=None,
             )
             with progress:
                 while chunk := response.read(CHUNK_BYTES):

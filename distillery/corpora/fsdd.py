@@ -19,7 +19,18 @@ from distillery.params import PrepareParams
 URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/HEAD.tar.gz"
 LAYOUT = "recordings/{digit}_{speaker}_{take}.wav"
 NAME_PATTERN = re.compile(r"(\d)_([A-Za-z0-9-]+)_(\d+)")
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+DIGITS = (
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+)
 NUM_TEST_TAKES = 5
 
 

@@ -36,7 +36,11 @@ def read_librispeech(params: PrepareParams, source: Path) -> Iterator[Recording]
         CorpusError: a part is unknown or missing, or a recording has no transcript.
     """
     parts = params.librispeech
-    for split, names in (("train", parts.train), ("valid", parts.valid), ("test", parts.test)):
+    for split, names in (
+        ("train", parts.train),
+        ("valid", parts.valid),
+        ("test", parts.test),
+    ):
         for part in names:
             yield from _read_part(params, source, part, split)
 

@@ -17,7 +17,11 @@ class CRNN(Network):
         self.front = ConvFrontEnd(num_mels, params.conv_channels, params.time_reduction)
         self.project = nn.Linear(self.front.num_outputs, params.hidden_size)
         self.recurrent = BidirectionalRecurrent(
-            nn.GRU, params.hidden_size, params.hidden_size, params.num_layers, params.dropout
+            nn.GRU,
+            params.hidden_size,
+            params.hidden_size,
+            params.num_layers,
+            params.dropout,
         )
         self.dropout = nn.Dropout(params.dropout)
         self.output = nn.Linear(2 * params.hidden_size, num_tokens)

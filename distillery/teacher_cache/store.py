@@ -69,7 +69,9 @@ class TeacherCache:
         try:
             name = json.loads(pointer.read_text("utf-8"))["namespace"]
         except (FileNotFoundError, ValueError, KeyError):
-            raise CacheError(f"{pointer}: missing or unreadable; run make cache") from None
+            raise CacheError(
+                f"{pointer}: missing or unreadable; run make cache"
+            ) from None
         return cls(root / name)
 
     def make_current(self) -> None:
@@ -202,7 +204,10 @@ class CachedTargets:
     """A training set's view of the cache: rows instead of keys."""
 
     def __init__(
-        self, cache: TeacherCache, keys: Sequence[str], hypotheses: Sequence[Sequence[int]]
+        self,
+        cache: TeacherCache,
+        keys: Sequence[str],
+        hypotheses: Sequence[Sequence[int]],
     ) -> None:
         self.cache = cache
         self.keys = keys

@@ -11,13 +11,19 @@ from distillery.params import ConvBiLSTMParams
 class ConvBiLSTM(Network):
     """Convolutional front end, bidirectional LSTM, linear output."""
 
-    def __init__(self, params: ConvBiLSTMParams, num_mels: int, num_tokens: int) -> None:
+    def __init__(
+        self, params: ConvBiLSTMParams, num_mels: int, num_tokens: int
+    ) -> None:
         super().__init__()
         self.time_reduction = params.time_reduction
         self.front = ConvFrontEnd(num_mels, params.conv_channels, params.time_reduction)
         self.project = nn.Linear(self.front.num_outputs, params.hidden_size)
         self.recurrent = BidirectionalRecurrent(
-            nn.LSTM, params.hidden_size, params.hidden_size, params.num_layers, params.dropout
+            nn.LSTM,
+            params.hidden_size,
+            params.hidden_size,
+            params.num_layers,
+            params.dropout,
         )
         self.dropout = nn.Dropout(params.dropout)
         self.output = nn.Linear(2 * params.hidden_size, num_tokens)

@@ -7,7 +7,10 @@ from distillery.params import SpecAugmentParams
 def test_masks_stay_within_their_share_and_keep_every_frame_in_place() -> None:
     torch.manual_seed(0)
     params = SpecAugmentParams(
-        num_time_masks=1, max_time_fraction=0.2, num_frequency_masks=1, max_frequency_fraction=0.25
+        num_time_masks=1,
+        max_time_fraction=0.2,
+        num_frequency_masks=1,
+        max_frequency_fraction=0.25,
     )
     features, lengths = torch.ones(64, 50, 20), torch.tensor([50, 30] * 32)
     masked = spec_augment(features, lengths, params)

@@ -17,7 +17,13 @@ from distillery.manifest import COLUMNS, PreparedData, audio_key, shard_name
 def rows() -> list[dict[str, object]]:
     base = dict.fromkeys(COLUMNS, "x") | {"shard": 0, "duration_seconds": 0.1}
     return [
-        base | {"utterance_id": "a", "split": "train", "offset_samples": 0, "num_samples": 3},
+        base
+        | {
+            "utterance_id": "a",
+            "split": "train",
+            "offset_samples": 0,
+            "num_samples": 3,
+        },
         base | {"utterance_id": "b", "split": "test", "offset_samples": 3, "num_samples": 2},
     ]
 

@@ -100,7 +100,11 @@ def test_prepared_samples_are_those_of_the_file(corpus: Corpus) -> None:
     assert row.audio_key == audio_key(written)
     assert row.num_samples == 6000
     assert row.duration_seconds == 0.75
-    assert (row.speaker, row.text, row.text_original) == ("anna", "hello world", "Hello, World!")
+    assert (row.speaker, row.text, row.text_original) == (
+        "anna",
+        "hello world",
+        "Hello, World!",
+    )
     assert row.source_path == "x.wav"
 
 
@@ -126,8 +130,16 @@ def test_unlabelled_utterances_are_kept_as_such_in_every_split(corpus: Corpus) -
     assert bare["text"].isna().all()
     assert bare["text_original"].isna().all()
     assert sorted(bare["split"]) == ["test", "train", "valid"]
-    assert [data.summary["splits"][split]["num_unlabelled"] for split in SPLITS] == [1, 1, 1]
-    assert [data.summary["splits"][split]["num_labelled"] for split in SPLITS] == [1, 1, 1]
+    assert [data.summary["splits"][split]["num_unlabelled"] for split in SPLITS] == [
+        1,
+        1,
+        1,
+    ]
+    assert [data.summary["splits"][split]["num_labelled"] for split in SPLITS] == [
+        1,
+        1,
+        1,
+    ]
 
 
 def test_the_summary_counts_what_was_prepared(corpus: Corpus) -> None:
@@ -172,7 +184,9 @@ def test_the_log_ends_with_a_table(corpus: Corpus, caplog: pytest.LogCaptureFixt
 # --- shards and bytes --------------------------------------------------------------------------
 
 
-def test_a_shard_holds_no_more_than_asked_unless_one_recording_does(corpus: Corpus) -> None:
+def test_a_shard_holds_no_more_than_asked_unless_one_recording_does(
+    corpus: Corpus,
+) -> None:
     corpus.add_one_per_split()
     for index in range(5):
         corpus.add(f"x{index}", "train", seconds=0.4)
@@ -238,7 +252,12 @@ def test_durations_outside_the_bounds_are_dropped_and_the_bounds_are_kept(
     corpus: Corpus,
 ) -> None:
     corpus.add_one_per_split()
-    for name, seconds in (("low", 0.2), ("lower", 0.199), ("high", 2.0), ("higher", 2.001)):
+    for name, seconds in (
+        ("low", 0.2),
+        ("lower", 0.199),
+        ("high", 2.0),
+        ("higher", 2.001),
+    ):
         corpus.add(name, "test", seconds=seconds)
     kept = corpus.prepare(min_duration_seconds=0.2, max_duration_seconds=2.0).frame
     assert {"low", "high"} <= set(kept["utterance_id"])
@@ -256,7 +275,9 @@ def test_a_text_of_punctuation_alone_is_dropped(corpus: Corpus) -> None:
     assert "'...'" in corpus.dropped()["dots"][1]
 
 
-def test_unknown_characters_are_dropped_from_training_and_kept_in_test(corpus: Corpus) -> None:
+def test_unknown_characters_are_dropped_from_training_and_kept_in_test(
+    corpus: Corpus,
+) -> None:
     corpus.add_one_per_split()
     for split in SPLITS:
         corpus.add(f"odd-{split}", split, text="Café 7")
@@ -468,7 +489,11 @@ def test_an_undecided_utterance_follows_its_speaker() -> None:
         *(recording(f"new-{number}", f"s{number}") for number in (0, 5, 8)),
     ]
     splits, _ = assign_splits(mixed, 0.5, 0.5)
-    assert [splits[f"new-{number}"] for number in (0, 5, 8)] == ["train", "valid", "test"]
+    assert [splits[f"new-{number}"] for number in (0, 5, 8)] == [
+        "train",
+        "valid",
+        "test",
+    ]
 
 
 def test_prepared_splits_do_not_move_when_data_is_added(corpus: Corpus) -> None:
@@ -520,7 +545,9 @@ def slice_of(corpus_name: str, source: Path, monkeypatch: pytest.MonkeyPatch, st
     """Make the reader hand over every `step`-th recording, to keep the tests short."""
     reader = CORPORA[corpus_name]
     monkeypatch.setitem(
-        CORPORA, corpus_name, lambda params, source: list(reader(params, source))[::step]
+        CORPORA,
+        corpus_name,
+        lambda params, source: list(reader(params, source))[::step],
     )
 
 
@@ -554,8 +581,8 @@ def test_a_slice_of_fsdd_is_prepared(
     data = PreparedData.open(tmp_path / "p")
     assert len(data.frame) + sum(summary["dropped"].values()) == 429  # every seventh of 3,000
     assert summary["split_rule"] == {"test": "official", "valid": "by utterance"}
-    assert set(data.frame["text"]) <= set("zero one two three four".split()) | set(
-        "five six seven eight nine".split()
+    assert set(data.frame["text"]) <= set(["zero", "one", "two", "three", "four"]) | set(
+        ["five", "six", "seven", "eight", "nine"]
     )
     takes = data.split("test")["utterance_id"].str.rsplit("_", n=1).str[1].astype(int)
     assert takes.max() <= 4

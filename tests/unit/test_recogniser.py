@@ -20,7 +20,9 @@ def small(seed: int = 0) -> Recogniser:
     architecture = CRNNParams(type="crnn", conv_channels=4, hidden_size=8)
     vocabulary = Vocabulary.from_alphabet("abc")
     network = STUDENTS["crnn"](architecture, 16, len(vocabulary)).eval()
-    return Recogniser(network, architecture, FeatureParams(num_mels=16), vocabulary, 8000)
+    return Recogniser(
+        network, architecture, FeatureParams(num_mels=16), vocabulary, 8000
+    )
 
 
 def noise(samples: int) -> np.ndarray:
@@ -51,7 +53,9 @@ def test_log_probs_are_normalised_and_have_a_frame_per_shift() -> None:
 def test_a_batch_does_not_change_an_answer() -> None:
     recogniser = small()
     together = recogniser.log_probs([noise(3000), noise(9000)])[0]
-    np.testing.assert_allclose(together, recogniser.log_probs([noise(3000)])[0], atol=1e-5)
+    np.testing.assert_allclose(
+        together, recogniser.log_probs([noise(3000)])[0], atol=1e-5
+    )
 
 
 def test_equal_recognisers_are_saved_as_equal_bytes(tmp_path: Path) -> None:
@@ -76,7 +80,9 @@ def test_equal_recognisers_are_saved_as_equal_bytes(tmp_path: Path) -> None:
         ("tokens.txt", b"<blank>\n|\na\n", "model.safetensors: does not fit"),
     ],
 )
-def test_incomplete_or_wrong_files_are_named(tmp_path: Path, file, content, message) -> None:
+def test_incomplete_or_wrong_files_are_named(
+    tmp_path: Path, file, content, message
+) -> None:
     small().save(tmp_path)
     if content is None:
         (tmp_path / file).unlink()
@@ -104,7 +110,10 @@ def test_one_changed_weight_is_another_fingerprint() -> None:
     with torch.no_grad():
         other.network.output.bias[0] += 1e-3
     before, after = fingerprint(one), fingerprint(other)
-    assert {key for key in before if before[key] != after[key]} == {"weights", "fingerprint"}
+    assert {key for key in before if before[key] != after[key]} == {
+        "weights",
+        "fingerprint",
+    }
 
 
 def test_a_fingerprint_file_is_checked(tmp_path: Path) -> None:

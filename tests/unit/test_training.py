@@ -9,7 +9,7 @@ from distillery.batches import TrainingSet
 from distillery.errors import DistilleryError, ModelError
 from distillery.features import PackedFeatures
 from distillery.objectives import TranscriptObjective
-from distillery.params import SeparableConvParams, TrainingParams
+from distillery.params import SeparableConvParams, SpecAugmentParams, TrainingParams
 from distillery.students import STUDENTS
 from distillery.text import Vocabulary
 from distillery.training import Curves, Trainer, Validation, choose_device
@@ -26,7 +26,9 @@ def packed(texts: list[str], seed: int = 0) -> PackedFeatures:
     for text in texts:
         frames = random.normal(0, 0.1, (10 * len(text) + 10, NUM_MELS))
         for position, character in enumerate(text):
-            frames[10 * position + 4 : 10 * position + 12, 2 * "ab ".index(character)] += 2
+            frames[
+                10 * position + 4 : 10 * position + 12, 2 * "ab ".index(character)
+            ] += 2
         parts.append(frames.astype(np.float16))
     offsets = np.cumsum([0, *map(len, parts)])
     return PackedFeatures(np.concatenate(parts), offsets)
@@ -46,7 +48,11 @@ def validation() -> Validation:
 def trainer(folder: Path, params: TrainingParams, **changes) -> Trainer:
     torch.manual_seed(params.seed)
     architecture = SeparableConvParams(
-        type="separable_conv", channels=16, num_blocks=1, kernel_size=5, time_reduction=2
+        type="separable_conv",
+        channels=16,
+        num_blocks=1,
+        kernel_size=5,
+        time_reduction=2,
     )
     network = STUDENTS["separable_conv"](architecture, NUM_MELS, len(VOCABULARY))
     return Trainer(
@@ -70,7 +76,8 @@ PARAMS = TrainingParams(num_epochs=6, learning_rate=1e-2, num_threads=1)
 
 
 def test_it_learns_and_keeps_the_best_epochs_weights(tmp_path: Path) -> None:
-    run = trainer(tmp_path, PARAMS.model_copy(update={"num_epochs": 40}))
+    no_masks = SpecAugmentParams(num_time_masks=0, num_frequency_masks=0)
+    run = trainer(tmp_path, PARAMS.model_copy(update={"num_epochs": 40, "specaugment": no_masks}))
     result = run.fit()
     assert result.best_wer < 0.3
     assert run.validate() == pytest.approx(result.best_wer)
@@ -94,7 +101,8 @@ def test_equal_inputs_give_equal_weights(tmp_path: Path) -> None:
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     one, two = (
-        trainer(tmp_path / str(seed), PARAMS.model_copy(update={"seed": seed})) for seed in (0, 1)
+        trainer(tmp_path / str(seed), PARAMS.model_copy(update={"seed": seed}))
+        for seed in (0, 1)
     )
     one.fit(), two.fit()
     assert not torch.equal(one.network.output.weight, two.network.output.weight)
@@ -123,7 +131,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) 
     assert result.num_epochs == 6
     expected, found = weights_of(unbroken), weights_of(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    strip = lambda path: [  # noqa: E731
+    strip = lambda path: [
         (row["key"], row["value"], row["step"])
         for row in map(json.loads, (path / "curves.jsonl").read_text().splitlines())
     ]
@@ -132,12 +140,16 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) 
 
 def test_a_damaged_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "run.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(ModelError, match=r"run\.pt: cannot be resumed from .* delete this file"):
+    with pytest.raises(
+        ModelError, match=r"run\.pt: cannot be resumed from .* delete this file"
+    ):
         trainer(tmp_path, PARAMS).fit()
 
 
 def test_patience_ends_training_early(tmp_path: Path) -> None:
-    params = PARAMS.model_copy(update={"num_epochs": 50, "patience": 2, "learning_rate": 1e-9})
+    params = PARAMS.model_copy(
+        update={"num_epochs": 50, "patience": 2, "learning_rate": 1e-9}
+    )
     run = trainer(tmp_path, params)
     run.validate = lambda: 1.0 + run.epoch  # type: ignore[method-assign]  # ever worse
     assert run.fit().num_epochs == 3
@@ -151,7 +163,9 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     def nonsense(log_probs, lengths, batch):
         return {"loss": log_probs.sum() * float("nan")}
 
-    with pytest.raises(DistilleryError, match="training loss is nan in epoch 1, expected"):
+    with pytest.raises(
+        DistilleryError, match="training loss is nan in epoch 1, expected"
+    ):
         trainer(tmp_path, PARAMS, objective=nonsense).fit()
 
 

@@ -137,7 +137,11 @@ def test_an4_and_fsdd_unpack_into_the_source_folder(tmp_path: Path) -> None:
 def test_librispeech_unpacks_part_by_part(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for part in ("dev-clean", "test-clean"):
-        make_archive(tmp_path / f"{part}.tar.gz", f"LibriSpeech/{part}/1/2/x", "LibriSpeech/README")
+        make_archive(
+            tmp_path / f"{part}.tar.gz",
+            f"LibriSpeech/{part}/1/2/x",
+            "LibriSpeech/README",
+        )
         checksum = sha256(tmp_path / f"{part}.tar.gz")
         download_librispeech(source, part, tmp_path.as_uri(), checksum)
         assert (source / "LibriSpeech" / part / "1/2/x").is_file()

@@ -58,7 +58,13 @@ def test_a_missing_corpus_is_downloaded_when_allowed(tmp_path: Path, params) -> 
     def download(source: Path) -> None:
         (source / "etc").mkdir(parents=True)
 
-    require(tmp_path / "x/etc", params("an4", download=True), tmp_path / "x", "etc/", download)
+    require(
+        tmp_path / "x/etc",
+        params("an4", download=True),
+        tmp_path / "x",
+        "etc/",
+        download,
+    )
     assert (tmp_path / "x/etc").is_dir()
 
 

@@ -10,7 +10,11 @@ from distillery.errors import CorpusError
 
 @pytest.fixture
 def source(tmp_path: Path, write_recording) -> Path:
-    for part, speaker in (("train-clean-100", 19), ("dev-clean", 84), ("test-clean", 61)):
+    for part, speaker in (
+        ("train-clean-100", 19),
+        ("dev-clean", 84),
+        ("test-clean", 61),
+    ):
         chapter = tmp_path / "LibriSpeech" / part / str(speaker) / "7"
         for number in range(2):
             write_recording(chapter / f"{speaker}-7-{number:04d}.flac", 0.1, seed=number)

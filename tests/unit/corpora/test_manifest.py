@@ -53,11 +53,29 @@ KINDS = ["m.csv", "m.tsv", "m.jsonl", "m.parquet"]
 @pytest.mark.parametrize("name", KINDS)
 def test_every_kind_of_file_is_read_alike(read: Read, name: str) -> None:
     first, second = read(
-        {"path": "a.wav", "text": "Ünï", "speaker": "anna", "split": "test", "utterance_id": "x"},
-        {"path": "sub/c.wav", "text": "", "speaker": "", "split": "", "utterance_id": "y.z-1"},
+        {
+            "path": "a.wav",
+            "text": "Ünï",
+            "speaker": "anna",
+            "split": "test",
+            "utterance_id": "x",
+        },
+        {
+            "path": "sub/c.wav",
+            "text": "",
+            "speaker": "",
+            "split": "",
+            "utterance_id": "y.z-1",
+        },
         name=name,
     )
-    assert (first.utterance_id, first.text, first.speaker, first.split, first.source_path) == (
+    assert (
+        first.utterance_id,
+        first.text,
+        first.speaker,
+        first.split,
+        first.source_path,
+    ) == (
         "x",
         "Ünï",
         "anna",
@@ -149,7 +167,12 @@ def test_a_segment_may_end_a_rounding_after_the_file(read: Read) -> None:
 def test_a_segment_past_the_end_is_refused_when_decoded(
     read: Read, offset: float, duration: float | None
 ) -> None:
-    line = {"audio_filepath": "a.wav", "text": "go", "offset": offset, "duration": duration}
+    line = {
+        "audio_filepath": "a.wav",
+        "text": "go",
+        "offset": offset,
+        "duration": duration,
+    }
     (recording,) = read(line, name="m.jsonl")
     with pytest.raises(AudioError, match=r"a\.wav: the segment covers .* the file holds 0\.500 s"):
         recording.decode()
@@ -193,9 +216,17 @@ def test_an_unknown_kind_of_file_is_named(source: Path, params) -> None:
         ("m.csv", b"path,text\na.wav,caf\xe9\n", "cannot be read.*UTF-8"),
         ("m.csv", b'path,text\na.wav,"go\n', "cannot be read"),
         ("m.parquet", b"PAR1 but no more", "cannot be read"),
-        ("m.csv", b"path,text\na.wav,go\nb.wav,go,now\n", "row 3: holds 3 cells, expected 2"),
+        (
+            "m.csv",
+            b"path,text\na.wav,go\nb.wav,go,now\n",
+            "row 3: holds 3 cells, expected 2",
+        ),
         ("m.csv", b"path,text\na.wav\n", "row 2: holds 1 cells, expected 2"),
-        ("m.jsonl", b'{"path": "a.wav", "text": "go"}\n{"path"\n', "row 2: not valid JSON"),
+        (
+            "m.jsonl",
+            b'{"path": "a.wav", "text": "go"}\n{"path"\n',
+            "row 2: not valid JSON",
+        ),
         ("m.jsonl", b'["a.wav", "go"]\n', "row 1: holds list, expected an object"),
     ],
 )

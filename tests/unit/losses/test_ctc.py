@@ -26,7 +26,9 @@ def probability_by_enumeration(log_probs: torch.Tensor, labels: list[int]) -> fl
 
 def random_log_probs(batch: int, frames: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(batch, frames, 3, generator=generator, dtype=torch.float64).log_softmax(-1)
+    return torch.randn(
+        batch, frames, 3, generator=generator, dtype=torch.float64
+    ).log_softmax(-1)
 
 
 @pytest.mark.parametrize("labels", [[1], [1, 2], [1, 1], [2, 1, 2]])
@@ -34,7 +36,10 @@ def test_it_equals_the_sum_over_all_paths(labels: list[int]) -> None:
     log_probs = random_log_probs(1, 4)
     expected = -math.log(probability_by_enumeration(log_probs[0], labels)) / len(labels)
     value = LOSS(
-        log_probs, torch.tensor([4]), torch.tensor([labels]), torch.tensor([len(labels)])
+        log_probs,
+        torch.tensor([4]),
+        torch.tensor([labels]),
+        torch.tensor([len(labels)]),
     )
     assert value.item() == pytest.approx(expected)
 
@@ -55,7 +60,10 @@ def test_padding_does_not_change_the_loss() -> None:
     labels, label_lengths = torch.tensor([[1, 2], [2, 0]]), torch.tensor([2, 1])
     pad = torch.nn.functional.pad
     padded = LOSS(
-        pad(log_probs, (0, 0, 0, 3), value=-1.0), lengths, pad(labels, (0, 2)), label_lengths
+        pad(log_probs, (0, 0, 0, 3), value=-1.0),
+        lengths,
+        pad(labels, (0, 2)),
+        label_lengths,
     )
     assert padded.item() == pytest.approx(
         LOSS(log_probs, lengths, labels, label_lengths).item()
@@ -64,7 +72,9 @@ def test_padding_does_not_change_the_loss() -> None:
 
 def test_an_utterance_with_too_few_frames_gives_zero_not_infinity() -> None:
     log_probs = random_log_probs(1, 2)
-    value = LOSS(log_probs, torch.tensor([2]), torch.tensor([[1, 1]]), torch.tensor([2]))
+    value = LOSS(
+        log_probs, torch.tensor([2]), torch.tensor([[1, 1]]), torch.tensor([2])
+    )
     assert value.item() == 0.0
 
 
@@ -72,5 +82,6 @@ def test_the_gradient_is_right() -> None:
     scores = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     lengths, labels = torch.tensor([4, 3]), torch.tensor([[1, 2], [2, 0]])
     assert torch.autograd.gradcheck(
-        lambda s: LOSS(s.log_softmax(-1), lengths, labels, torch.tensor([2, 1])), (scores,)
+        lambda s: LOSS(s.log_softmax(-1), lengths, labels, torch.tensor([2, 1])),
+        (scores,),
     )

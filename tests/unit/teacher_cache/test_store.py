@@ -9,7 +9,12 @@ from distillery.teacher_cache.namespace import Namespace
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
 
-TEACHER = {"weights": "w1", "tokens": "t1", "preprocessing": {"mels": 8}, "fingerprint": "f1"}
+TEACHER = {
+    "weights": "w1",
+    "tokens": "t1",
+    "preprocessing": {"mels": 8},
+    "fingerprint": "f1",
+}
 
 
 def namespace(**changes) -> Namespace:
@@ -25,7 +30,9 @@ def namespace(**changes) -> Namespace:
 def entry(key: str, frames: int = 5) -> Entry:
     random = np.random.default_rng(len(key) + frames)
     scores = random.normal(0, 2, (frames, 3)).astype(np.float32)
-    return Entry(key, scores - np.log(np.exp(scores).sum(1, keepdims=True)), f"text {key}", 0.9)
+    return Entry(
+        key, scores - np.log(np.exp(scores).sum(1, keepdims=True)), f"text {key}", 0.9
+    )
 
 
 def filled(root: Path, keys: list[str]) -> TeacherCache:
@@ -48,7 +55,9 @@ def test_what_was_put_in_comes_out(tmp_path: Path) -> None:
 def test_missing_keys_are_named_once_in_order(tmp_path: Path) -> None:
     cache = filled(tmp_path, ["k1"])
     assert cache.missing(["k3", "k1", "k2", "k3"]) == ["k3", "k2"]
-    with pytest.raises(CacheMismatch, match=r"2 utterances are not in it .*k3, k2.* run make cache"):
+    with pytest.raises(
+        CacheMismatch, match=r"2 utterances are not in it .*k3, k2.* run make cache"
+    ):
         cache.require(["k3", "k1", "k2"])
     with pytest.raises(CacheMismatch, match="1 utterances are not in it"):
         cache.log_probs("k9")
@@ -56,7 +65,9 @@ def test_missing_keys_are_named_once_in_order(tmp_path: Path) -> None:
 
 def test_a_second_shard_adds_and_leaves_the_first_alone(tmp_path: Path) -> None:
     cache = filled(tmp_path, ["k1"])
-    before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in cache.folder.iterdir()}
+    before = {
+        p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in cache.folder.iterdir()
+    }
     with cache.writing() as writer:
         writer.add(entry("k2"))
     assert len(cache) == 2
@@ -81,7 +92,9 @@ def test_a_shard_without_index_does_not_exist(tmp_path: Path) -> None:
     assert len(TeacherCache(cache.folder)) == 0
 
 
-def test_leftovers_of_a_dead_writer_are_removed_and_a_living_ones_kept(tmp_path: Path) -> None:
+def test_leftovers_of_a_dead_writer_are_removed_and_a_living_ones_kept(
+    tmp_path: Path,
+) -> None:
     cache = filled(tmp_path, ["k1"])
     dead = cache.folder / ".open-999999999.tmp"
     alive = cache.folder / f".open-{os.getppid()}.tmp"
@@ -100,7 +113,9 @@ def test_a_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
     data.write_bytes(content)
     fresh = TeacherCache(cache.folder)
     fresh.log_probs("k1")
-    with pytest.raises(CacheError, match=rf"{data.name}: utterance k2 does not match its checksum"):
+    with pytest.raises(
+        CacheError, match=rf"{data.name}: utterance k2 does not match its checksum"
+    ):
         fresh.log_probs("k2")
 
 
@@ -132,7 +147,9 @@ def test_any_changed_field_is_another_namespace(tmp_path: Path, changes) -> None
 
 def test_another_teacher_is_refused_with_the_field_that_differs() -> None:
     namespace().check_teacher(TEACHER)
-    with pytest.raises(CacheMismatch, match='weights is "w1", the present one\'s is "w2"'):
+    with pytest.raises(
+        CacheMismatch, match='weights is "w1", the present one\'s is "w2"'
+    ):
         namespace().check_teacher({**TEACHER, "weights": "w2"})
 
 
@@ -146,14 +163,18 @@ def test_the_manifest_digest_depends_on_content_not_on_shards(tmp_path: Path) ->
 
 
 def test_the_current_namespace_is_the_one_made_current(tmp_path: Path) -> None:
-    with pytest.raises(CacheError, match="current.json: missing or unreadable; run make cache"):
+    with pytest.raises(
+        CacheError, match="current.json: missing or unreadable; run make cache"
+    ):
         TeacherCache.open_current(tmp_path)
     filled(tmp_path, ["k1"]).make_current()
     assert len(TeacherCache.open_current(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"digest": "x"}'])
-def test_a_namespace_without_a_readable_description_is_an_error(tmp_path: Path, content) -> None:
+def test_a_namespace_without_a_readable_description_is_an_error(
+    tmp_path: Path, content
+) -> None:
     cache = filled(tmp_path, ["k1"])
     path = cache.folder / "namespace.json"
     path.unlink() if content is None else path.write_text(content)

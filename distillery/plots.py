@@ -1,0 +1,189 @@
+"""The pictures of an evaluation, as PNG files.
+
+Every function takes rows as `evaluation` makes them. Rates are fractions in the data and
+percentages in the pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from distillery.results import label
+
+Row = Mapping[str, Any]
+
+DOTS_PER_INCH = 120
+MAX_SPEAKERS = 40
+COLOURS = {"teacher": "#4d4d4d", "student": "#0072b2", "control": "#d55e00"}
+MARKERS = {"teacher": "s", "student": "o", "control": "^"}
+LINE_STYLES = ("-", "--", ":", "-.")
+ERROR_COLOURS = {
+    "substitutions": "#0072b2",
+    "deletions": "#e69f00",
+    "insertions": "#009e73",
+}
+
+
+def plot_learning_curves(
+    curves: Mapping[str, Sequence[Row]], rows: Sequence[Row], path: Path
+) -> None:
+    """Draw training loss and validation WER against the step.
+
+    Args:
+        curves: of each model, rows of `key`, `value` and `step`.
+        rows: the models, in the order of the legend.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    loss_axes, wer_axes = figure.subplots(1, 2)
+    panels = ((loss_axes, "train/loss", 1.0), (wer_axes, "valid/wer", 100.0))
+    for axes, key, scale in panels:
+        for row, style in zip(rows, _line_styles(rows), strict=True):
+            points = [point for point in curves[row["model"]] if point["key"] == key]
+            steps = [point["step"] for point in points]
+            values = [scale * point["value"] for point in points]
+            colour = COLOURS[row["role"]]
+            few = "." if len(points) < 3 else ""
+            axes.plot(
+                steps,
+                values,
+                color=colour,
+                linestyle=style,
+                marker=few,
+                label=label(row),
+            )
+        axes.set_xlabel("training step")
+        axes.grid(alpha=0.3)
+    loss_axes.set_ylabel("training loss (nats)")
+    loss_axes.set_title("Training loss; students and controls minimise different sums")
+    wer_axes.set_ylabel("word error rate on the validation split (%)")
+    wer_axes.set_title("Validation WER; the best epoch is kept")
+    wer_axes.set_ylim(bottom=0)
+    wer_axes.legend()
+    _save(figure, path)
+
+
+def plot_wer_against_size(rows: Sequence[Row], confidence: float, path: Path) -> None:
+    """Draw test WER, with intervals, against the number of parameters."""
+    figure, axes = _scatter(rows, "parameters", confidence)
+    axes.set_xlabel("parameters (log scale)")
+    axes.set_title("Test WER against model size; lower left is better")
+    _save(figure, path)
+
+
+def plot_wer_against_speed(rows: Sequence[Row], confidence: float, path: Path) -> None:
+    """Draw test WER, with intervals, against the real-time factor."""
+    figure, axes = _scatter(rows, "real_time_factor", confidence)
+    axes.set_xlabel(
+        f"real-time factor: computing seconds per second of audio (log scale)\n{rows[0]['device']}"
+    )
+    axes.set_title("Test WER against cost of recognition; lower left is better")
+    _save(figure, path)
+
+
+def plot_error_counts(rows: Sequence[Row], path: Path) -> None:
+    """Draw what the WER of each model consists of."""
+    figure = Figure(figsize=(8, 1.6 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    labels = [label(row) for row in rows]
+    starts = [0.0] * len(rows)
+    for kind, colour in ERROR_COLOURS.items():
+        shares = [100 * row[kind] / row["words"] for row in rows]
+        axes.barh(labels, shares, left=starts, color=colour, label=kind)
+        starts = [start + share for start, share in zip(starts, shares, strict=True)]
+    for position, (row, end) in enumerate(zip(rows, starts, strict=True)):
+        counts = f" {row['substitutions']} + {row['deletions']} + {row['insertions']}"
+        axes.text(end, position, counts, va="center", fontsize=9)
+    axes.set_xlim(0, max([*starts, 1e-3]) * 1.25)  # room for the numbers
+    axes.invert_yaxis()
+    axes.set_xlabel(f"errors per 100 words ({rows[0]['words']} test words; counts at the bars)")
+    axes.set_title("Substitutions, deletions and insertions on the test split")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2 - 0.5 / len(rows)), ncols=3)
+    _save(figure, path)
+
+
+def plot_wer_by_speaker(rows: Sequence[Row], per_speaker: pd.DataFrame, path: Path) -> None:
+    """Draw each test speaker's WER under every model, the hardest speakers on top.
+
+    Args:
+        rows: the models, in the order of the legend.
+        per_speaker: columns `model`, `speaker`, `utterances` and `wer`.
+        path: PNG file to write.
+    """
+    table = per_speaker.pivot(index="speaker", columns="model", values="wer") * 100
+    order = table.mean(axis=1).sort_values(ascending=False, kind="stable").index[:MAX_SPEAKERS]
+    utterances = per_speaker.groupby("speaker")["utterances"].first()
+    names = [f"{speaker} ({utterances[speaker]} utt.)" for speaker in order]
+    table = table.loc[order]
+    figure = Figure(figsize=(8, 1.8 + 0.28 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.hlines(names, table.min(axis=1), table.max(axis=1), color="#cccccc", zorder=1)
+    for row in rows:
+        axes.scatter(
+            table[row["model"]],
+            names,
+            color=COLOURS[row["role"]],
+            marker=MARKERS[row["role"]],
+            alpha=0.8,
+            label=label(row),
+            zorder=2,
+        )
+    axes.invert_yaxis()
+    axes.set_xlabel("word error rate on the test split (%)")
+    shown = f"the {len(names)} hardest of {per_speaker['speaker'].nunique()} speakers"
+    axes.set_title("WER by test speaker" + (f", {shown}" if len(utterances) > len(names) else ""))
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    _save(figure, path)
+
+
+def _scatter(rows: Sequence[Row], column: str, confidence: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for row in rows:
+        wer = 100 * row["wer"]
+        below, above = wer - 100 * row["wer_low"], 100 * row["wer_high"] - wer
+        axes.errorbar(
+            row[column],
+            wer,
+            yerr=[[max(0.0, below)], [max(0.0, above)]],
+            color=COLOURS[row["role"]],
+            marker=MARKERS[row["role"]],
+            capsize=4,
+            linestyle="none",
+        )
+        side = -1 if row["role"] == "control" else 1  # a control stands right beside its student
+        axes.annotate(
+            label(row),
+            (row[column], wer),
+            xytext=(9 * side, 0),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+            fontsize=9,
+        )
+    axes.set_xscale("log")
+    axes.margins(x=0.3)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(f"word error rate on the test split (%), {100 * confidence:g} % interval")
+    axes.grid(alpha=0.3)
+    return figure, axes
+
+
+def _line_styles(rows: Sequence[Row]) -> list[str]:
+    """Give a student and its control the same style; colours tell them apart."""
+    names = list(dict.fromkeys(row["name"] for row in rows if row["role"] != "teacher"))
+    return [
+        "-" if row["role"] == "teacher" else LINE_STYLES[names.index(row["name"]) % 4]
+        for row in rows
+    ]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})

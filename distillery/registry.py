@@ -1,0 +1,230 @@
+"""The model registry: one version per distinct student, and who is champion.
+
+A version is known by the md5 of the student's folder in DVC: the same bytes never become a second
+version. Aliases move under a lock, for MLflow's own moves are neither atomic nor exclusive.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distillery.bundle import write_bundle
+from distillery.errors import TrackingError
+from distillery.tracking import Tracking, file_lock
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+
+REGISTRY_LOCK = "scratch/registry.lock"
+CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
+MD5_TAG = "dvc.md5"
+BUNDLE_TAG = "bundle.sha256"
+TEST_TAG = "test.sha256"
+WER_TAG = "test.wer"
+# What a process needs to load a registered model; the library itself travels with it.
+RUNTIME_PACKAGES = (
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "soundfile",
+    "torch",
+    "torchaudio",
+    "tqdm",
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A student that may become a version."""
+
+    name: str
+    folder: Path
+    md5: str
+    run: str
+    description: str
+    tags: Mapping[str, str]
+    test_digest: str
+    test_wer: float
+    valid_wer: float
+    num_parameters: int
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which alias a version got, and why."""
+
+    version: str
+    alias: str
+    reason: str
+
+
+def register_version(tracking: Tracking, model_name: str, candidate: Candidate) -> str:
+    """Return the version that holds a student, created if no version holds these bytes yet."""
+    with file_lock(tracking.root / REGISTRY_LOCK):
+        _ensure_model(tracking, model_name)
+        version = find_version(tracking, model_name, candidate.md5)
+        created = version is None
+        if version is None:
+            version = _create_version(tracking, model_name, candidate)
+    number = str(version.version)
+    for name, value in {
+        "registered.version": number,
+        "registered.model": model_name,
+        "registered.reused": str(not created).lower(),
+    }.items():
+        tracking.client.set_tag(candidate.run, name, value)
+    return number
+
+
+def find_version(tracking: Tracking, model_name: str, md5: str) -> ModelVersion | None:
+    """Return the oldest version made from a DVC output, or None."""
+    found = tracking.client.search_model_versions(
+        f"name = '{model_name}' and tags.`{MD5_TAG}` = '{md5}'"
+    )
+    ready = [version for version in found if version.status == "READY"]
+    return min(ready, key=lambda version: int(version.version), default=None)
+
+
+def best_candidate(candidates: list[Candidate]) -> Candidate:
+    """Return the student of the lowest validation WER; of equals, the smaller one."""
+    return min(candidates, key=lambda item: (item.valid_wer, item.num_parameters, item.name))
+
+
+def decide(tracking: Tracking, model_name: str, version: str, candidate: Candidate) -> Verdict:
+    """Make a version champion if it beats the present one on the same test data.
+
+    Without a champion it becomes champion at once; otherwise the loser is `challenger`.
+    """
+    client = tracking.client
+    with file_lock(tracking.root / REGISTRY_LOCK):
+        aliases = client.get_registered_model(model_name).aliases
+        champion = aliases.get(CHAMPION)
+        if champion is None:
+            client.set_registered_model_alias(model_name, CHAMPION, version)
+            verdict = Verdict(version, CHAMPION, "the first champion")
+        elif str(champion) == version:
+            verdict = Verdict(version, CHAMPION, "it is the champion already")
+        else:
+            tags = client.get_model_version(model_name, str(champion)).tags
+            reason, wins = _compare(candidate, str(champion), tags)
+            if wins:
+                client.set_registered_model_alias(model_name, PREVIOUS, str(champion))
+                client.set_registered_model_alias(model_name, CHAMPION, version)
+            else:
+                client.set_registered_model_alias(model_name, CHALLENGER, version)
+            verdict = Verdict(version, CHAMPION if wins else CHALLENGER, reason)
+        if verdict.alias == CHAMPION and str(aliases.get(CHALLENGER)) == version:
+            client.delete_registered_model_alias(model_name, CHALLENGER)
+    client.set_model_version_tag(model_name, version, "verdict", verdict.alias)
+    client.set_model_version_tag(model_name, version, "verdict.reason", verdict.reason)
+    return verdict
+
+
+def _compare(candidate: Candidate, champion: str, tags: Mapping[str, str]) -> tuple[str, bool]:
+    if tags.get(TEST_TAG) != candidate.test_digest:
+        return f"version {champion} was tested on other data, so they cannot be compared", False
+    if WER_TAG not in tags:
+        return f"version {champion} bears no test WER to compare with", False
+    former = float(tags[WER_TAG])
+    wins = candidate.test_wer < former
+    relation = "below" if wins else "not below"
+    return (
+        f"test WER {candidate.test_wer:.2%} is {relation} the {former:.2%} of version {champion}",
+        wins,
+    )
+
+
+def _ensure_model(tracking: Tracking, model_name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        tracking.client.create_registered_model(
+            model_name, description="Speech recognisers distilled from a teacher."
+        )
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _create_version(tracking: Tracking, model_name: str, candidate: Candidate) -> ModelVersion:
+    import mlflow
+
+    package = Path(__file__).parent
+    with tempfile.TemporaryDirectory() as temporary:
+        bundle = Path(temporary) / "model"
+        digest = write_bundle(candidate.folder, bundle)
+        with mlflow.start_run(run_id=candidate.run):
+            info = mlflow.pyfunc.log_model(
+                name=candidate.name,
+                python_model=str(package / "serving_model.py"),
+                artifacts={"model": str(bundle)},
+                code_paths=[str(package)],
+                pip_requirements=requirements(),
+            )
+    tags = {
+        **candidate.tags,
+        MD5_TAG: candidate.md5,
+        BUNDLE_TAG: digest,
+        TEST_TAG: candidate.test_digest,
+        WER_TAG: repr(candidate.test_wer),
+        "valid.wer": repr(candidate.valid_wer),
+        "student": candidate.name,
+    }
+    return tracking.client.create_model_version(
+        model_name,
+        info.model_uri,
+        candidate.run,
+        tags=tags,
+        description=candidate.description,
+        model_id=info.model_id,
+    )
+
+
+def requirements() -> list[str]:
+    """Return the packages that a registered model needs, at the versions installed here."""
+    return [f"{name}=={importlib.metadata.version(name)}" for name in RUNTIME_PACKAGES]
+
+
+def version_folder(tracking: Tracking, model_uri: str) -> tuple[Path, str | None]:
+    """Return where a registered model's bundle lies, fetched if it is remote, and its digest.
+
+    Args:
+        tracking: the connection.
+        model_uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    Raises:
+        TrackingError: there is no such model, version or alias.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    name, separator, alias = model_uri.removeprefix("models:/").partition("@")
+    number = ""
+    if not separator:
+        name, _, number = name.partition("/")
+    try:
+        client = tracking.client
+        version = (
+            client.get_model_version_by_alias(name, alias)
+            if separator
+            else client.get_model_version(name, number)
+        )
+    except MlflowException as error:
+        raise TrackingError(
+            f"{model_uri}: not in the registry ({error.message}); run make run, or see which models "
+            "there are with make ui"
+        ) from error
+    with tracking.explained():
+        folder = mlflow.artifacts.download_artifacts(
+            f"models:/{name}/{version.version}", tracking_uri=tracking.uri
+        )
+    return Path(folder) / "artifacts" / "model", version.tags.get(BUNDLE_TAG)

@@ -1,0 +1,296 @@
+"""MLflow: the store, its runs, and learning curves that may be sent any number of times.
+
+With `distillery/serving_model.py`, which MLflow loads by itself, the only module that imports
+mlflow, and it does so late: the import takes seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from distillery.errors import TrackingError
+from distillery.params import ObjectiveParams, RegisterParams
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow import MlflowClient
+
+DATABASE_FILE = "mlflow.db"
+ARTIFACTS_FOLDER = "mlartifacts"
+CREATION_LOCK = "scratch/mlflow.lock"
+MODEL_TAG = "distillery.model"
+PARENT_TAG = "mlflow.parentRunId"
+METRICS_PER_BATCH = 1000
+PARAMS_PER_BATCH = 100
+MIN_DIGITS_OF_MD5 = 6
+
+logger = logging.getLogger(__name__)
+
+
+class Point(NamedTuple):
+    """One value of a learning curve."""
+
+    key: str
+    value: float
+    step: int
+    timestamp: int  # milliseconds since 1970
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set that a run used."""
+
+    name: str
+    digest: str
+    context: str  # training, validation or test
+    path: str
+    profile: Mapping[str, Any] = field(default_factory=dict)
+
+
+def tracking_uri(settings: RegisterParams, root: Path) -> str:
+    """Return where runs go: what params.yaml says, else a database in the workspace."""
+    return settings.tracking_uri or f"sqlite:///{root.resolve() / DATABASE_FILE}"
+
+
+def without_credentials(uri: str) -> str:
+    """Return a URI without the user and password that it may hold."""
+    return re.sub(r"(?<=://)[^/@]*@", "", uri)
+
+
+def run_name(student: str, objective: ObjectiveParams | None, md5: str = "") -> str:
+    """Return the name of a student's run, `conv-T2-share0.5-1a2b3c`; None stands for a control."""
+    parts = [student]
+    if objective is None:
+        parts.append("control")
+    else:
+        if objective.teacher_share > 0 and objective.frame.weight > 0:
+            is_kl = objective.frame.type == "kl"
+            parts.append(f"T{objective.frame.temperature:g}" if is_kl else objective.frame.type)
+        parts.append(f"share{objective.teacher_share:g}")
+    return "-".join([*parts, md5[:MIN_DIGITS_OF_MD5]] if md5 else parts)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested settings under dotted names, as text; lists are JSON."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            is_list = isinstance(value, list | tuple)
+            flat[f"{prefix}{name}"] = json.dumps(value) if is_list else str(value)
+    return flat
+
+
+class CurveFile:
+    """A growing JSONL file of curve points, read piece by piece.
+
+    Only whole lines count. A stage that goes on after a kill writes its file anew, so what was read
+    before is compared: when it no longer stands at the file's start, all is read again.
+    """
+
+    def __init__(self, path: Path, prefix: str = "") -> None:
+        self.path = path
+        self.prefix = prefix
+        self._seen = b""
+
+    def read(self) -> tuple[list[Point], bytes]:
+        """Return the points not yet taken, and what to hand to `taken` once they are safe."""
+        try:
+            content = self.path.read_bytes()
+        except FileNotFoundError:
+            content = b""
+        content = content[: content.rfind(b"\n") + 1]
+        start = len(self._seen) if content.startswith(self._seen) else 0
+        return [self._point(line) for line in content[start:].splitlines()], content
+
+    def taken(self, content: bytes) -> None:
+        """Remember that everything up to here has arrived."""
+        self._seen = content
+
+    def _point(self, line: bytes) -> Point:
+        row = json.loads(line)
+        return Point(
+            self.prefix + row["key"], float(row["value"]), int(row["step"]), int(row["timestamp"])
+        )
+
+
+@contextlib.contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turn whatever MLflow and its stores raise into a TrackingError that says what to do."""
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise TrackingError(
+            f"MLflow at {without_credentials(uri)}: {without_credentials(reason)}; the results are "
+            "safe in the workspace. Start the server, or correct register.tracking_uri, and run "
+            "make register"
+        ) from error
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[None]:
+    """Let one process at a time into the block."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Tracking:
+    """An MLflow experiment, and the runs we write into it."""
+
+    def __init__(self, settings: RegisterParams, root: Path) -> None:
+        """Connect, and create store and experiment if they are not there yet.
+
+        Raises:
+            TrackingError: the store cannot be reached or refuses.
+        """
+        import mlflow
+
+        self.uri = tracking_uri(settings, root)
+        self.root = root
+        with explained(self.uri):
+            mlflow.set_tracking_uri(self.uri)
+            mlflow.set_registry_uri(self.uri)
+            self.client: MlflowClient = mlflow.MlflowClient(self.uri, self.uri)
+            # Two processes that create one database at a time break it.
+            with file_lock(root / CREATION_LOCK):
+                self.experiment_id = self._experiment(settings)
+
+    def _experiment(self, settings: RegisterParams) -> str:
+        found = self.client.get_experiment_by_name(settings.experiment)
+        if found is not None and found.lifecycle_stage == "active":
+            return str(found.experiment_id)
+        if found is not None:
+            raise TrackingError(
+                f"MLflow experiment {settings.experiment!r}: was deleted; restore it in MLflow, or "
+                "choose another name for register.experiment"
+            )
+        location = None
+        if settings.tracking_uri is None:
+            location = (self.root.resolve() / ARTIFACTS_FOLDER).as_uri()
+        return str(self.client.create_experiment(settings.experiment, location))
+
+    def explained(self) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which MLflow's errors become a TrackingError."""
+        return explained(self.uri)
+
+    def create_run(self, name: str, tags: Mapping[str, str]) -> str:
+        """Create a run and return its id."""
+        run = self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name)
+        return str(run.info.run_id)
+
+    def child(self, parent: str, model: str, name: str) -> str:
+        """Return the id of a parent's run for one model, created on first need.
+
+        Args:
+            parent: the parent's run id.
+            model: which model, such as `students/conv`.
+            name: the run's name if it must be created.
+        """
+        found = self.client.search_runs(
+            [self.experiment_id],
+            f"tags.`{PARENT_TAG}` = '{parent}' and tags.`{MODEL_TAG}` = '{model}'",
+            max_results=1,
+        )
+        if found:
+            return str(found[0].info.run_id)
+        return self.create_run(name, {PARENT_TAG: parent, MODEL_TAG: model})
+
+    def is_open(self, run: str) -> bool:
+        """Return whether a run exists here and has not ended."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            info = self.client.get_run(run).info
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return info.lifecycle_stage == "active" and info.status == "RUNNING"
+
+    def end_run(self, run: str, status: str = "FINISHED") -> None:
+        """End a run and its children that are still open."""
+        children = self.client.search_runs(
+            [self.experiment_id], f"tags.`{PARENT_TAG}` = '{run}'", max_results=1000
+        )
+        for child in children:
+            if child.info.status == "RUNNING":
+                self.client.set_terminated(child.info.run_id, status)
+        self.client.set_terminated(run, status)
+
+    def log_points(self, run: str, points: Sequence[Point]) -> None:
+        """Log curve points; the same points again change nothing."""
+        from mlflow.entities import Metric
+
+        metrics = [Metric(*point) for point in points]
+        for start in range(0, len(metrics), METRICS_PER_BATCH):
+            self.client.log_batch(run, metrics=metrics[start : start + METRICS_PER_BATCH])
+
+    def log_values(
+        self,
+        run: str,
+        *,
+        params: Mapping[str, str],
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str],
+    ) -> None:
+        """Log settings, final metrics and tags of a run."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        now = int(time.time() * 1000)
+        items = [Param(name, value) for name, value in params.items()]
+        for start in range(PARAMS_PER_BATCH, len(items), PARAMS_PER_BATCH):
+            self.client.log_batch(run, params=items[start : start + PARAMS_PER_BATCH])
+        self.client.log_batch(
+            run,
+            metrics=[Metric(name, value, now, 0) for name, value in metrics.items()],
+            params=items[:PARAMS_PER_BATCH],
+            tags=[RunTag(name, value) for name, value in tags.items()],
+        )
+
+    def log_data(self, run: str, sources: Sequence[DataSource]) -> None:
+        """Name the data sets that a run used, with their digests."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        self.client.log_inputs(
+            run,
+            [
+                DatasetInput(
+                    Dataset(
+                        name=source.name,
+                        digest=source.digest,
+                        source_type="local",
+                        source=json.dumps({"uri": source.path}),
+                        profile=json.dumps(dict(source.profile)),
+                    ),
+                    [
+                        InputTag("mlflow.data.context", source.context),
+                        InputTag("dvc.path", source.path),
+                        InputTag("dvc.md5", source.digest),
+                    ],
+                )
+                for source in sources
+            ],
+        )
+
+    def log_table(self, run: str, table: pd.DataFrame, name: str) -> None:
+        """Log a table that MLflow's pages can show and filter; the same name is replaced."""
+        self.client.log_text(run, table.to_json(orient="split", index=False), name)
+        entry = json.dumps([{"path": name, "type": "table"}])
+        self.client.set_tag(run, "mlflow.loggedArtifacts", entry)

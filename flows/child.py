@@ -1,0 +1,19 @@
+"""Run a Python module that dies with the process that started it: python -m flows.child NAME …"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from tasks.stage import die_with_parent
+
+
+def main() -> None:
+    """Become the module named first, with the arguments that follow."""
+    die_with_parent()
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Settings of Prefect, DVC and MLflow that this project wants, where the user set none.
+
+Telemetry of all three is off. Call `apply` before the first import of any of them.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+DEFAULTS = {
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # the word: MLflow does not take "1"
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default one call to a dead server takes minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "PREFECT_LOGGING_LEVEL": "INFO",
+    "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default is a pickle
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+}
+
+
+def apply(root: Path) -> None:
+    """Set what is not set yet, for this process and its children."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("PREFECT_HOME", str(root / ".prefect"))
+
+
+def for_stages() -> dict[str, str]:
+    """Return the environment of a stage's process: this Python first, lines at once, calm bars."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join(folders),
+        "PYTHONUNBUFFERED": "1",
+        "SHELL": "/bin/sh",  # DVC starts stages through it; it replaces itself by the stage
+        "TQDM_MININTERVAL": "5",
+        "TQDM_NCOLS": "80",
+    }

@@ -1,0 +1,300 @@
+"""Stages through DVC: is one up to date, run it, and believe the result only after a look.
+
+`dvc repro` may return 0 although outputs did not reach its cache (full disk), and a crash can
+leave a truncated dvc.lock. So a stage counts as done when dvc.lock reads well and DVC's own status
+of the stage is empty. DVC must be asked from the main thread only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import yaml
+
+from distillery.errors import BusyError, ParamsError, StageError
+from distillery.files import write_bytes
+from distillery.params import PARAMS_FILE, Params
+from flows import environment
+from tasks.stage import PIPELINE_FILE, look_up
+
+STAGES = ("prepare", "teacher", "cache", "distill", "evaluate")
+LOCK_FILE = "dvc.lock"
+WORKSPACE_LOCK = ".dvc/tmp/distillery.lock"
+KEPT_LINES = 30
+BAR_INTERVAL_SECONDS = 5.0
+TERMINATION_SECONDS = 10.0
+BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
+RESTORED_SIGN = "is cached - skipping run"
+
+Outcome = Literal["unchanged", "ran", "restored"]
+Emit = Callable[[str], None]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """What became of one stage."""
+
+    target: str
+    outcome: Outcome
+    seconds: float
+
+
+def targets(params: Params, stage: str) -> list[str]:
+    """Return DVC's names of one stage: for `distill` one per student."""
+    if stage == "distill":
+        return [f"distill@{name}" for name in params.distill.students]
+    return [stage]
+
+
+def check_followed_settings(root: Path) -> None:
+    """Make sure that params.yaml holds every key that dvc.yaml names.
+
+    DVC follows settings by name in the file and knows no defaults.
+
+    Raises:
+        ParamsError: keys are missing; the message lists them.
+    """
+    pipeline = yaml.safe_load((root / PIPELINE_FILE).read_text(encoding="utf-8"))["stages"]
+    values = yaml.safe_load((root / PARAMS_FILE).read_text(encoding="utf-8"))
+    names = [
+        name
+        for spec in pipeline.values()
+        for name in spec.get("do", spec).get("params", [])
+        if "${" not in name
+    ]
+    if missing := [name for name in dict.fromkeys(names) if look_up(values, name) is None]:
+        raise ParamsError(
+            f"{root / PARAMS_FILE}: {', '.join(missing)} not set, but DVC follows "
+            "these by name; write them out (a section of defaults is {})"
+        )
+
+
+@contextlib.contextmanager
+def workspace_lock(root: Path) -> Iterator[None]:
+    """Own the workspace until the block ends; the kernel frees it when the process dies.
+
+    Raises:
+        BusyError: another run owns it.
+    """
+    path = root / WORKSPACE_LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise BusyError(f"already running: pid {file.read().strip()}") from None
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")
+        file.flush()
+        yield
+
+
+def changed_targets(root: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Return DVC's status of some stages: those that are up to date are absent.
+
+    Raises:
+        BusyError: another DVC process works here.
+        StageError: DVC cannot tell, for instance because dvc.lock is damaged.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.lock import LockError
+    from dvc.repo import Repo
+
+    use_git_if_present(root)
+    try:
+        with Repo(str(root)) as repo:
+            status: dict[str, Any] = repo.status(targets=list(names))
+    except LockError as error:
+        raise BusyError(f"DVC is busy in {root}: {error}; wait for it, then run again") from error
+    except DvcException as error:
+        if any(sign in str(error) for sign in BUSY_SIGNS):
+            raise BusyError(f"DVC is busy in {root}: {error}") from error
+        raise StageError(f"DVC cannot tell the state of {root}: {_chain(error)}") from error
+    return status
+
+
+def use_git_if_present(root: Path) -> None:
+    """Let DVC work in a folder that came without its Git history, such as an unpacked archive."""
+    local = root / ".dvc/config.local"
+    if not any((folder / ".git").exists() for folder in [root, *root.parents]):
+        text = local.read_text(encoding="utf-8") if local.exists() else ""
+        if "no_scm" not in text:
+            write_bytes(local, f"{text}[core]\n    no_scm = true\n".encode())
+
+
+def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
+    """Bring one stage up to date, if it is not, and verify what DVC says about it.
+
+    Args:
+        root: the workspace.
+        target: DVC's name of the stage, such as `distill@conv`.
+        emit: receives each line that the stage writes.
+
+    Raises:
+        BusyError: another DVC process works here.
+        StageError: the stage failed, or DVC does not confirm its outputs.
+    """
+    start = time.monotonic()
+    if not changed_targets(root, [target]):
+        return StageRun(target, "unchanged", time.monotonic() - start)
+    former = _lock_bytes(root)
+    try:
+        status, lines = _reproduce(root, target, emit)
+    finally:
+        _restore_if_damaged(root, former)
+    tail = "\n".join(lines)
+    if status:
+        if any(sign in tail for sign in BUSY_SIGNS):
+            raise BusyError(f"stage {target}: DVC is busy here; wait for it, then run again\n{tail}")
+        raise StageError(f"stage {target}: {_reason(lines, status)}")
+    if left := changed_targets(root, [target]):
+        raise StageError(
+            f"stage {target}: ended well, but DVC does not confirm it: {left}; is the disk full? "
+            f"Make room, then run again\n{tail}"
+        )
+    restored = any(RESTORED_SIGN in line for line in lines)
+    return StageRun(target, "restored" if restored else "ran", time.monotonic() - start)
+
+
+def push(root: Path, emit: Emit) -> None:
+    """Send new data and models to the default remote.
+
+    Raises:
+        StageError: DVC could not; nothing is lost, they stay in its cache.
+    """
+    status, lines = _dvc(root, ["push"], emit)
+    if status:
+        tail = "\n".join(lines)
+        raise StageError(f"dvc push: failed; run `dvc push` when the remote is reachable\n{tail}")
+
+
+def _reproduce(root: Path, target: str, emit: Emit) -> tuple[int, Sequence[str]]:
+    return _dvc(root, ["repro", "--single-item", target], emit)
+
+
+def _dvc(root: Path, arguments: Sequence[str], emit: Emit) -> tuple[int, Sequence[str]]:
+    """Run DVC as a child in a session of its own; nothing of it outlives this call."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.child", "dvc", *arguments],
+        cwd=root,
+        env=environment.for_stages(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    lines: deque[str] = deque(maxlen=KEPT_LINES)
+    try:
+        for line, is_bar in read_lines(process.stdout):
+            if not is_bar:
+                lines.append(line)
+            emit(line)
+        return process.wait(), lines
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(TERMINATION_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        if not _group_lives(process.pid, TERMINATION_SECONDS):
+            break
+    if process.stdout:
+        process.stdout.close()
+
+
+def _group_lives(group: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def read_lines(stream: IO[bytes]) -> Iterator[tuple[str, bool]]:
+    """Yield lines as they come, with whether one is a progress bar's state.
+
+    A bar redraws itself after carriage returns; of its states one every few seconds comes through.
+    """
+    pending, shown = b"", 0.0
+    while chunk := os.read(stream.fileno(), 65536):
+        pending += chunk
+        *pieces, pending = re.split(rb"(?<=[\r\n])", pending)
+        for piece in pieces:
+            is_bar = piece.endswith(b"\r")
+            text = _plain(piece)
+            if not text or (is_bar and time.monotonic() - shown < BAR_INTERVAL_SECONDS):
+                continue
+            if is_bar:
+                shown = time.monotonic()
+            yield text, is_bar
+    if text := _plain(pending):
+        yield text, False
+
+
+def _plain(piece: bytes) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece.decode("utf-8", "replace")).strip("\r\n ")
+
+
+def _reason(lines: Sequence[str], status: int) -> str:
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if errors:
+        start = list(lines).index(f"error: {errors[-1]}")
+        following = [line for line in list(lines)[start + 1 :] if not line.startswith("ERROR:")]
+        return "\n".join([errors[-1], *following])
+    return f"failed with status {status}; its last lines:\n" + "\n".join(lines)
+
+
+def _lock_bytes(root: Path) -> bytes | None:
+    path = root / LOCK_FILE
+    return path.read_bytes() if path.exists() else None
+
+
+def _restore_if_damaged(root: Path, former: bytes | None) -> None:
+    path = root / LOCK_FILE
+    if path.exists() and not _lock_reads(path.read_bytes()):
+        logger.error("%s was damaged; its former content is put back", path)
+        if former is None:
+            path.unlink()
+        else:
+            write_bytes(path, former)
+
+
+def _lock_reads(content: bytes) -> bool:
+    try:
+        parsed = yaml.safe_load(content)
+    except yaml.YAMLError:
+        return False
+    return isinstance(parsed, dict) and isinstance(parsed.get("stages"), dict)
+
+
+def _chain(error: BaseException) -> str:
+    parts = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        parts.append(str(error))
+    return ": ".join(part for part in parts if part)

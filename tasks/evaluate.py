@@ -1,0 +1,38 @@
+"""Stage `evaluate`: teacher, students and controls on the test split."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from distillery import evaluation, params
+from distillery.files import write_json
+from distillery.manifest import PreparedData
+from distillery.results import render_table
+from tasks.stage import run_stage
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate(root: Path) -> None:
+    """Write reports/evaluation and reports/metrics.json under `root`."""
+    settings = params.load(root / params.PARAMS_FILE)
+    summary = evaluation.evaluate_models(
+        PreparedData.open(root / "data/prepared"),
+        root / "models",
+        root / "curves",
+        list(settings.distill.students),
+        settings.evaluate,
+        root / "reports/evaluation",
+    )
+    write_json(root / "reports/metrics.json", evaluation.flat_metrics(summary))
+    logger.info("test split:\n%s", render_table(summary))
+
+
+def main() -> None:
+    """Run the stage in the current folder."""
+    run_stage(evaluate, Path.cwd())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""What every stage does around its one function: logging, readable errors, guards.
+
+A stage is a process of its own. It dies with the DVC that started it, and it fails when its
+inputs changed while it ran: DVC records dependencies as they are when a stage ends, so a late edit
+would otherwise be blessed by results that never saw it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from distillery.errors import DistilleryError, StageError
+
+PARAMS_FILE = "params.yaml"
+PIPELINE_FILE = "dvc.yaml"
+PR_SET_PDEATHSIG = 1
+EXIT_ERROR = 1
+EXIT_TERMINATED = 128 + signal.SIGTERM
+
+logger = logging.getLogger(__name__)
+Snapshot = Mapping[str, object]
+
+
+def run_stage(function: Callable[..., None], *arguments: object) -> NoReturn:
+    """Run one stage as this process, and end the process with its exit status.
+
+    Args:
+        function: the stage; its name is the stage's in dvc.yaml.
+        arguments: its arguments: the workspace, and the item of a `foreach` stage.
+    """
+    if "DVC_STAGE" in os.environ:
+        die_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    try:
+        guarded(function, *arguments)
+    except DistilleryError as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(EXIT_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    sys.exit(0)
+
+
+def guarded(function: Callable[..., None], *arguments: object) -> None:
+    """Call a stage's function and make sure that nothing it reads changed meanwhile.
+
+    Raises:
+        StageError: a dependency or a setting changed.
+        DistilleryError: what the stage raises.
+    """
+    root = Path(str(arguments[0]))
+    item = str(arguments[1]) if len(arguments) > 1 else None
+    before = snapshot(root, function.__name__, item)
+    function(*arguments)
+    after = snapshot(root, function.__name__, item)
+    changed = sorted(
+        name for name in {*before, *after} if before.get(name) != after.get(name)
+    )
+    if changed:
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        raise StageError(
+            f"stage {function.__name__}: {changed[0]}{more} changed while it ran, so its results "
+            f"fit neither state; run make {function.__name__} again"
+        )
+
+
+def die_with_parent() -> None:
+    """Ask Linux to end this process when the one that started it dies, however it dies."""
+    parent = os.getppid()
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before Linux knew
+        sys.exit(EXIT_TERMINATED)
+
+
+def snapshot(root: Path, stage: str, item: str | None = None) -> Snapshot:
+    """Return the state of everything a stage depends on, by name.
+
+    Files named in dvc.yaml count by content, files inside a folder by size and time of change,
+    settings by value.
+    """
+    params = _read(root / PARAMS_FILE)
+    spec = _stage_spec(root, stage)
+    variables = {"key": item or ""}
+    state: dict[str, object] = {}
+    for name in spec.get("params", []):
+        key = _resolve(name, params, variables)
+        state[f"{PARAMS_FILE}: {key}"] = look_up(params, key)
+    for name in spec.get("deps", []):
+        state.update(_file_states(root, _resolve(name, params, variables)))
+    return state
+
+
+def look_up(values: Any, dotted: str) -> Any:
+    """Return the value under a dotted key, or None."""
+    for part in dotted.split("."):
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
+
+
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise StageError(f"{path}: cannot be read: {error}") from error
+
+
+def _stage_spec(root: Path, stage: str) -> dict[str, Any]:
+    stages = _read(root / PIPELINE_FILE)["stages"]
+    if stage not in stages:
+        raise StageError(
+            f"{root / PIPELINE_FILE}: has no stage {stage!r}, only {sorted(stages)}"
+        )
+    spec: dict[str, Any] = stages[stage]
+    return dict(spec.get("do", spec))
+
+
+def _resolve(template: str, params: Any, variables: Mapping[str, str]) -> str:
+    return re.sub(
+        r"\$\{([^}]+)\}",
+        lambda found: variables.get(found[1]) or str(look_up(params, found[1])),
+        template,
+    )
+
+
+def _file_states(root: Path, name: str) -> Iterator[tuple[str, object]]:
+    path = root / name
+    if path.is_file():
+        yield name, _digest(path)
+    for folder, folders, files in os.walk(path):
+        folders[:] = sorted(set(folders) - {"__pycache__"})
+        for file in files:
+            found = Path(folder) / file
+            status = found.stat()
+            yield (
+                f"{name}/{found.relative_to(path)}",
+                (status.st_size, status.st_mtime_ns),
+            )
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,191 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distillery import params
+from distillery.errors import ParamsError
+from tests.tiny import tiny_params, write_params
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def problems(tmp_path: Path, change: dict[str, Any]) -> str:
+    """Return the message for the tiny settings with some values replaced by dotted path."""
+    settings = tiny_params()
+    for path, value in change.items():
+        target = settings
+        *parents, last = path.split(".")
+        for name in parents:
+            target = target.setdefault(name, {})
+        target[last] = value
+    write_params(tmp_path, settings)
+    with pytest.raises(ParamsError) as caught:
+        params.load(tmp_path / "params.yaml")
+    return str(caught.value)
+
+
+def test_the_shipped_settings_load() -> None:
+    assert params.load(ROOT / "params.yaml").prepare.corpus == "commands"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_the_examples_load(path: Path) -> None:
+    if "prepare" in yaml.safe_load(path.read_text()):
+        assert params.load(path).distill.students
+
+
+def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
+    message = problems(
+        tmp_path,
+        {
+            "distill.training.learning_rte": 0.1,
+            "teacher.training.num_epochs": 0,
+            "prepare.valid_fraction": 1.5,
+            "cache.log_probs": "u4",
+        },
+    )
+    assert "4 setting(s) cannot be used" in message
+    assert (
+        "distill.training.learning_rte: unknown setting; did you mean 'learning_rate'?"
+        in message
+    )
+    assert (
+        "teacher.training.num_epochs: Input should be greater than 0 (found 0)"
+        in message
+    )
+    assert (
+        "prepare.valid_fraction: Input should be less than or equal to 1 (found 1.5)"
+        in message
+    )
+    assert "cache.log_probs: Input should be 'u8' or 'f16' (found 'u4')" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prepare.corpus": "an5"}, "prepare.corpus: Input should be 'commands'"),
+        (
+            {"distill.students": {}},
+            "distill.students: Dictionary should have at least 1 item",
+        ),
+        ({"distill.students.Bad Name": {}}, "distill.students.Bad Name"),
+        ({"distill.objective.frame.temperature": float("nan")}, "frame.temperature"),
+        ({"distill.objective.frame.temperature": -1}, "frame.temperature"),
+        (
+            {
+                "distill.objective.frame.weight": 0,
+                "distill.objective.sequence.weight": 0,
+            },
+            "distill.objective: teacher_share is above 0 but frame.weight and sequence.weight",
+        ),
+        (
+            {
+                "teacher.architecture": {
+                    "type": "conformer",
+                    "model_size": 30,
+                    "num_heads": 4,
+                }
+            },
+            "teacher.architecture: model_size 30 is not a multiple of num_heads 4",
+        ),
+        (
+            {"teacher.architecture": {"type": "conformer", "kernel_size": 4}},
+            "teacher.architecture: kernel_size 4 is even; an odd one is needed",
+        ),
+        (
+            {"distill.students.conv.architecture.kernel_size": 4},
+            "distill.students.conv.architecture: kernel_size 4 is even",
+        ),
+        ({"teacher.architecture.type": "transformer"}, "teacher.architecture"),
+        (
+            {"distill.students.conv.architecture.time_reduction": 2},
+            "distill.students.conv: one frame per 20 ms is no whole multiple of the teacher's 40 ms",
+        ),
+    ],
+)
+def test_values_out_of_range_are_named(tmp_path: Path, change, message: str) -> None:
+    assert message in problems(tmp_path, change)
+
+
+def test_a_student_at_another_rate_is_fine_without_frame_losses(tmp_path: Path) -> None:
+    settings = tiny_params()
+    settings["distill"]["students"]["conv"]["architecture"]["time_reduction"] = 2
+    settings["distill"]["objective"] = {"frame": {"weight": 0.0}}
+    write_params(tmp_path, settings)
+    assert params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; copy one from examples/"),
+        ("- 1\n", "holds list, expected sections"),
+        ("a: [", "not valid YAML"),
+        ("prepare: {corpus: an4, source: x}\n", "distill: missing, and has no default"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_an_error(
+    tmp_path: Path, content, message: str
+) -> None:
+    path = tmp_path / "params.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ParamsError, match=message):
+        params.load(path)
+
+
+def test_settings_cannot_be_changed_after_loading(tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_params())
+    loaded = params.load(tmp_path / "params.yaml")
+    with pytest.raises(Exception, match="frozen"):
+        loaded.prepare.download = True  # type: ignore[misc]
+
+
+def test_a_students_own_objective_comes_first(tmp_path: Path) -> None:
+    settings = tiny_params()
+    settings["distill"]["students"]["other"] = {
+        **settings["distill"]["students"]["conv"],
+        "objective": {"teacher_share": 0.0},
+    }
+    write_params(tmp_path, settings)
+    distill = params.load(tmp_path / "params.yaml").distill
+    assert distill.objective_of("other").teacher_share == 0.0
+    assert distill.objective_of("conv") == distill.objective
+
+
+def test_every_field_is_read_by_some_code() -> None:
+    sources = "\n".join(
+        path.read_text()
+        for folder in ("distillery", "tasks", "flows")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    unread = [
+        f"{section.__name__}.{name}"
+        for section in params.Section.__subclasses__()
+        for name in section.model_fields
+        if f".{name}" not in sources
+    ]
+    assert not unread
+
+
+def test_every_field_has_a_sentence() -> None:
+    import ast
+
+    tree = ast.parse((ROOT / "distillery/params.py").read_text())
+    bare = []
+    for node in [
+        n for n in tree.body if isinstance(n, ast.ClassDef) and n.name != "Params"
+    ]:
+        for field, after in zip(node.body, [*node.body[1:], None], strict=True):
+            is_sentence = isinstance(after, ast.Expr) and isinstance(
+                after.value, ast.Constant
+            )
+            if isinstance(field, ast.AnnAssign) and not is_sentence:
+                name = ast.unparse(field.target)
+                if name != "type":
+                    bare.append(f"{node.name}.{name}")
+    assert not bare
