@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
 
 from distillery.results import label
 
@@ -21,8 +22,12 @@ Row = Mapping[str, Any]
 DOTS_PER_INCH = 120
 MAX_SPEAKERS = 40
 COLOURS = {"teacher": "#4d4d4d", "student": "#0072b2", "control": "#d55e00"}
-MARKERS = {"teacher": "s", "student": "o", "control": "^"}
+TEACHER_MARKER = "s"
+STUDENT_MARKERS = "o^Dv*Pp<>X"
 LINE_STYLES = ("-", "--", ":", "-.")
+CONTROL_BAR = {"elinewidth": 5, "capsize": 0, "alpha": 0.45}
+STUDENT_BAR = {"elinewidth": 1.5, "capsize": 5, "alpha": 1.0}
+"""A control has exactly its student's size: a wide pale bar shows behind a thin one."""
 ERROR_COLOURS = {
     "substitutions": "#0072b2",
     "deletions": "#e69f00",
@@ -60,7 +65,7 @@ def plot_learning_curves(
             )
         axes.set_xlabel("training step")
         axes.grid(alpha=0.3)
-    loss_axes.set_ylabel("training loss (nats)")
+    loss_axes.set_ylabel("training loss")
     loss_axes.set_title("Training loss; students and controls minimise different sums")
     wer_axes.set_ylabel("word error rate on the validation split (%)")
     wer_axes.set_title("Validation WER; the best epoch is kept")
@@ -72,6 +77,7 @@ def plot_learning_curves(
 def plot_wer_against_size(rows: Sequence[Row], confidence: float, path: Path) -> None:
     """Draw test WER, with intervals, against the number of parameters."""
     figure, axes = _scatter(rows, "parameters", confidence)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel("parameters (log scale)")
     axes.set_title("Test WER against model size; lower left is better")
     _save(figure, path)
@@ -80,6 +86,7 @@ def plot_wer_against_size(rows: Sequence[Row], confidence: float, path: Path) ->
 def plot_wer_against_speed(rows: Sequence[Row], confidence: float, path: Path) -> None:
     """Draw test WER, with intervals, against the real-time factor."""
     figure, axes = _scatter(rows, "real_time_factor", confidence)
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.set_xlabel(
         f"real-time factor: computing seconds per second of audio (log scale)\n{rows[0]['device']}"
     )
@@ -104,7 +111,7 @@ def plot_error_counts(rows: Sequence[Row], path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel(f"errors per 100 words ({rows[0]['words']} test words; counts at the bars)")
     axes.set_title("Substitutions, deletions and insertions on the test split")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2 - 0.5 / len(rows)), ncols=3)
+    figure.legend(loc="outside lower center", ncols=3)
     _save(figure, path)
 
 
@@ -124,12 +131,12 @@ def plot_wer_by_speaker(rows: Sequence[Row], per_speaker: pd.DataFrame, path: Pa
     figure = Figure(figsize=(8, 1.8 + 0.28 * len(names)), layout="constrained")
     axes = figure.subplots()
     axes.hlines(names, table.min(axis=1), table.max(axis=1), color="#cccccc", zorder=1)
-    for row in rows:
+    for row, marker in zip(rows, _markers(rows), strict=True):
         axes.scatter(
             table[row["model"]],
             names,
             color=COLOURS[row["role"]],
-            marker=MARKERS[row["role"]],
+            marker=marker,
             alpha=0.8,
             label=label(row),
             zorder=2,
@@ -144,45 +151,54 @@ def plot_wer_by_speaker(rows: Sequence[Row], per_speaker: pd.DataFrame, path: Pa
 
 
 def _scatter(rows: Sequence[Row], column: str, confidence: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
-    for row in rows:
+    for row, marker in zip(rows, _markers(rows), strict=True):
         wer = 100 * row["wer"]
         below, above = wer - 100 * row["wer_low"], 100 * row["wer_high"] - wer
+        bar: dict[str, Any] = CONTROL_BAR if row["role"] == "control" else STUDENT_BAR
         axes.errorbar(
             row[column],
             wer,
             yerr=[[max(0.0, below)], [max(0.0, above)]],
             color=COLOURS[row["role"]],
-            marker=MARKERS[row["role"]],
-            capsize=4,
+            marker=marker,
             linestyle="none",
-        )
-        side = -1 if row["role"] == "control" else 1  # a control stands right beside its student
-        axes.annotate(
-            label(row),
-            (row[column], wer),
-            xytext=(9 * side, 0),
-            textcoords="offset points",
-            ha="left" if side > 0 else "right",
-            va="center",
-            fontsize=9,
+            label=label(row),
+            **bar,
         )
     axes.set_xscale("log")
-    axes.margins(x=0.3)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.1)
     axes.set_ylim(bottom=0)
     axes.set_ylabel(f"word error rate on the test split (%), {100 * confidence:g} % interval")
     axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure, axes
+
+
+def _markers(rows: Sequence[Row]) -> list[str]:
+    """Give a student and its control the same marker; colours tell them apart."""
+    return [
+        TEACHER_MARKER
+        if row["role"] == "teacher"
+        else STUDENT_MARKERS[_position(row, rows) % len(STUDENT_MARKERS)]
+        for row in rows
+    ]
 
 
 def _line_styles(rows: Sequence[Row]) -> list[str]:
     """Give a student and its control the same style; colours tell them apart."""
-    names = list(dict.fromkeys(row["name"] for row in rows if row["role"] != "teacher"))
     return [
-        "-" if row["role"] == "teacher" else LINE_STYLES[names.index(row["name"]) % 4]
+        "-" if row["role"] == "teacher" else LINE_STYLES[_position(row, rows) % len(LINE_STYLES)]
         for row in rows
     ]
+
+
+def _position(row: Row, rows: Sequence[Row]) -> int:
+    names = dict.fromkeys(other["name"] for other in rows if other["role"] != "teacher")
+    return list(names).index(row["name"])
 
 
 def _save(figure: Figure, path: Path) -> None:

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
@@ -202,11 +202,9 @@ def hash_fraction(salt: str, name: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _in_packing_order(recordings: Iterable[Recording], splits: dict[str, str]) -> list[Recording]:
-    return sorted(
-        recordings,
-        key=lambda r: (PACKING_ORDER.index(splits[r.utterance_id]), r.utterance_id),
-    )
+def _in_packing_order(recordings: Sequence[Recording], splits: dict[str, str]) -> list[Recording]:
+    """Group recordings by split; within one, they keep the order of their ids."""
+    return sorted(recordings, key=lambda r: PACKING_ORDER.index(splits[r.utterance_id]))
 
 
 # --- audio -------------------------------------------------------------------------------------
@@ -261,7 +259,7 @@ class _Shards:
         self._shard = -1
         self._offset = 0
 
-    def __enter__(self) -> _Shards:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -283,7 +281,7 @@ class _Shards:
             self._file.close()
         self._shard += 1
         self._offset = 0
-        self._file = open(self._folder / shard_name(self._shard), "wb")
+        self._file = open(self._folder / shard_name(self._shard), "wb")  # noqa: SIM115
 
 
 class _Packing:

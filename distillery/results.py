@@ -48,7 +48,7 @@ def render_table(summary: Mapping[str, Any]) -> str:
     """Return the table and each student's verdict as plain text, 100 columns wide."""
     buffer = io.StringIO()
     console = Console(file=buffer, width=TABLE_COLUMNS, color_system=None, highlight=False)
-    console.print(results_table(summary))
+    console.print(results_table(summary), "")
     for line in _verdicts(summary):
         console.print(line, markup=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())

@@ -1,9 +1,9 @@
 """Stage `prepare`: a corpus becomes data/prepared/."""
 
-import logging
 from pathlib import Path
 
 from distillery import params, preparation
+from tasks.stage import run_stage
 
 
 def prepare(root: Path) -> None:
@@ -19,9 +19,8 @@ def prepare(root: Path) -> None:
 
 
 def main() -> None:
-    """Prepare the corpus of the working folder."""
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    prepare(Path.cwd())
+    """Run the stage in the current folder."""
+    run_stage(prepare, Path.cwd())
 
 
 if __name__ == "__main__":

@@ -32,19 +32,26 @@ logger = logging.getLogger(__name__)
 Snapshot = Mapping[str, object]
 
 
-def run_stage(function: Callable[..., None], *arguments: object) -> NoReturn:
+def run_stage(
+    function: Callable[..., object], *arguments: object, guard: bool = True
+) -> NoReturn:
     """Run one stage as this process, and end the process with its exit status.
 
     Args:
         function: the stage; its name is the stage's in dvc.yaml.
         arguments: its arguments: the workspace, and the item of a `foreach` stage.
+        guard: whether to fail when what the stage reads changes while it runs; off for the stage
+            that dvc.yaml does not know.
     """
     if "DVC_STAGE" in os.environ:
         die_with_parent()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
-        guarded(function, *arguments)
+        if guard:
+            guarded(function, *arguments)
+        else:
+            function(*arguments)
     except DistilleryError as error:
         sys.stdout.flush()
         sys.stderr.write(f"error: {error}\n")
@@ -54,7 +61,7 @@ def run_stage(function: Callable[..., None], *arguments: object) -> NoReturn:
     sys.exit(0)
 
 
-def guarded(function: Callable[..., None], *arguments: object) -> None:
+def guarded(function: Callable[..., object], *arguments: object) -> None:
     """Call a stage's function and make sure that nothing it reads changed meanwhile.
 
     Raises:

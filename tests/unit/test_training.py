@@ -77,7 +77,7 @@ PARAMS = TrainingParams(num_epochs=6, learning_rate=1e-2, num_threads=1)
 
 def test_it_learns_and_keeps_the_best_epochs_weights(tmp_path: Path) -> None:
     no_masks = SpecAugmentParams(num_time_masks=0, num_frequency_masks=0)
-    run = trainer(tmp_path, PARAMS.model_copy(update={"num_epochs": 40, "specaugment": no_masks}))
+    run = trainer(tmp_path, PARAMS.model_copy(update={"num_epochs": 80, "specaugment": no_masks}))
     result = run.fit()
     assert result.best_wer < 0.3
     assert run.validate() == pytest.approx(result.best_wer)
@@ -86,7 +86,7 @@ def test_it_learns_and_keeps_the_best_epochs_weights(tmp_path: Path) -> None:
         for row in map(json.loads, (tmp_path / "curves.jsonl").read_text().splitlines())
         if row["key"] == "valid/wer"
     ]
-    assert len(wers) == 40
+    assert len(wers) == 80
     assert min(wers) == result.best_wer
 
 

@@ -1,0 +1,297 @@
+"""What a pipeline run leaves in MLflow: a parent run, a run per student and control, versions."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from distillery.errors import StageError
+from distillery.files import write_json
+from distillery.manifest import SPLITS, PreparedData
+from distillery.params import ObjectiveParams, Params
+from distillery.registry import (
+    Candidate,
+    Verdict,
+    best_candidate,
+    decide,
+    register_version,
+)
+from distillery.results import markdown_table
+from distillery.tracking import (
+    CurveFile,
+    DataSource,
+    Tracking,
+    flatten,
+    run_name,
+    without_credentials,
+)
+
+DESCRIPTION_TAG = "mlflow.note.content"
+OPEN_RUN_FILE = "scratch/open_run.json"
+CONTEXTS = {"train": "training", "valid": "validation", "test": "test"}
+WER_FIELDS = ("wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a run's material lies, and what it was made from."""
+
+    root: Path
+    params: Params
+    summary: Mapping[str, Any]
+    """What reports/evaluation/summary.json holds."""
+    outputs: Mapping[str, str]
+    """MD5 of each versioned output by its path."""
+    tags: Mapping[str, str]
+    """Lineage that every run bears."""
+    artifacts: Sequence[Path]
+    """Single files that the parent run keeps."""
+
+
+def parent_name(params: Params) -> str:
+    """Return the name of a pipeline run, `distillation-an4-20260131-0930`, in UTC."""
+    return f"distillation-{params.prepare.corpus}-{time.strftime('%Y%m%d-%H%M', time.gmtime())}"
+
+
+def child_name(params: Params, model: str, md5: str = "") -> str:
+    """Return the run name of a model such as `students/conv`."""
+    role, name = model.split("/", 1)
+    return run_name(name, params.distill.objective_of(name) if role == "students" else None, md5)
+
+
+def curve_of(root: Path, model: str) -> CurveFile:
+    """Return the learning curves of a model; the teacher's bear a prefix, for it has no own run."""
+    return CurveFile(root / f"curves/{model}.jsonl", "teacher/" if model == "teacher" else "")
+
+
+def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[str, Any]:
+    """Log everything that a pipeline run made, register its students, and choose the champion.
+
+    Safe to repeat with the same parent: equal values change nothing, and an equal student is not
+    registered twice.
+
+    Args:
+        tracking: the connection to MLflow.
+        parent: id of the pipeline's run.
+        sources: what is to be logged.
+
+    Returns:
+        What reports/registered.json says: model, version, alias, reason, run ids, tracking URI.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    with tracking.explained():
+        data = PreparedData.open(sources.root / "data/prepared")
+        predictions = pd.read_parquet(sources.root / "reports/evaluation/predictions.parquet")
+        datasets = _datasets(data, sources)
+        runs = {"parent": parent}
+        for row in sources.summary["models"]:
+            if row["role"] == "teacher":
+                continue
+            run = tracking.child(parent, row["model"], child_name(sources.params, row["model"]))
+            runs[row["model"]] = run
+            _log_model_run(tracking, run, row, sources, datasets, predictions)
+        candidates = _candidates(sources, runs, test_digest(data))
+        versions = {
+            item.name: register_version(tracking, sources.params.register.model_name, item)
+            for item in candidates
+        }
+        best = best_candidate(candidates)
+        verdict = decide(
+            tracking, sources.params.register.model_name, versions[best.name], best
+        )
+        _log_parent_run(tracking, parent, sources, datasets, best.name, verdict)
+        tracking.end_run(parent)
+    registered = {
+        "name": sources.params.register.model_name,
+        "version": verdict.version,
+        "alias": verdict.alias,
+        "reason": verdict.reason,
+        "student": best.name,
+        "versions": versions,
+        "runs": runs,
+        "experiment_id": tracking.experiment_id,
+        "tracking_uri": without_credentials(tracking.uri),
+    }
+    write_json(sources.root / "reports/registered.json", registered)
+    return registered
+
+
+def test_digest(data: PreparedData) -> str:
+    """Return the SHA-256 of the test split: what is heard and what should be written."""
+    rows = data.split("test")
+    digest = hashlib.sha256()
+    for key, text in sorted(zip(rows["audio_key"], rows["text"].fillna(""), strict=True)):
+        digest.update(f"{key} {text}\n".encode())
+    return digest.hexdigest()
+
+
+def model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return a student's or control's final metrics under the names that MLflow groups by."""
+    values = {
+        **{f"test/{name}": row[name] for name in (*WER_FIELDS, "real_time_factor")},
+        **{f"test/{name}": row[name] for name in ("substitutions", "deletions", "insertions")},
+        "valid/best_wer": row["valid_wer"],
+        "model/parameters": row["parameters"],
+        "model/bytes": row["bytes"],
+    }
+    if row["role"] == "student":
+        figures = summary["comparisons"][row["name"]]
+        values |= {
+            "gain/wer": figures["gain_wer"],
+            "gain/low": figures["gain_wer_low"],
+            "gain/high": figures["gain_wer_high"],
+            "gap_closed": figures["gap_closed"],
+        }
+    return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def model_params(params: Params, row: Mapping[str, Any]) -> dict[str, str]:
+    """Return the settings that concern one student or control, under names that all share."""
+    distill, name = params.distill, row["name"]
+    is_student = row["role"] == "student"
+    objective = distill.objective_of(name) if is_student else ObjectiveParams(teacher_share=0.0)
+    return flatten(
+        {
+            "student": name,
+            "role": row["role"],
+            "architecture": distill.students[name].architecture.model_dump(),
+            "objective": objective.model_dump() if is_student else {"teacher_share": 0.0},
+            "features": distill.features.model_dump(),
+            "training": distill.training.model_dump(),
+            "prepare": {"corpus": params.prepare.corpus, "source": params.prepare.source},
+        }
+    )
+
+
+def _log_model_run(
+    tracking: Tracking,
+    run: str,
+    row: Mapping[str, Any],
+    sources: Sources,
+    datasets: Sequence[DataSource],
+    predictions: pd.DataFrame,
+) -> None:
+    md5 = _output(sources, f"models/{row['model']}")
+    table = markdown_table(sources.summary)
+    tracking.log_values(
+        run,
+        params=model_params(sources.params, row),
+        metrics=model_metrics(row, sources.summary),
+        tags={
+            **sources.tags,
+            "dvc.md5": md5,
+            "mlflow.runName": child_name(sources.params, row["model"], md5),
+            DESCRIPTION_TAG: f"{table}\n\n{_lineage_text(sources.tags)}",
+        },
+    )
+    points, _ = curve_of(sources.root, row["model"]).read()
+    tracking.log_points(run, points)
+    tracking.log_data(run, datasets)
+    mine = predictions[predictions["model"] == row["model"]].drop(columns="model")
+    tracking.log_table(run, mine, "predictions.json")
+
+
+def _log_parent_run(
+    tracking: Tracking,
+    run: str,
+    sources: Sources,
+    datasets: Sequence[DataSource],
+    best: str,
+    verdict: Verdict,
+) -> None:
+    rows = {row["model"]: row for row in sources.summary["models"]}
+    teacher = {
+        name.replace("test/", "teacher/").replace("model/", "teacher/"): value
+        for name, value in model_metrics(rows["teacher"], sources.summary).items()
+    }
+    settings = flatten(sources.params.model_dump())
+    if uri := sources.params.register.tracking_uri:
+        settings["register.tracking_uri"] = without_credentials(uri)
+    name = sources.params.register.model_name
+    result = f"Student `{best}` is version {verdict.version} of `{name}`: {verdict.alias}"
+    tracking.log_values(
+        run,
+        params=settings,
+        metrics={**teacher, **model_metrics(rows[f"students/{best}"], sources.summary)},
+        tags={
+            **sources.tags,
+            "student": best,
+            "registered.model": name,
+            "registered.version": verdict.version,
+            "registered.alias": verdict.alias,
+            "registered.reason": verdict.reason,
+            DESCRIPTION_TAG: (
+                f"{markdown_table(sources.summary)}\n\n{result} ({verdict.reason}).\n\n"
+                f"{_lineage_text(sources.tags)}"
+            ),
+        },
+    )
+    points, _ = curve_of(sources.root, "teacher").read()
+    tracking.log_points(run, points)
+    tracking.log_data(run, datasets)
+    for path in sources.artifacts:
+        tracking.client.log_artifact(run, str(path))
+    tracking.client.log_artifacts(run, str(sources.root / "reports/evaluation"), "evaluation")
+
+
+def _datasets(data: PreparedData, sources: Sources) -> list[DataSource]:
+    md5 = _output(sources, "data/prepared")
+    corpus = sources.params.prepare.corpus
+    return [
+        DataSource(
+            f"{corpus}-{split}",
+            md5,
+            CONTEXTS[split],
+            "data/prepared",
+            {
+                "num_rows": len(rows),
+                "seconds": float(rows["duration_seconds"].sum()),
+                "speakers": int(rows["speaker"].nunique()),
+            },
+        )
+        for split in SPLITS
+        for rows in [data.split(split)]
+    ]
+
+
+def _candidates(
+    sources: Sources, runs: Mapping[str, str], digest_of_test: str
+) -> list[Candidate]:
+    table = markdown_table(sources.summary)
+    return [
+        Candidate(
+            name=row["name"],
+            folder=sources.root / "models" / row["model"],
+            md5=_output(sources, f"models/{row['model']}"),
+            run=runs[row["model"]],
+            description=f"Student `{row['name']}`.\n\n{table}\n\n{_lineage_text(sources.tags)}",
+            tags=sources.tags,
+            test_digest=digest_of_test,
+            test_wer=float(row["wer"]),
+            valid_wer=float(row["valid_wer"]),
+            num_parameters=int(row["parameters"]),
+        )
+        for row in sources.summary["models"]
+        if row["role"] == "student"
+    ]
+
+
+def _output(sources: Sources, path: str) -> str:
+    if path not in sources.outputs:
+        raise StageError(f"dvc.lock: names no {path}; run make run first")
+    return sources.outputs[path]
+
+
+def _lineage_text(tags: Mapping[str, str]) -> str:
+    return "\n".join(f"- {name}: `{value}`" for name, value in sorted(tags.items()))

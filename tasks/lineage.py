@@ -1,0 +1,90 @@
+"""What a result was made from: Git revision, DVC hashes, teacher and cache."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distillery.errors import StageError
+from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.fingerprint import read_fingerprint
+
+LOCK_FILE = "dvc.lock"
+CODE = ("distillery", "tasks", "flows", "dvc.yaml", "params.yaml", "requirements.txt")
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Hashes by what they stand for."""
+
+    outputs: Mapping[str, str]
+    """MD5 of every DVC output by its path, as dvc.lock has them, without `.dir`."""
+    tags: Mapping[str, str]
+    """The ones that every run bears."""
+
+
+def read_lineage(root: Path) -> Lineage:
+    """Read where the workspace's results come from.
+
+    Raises:
+        StageError: dvc.lock is missing or damaged, or lacks a stage.
+    """
+    path = root / LOCK_FILE
+    outputs = locked_outputs(path)
+    needed = ("data/prepared", "models/teacher", "reports/evaluation")
+    if missing := [name for name in needed if name not in outputs]:
+        raise StageError(f"{path}: names no {', '.join(missing)}; run make run first")
+    tags = {
+        "dvc.lock.md5": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
+        "dvc.data.md5": outputs["data/prepared"],
+        "dvc.teacher.md5": outputs["models/teacher"],
+        "teacher.fingerprint": read_fingerprint(root / "models/teacher")["fingerprint"],
+        "cache.manifest_sha256": TeacherCache.open_current(
+            root / "data/teacher_cache"
+        ).manifest_digest,
+        **_git_tags(root),
+    }
+    return Lineage(outputs, tags)
+
+
+def locked_outputs(path: Path) -> dict[str, str]:
+    """Return the MD5 of every output in dvc.lock by its path.
+
+    Raises:
+        StageError: the file is missing or damaged.
+    """
+    try:
+        stages: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+        return {
+            out["path"]: out["md5"].removesuffix(".dir")
+            for stage in stages.values()
+            for out in stage.get("outs", [])
+        }
+    except FileNotFoundError:
+        raise StageError(f"{path}: no such file; run make run first") from None
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise StageError(f"{path}: damaged ({error!r}); run make run to write it anew") from error
+
+
+def _git_tags(root: Path) -> dict[str, str]:
+    commit = _git(root, "rev-parse", "HEAD")
+    if commit is None:
+        return {"git.commit": "none", "git.dirty": "unknown"}
+    changes = _git(root, "status", "--porcelain", "--", *CODE)
+    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
