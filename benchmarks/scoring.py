@@ -98,13 +98,14 @@ def measure(rounds: int) -> list[dict[str, Any]]:
 def counts_row(speed_up: float, own_seconds: float, same: bool) -> dict[str, Any]:
     """Return the row about S, D and I."""
     agreement = "equal counts" if same else "DIFFERENT COUNTS"
+    pairs = f"{NUM_UTTERANCES / own_seconds:.0f} pairs per CPU second"
     return row(
         "substitutions, deletions and insertions of 2,620 utterances",
         speed_up,
         "times jiwer's speed",
         f"at least {MIN_SPEED_UP:g}, counts equal",
         same and speed_up >= MIN_SPEED_UP,
-        f"jiwer.process_words, {agreement}; {NUM_UTTERANCES / own_seconds:.0f} pairs per CPU second",
+        f"jiwer.process_words, {agreement}; {pairs}",
     )
 
 

@@ -295,7 +295,7 @@ def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> 
             "gain_significant": False,
             "verdict": "no control was trained: what distillation gained is unknown",
         }
-    gain = _difference(control, own, predictions, params)
+    gain = _difference(own, control, predictions, params)
     gap = gain.difference + excess.difference  # control - teacher
     return {
         **figures,

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,13 @@ ARTIFACTS_FOLDER = "mlartifacts"
 CREATION_LOCK = "scratch/mlflow.lock"
 MODEL_TAG = "distillery.model"
 PARENT_TAG = "mlflow.parentRunId"
+DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # the word: MLflow does not take "1"
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default one call to a dead server takes minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+}
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 MIN_DIGITS_OF_MD5 = 6
@@ -54,6 +62,12 @@ class DataSource:
     context: str  # training, validation or test
     path: str
     profile: Mapping[str, Any] = field(default_factory=dict)
+
+
+def set_defaults() -> None:
+    """Set what we want of MLflow where the user set nothing: no telemetry, no endless waiting."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
 
 
 def tracking_uri(settings: RegisterParams, root: Path) -> str:
@@ -160,6 +174,7 @@ class Tracking:
         Raises:
             TrackingError: the store cannot be reached or refuses.
         """
+        set_defaults()
         import mlflow
 
         self.uri = tracking_uri(settings, root)

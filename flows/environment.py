@@ -1,6 +1,6 @@
 """Settings of Prefect, DVC and MLflow that this project wants, where the user set none.
 
-Telemetry of all three is off. Call `apply` before the first import of any of them.
+Telemetry of all three is off (MLflow's settings stand in distillery/tracking.py). Call `apply` before the first import of any of them.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ import os
 import sys
 from pathlib import Path
 
+from distillery import tracking
+
 DEFAULTS = {
     "DO_NOT_TRACK": "true",
     "DVC_NO_ANALYTICS": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",  # the word: MLflow does not take "1"
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # by default one call to a dead server takes minutes
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "PREFECT_LOGGING_LEVEL": "INFO",
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # the default is a pickle
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -27,6 +26,7 @@ def apply(root: Path) -> None:
     """Set what is not set yet, for this process and its children."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    tracking.set_defaults()
     os.environ.setdefault("PREFECT_HOME", str(root / ".prefect"))
 
 

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -169,6 +169,30 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
         )
     restored = any(RESTORED_SIGN in line for line in lines)
     return StageRun(target, "restored" if restored else "ran", time.monotonic() - start)
+
+
+class Pipeline:
+    """One pass over the stages of a workspace.
+
+    DVC is asked about all stages at once, and again for each stage only after one ran.
+    """
+
+    def __init__(self, root: Path, params: Params) -> None:
+        self.root = root
+        self.anything_ran = False
+        self._names = [name for stage in STAGES for name in targets(params, stage)]
+        self._changed: Container[str] | None = None
+
+    def bring_up_to_date(self, target: str, emit: Emit) -> StageRun:
+        """Run one stage if it needs to; see `run_stage`."""
+        start = time.monotonic()
+        if self._changed is None:
+            self._changed = changed_targets(self.root, self._names)
+        if not self.anything_ran and target not in self._changed:
+            return StageRun(target, "unchanged", time.monotonic() - start)
+        done = run_stage(self.root, target, emit)
+        self.anything_ran |= done.outcome != "unchanged"
+        return done
 
 
 def push(root: Path, emit: Emit) -> None:

@@ -1,0 +1,146 @@
+"""The pipeline as a Prefect flow: prepare → teacher → cache → distill → evaluate → register."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect import Task, flow, get_run_logger, runtime, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import State
+
+from distillery import params
+from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
+from flows import results
+from flows.live import LiveCurves
+from flows.stages import STAGES, Pipeline, push
+from tasks import register as register_stage
+
+RETRY_SECONDS = [10, 30]
+
+
+class Run:
+    """One pass through the pipeline: what its tasks share."""
+
+    def __init__(self, root: Path, settings: params.Params) -> None:
+        self.root = root
+        self.live = LiveCurves(root, settings)
+        self.pipeline = Pipeline(root, settings)
+
+    def stage(self, target: str) -> str:
+        """Bring one stage up to date under Prefect's eyes and return what became of it."""
+        logger = get_run_logger()
+        with self.live.following(target):
+            done = self.pipeline.bring_up_to_date(target, logger.info)
+        logger.info("%s: %s (%.1f s)", target, done.outcome, done.seconds)
+        return done.outcome
+
+
+def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
+    """Tell whether trying again can help: a busy workspace, or an MLflow that does not answer."""
+    return isinstance(state.data, BusyError | TrackingError)
+
+
+_options: dict[str, Any] = {
+    "cache_policy": NO_CACHE,  # DVC knows what is up to date
+    "persist_result": False,
+    "retries": len(RETRY_SECONDS),
+    "retry_delay_seconds": RETRY_SECONDS,
+    "retry_condition_fn": _may_pass,
+}
+
+
+@task(name="prepare", **_options)
+def prepare(run: Run) -> str:
+    """Turn the corpus into prepared data."""
+    return run.stage("prepare")
+
+
+@task(name="teacher", **_options)
+def teacher(run: Run) -> str:
+    """Get the teacher ready."""
+    return run.stage("teacher")
+
+
+@task(name="cache", **_options)
+def cache(run: Run) -> str:
+    """Store the teacher's outputs."""
+    return run.stage("cache")
+
+
+@task(name="distill", task_run_name="distill ({student})", **_options)
+def distill(run: Run, student: str) -> str:
+    """Train one student and its control."""
+    return run.stage(f"distill@{student}")
+
+
+@task(name="evaluate", **_options)
+def evaluate(run: Run) -> str:
+    """Score every model on the test split."""
+    return run.stage("evaluate")
+
+
+@task(name="register", **_options)
+def register(run: Run, trigger: str) -> dict[str, Any]:
+    """Log the results and register the students."""
+    tags = {"prefect.flow_run_id": str(runtime.flow_run.id), "trigger": trigger}
+    live = run.live
+    return register_stage.register(run.root, live.run, tracking=live.tracking, tags=tags)
+
+
+@flow(name="distillation", persist_result=False)
+def distillation(
+    root: str, until: str = "register", trigger: str = "manual"
+) -> dict[str, Any] | None:
+    """Run the pipeline in a workspace, whose lock the caller holds.
+
+    Args:
+        root: the workspace.
+        until: the last stage to run.
+        trigger: what started this, for the record.
+
+    Returns:
+        What reports/registered.json holds, or None if the pipeline ends before `register`.
+    """
+    settings = params.load(Path(root) / params.PARAMS_FILE)
+    run = Run(Path(root), settings)
+    order = [*STAGES, "register"]
+    wanted = order[: order.index(until) + 1]
+    try:
+        prepare(run)
+        if "teacher" in wanted:
+            teacher(run)
+        if "cache" in wanted:
+            cache(run)
+        if "distill" in wanted:
+            for student in settings.distill.students:
+                distill(run, student)
+        if "evaluate" in wanted:
+            evaluate(run)
+    except DistilleryError:
+        run.live.fail()
+        raise
+    if run.pipeline.anything_ran:
+        _push(run.root)
+    if "register" not in wanted:
+        return None
+    registered = register(run, trigger)
+    _publish(run.root, registered)
+    return registered
+
+
+def _push(root: Path) -> None:
+    """Send what is new to DVC's remote; that it cannot be reached spoils no result."""
+    logger = get_run_logger()
+    try:
+        push(root, logger.info)
+    except StageError as error:
+        logger.warning("%s", error)
+
+
+def _publish(root: Path, registered: dict[str, Any]) -> None:
+    link = results.mlflow_link(registered)
+    create_markdown_artifact(results.markdown(root, registered), key="results")
+    create_link_artifact(link, "MLflow run", key="mlflow-run")

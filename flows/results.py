@@ -1,0 +1,59 @@
+"""What a run shows at its end: the table, what was registered, and what to do next."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distillery.results import markdown_table, render_table
+
+SUMMARY_FILE = "reports/evaluation/summary.json"
+DEFAULT_MLFLOW_PORT = "5000"
+
+
+def mlflow_link(registered: Mapping[str, Any]) -> str:
+    """Return the page of the pipeline's run in MLflow, on `make ui`'s port if there is no server."""
+    uri = str(registered["tracking_uri"]).rstrip("/")
+    if not uri.startswith("http"):
+        uri = f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', DEFAULT_MLFLOW_PORT)}"
+    return f"{uri}/#/experiments/{registered['experiment_id']}/runs/{registered['runs']['parent']}"
+
+
+def markdown(root: Path, registered: Mapping[str, Any]) -> str:
+    """Return the result as Markdown: the table, the registered version and the link."""
+    return (
+        f"{markdown_table(_summary(root))}\n\n{_sentence(registered)}\n\n"
+        f"[MLflow run]({mlflow_link(registered)})\n"
+    )
+
+
+def text(root: Path, registered: Mapping[str, Any]) -> str:
+    """Return the result for the terminal, with the commands that come next."""
+    return "\n".join(
+        [
+            "",
+            render_table(_summary(root)),
+            "",
+            _sentence(registered),
+            "",
+            "Next:",
+            "  make ui                                     runs, curves and models in the browser",
+            "  make transcribe FILES=recording.wav         text of a recording, by the champion",
+            "  make settings FROM=examples/manifest.yaml   then make run: your own recordings",
+        ]
+    )
+
+
+def _sentence(registered: Mapping[str, Any]) -> str:
+    return (
+        f"Registered: {registered['name']} version {registered['version']} "
+        f"(student {registered['student']}) is {registered['alias']}: {registered['reason']}."
+    )
+
+
+def _summary(root: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((root / SUMMARY_FILE).read_text("utf-8"))
+    return summary

@@ -1,0 +1,156 @@
+"""The Prefect server of a run: the one that is set, the one of `make ui`, or one of our own.
+
+Our own starts as a child before anything else is imported, so that both take their time together.
+Its history stays in PREFECT_HOME, where `make ui` shows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from distillery.errors import StageError
+
+UI_FILE = ".prefect/ui.json"
+START_SECONDS = 120.0
+STOP_SECONDS = 10.0
+HEALTH_SECONDS = 2.0
+FLUSH_SECONDS = 10.0
+# What a server needs for one run: no schedules, no automations, no pages.
+OWN_SETTINGS = {
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_CANCELLATION_CLEANUP_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_FOREMAN_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_LATE_RUNS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_PAUSE_EXPIRATIONS_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_REPOSSESSOR_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
+    "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
+}
+
+
+@contextlib.contextmanager
+def prefect_server(root: Path) -> Iterator[None]:
+    """Provide a Prefect API until the block ends, and set PREFECT_API_URL to it.
+
+    It may still be starting when the block begins: see `wait_until_healthy`.
+    """
+    if "PREFECT_API_URL" in os.environ:
+        yield
+        return
+    if url := ui_server(root):
+        os.environ["PREFECT_API_URL"] = url
+        yield
+        return
+    port = free_port()
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    log = Path(os.environ["PREFECT_HOME"]) / "server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    process = _start(port, log)
+    try:
+        yield
+    finally:
+        stop(process)
+        del os.environ["PREFECT_API_URL"]
+
+
+def wait_until_healthy(url: str | None = None, seconds: float = START_SECONDS) -> None:
+    """Return as soon as the Prefect API answers.
+
+    Raises:
+        StageError: it does not within the time.
+    """
+    url = url or os.environ["PREFECT_API_URL"]
+    end = time.monotonic() + seconds
+    while not is_healthy(url):
+        if time.monotonic() > end:
+            raise StageError(
+                f"Prefect API at {url}: gave no answer within {seconds:g} s; see "
+                ".prefect/server.log, start the server, or unset PREFECT_API_URL to use a local one"
+            )
+        time.sleep(0.1)
+
+
+def flush_events() -> None:
+    """Hand events and log lines that Prefect still holds back to its server."""
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        worker.drain_all(timeout=FLUSH_SECONDS)
+
+
+def is_healthy(url: str) -> bool:
+    """Return whether a Prefect API answers at this URL."""
+    try:
+        with urllib.request.urlopen(f"{url}/health", timeout=HEALTH_SECONDS) as answer:
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError, ValueError):
+        return False
+
+
+def ui_server(root: Path) -> str | None:
+    """Return the API of this workspace's `make ui`, if that is up."""
+    try:
+        url = json.loads((root / UI_FILE).read_text("utf-8"))["prefect_api"]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    return str(url) if is_healthy(url) else None
+
+
+def free_port() -> int:
+    """Return a port on loopback that nothing uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """End a child and its whole group."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(STOP_SECONDS)
+            return
+        except subprocess.TimeoutExpired:
+            continue
+
+
+def start_child(
+    module: str, *arguments: str, log: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Start a Python module in a group of its own that dies with this process."""
+    with open(log, "wb") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "flows.child", module, *arguments],
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+
+def _start(port: int, log: Path) -> subprocess.Popen[bytes]:
+    return start_child(
+        "uvicorn",
+        "--factory",
+        "prefect.server.api.server:create_app",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--log-level=warning",
+        "--lifespan=on",
+        log=log,
+        environment=OWN_SETTINGS,
+    )

@@ -1,0 +1,100 @@
+"""Workspaces with everything that a clone has, on a corpus that takes seconds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import tiny_params, write_corpus, write_params
+
+ROOT = Path(__file__).resolve().parents[2]
+CLONED = ("distillery", "tasks", "flows", "dvc.yaml", ".dvcignore", ".gitignore")
+RUN_SECONDS = 300
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def make_workspace(root: Path) -> Path:
+    """Copy what a clone holds into `root`, with the tiny corpus and settings, and start git."""
+    root.mkdir(parents=True, exist_ok=True)
+    for name in CLONED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, root / name)
+    (root / ".dvc").mkdir()
+    for name in ("config", ".gitignore"):
+        shutil.copy(ROOT / ".dvc" / name, root / ".dvc" / name)
+    write_corpus(root / "corpus")
+    write_params(root, tiny_params())
+    for command in (
+        ["git", "init", "-q"],
+        ["git", "add", "-A"],
+        ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"],
+    ):
+        subprocess.run(command, cwd=root, check=True)
+    return root
+
+
+def environment(root: Path) -> dict[str, str]:
+    """Return the environment of a user in this workspace: no settings of ours leak in."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))
+    }
+    kept |= {"DVC_SITE_CACHE_DIR": str(root / ".dvc/tmp/site"), "OMP_NUM_THREADS": "1"}
+    if "TEST_PREFECT_API_URL" in os.environ:
+        kept["PREFECT_API_URL"] = os.environ["TEST_PREFECT_API_URL"]
+    return kept
+
+
+def run_module(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `python -m …` in the workspace and return what it wrote."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=root,
+        env=environment(root),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=RUN_SECONDS,
+        check=False,
+    )
+    if check and done.returncode:
+        raise AssertionError(f"{arguments} ended with {done.returncode}:\n{done.stdout}")
+    return done
+
+
+def start_module(root: Path, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start `python -m …` in the workspace, in a session of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", *arguments],
+        cwd=root,
+        env=environment(root),
+        stdin=subprocess.DEVNULL,
+        stdout=open(root / "out.log", "ab"),  # noqa: SIM115  # the child keeps it
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """End one process as a power cut would, and wait for it."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A fresh workspace in which nothing has run."""
+    return make_workspace(tmp_path / "workspace")

@@ -1,0 +1,347 @@
+"""The real flow on a tiny corpus: real DVC, real MLflow, real Prefect, real kills."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import yaml
+
+from tests.pipeline.conftest import (
+    environment,
+    kill,
+    make_workspace,
+    run_module,
+    start_module,
+)
+from tests.tiny import RATE_HZ, speak, tiny_params, write_params
+
+SECONDS_TO_DIE = 5.0
+
+
+def lock(root: Path) -> dict[str, Any]:
+    return yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+
+
+def outputs(root: Path) -> dict[str, str]:
+    """Return the MD5 of every versioned output that is a function of its inputs alone."""
+    return {
+        out["path"]: out["md5"]
+        for stage in lock(root).values()
+        for out in stage["outs"]
+        if not out["path"].startswith(("reports", "curves"))
+    }
+
+
+def query(root: Path, code: str) -> Any:
+    """Ask MLflow in a process of its own; `code` prints one JSON value."""
+    script = (
+        "import json, mlflow; from mlflow import MlflowClient\n"
+        f"mlflow.set_tracking_uri('sqlite:///{root}/mlflow.db'); client = MlflowClient()\n{code}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=root.parent,
+        env=environment(root),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def versions(root: Path) -> list[int]:
+    found = query(
+        root,
+        "print(json.dumps([int(v.version) for v in client.search_model_versions(\"name='tiny'\")]))",
+    )
+    return sorted(found)
+
+
+def left_behind(root: Path) -> list[str]:
+    """Return the commands of our processes that still run in the workspace."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            inside = (process / "cwd").resolve() == root
+        except OSError:
+            continue
+        if inside and ("tasks." in command or "dvc" in command or "flows." in command):
+            found.append(command)
+    return found
+
+
+def wait_for(condition, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def wait_until_nothing_is_left(root: Path) -> None:
+    end = time.monotonic() + SECONDS_TO_DIE
+    while left_behind(root):
+        assert time.monotonic() < end, left_behind(root)
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which the flow has run once."""
+    root = make_workspace(tmp_path_factory.mktemp("flow") / "workspace")
+    (root / "first.log").write_text(run_module(root, "flows.run").stdout)
+    return root
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished workspace, without its MLflow runs, that a test may change."""
+    target = Path(
+        shutil.copytree(
+            finished,
+            tmp_path / "copy",
+            symlinks=True,
+            ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts", "registered.json"),
+        )
+    )
+    return target
+
+
+def test_the_first_run_ends_with_a_table_a_model_and_the_next_commands(finished: Path) -> None:
+    text = (finished / "first.log").read_text()
+    for word in ("teacher", "control", "WER", "real-time", "tiny", "version 1", "champion"):
+        assert word in text, word
+    assert "make ui" in text
+    assert "distillery transcribe" in text
+    registered = json.loads((finished / "reports/registered.json").read_text())
+    assert (registered["name"], registered["alias"]) == ("tiny", "champion")
+
+
+def test_every_promised_file_is_there(finished: Path) -> None:
+    for path in (
+        "data/prepared/manifest.parquet",
+        "data/prepared/summary.json",
+        "models/teacher/model.safetensors",
+        "models/teacher/fingerprint.json",
+        "models/students/conv/model.safetensors",
+        "models/controls/conv/model.safetensors",
+        "curves/students/conv.jsonl",
+        "reports/evaluation/summary.json",
+        "reports/evaluation/predictions.parquet",
+        "reports/evaluation/plots/learning_curves.png",
+        "reports/metrics.json",
+        "reports/registered.json",
+    ):
+        assert (finished / path).stat().st_size > 0, path
+
+
+def test_mlflow_holds_a_parent_and_a_run_per_student_and_control(finished: Path) -> None:
+    runs = query(
+        finished,
+        """
+experiment = client.get_experiment_by_name("tiny")
+runs = client.search_runs([experiment.experiment_id])
+print(json.dumps([[r.info.run_id, r.info.status, r.data.params, r.data.metrics, r.data.tags]
+                  for r in runs]))
+""",
+    )
+    parents = [run for run in runs if "mlflow.parentRunId" not in run[4]]
+    assert len(parents) == 1
+    assert len(runs) == 3
+    identifier, status, settings, metrics, tags = parents[0]
+    assert status == "FINISHED"
+    assert settings["distill.objective.teacher_share"] == "0.5"
+    summary = json.loads((finished / "reports/evaluation/summary.json").read_text())
+    by_model = {row["model"]: row for row in summary["models"]}
+    assert metrics["teacher/wer"] == pytest.approx(by_model["teacher"]["wer"])
+    for tag in ("git.commit", "dvc.lock.md5", "teacher.fingerprint", "cache.manifest_sha256"):
+        assert tags[tag], tag
+    children = [run for run in runs if run[4].get("mlflow.parentRunId") == identifier]
+    wers = sorted(run[3]["test/wer"] for run in children)
+    assert wers == sorted(
+        by_model[name]["wer"] for name in ("students/conv", "controls/conv")
+    )
+    curves = query(
+        finished,
+        f"print(json.dumps([len(client.get_metric_history(r, 'valid/wer')) "
+        f"for r in {[run[0] for run in children]}]))",
+    )
+    assert curves == [3, 3]  # one point an epoch
+
+
+def test_the_registered_model_answers_in_a_fresh_process(finished: Path) -> None:
+    audio = base64.b64encode((finished / "corpus/s00-0.wav").read_bytes()).decode()
+    answer = query(
+        finished,
+        f"model = mlflow.pyfunc.load_model('models:/tiny@champion')\n"
+        f"print(json.dumps(list(model.predict([{{'audio_b64': {audio!r}}}]))))",
+    )
+    assert len(answer) == 1
+    assert isinstance(answer[0], str)
+    kept = [path.suffix for path in (finished / "mlartifacts").rglob("*") if path.is_file()]
+    assert ".safetensors" in kept
+    assert not {".pkl", ".pickle", ".pt", ".pth", ".bin"} & set(kept)
+
+
+def test_transcribe_uses_the_champion(finished: Path) -> None:
+    done = run_module(finished, "distillery.cli", "transcribe", "corpus/s00-0.wav")
+    assert "corpus/s00-0.wav\t" in done.stdout
+    bad = run_module(
+        finished, "distillery.cli", "transcribe", "params.yaml", "corpus/s00-1.wav", check=False
+    )
+    assert bad.returncode == 1
+    assert "params.yaml" in bad.stdout
+    assert "cannot be decoded" in bad.stdout
+    assert "corpus/s00-1.wav\t" in bad.stdout
+
+
+def test_a_second_run_runs_no_stage_and_registers_nothing_new(finished: Path) -> None:
+    before, known = (finished / "dvc.lock").read_bytes(), versions(finished)
+    output = run_module(finished, "flows.run").stdout
+    for target in ("prepare", "teacher", "cache", "distill@conv", "evaluate"):
+        assert f"{target}: unchanged" in output
+    assert (finished / "dvc.lock").read_bytes() == before
+    assert versions(finished) == known
+    parents = query(
+        finished,
+        """
+runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
+print(json.dumps([r.data.metrics.get("teacher/wer") for r in runs
+                  if "mlflow.parentRunId" not in r.data.tags]))
+""",
+    )
+    assert len(parents) >= 2
+    assert None not in parents
+
+
+def test_dvc_repro_agrees_with_the_flow(finished: Path, tmp_path: Path) -> None:
+    assert "up to date" in run_module(finished, "dvc", "repro").stdout
+    other = make_workspace(tmp_path / "by-dvc")
+    run_module(other, "dvc", "repro")
+    assert outputs(other) == outputs(finished)
+    with_flow, with_dvc = lock(finished), lock(other)
+    assert with_flow.keys() == with_dvc.keys()
+    for stage in with_flow:
+        assert with_flow[stage]["cmd"] == with_dvc[stage]["cmd"]
+        assert with_flow[stage].get("params") == with_dvc[stage].get("params")
+
+
+def test_one_new_recording_costs_one_teacher_forward(copy: Path) -> None:
+    # A recording for the cache to find: the teacher's stage is frozen by keeping its output.
+    report = json.loads((copy / "reports/cache.json").read_text())
+    assert report["num_teacher_forwards"] == report["num_utterances"]
+    soundfile.write(copy / "corpus/new.wav", speak("cab ab", 999), RATE_HZ)
+    with open(copy / "corpus/manifest.csv", "a", encoding="utf-8") as file:
+        file.write("new.wav,,s05,train\n")  # not transcribed: the teacher need not be trained anew
+    run_module(copy, "flows.run", "--until", "cache")
+    after = json.loads((copy / "reports/cache.json").read_text())
+    assert after["num_utterances"] == report["num_utterances"] + 1
+    assert after["num_teacher_forwards"] == 1
+
+
+def test_a_changed_student_trains_only_that_student(copy: Path) -> None:
+    settings = tiny_params()
+    settings["distill"]["students"]["two"] = {
+        "architecture": {"type": "crnn", "conv_channels": 4, "hidden_size": 8}
+    }
+    write_params(copy, settings)
+    output = run_module(copy, "flows.run", "--until", "distill").stdout
+    assert "distill@conv: unchanged" in output
+    assert "distill@two: ran" in output
+
+
+def test_a_flow_killed_while_distilling_leaves_nothing_and_goes_on(
+    finished: Path, workspace: Path
+) -> None:
+    settings = tiny_params()
+    settings["distill"]["training"]["num_epochs"] = 60
+    write_params(workspace, settings)
+    process = start_module(workspace, "flows.run", "--until", "distill")
+    wait_for(lambda: list((workspace / "scratch").glob("student-conv-*.pt")))
+    kill(process)
+    wait_until_nothing_is_left(workspace)
+    assert "distill@conv" not in lock(workspace)
+    output = run_module(workspace, "flows.run", "--until", "distill").stdout
+    assert "teacher: unchanged" in output
+    assert "goes on after epoch" in output
+    unbroken = make_workspace(workspace.parent / "unbroken")
+    write_params(unbroken, settings)
+    run_module(unbroken, "dvc", "repro", "distill@conv")
+    assert outputs(workspace) == outputs(unbroken)
+
+
+def test_a_cache_pass_killed_in_the_middle_redoes_at_most_a_shard(workspace: Path) -> None:
+    settings = tiny_params()
+    settings["cache"] |= {"batch_seconds": 0.5, "shard_seconds": 4.0}
+    write_params(workspace, settings)
+    run_module(workspace, "dvc", "repro", "teacher")
+    process = start_module(workspace, "flows.run", "--until", "cache")
+    cache = workspace / "data/teacher_cache"
+    wait_for(lambda: list(cache.glob("*/shard-*.parquet")))
+    kill(process)
+    wait_until_nothing_is_left(workspace)
+    kept = {path.name: path.read_bytes() for path in cache.glob("*/shard-*.parquet")}
+    run_module(workspace, "flows.run", "--until", "cache")
+    report = json.loads((workspace / "reports/cache.json").read_text())
+    assert report["num_teacher_forwards"] < report["num_utterances"]
+    for name, content in kept.items():
+        assert next(cache.glob(f"*/{name}")).read_bytes() == content
+
+
+def test_a_second_run_while_one_is_on_is_refused(copy: Path) -> None:
+    settings = tiny_params()
+    settings["teacher"]["training"]["num_epochs"] = 500
+    write_params(copy, settings)
+    process = start_module(copy, "flows.run", "--until", "teacher")
+    try:
+        wait_for(lambda: list((copy / "scratch").glob("teacher-*.pt")))
+        second = run_module(copy, "flows.run", check=False)
+        assert second.returncode == 75
+        assert f"already running: pid {process.pid}" in second.stdout
+        assert process.poll() is None
+    finally:
+        kill(process)
+    wait_until_nothing_is_left(copy)
+
+
+def test_a_dead_mlflow_costs_no_training_and_is_made_up_for(copy: Path) -> None:
+    settings = tiny_params()
+    settings["register"]["tracking_uri"] = "http://127.0.0.1:9"
+    settings["distill"]["training"]["learning_rate"] = 4e-3  # so that distill has work to do
+    write_params(copy, settings)
+    failed = run_module(copy, "flows.run", check=False)
+    assert failed.returncode == 1
+    assert "distill@conv: ran" in failed.stdout
+    assert "make register" in failed.stdout
+    del settings["register"]["tracking_uri"]
+    write_params(copy, settings)
+    run_module(copy, "flows.run", "--only", "register")
+    assert json.loads((copy / "reports/registered.json").read_text())["alias"] == "champion"
+
+
+def test_misspelt_settings_end_before_any_work(copy: Path) -> None:
+    settings = tiny_params()
+    settings["distill"]["objektive"] = {}
+    write_params(copy, settings)
+    done = run_module(copy, "flows.run", check=False)
+    assert done.returncode == 2
+    assert "distill.objektive: unknown setting; did you mean 'objective'?" in done.stdout
+
+
+def test_a_stages_error_reaches_the_user_in_one_piece(copy: Path) -> None:
+    np.zeros(0, np.int16).tofile(copy / "corpus/s05-0.wav")
+    done = run_module(copy, "flows.run", check=False)
+    assert done.returncode == 1
+    assert "s05-0.wav" in done.stdout
+    assert "max_dropped_fraction" in done.stdout or "dropped" in done.stdout

@@ -1,0 +1,484 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from distillery import evaluation
+from distillery.architectures import ARCHITECTURES
+from distillery.errors import CorpusError, ModelError, StageError
+from distillery.evaluation import (
+    batches,
+    by_duration,
+    compare,
+    find_candidates,
+    flat_metrics,
+    labelled_test_rows,
+    per_speaker,
+    read_curves,
+    speed_clip,
+    verdict,
+)
+from distillery.manifest import COLUMNS, MANIFEST_FILE, PreparedData, audio_key, shard_name
+from distillery.params import CRNNParams, EvaluateParams, FeatureParams
+from distillery.recogniser import Recogniser
+from distillery.scoring import PairedResult
+from distillery.text import Vocabulary
+from tasks.evaluate import evaluate
+from tests.tiny import tiny_params, write_params
+
+RATE_HZ = 8000
+VOCABULARY = Vocabulary.from_alphabet("abc")
+# utterance, speaker, split, transcript, seconds
+UTTERANCES = (
+    ("t1", "ann", "test", "a", 0.5),
+    ("t2", "ann", "test", "a b", 0.7),
+    ("t3", "bob", "test", "b", 0.4),
+    ("t4", None, "test", "c c a", 0.9),
+    ("t5", "bob", "test", None, 0.6),
+    ("u1", "cid", "train", "a", 0.5),
+    ("v1", "dan", "valid", "b", 0.5),
+)
+PARAMS = EvaluateParams(num_resamples=200, speed_seconds=0.5, speed_repeats=2)
+
+
+def write_prepared(folder: Path, utterances: Any = UTTERANCES) -> PreparedData:
+    """Write a prepared folder of seeded noise by hand."""
+    folder.mkdir(parents=True)
+    rows, parts, offset = [], [], 0
+    for seed, (name, speaker, split, text, seconds) in enumerate(utterances):
+        noise = np.random.default_rng(seed).normal(0, 2000, round(seconds * RATE_HZ))
+        samples = noise.astype("<i2")  # (samples,)
+        values = (
+            name,
+            speaker,
+            split,
+            text,
+            text,
+            f"{name}.wav",
+            0,
+            offset,
+            len(samples),
+            seconds,
+            audio_key(samples),
+        )
+        rows.append(dict(zip(COLUMNS, values, strict=True)))
+        parts.append(samples)
+        offset += len(samples)
+    pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(folder / MANIFEST_FILE)
+    (folder / shard_name(0)).write_bytes(np.concatenate(parts).tobytes())
+    (folder / "summary.json").write_text(
+        json.dumps({"sample_rate_hz": RATE_HZ, "alphabet": list("abc")})
+    )
+    return PreparedData.open(folder)
+
+
+def recogniser(seed: int, says: str | None = None, rate_hz: int = RATE_HZ) -> Recogniser:
+    """Return a small network with random weights, or one that hears the same letter everywhere."""
+    torch.manual_seed(seed)
+    architecture = CRNNParams(type="crnn", conv_channels=4, hidden_size=8)
+    features = FeatureParams(num_mels=16)
+    network = ARCHITECTURES["crnn"](architecture, features.num_mels, len(VOCABULARY)).eval()
+    if says is not None:
+        with torch.no_grad():
+            network.output.weight.zero_()
+            network.output.bias.zero_()
+            network.output.bias[VOCABULARY.encode(says)[0]] = 5.0
+    return Recogniser(network, architecture, features, VOCABULARY, rate_hz)
+
+
+def save_model(root: Path, key: str, model: Recogniser, valid_wers: tuple[float, ...]) -> None:
+    folder, curves = root / "models" / key, root / "curves" / f"{key}.jsonl"
+    folder.mkdir(parents=True)
+    curves.parent.mkdir(parents=True, exist_ok=True)
+    model.save(folder)
+    lines = [
+        {"key": key, "value": value, "step": 10 * step, "timestamp": 1}
+        for step, wer in enumerate(valid_wers, 1)
+        for key, value in (("train/loss", 1.0 / step), ("valid/wer", wer))
+    ]
+    curves.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A workspace after `distill`."""
+    return write_workspace(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory) -> Path:
+    """A workspace after `evaluate`, to look at."""
+    root = write_workspace(tmp_path_factory.mktemp("evaluated"))
+    evaluate(root)
+    return root
+
+
+def write_workspace(root: Path) -> Path:
+    """Write a workspace: most models hear one letter everywhere, student `rand` hears noise."""
+    write_prepared(root / "data/prepared")
+    params = tiny_params(
+        evaluate={"num_resamples": 200, "speed_seconds": 0.5, "speed_repeats": 2},
+    )
+    conv = params["distill"]["students"]["conv"]
+    params["distill"]["students"] = {"conv": conv, "rand": conv}
+    write_params(root, params)
+    save_model(root, "teacher", recogniser(0, "a"), (0.9, 0.3, 0.4))
+    save_model(root, "students/conv", recogniser(1, "b"), (0.8, 0.6))
+    save_model(root, "controls/conv", recogniser(1, "c"), (0.8, 0.7))
+    save_model(root, "students/rand", recogniser(2), (1.5,))
+    save_model(root, "students/retired", recogniser(3), (0.1,))
+    empty = root / "models/controls/rand"  # what `distill` leaves without a control
+    empty.mkdir()
+    (empty / "none.txt").write_text("no control was trained\n")
+    (root / "curves/controls/rand.jsonl").write_text("")
+    return root
+
+
+def summary_of(root: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads((root / "reports/evaluation/summary.json").read_text())
+    return summary
+
+
+def test_the_stage_scores_every_model_as_counted_by_hand(evaluated: Path) -> None:
+    summary = summary_of(evaluated)
+    assert summary["data"] == {
+        "utterances": 4,
+        "words": 7,
+        "hours": pytest.approx(2.5 / 3600),
+        "speakers": 2,
+    }
+    assert summary["confidence"] == 0.95
+    rows = {row["model"]: row for row in summary["models"]}
+    assert list(rows) == ["teacher", "controls/conv", "students/conv", "students/rand"]
+    # transcripts: "a", "a b", "b", "c c a"; hypothesis "a" each: right; one deletion; one
+    # substitution; two deletions. "c" each: substitution; substitution and deletion; substitution;
+    # two words missing, of which one is heard as right: two deletions
+    expected = {"teacher": (1, 3, 0), "students/conv": (2, 3, 0), "controls/conv": (3, 3, 0)}
+    for key, counts in expected.items():
+        row = rows[key]
+        assert (row["substitutions"], row["deletions"], row["insertions"]) == counts
+        assert row["words"] == 7
+        assert row["wer"] == pytest.approx(sum(counts) / 7)
+        assert 0 <= row["wer_low"] <= row["wer"] <= row["wer_high"] <= 1
+    assert rows["teacher"]["cer"] == pytest.approx(7 / 10)  # "a b": 2, "b": 1, "c c a": 4
+    assert rows["teacher"]["valid_wer"] == 0.3
+    assert rows["students/rand"]["valid_wer"] == 1.5
+
+
+def test_size_and_speed_are_those_of_the_saved_model(evaluated: Path) -> None:
+    loaded = Recogniser.load(evaluated / "models/teacher", ARCHITECTURES)
+    row = summary_of(evaluated)["models"][0]
+    assert row["parameters"] == sum(p.numel() for p in loaded.network.parameters())
+    assert row["bytes"] == len((evaluated / "models/teacher/model.safetensors").read_bytes())
+    assert 0 < row["real_time_factor"] < 10
+    assert row["device"].endswith(", 1 thread")
+
+
+def test_gains_are_differences_of_the_word_error_rates(evaluated: Path) -> None:
+    figures = summary_of(evaluated)["comparisons"]["conv"]
+    assert figures["gain_wer"] == pytest.approx(1 / 7)  # 6 errors without the teacher, 5 with it
+    assert figures["excess_wer"] == pytest.approx(1 / 7)  # the teacher makes 4
+    assert figures["gap_closed"] == pytest.approx(0.5)
+    assert figures["gain_wer_low"] <= 1 / 7 <= figures["gain_wer_high"]
+    assert figures["excess_wer_low"] <= 1 / 7 <= figures["excess_wer_high"]
+    assert not figures["gain_significant"]
+    assert figures["verdict"].startswith("no significant gain: 14.3 points of WER (")
+
+
+def test_a_student_without_control_has_no_gain(evaluated: Path) -> None:
+    figures = summary_of(evaluated)["comparisons"]["rand"]
+    for name in ("gain_wer", "gain_wer_low", "gain_wer_high", "gap_closed"):
+        assert figures[name] is None
+    assert figures["gain_significant"] is False
+    assert figures["verdict"] == "no control was trained: what distillation gained is unknown"
+    assert figures["excess_wer"] is not None
+
+
+def test_predictions_hold_what_the_models_say_one_by_one(evaluated: Path) -> None:
+    predictions = pd.read_parquet(evaluated / "reports/evaluation/predictions.parquet")
+    assert len(predictions) == 4 * 4
+    own = predictions[predictions["model"] == "students/rand"]
+    assert list(own["utterance_id"]) == ["t1", "t2", "t3", "t4"]
+    data = PreparedData.open(evaluated / "data/prepared")
+    model = Recogniser.load(evaluated / "models/students/rand", ARCHITECTURES)
+    rows = labelled_test_rows(data).itertuples()
+    alone = [model.transcribe([data.waveform(row)])[0] for row in rows]
+    assert list(own["hypothesis"]) == alone
+    assert any(alone)
+    errors = jiwer.process_words(list(own["text"]), list(own["hypothesis"]))
+    found = own[["substitutions", "deletions", "insertions", "words"]].sum().tolist()
+    assert found == [errors.substitutions, errors.deletions, errors.insertions, 7]
+    cer = jiwer.cer(list(own["text"]), list(own["hypothesis"]))
+    assert own["character_errors"].sum() / own["characters"].sum() == pytest.approx(cer)
+
+
+def test_speakers_are_scored_apart_and_unknown_ones_together(evaluated: Path) -> None:
+    table = pd.read_csv(evaluated / "reports/evaluation/per_speaker.csv")
+    teacher = table[table["model"] == "teacher"].set_index("speaker")
+    assert teacher.loc["ann", ["utterances", "words"]].tolist() == [2, 3]
+    assert teacher.loc["ann", "wer"] == pytest.approx(1 / 3)
+    assert teacher.loc["bob", "wer"] == 1.0
+    assert teacher.loc[evaluation.UNKNOWN_SPEAKER, "wer"] == pytest.approx(2 / 3)
+
+
+def test_durations_are_binned_by_quantile(evaluated: Path) -> None:
+    table = pd.read_csv(evaluated / "reports/evaluation/by_duration.csv")
+    teacher = table[table["model"] == "teacher"]
+    assert teacher["utterances"].tolist() == [1, 1, 1, 1]
+    # quartiles of 0.4, 0.5, 0.7, 0.9 by linear interpolation
+    assert teacher["seconds_from"].tolist() == pytest.approx([0.4, 0.475, 0.6, 0.75])
+    assert teacher["seconds_to"].tolist() == pytest.approx([0.475, 0.6, 0.75, 0.9])
+    assert teacher["wer"].tolist() == pytest.approx([1.0, 0.0, 0.5, 2 / 3])
+
+
+def test_equally_long_utterances_share_one_bin() -> None:
+    predictions = pd.DataFrame(
+        {
+            "model": "teacher",
+            "utterance_id": ["x", "y"],
+            "duration_seconds": [1.5, 1.5],
+            "words": [2, 3],
+            "word_errors": [1, 0],
+        }
+    )
+    table = by_duration(predictions)
+    assert table.to_dict("records") == [
+        {
+            "model": "teacher",
+            "seconds_from": 1.5,
+            "seconds_to": 1.5,
+            "utterances": 2,
+            "words": 5,
+            "wer": 0.2,
+        }
+    ]
+
+
+def test_a_speaker_without_words_has_no_wer() -> None:
+    predictions = pd.DataFrame(
+        {
+            "model": "teacher",
+            "speaker": ["ann", "bob"],
+            "utterance_id": ["x", "y"],
+            "words": [0, 2],
+            "word_errors": [1, 1],
+        }
+    )
+    wers = per_speaker(predictions)["wer"]
+    assert np.isnan(wers[0])
+    assert wers[1] == 0.5
+
+
+def test_metrics_are_numbers_by_group_and_name(evaluated: Path) -> None:
+    metrics = json.loads((evaluated / "reports/metrics.json").read_text())
+    assert set(metrics) == {"teacher", "students", "controls"}
+    assert set(metrics["students"]) == {"conv", "rand"}
+    assert set(metrics["controls"]) == {"conv"}
+    assert metrics["teacher"]["wer"] == pytest.approx(4 / 7)
+    assert metrics["students"]["conv"]["gain_wer"] == pytest.approx(1 / 7)
+    assert "gain_wer" not in metrics["students"]["rand"]
+    assert "gain_wer" not in metrics["controls"]["conv"]
+    for numbers in (metrics["teacher"], *metrics["students"].values()):
+        assert all(type(value) in (int, float) for value in numbers.values())
+
+
+def test_all_pictures_are_drawn(evaluated: Path) -> None:
+    names = {path.name for path in (evaluated / "reports/evaluation/plots").iterdir()}
+    assert names == {
+        "learning_curves.png",
+        "wer_against_size.png",
+        "wer_against_speed.png",
+        "error_counts.png",
+        "wer_by_speaker.png",
+    }
+
+
+def without_speed(summary: dict[str, Any]) -> dict[str, Any]:
+    for row in summary["models"]:
+        del row["real_time_factor"]
+    return summary
+
+
+def test_a_second_run_gives_the_same_results_but_for_the_speed(workspace: Path) -> None:
+    evaluate(workspace)
+    folder = workspace / "reports/evaluation"
+    same = ("predictions.parquet", "per_speaker.csv", "by_duration.csv", "plots/error_counts.png")
+    first = without_speed(summary_of(workspace)), [(folder / name).read_bytes() for name in same]
+    (folder / "stale.txt").write_text("from an older version")
+    evaluate(workspace)
+    second = without_speed(summary_of(workspace)), [(folder / name).read_bytes() for name in same]
+    assert first == second
+    assert not (folder / "stale.txt").exists()
+
+
+def test_a_failed_run_leaves_the_former_report(workspace: Path, monkeypatch) -> None:
+    evaluate(workspace)
+    before = (workspace / "reports/evaluation/summary.json").read_bytes()
+
+    def fail(*arguments: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("distillery.plots.plot_error_counts", fail)
+    with pytest.raises(OSError, match="disk full"):
+        evaluate(workspace)
+    assert (workspace / "reports/evaluation/summary.json").read_bytes() == before
+    assert [path.name for path in (workspace / "reports").iterdir() if "tmp" in path.name] == []
+
+
+def test_a_model_for_another_rate_is_refused_with_both_rates(workspace: Path) -> None:
+    recogniser(1, "b", rate_hz=16000).save(workspace / "models/students/conv")
+    with pytest.raises(ModelError, match="16000 Hz, the audio has 8000 Hz"):
+        evaluate(workspace)
+
+
+def test_a_missing_student_is_named(workspace: Path) -> None:
+    (workspace / "models/students/rand/config.json").unlink()
+    with pytest.raises(ModelError, match=r"students/rand: holds no config\.json"):
+        evaluate(workspace)
+
+
+@pytest.mark.parametrize(
+    ("utterances", "message"),
+    [
+        ([u for u in UTTERANCES if u[2] != "test"], "'test': 0 utterances, 0 with a transcript"),
+        ([u for u in UTTERANCES if u[3] is None], "'test': 1 utterances, 0 with a transcript"),
+        ([("t1", "ann", "test", "", 0.5)], "'test': 1 utterances, 1 with a transcript, none of"),
+    ],
+    ids=["no test split", "no transcript", "no word"],
+)
+def test_a_test_split_without_words_is_refused(tmp_path: Path, utterances, message) -> None:
+    spoken = utterances or [("u1", "cid", "train", "a", 0.5)]
+    data = write_prepared(tmp_path / "prepared", spoken)
+    with pytest.raises(CorpusError, match=message):
+        labelled_test_rows(data)
+
+
+def test_curves_that_are_missing_are_named(workspace: Path) -> None:
+    (workspace / "curves/controls/conv.jsonl").unlink()
+    with pytest.raises(StageError, match=r"controls/conv\.jsonl: no such file; run the stage"):
+        evaluate(workspace)
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"key": "train/loss", "step": 3}', "7"])
+def test_a_damaged_curve_is_named_with_its_line(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"key": "valid/wer", "value": 0.5, "step": 1, "timestamp": 0}\n' + line)
+    with pytest.raises(StageError, match=r"a\.jsonl: line 2 is .*expected an object with key"):
+        read_curves(path)
+
+
+def test_models_come_in_the_order_of_the_table_and_others_are_ignored(workspace: Path) -> None:
+    found = find_candidates(workspace / "models", ["rand", "conv"])
+    assert [c.key for c in found] == ["teacher", "students/rand", "controls/conv", "students/conv"]
+
+
+def test_batches_hold_everything_once_within_their_length(monkeypatch) -> None:
+    monkeypatch.setattr(evaluation, "BATCH_SECONDS", 10.0)
+    seconds = np.array([4.0, 1.0, 12.0, 3.0, 3.0, 2.0])
+    # sorted: 1, 2, 3 | 3 x 3 = 9 fits, a fourth 3 makes 12; then 3, 4 -> 8; then 12 alone
+    assert list(batches(seconds)) == [[1, 5, 3], [4, 0], [2]]
+    assert list(batches(np.array([]))) == []
+
+
+def test_the_clip_is_test_audio_that_starts_again_when_it_is_too_short(tmp_path: Path) -> None:
+    data = write_prepared(tmp_path / "prepared")
+    rows = labelled_test_rows(data)
+    audio = np.concatenate([data.waveform(row) for row in rows.itertuples()])
+    assert len(audio) == 2.5 * RATE_HZ
+    np.testing.assert_array_equal(speed_clip(data, rows, 0.8), audio[: int(0.8 * RATE_HZ)])
+    np.testing.assert_array_equal(speed_clip(data, rows, 5.0), np.concatenate([audio, audio]))
+
+
+def predictions_of(**word_errors: list[int]) -> pd.DataFrame:
+    """Return predictions of models with these errors in utterances of ten words."""
+    keys = {"teacher": "teacher", "student": "students/x", "control": "controls/x"}
+    return pd.concat(
+        [
+            pd.DataFrame({"model": keys[role], "word_errors": errors, "words": 10})
+            for role, errors in word_errors.items()
+        ]
+    )
+
+
+def test_a_clear_gain_is_called_one() -> None:
+    predictions = predictions_of(teacher=[1] * 9, control=[5] * 9, student=[2] * 9)
+    figures = compare("x", predictions, PARAMS)
+    assert figures["gain_wer"] == pytest.approx(0.3)
+    assert figures["gain_significant"] is True
+    assert figures["gap_closed"] == pytest.approx(0.75)
+    assert figures["verdict"] == "distillation gained 30.0 points of WER (30.0 to 30.0)"
+
+
+@pytest.mark.parametrize("teacher", [5, 6])
+def test_no_gap_can_be_closed_behind_a_control_as_good_as_the_teacher(teacher: int) -> None:
+    predictions = predictions_of(teacher=[teacher] * 9, control=[5] * 9, student=[2] * 9)
+    assert compare("x", predictions, PARAMS)["gap_closed"] is None
+
+
+@pytest.mark.parametrize(
+    ("gain", "sentence"),
+    [
+        (
+            PairedResult(0.031, 0.012, 0.05),
+            "distillation gained 3.1 points of WER (1.2 to 5.0)",
+        ),
+        (
+            PairedResult(0.004, -0.01, 0.018),
+            "no significant gain: 0.4 points of WER (-1.0 to 1.8)",
+        ),
+        (
+            PairedResult(-0.02, -0.031, -0.005),
+            "distillation made it worse by 2.0 points of WER (0.5 to 3.1)",
+        ),
+    ],
+)
+def test_the_verdict_is_one_plain_sentence(gain: PairedResult, sentence: str) -> None:
+    assert verdict(gain) == sentence
+
+
+def test_the_untrained_have_no_validation_wer() -> None:
+    summary = {
+        "models": [{"role": "teacher", "name": "teacher", "wer": 0.5, "valid_wer": None}],
+        "comparisons": {},
+    }
+    assert flat_metrics(summary)["teacher"] == {"wer": 0.5}
+
+
+TableOf = Callable[[dict[str, Any]], str]
+
+
+@pytest.mark.parametrize("table_of", [evaluation.render_table, evaluation.markdown_table])
+def test_tables_show_every_model_with_its_figures(evaluated: Path, table_of: TableOf) -> None:
+    summary = summary_of(evaluated)
+    text = table_of(summary)
+    lines = text.splitlines()
+    assert lines[0] == "Test split: 4 utterances, 7 words by 2 speakers"
+    names = ("teacher", "control conv", "student conv", "student rand")
+    order = [line for line in lines if line.lstrip("| ").startswith(names)]
+    for line, name, row in zip(order, names, summary["models"], strict=True):
+        assert name in line
+        assert f"{row['parameters']:,}" in line
+        assert f"{100 * row['wer']:.1f} [{100 * row['wer_low']:.1f}, " in line
+    assert "57.1 [" in order[0]  # 4 of 7
+    assert "1/3/0" in order[0]
+    assert "14.3 [" in order[2]
+    assert "14.3 [" not in order[1]
+    assert "conv: no significant gain: 14.3 points of WER (" in text
+    assert "rand: no control was trained" in text
+
+
+def test_the_plain_table_is_at_most_100_columns_wide(evaluated: Path) -> None:
+    assert max(map(len, evaluation.render_table(summary_of(evaluated)).splitlines())) <= 100
+
+
+def test_the_markdown_table_has_equally_many_cells_in_every_row(evaluated: Path) -> None:
+    table = evaluation.markdown_table(summary_of(evaluated))
+    rows = [line for line in table.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + 4
+    assert {row.count("|") for row in rows} == {9}

@@ -1,0 +1,198 @@
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from distillery import plots
+
+
+def model(role: str, name: str, parameters: int, wer: float, factor: float) -> dict[str, Any]:
+    keys = {"teacher": "teacher", "student": f"students/{name}", "control": f"controls/{name}"}
+    return {
+        "model": keys[role],
+        "role": role,
+        "name": name,
+        "parameters": parameters,
+        "wer": wer,
+        "wer_low": wer - 0.02,
+        "wer_high": wer + 0.05,
+        "substitutions": 12,
+        "deletions": 5,
+        "insertions": 3,
+        "words": 50,
+        "real_time_factor": factor,
+        "device": "ACME 9000, 1 thread",
+    }
+
+
+ROWS = [
+    model("teacher", "teacher", 3_500_000, 0.2, 0.03),
+    model("control", "conv", 150_000, 0.5, 0.002),
+    model("student", "conv", 150_000, 0.4, 0.0021),
+    model("student", "crnn", 280_000, 0.3, 0.004),
+]
+CURVES = {
+    row["model"]: [
+        {"key": "train/loss", "value": 3.0, "step": 10},
+        {"key": "valid/wer", "value": 0.9, "step": 10},
+        {"key": "train/loss", "value": 1.5, "step": 20},
+        {"key": "valid/wer", "value": row["wer"], "step": 20},
+    ]
+    for row in ROWS
+}
+SPEAKERS = pd.DataFrame(
+    [
+        {"model": row["model"], "speaker": name, "utterances": 7, "wer": row["wer"] * factor}
+        for row in ROWS
+        for name, factor in (("ann", 0.5), ("bob", 1.5))
+    ]
+)
+DRAWINGS = {
+    "learning_curves": lambda path: plots.plot_learning_curves(CURVES, ROWS, path),
+    "wer_against_size": lambda path: plots.plot_wer_against_size(ROWS, 0.95, path),
+    "wer_against_speed": lambda path: plots.plot_wer_against_speed(ROWS, 0.95, path),
+    "error_counts": lambda path: plots.plot_error_counts(ROWS, path),
+    "wer_by_speaker": lambda path: plots.plot_wer_by_speaker(ROWS, SPEAKERS, path),
+}
+
+
+@pytest.fixture
+def figures(monkeypatch) -> list[Figure]:
+    """The figures that are drawn, instead of files."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    return drawn
+
+
+def texts(figure: Figure) -> list[str]:
+    return [
+        text
+        for axes in figure.axes
+        for text in (axes.get_title(), axes.get_xlabel(), axes.get_ylabel())
+    ]
+
+
+def legend(figure: Figure, axes: int = 0) -> list[str]:
+    found = figure.axes[axes].get_legend()
+    assert found is not None
+    return [text.get_text() for text in found.get_texts()]
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_picture_is_a_large_png_with_ink_in_several_colours(tmp_path: Path, name: str) -> None:
+    DRAWINGS[name](tmp_path / "a.png")
+    pixels = matplotlib.image.imread(tmp_path / "a.png")[..., :3]  # (height, width, 3)
+    assert min(pixels.shape[:2]) >= 250
+    ink = (pixels < 0.95).any(axis=-1)  # (height, width)
+    assert 0.01 < ink.mean() < 0.7
+    coloured = pixels[np.ptp(pixels, axis=-1) > 0.3]  # (points, 3)
+    assert len(coloured) > 500
+    assert len(np.unique((coloured * 7).astype(int), axis=0)) >= 3
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_equal_results_give_equal_pictures(tmp_path: Path, name: str) -> None:
+    DRAWINGS[name](tmp_path / "a.png")
+    DRAWINGS[name](tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("name", DRAWINGS)
+def test_a_stranger_learns_what_is_shown(figures: list[Figure], name: str) -> None:
+    DRAWINGS[name](Path("unused"))
+    (figure,) = figures
+    for axes in figure.axes:
+        assert axes.get_title()
+        assert axes.get_xlabel()
+    assert any("%" in text or "per 100 words" in text for text in texts(figure))
+
+
+def test_learning_curves_show_the_points_with_wer_in_per_cent(figures: list[Figure]) -> None:
+    plots.plot_learning_curves(CURVES, ROWS, Path("unused"))
+    losses, wers = figures[0].axes
+    np.testing.assert_allclose(losses.lines[0].get_xydata(), [[10, 3.0], [20, 1.5]])
+    np.testing.assert_allclose(wers.lines[2].get_xydata(), [[10, 90], [20, 40]])
+    assert legend(figures[0], 1) == ["teacher", "control conv", "student conv", "student crnn"]
+
+
+def test_a_student_and_its_control_share_the_line_style_but_not_the_colour(
+    figures: list[Figure],
+) -> None:
+    plots.plot_learning_curves(CURVES, ROWS, Path("unused"))
+    _, control, student, other = figures[0].axes[1].lines
+    assert control.get_linestyle() == student.get_linestyle() != other.get_linestyle()
+    assert control.get_color() != student.get_color() == other.get_color()
+
+
+def test_a_model_without_curves_leaves_an_empty_line(figures: list[Figure]) -> None:
+    plots.plot_learning_curves({**CURVES, "teacher": []}, ROWS, Path("unused"))
+    assert len(figures[0].axes[1].lines[0].get_xydata()) == 0
+
+
+@pytest.mark.parametrize(
+    ("draw", "column", "label"),
+    [
+        (plots.plot_wer_against_size, "parameters", "parameters"),
+        (plots.plot_wer_against_speed, "real_time_factor", "ACME 9000, 1 thread"),
+    ],
+)
+def test_wer_stands_against_cost_with_its_interval(
+    figures: list[Figure], draw: Any, column: str, label: str
+) -> None:
+    draw(ROWS, 0.9, Path("unused"))
+    (axes,) = figures[0].axes
+    assert axes.get_xscale() == "log"
+    assert label in axes.get_xlabel()
+    assert "90 % interval" in axes.get_ylabel()
+    for container, row in zip(axes.containers, ROWS, strict=True):
+        point, _, bars = container
+        np.testing.assert_allclose(point.get_xydata(), [[row[column], 100 * row["wer"]]])
+        ends = bars[0].get_segments()[0][:, 1]
+        np.testing.assert_allclose(ends, [100 * row["wer"] - 2, 100 * row["wer"] + 5])
+    assert legend(figures[0]) == ["teacher", "control conv", "student conv", "student crnn"]
+
+
+def test_bars_are_errors_per_hundred_words_with_the_counts_beside(figures: list[Figure]) -> None:
+    plots.plot_error_counts(ROWS, Path("unused"))
+    (axes,) = figures[0].axes
+    widths = [bars[0].get_width() for bars in axes.containers]
+    assert widths == [24.0, 10.0, 6.0]  # 12, 5 and 3 of 50 words
+    assert [bars[0].get_x() for bars in axes.containers] == [0.0, 24.0, 34.0]
+    assert [text.get_text().strip() for text in axes.texts] == ["12 + 5 + 3"] * 4
+
+
+def test_errors_of_a_perfect_model_can_be_drawn(tmp_path: Path) -> None:
+    perfect = {**ROWS[0], "substitutions": 0, "deletions": 0, "insertions": 0}
+    plots.plot_error_counts([perfect], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+def test_the_hardest_speaker_is_on_top(figures: list[Figure]) -> None:
+    plots.plot_wer_by_speaker(ROWS, SPEAKERS, Path("unused"))
+    (axes,) = figures[0].axes
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert names == ["bob (7 utt.)", "ann (7 utt.)"]
+    assert axes.yaxis_inverted()
+    teacher = axes.collections[1].get_offsets()  # after the grey lines
+    np.testing.assert_allclose(teacher, [[30, 0], [10, 1]])
+
+
+def test_of_many_speakers_the_hardest_are_shown_and_the_title_says_so(
+    figures: list[Figure],
+) -> None:
+    many = pd.DataFrame(
+        [
+            {"model": row["model"], "speaker": f"s{i:02d}", "utterances": 1, "wer": i / 100}
+            for row in ROWS
+            for i in range(50)
+        ]
+    )
+    plots.plot_wer_by_speaker(ROWS, many, Path("unused"))
+    (axes,) = figures[0].axes
+    assert len(axes.get_yticks()) == plots.MAX_SPEAKERS
+    assert axes.get_yticklabels()[0].get_text() == "s49 (1 utt.)"
+    assert axes.get_title() == "WER by test speaker, the 40 hardest of 50 speakers"
