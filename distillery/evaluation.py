@@ -31,9 +31,6 @@ from distillery.files import whole_folder, write_json
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams
 from distillery.recogniser import WEIGHTS_FILE, Recogniser
-from distillery.results import markdown_table as markdown_table
-from distillery.results import render_table as render_table
-from distillery.results import results_table as results_table
 from distillery.scoring import (
     PairedResult,
     bootstrap_interval,
@@ -295,7 +292,7 @@ def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> 
             "gain_significant": False,
             "verdict": "no control was trained: what distillation gained is unknown",
         }
-    gain = _difference(own, control, predictions, params)
+    gain = _difference(control, own, predictions, params)
     gap = gain.difference + excess.difference  # control - teacher
     return {
         **figures,

@@ -27,7 +27,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     root = Path.cwd()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     environment.apply(root)
     try:
         settings = params.load(root / params.PARAMS_FILE)
@@ -59,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run_one(root: Path, settings: params.Params, stage: str) -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if stage == "register":
         from tasks.register import register
 

@@ -37,6 +37,7 @@ KEPT_LINES = 30
 BAR_INTERVAL_SECONDS = 5.0
 TERMINATION_SECONDS = 10.0
 BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
+HINTS = ("To track the changes with git", "\tgit add", "To enable auto staging", "\tdvc config core.")
 RESTORED_SIGN = "is cached - skipping run"
 
 Outcome = Literal["unchanged", "ran", "restored"]
@@ -228,7 +229,8 @@ def _dvc(root: Path, arguments: Sequence[str], emit: Emit) -> tuple[int, Sequenc
         for line, is_bar in read_lines(process.stdout):
             if not is_bar:
                 lines.append(line)
-            emit(line)
+            if not line.startswith(HINTS):
+                emit(line)
         return process.wait(), lines
     finally:
         _end(process)
@@ -281,7 +283,7 @@ def read_lines(stream: IO[bytes]) -> Iterator[tuple[str, bool]]:
 
 
 def _plain(piece: bytes) -> str:
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece.decode("utf-8", "replace")).strip("\r\n ")
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece.decode("utf-8", "replace")).strip("\r\n").rstrip()
 
 
 def _reason(lines: Sequence[str], status: int) -> str:

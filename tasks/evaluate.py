@@ -26,7 +26,7 @@ def evaluate(root: Path) -> None:
         root / "reports/evaluation",
     )
     write_json(root / "reports/metrics.json", evaluation.flat_metrics(summary))
-    logger.info("test split:\n%s", render_table(summary))
+    logger.info("\n%s", render_table(summary))
 
 
 def main() -> None:
