@@ -39,9 +39,7 @@ def check_bundle(folder: Path, expected: str | None = None) -> None:
     try:
         published: dict[str, str] = json.loads(path.read_text("utf-8"))
     except (FileNotFoundError, ValueError):
-        raise ModelError(
-            f"{path}: missing or unreadable; expected a published model"
-        ) from None
+        raise ModelError(f"{path}: missing or unreadable; expected a published model") from None
     if expected is not None and bundle_digest(folder) != expected:
         raise ModelError(
             f"{path}: SHA-256 {bundle_digest(folder)[:12]}…, the registry says {expected[:12]}…; "

@@ -107,9 +107,7 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
             for item in candidates
         }
         best = best_candidate(candidates)
-        verdict = decide(
-            tracking, sources.params.register.model_name, versions[best.name], best
-        )
+        verdict = decide(tracking, sources.params.register.model_name, versions[best.name], best)
         _log_parent_run(tracking, parent, sources, datasets, best.name, verdict)
         tracking.end_run(parent)
     registered = {
@@ -265,9 +263,7 @@ def _datasets(data: PreparedData, sources: Sources) -> list[DataSource]:
     ]
 
 
-def _candidates(
-    sources: Sources, runs: Mapping[str, str], digest_of_test: str
-) -> list[Candidate]:
+def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) -> list[Candidate]:
     table = markdown_table(sources.summary)
     return [
         Candidate(

@@ -220,8 +220,8 @@ def version_folder(tracking: Tracking, model_uri: str) -> tuple[Path, str | None
         )
     except MlflowException as error:
         raise TrackingError(
-            f"{model_uri}: not in the registry ({error.message}); run make run, or see which models "
-            "there are with make ui"
+            f"{model_uri}: not in the registry ({error.message}); run make run, or look "
+            "with make ui which models there are"
         ) from error
     with tracking.explained():
         folder = mlflow.artifacts.download_artifacts(

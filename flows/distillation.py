@@ -8,8 +8,7 @@ from typing import Any
 from prefect import Task, flow, get_run_logger, runtime, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import TaskRun
-from prefect.states import State
+from prefect.client.schemas.objects import State, TaskRun
 
 from distillery import params
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError

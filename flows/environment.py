@@ -1,11 +1,13 @@
 """Settings of Prefect, DVC and MLflow that this project wants, where the user set none.
 
-Telemetry of all three is off (MLflow's settings stand in distillery/tracking.py). Call `apply` before the first import of any of them.
+Telemetry of all three is off (MLflow's settings stand in distillery/tracking.py). Call `apply`
+before the first import of any of them.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -37,7 +39,9 @@ def for_stages() -> dict[str, str]:
         **os.environ,
         "PATH": os.pathsep.join(folders),
         "PYTHONUNBUFFERED": "1",
-        "SHELL": "/bin/sh",  # DVC starts stages through it; it replaces itself by the stage
+        # DVC starts stages through it. Bash replaces itself by the stage, so that no shell stands
+        # between the two and the stage notices when DVC dies.
+        "SHELL": shutil.which("bash") or "/bin/sh",
         "TQDM_MININTERVAL": "5",
         "TQDM_NCOLS": "80",
     }

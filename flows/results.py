@@ -15,7 +15,7 @@ DEFAULT_MLFLOW_PORT = "5000"
 
 
 def mlflow_link(registered: Mapping[str, Any]) -> str:
-    """Return the page of the pipeline's run in MLflow, on `make ui`'s port if there is no server."""
+    """Return the page of the run in MLflow, on the port of `make ui` if there is no server."""
     uri = str(registered["tracking_uri"]).rstrip("/")
     if not uri.startswith("http"):
         uri = f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', DEFAULT_MLFLOW_PORT)}"
@@ -40,9 +40,11 @@ def text(root: Path, registered: Mapping[str, Any]) -> str:
             _sentence(registered),
             "",
             "Next:",
-            "  make ui                                     runs, curves and models in the browser",
-            "  make transcribe FILES=recording.wav         text of a recording, by the champion",
-            "  make settings FROM=examples/manifest.yaml   then make run: your own recordings",
+            "  make ui                                      runs, curves and models in a browser",
+            "  make transcribe FILES=recording.wav          text of a recording, by the champion",
+            "  .venv/bin/distillery transcribe FILE …       the same, as a command",
+            "  make settings FROM=examples/manifest.yaml    your own recordings: name their folder",
+            "                                               in params.yaml, then make run",
         ]
     )
 

@@ -115,6 +115,17 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def is_free(port: int) -> bool:
+    """Return whether a port on loopback can be taken."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a child and its whole group."""
     for number in (signal.SIGTERM, signal.SIGKILL):

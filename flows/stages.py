@@ -24,6 +24,7 @@ from typing import IO, Any, Literal
 
 import yaml
 
+from distillery.doctor import WORKSPACE_LOCK
 from distillery.errors import BusyError, ParamsError, StageError
 from distillery.files import write_bytes
 from distillery.params import PARAMS_FILE, Params
@@ -32,12 +33,12 @@ from tasks.stage import PIPELINE_FILE, look_up
 
 STAGES = ("prepare", "teacher", "cache", "distill", "evaluate")
 LOCK_FILE = "dvc.lock"
-WORKSPACE_LOCK = ".dvc/tmp/distillery.lock"
+
 KEPT_LINES = 30
 BAR_INTERVAL_SECONDS = 5.0
 TERMINATION_SECONDS = 10.0
 BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
-HINTS = ("To track the changes with git", "\tgit add", "To enable auto staging", "\tdvc config core.")
+HINTS = ("To track the changes with git", "\tgit add", "To enable auto staging", "\tdvc config")
 RESTORED_SIGN = "is cached - skipping run"
 
 Outcome = Literal["unchanged", "ran", "restored"]
@@ -118,7 +119,8 @@ def changed_targets(root: Path, names: Sequence[str]) -> dict[str, Any]:
 
     use_git_if_present(root)
     try:
-        with Repo(str(root)) as repo:
+        # DVC takes targets relative to the current folder, whatever the repository.
+        with contextlib.chdir(root), Repo(str(root)) as repo:
             status: dict[str, Any] = repo.status(targets=list(names))
     except LockError as error:
         raise BusyError(f"DVC is busy in {root}: {error}; wait for it, then run again") from error
@@ -161,7 +163,7 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
     tail = "\n".join(lines)
     if status:
         if any(sign in tail for sign in BUSY_SIGNS):
-            raise BusyError(f"stage {target}: DVC is busy here; wait for it, then run again\n{tail}")
+            raise BusyError(f"stage {target}: DVC is busy here; run again when it is done\n{tail}")
         raise StageError(f"stage {target}: {_reason(lines, status)}")
     if left := changed_targets(root, [target]):
         raise StageError(
@@ -283,7 +285,8 @@ def read_lines(stream: IO[bytes]) -> Iterator[tuple[str, bool]]:
 
 
 def _plain(piece: bytes) -> str:
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", piece.decode("utf-8", "replace")).strip("\r\n").rstrip()
+    text = piece.decode("utf-8", "replace").strip("\r\n").rstrip()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
 def _reason(lines: Sequence[str], status: int) -> str:

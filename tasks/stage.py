@@ -32,9 +32,7 @@ logger = logging.getLogger(__name__)
 Snapshot = Mapping[str, object]
 
 
-def run_stage(
-    function: Callable[..., object], *arguments: object, guard: bool = True
-) -> NoReturn:
+def run_stage(function: Callable[..., object], *arguments: object, guard: bool = True) -> NoReturn:
     """Run one stage as this process, and end the process with its exit status.
 
     Args:
@@ -73,9 +71,7 @@ def guarded(function: Callable[..., object], *arguments: object) -> None:
     before = snapshot(root, function.__name__, item)
     function(*arguments)
     after = snapshot(root, function.__name__, item)
-    changed = sorted(
-        name for name in {*before, *after} if before.get(name) != after.get(name)
-    )
+    changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
         raise StageError(
@@ -127,9 +123,7 @@ def _read(path: Path) -> Any:
 def _stage_spec(root: Path, stage: str) -> dict[str, Any]:
     stages = _read(root / PIPELINE_FILE)["stages"]
     if stage not in stages:
-        raise StageError(
-            f"{root / PIPELINE_FILE}: has no stage {stage!r}, only {sorted(stages)}"
-        )
+        raise StageError(f"{root / PIPELINE_FILE}: has no stage {stage!r}, only {sorted(stages)}")
     spec: dict[str, Any] = stages[stage]
     return dict(spec.get("do", spec))
 

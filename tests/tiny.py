@@ -96,6 +96,8 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
         },
         "cache": {"batch_seconds": 8.0, "shard_seconds": 12.0, "num_threads": 1},
         "distill": {
+            "control": True,
+            "objective": {},
             "features": dict(features),
             "training": dict(training),
             "students": {

@@ -1,0 +1,120 @@
+# One target, one command that you could type yourself. `make` alone lists them.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+
+PYTHON3 ?= python3
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+MLFLOW_PORT ?= 5000
+PREFECT_PORT ?= 4200
+export MLFLOW_PORT PREFECT_PORT
+
+RUN := $(PYTHON) -m flows.run
+CHECKED := install quick-check
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+# --- set-up ---------------------------------------------------------------------------------------
+
+.PHONY: install
+install: $(STAMP) ## create .venv and install the pinned requirements (skipped when nothing changed)
+
+$(STAMP): requirements.txt pyproject.toml
+	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
+	$(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv
+	$(PYTHON) -m uv pip install --python $(PYTHON) --compile-bytecode --require-hashes -r requirements.txt
+	$(PYTHON) -m uv pip install --python $(PYTHON) --no-deps --no-build-isolation -e .
+	touch $(STAMP)
+
+.PHONY: lock
+lock: ## compile requirements.txt anew from pyproject.toml
+	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra dev --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" -o requirements.txt
+
+.PHONY: settings
+settings: install ## use ready settings: make settings FROM=examples/an4.yaml
+	@$(PYTHON) -m flows.settings "$(FROM)"
+
+# --- the pipeline ---------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: install ## set-up, then the whole pipeline on generated speech
+	@$(PYTHON) -m distillery.doctor --quick --corpus commands
+	$(RUN)
+
+.PHONY: run
+run: $(CHECKED) ## the whole pipeline on what params.yaml says
+	$(RUN)
+
+.PHONY: prepare
+prepare: $(CHECKED) ## stage: a corpus becomes data/prepared
+	$(RUN) --only prepare
+
+.PHONY: teacher
+teacher: $(CHECKED) ## stage: the teacher, trained on the prepared data
+	$(RUN) --only teacher
+
+.PHONY: cache
+cache: $(CHECKED) ## stage: the teacher's outputs for all training audio
+	$(RUN) --only cache
+
+.PHONY: distill
+distill: $(CHECKED) ## stage: every student, and its control
+	$(RUN) --only distill
+
+.PHONY: evaluate
+evaluate: $(CHECKED) ## stage: all models on the test split
+	$(RUN) --only evaluate
+
+.PHONY: register
+register: $(CHECKED) ## stage: results and students into MLflow and its registry
+	$(RUN) --only register
+
+# --- using it -------------------------------------------------------------------------------------
+
+.PHONY: transcribe
+transcribe: install ## text of recordings, by the champion: make transcribe FILES="a.wav b.flac"
+	@test -n "$(FILES)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac"' >&2; exit 2; }
+	@$(PYTHON) -m distillery.cli transcribe $(FILES)
+
+.PHONY: ui
+ui: install ## MLflow and Prefect in the browser, on loopback, until Ctrl-C
+	@exec $(PYTHON) -m flows.ui --mlflow-port $(MLFLOW_PORT) --prefect-port $(PREFECT_PORT)
+
+.PHONY: doctor
+doctor: install ## check pins, disk, locks, stores and servers, and say what to do
+	@$(PYTHON) -m distillery.doctor
+
+.PHONY: quick-check
+quick-check: install
+	@$(PYTHON) -m distillery.doctor --quick
+
+# --- development ----------------------------------------------------------------------------------
+
+.PHONY: test
+test: install ## all tests
+	$(PYTHON) -m pytest
+
+.PHONY: lint
+lint: install ## ruff: format and rules
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+
+.PHONY: types
+types: install ## mypy
+	$(PYTHON) -m mypy
+
+.PHONY: check
+check: lint types ## lint, types and unit tests
+	$(PYTHON) -m pytest tests/unit
+
+.PHONY: bench
+bench: install ## the benchmarks; results go to benchmarks/results
+	@for file in benchmarks/*.py; do \
+		case $$file in benchmarks/common.py|benchmarks/__init__.py) continue ;; esac; \
+		module=$$(echo $${file%.py} | tr / .); echo "$$module"; $(PYTHON) -m $$module || exit 1; \
+	done

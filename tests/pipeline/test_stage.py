@@ -1,0 +1,296 @@
+"""The process around a stage, and how stages are driven through DVC."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distillery.errors import BusyError, ParamsError, StageError
+from flows import stages
+from tasks.stage import guarded, snapshot
+
+ROOT = Path(__file__).resolve().parents[2]
+PIPELINE = """
+stages:
+  cook:
+    cmd: python -m tasks.cook
+    params: [cook]
+    deps: ["${cook.source}", code.py]
+  bake:
+    foreach: ${bake.cakes}
+    do:
+      cmd: python -m tasks.bake ${key}
+      params: ["bake.cakes.${key}"]
+      deps: ["tins/${key}"]
+"""
+PARAMS = {
+    "cook": {"source": "corpus", "heat": 1},
+    "bake": {"cakes": {"a": {"g": 1}, "b": {"g": 2}}},
+}
+
+
+@pytest.fixture
+def kitchen(tmp_path: Path) -> Path:
+    (tmp_path / "dvc.yaml").write_text(PIPELINE)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
+    (tmp_path / "code.py").write_text("x = 1\n")
+    for folder in ("corpus", "tins/a", "tins/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "file").write_text(folder)
+    return tmp_path
+
+
+def write_params(root: Path, section: str, **values: object) -> None:
+    content = {**PARAMS, section: {**PARAMS[section], **values}}
+    (root / "params.yaml").write_text(yaml.safe_dump(content))
+
+
+def test_an_undisturbed_stage_ends_well(kitchen: Path) -> None:
+    seen: list[Path] = []
+
+    def cook(root: Path) -> None:
+        seen.append(root)
+
+    guarded(cook, kitchen)
+    assert seen == [kitchen]
+
+
+def test_a_setting_that_changes_meanwhile_fails_the_stage(kitchen: Path) -> None:
+    def cook(root: Path) -> None:
+        write_params(root, "cook", heat=2)
+
+    with pytest.raises(StageError, match=r"params\.yaml: cook changed while it ran.*run make cook"):
+        guarded(cook, kitchen)
+
+
+def test_a_setting_of_another_stage_may_change_meanwhile(kitchen: Path) -> None:
+    def cook(root: Path) -> None:
+        write_params(root, "bake", cakes={})
+
+    guarded(cook, kitchen)
+
+
+def test_code_that_changes_meanwhile_fails_the_stage(kitchen: Path) -> None:
+    def cook(root: Path) -> None:
+        (root / "code.py").write_text("x = 2\n")
+
+    with pytest.raises(StageError, match=r"stage cook: code\.py changed while it ran"):
+        guarded(cook, kitchen)
+
+
+def test_code_that_is_saved_again_unchanged_is_no_change(kitchen: Path) -> None:
+    def cook(root: Path) -> None:
+        (root / "code.py").write_text("x = 1\n")
+
+    guarded(cook, kitchen)
+
+
+def test_recordings_that_come_or_go_meanwhile_fail_the_stage(kitchen: Path) -> None:
+    def cook(root: Path) -> None:
+        (root / "corpus/new").write_text("")
+        (root / "corpus/file").unlink()
+
+    with pytest.raises(StageError, match="corpus/file and 1 more changed"):
+        guarded(cook, kitchen)
+
+
+def test_a_foreach_stage_depends_on_its_own_item_only(kitchen: Path) -> None:
+    before = snapshot(kitchen, "bake", "a")
+    assert before["params.yaml: bake.cakes.a"] == {"g": 1}
+    assert "tins/a/file" in before
+    (kitchen / "tins/b/file").write_text("changed")
+    assert snapshot(kitchen, "bake", "a") == before
+
+
+def test_an_unknown_stage_is_named(kitchen: Path) -> None:
+    with pytest.raises(StageError, match=r"has no stage 'fry', only \['bake', 'cook'\]"):
+        snapshot(kitchen, "fry")
+
+
+def script(body: str) -> str:
+    return (
+        "import sys, time, pathlib\n"
+        "from tasks.stage import run_stage\n"
+        "from distillery.errors import CorpusError\n"
+        f"def cook(root):\n{body}\n"
+        "run_stage(cook, pathlib.Path.cwd())\n"
+    )
+
+
+def child(kitchen: Path, body: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", script(body)],
+        cwd=kitchen,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_an_error_on_purpose_is_one_line_without_a_traceback(kitchen: Path) -> None:
+    process = child(kitchen, "    raise CorpusError('utterance 7: no such file')")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == "error: utterance 7: no such file\n"
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(kitchen: Path) -> None:
+    process = child(kitchen, "    1 / 0")
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ZeroDivisionError" in errors
+
+
+SLOW = """
+    try:
+        pathlib.Path('started').touch()
+        time.sleep(60)
+    finally:
+        pathlib.Path('cleaned').touch()
+"""
+
+
+def wait_for(path: Path, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def test_sigterm_lets_a_stage_clean_up(kitchen: Path) -> None:
+    process = child(kitchen, SLOW)
+    wait_for(kitchen / "started")
+    process.terminate()
+    process.communicate(timeout=10)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert (kitchen / "cleaned").exists()
+
+
+def test_a_stage_dies_with_the_dvc_that_started_it(kitchen: Path) -> None:
+    (kitchen / "stage.py").write_text(script(SLOW))
+    parent = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import subprocess, sys; subprocess.run([sys.executable, 'stage.py'])",
+        ],
+        cwd=kitchen,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "cook"},
+    )
+    wait_for(kitchen / "started")
+    parent.kill()
+    parent.wait()
+    wait_for(kitchen / "cleaned", 5.0)
+
+
+def test_bars_come_through_now_and_then_and_lines_always() -> None:
+    read, write = os.pipe()
+    bars = b"".join(b"%d%%\r" % percent for percent in range(100))
+    os.write(write, b"first\n" + bars + b"\x1b[Adone 100%\nlast, without an end")
+    os.close(write)
+    with os.fdopen(read, "rb") as stream:
+        lines = list(stages.read_lines(stream))
+    assert lines == [
+        ("first", False),
+        ("0%", True),
+        ("done 100%", False),
+        ("last, without an end", False),
+    ]
+
+
+def test_a_second_run_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
+    with (
+        stages.workspace_lock(tmp_path),
+        pytest.raises(BusyError, match=f"already running: pid {os.getpid()}$"),
+        stages.workspace_lock(tmp_path),
+    ):
+        pass
+    with stages.workspace_lock(tmp_path):  # free again
+        pass
+
+
+def test_settings_that_dvc_follows_must_be_written_out(kitchen: Path) -> None:
+    stages.check_followed_settings(kitchen)
+    (kitchen / "params.yaml").write_text("bake: {cakes: {}}\n")
+    with pytest.raises(ParamsError, match=r"cook not set, but DVC follows.*write them out"):
+        stages.check_followed_settings(kitchen)
+
+
+@pytest.mark.parametrize("damage", [b"", b"stages:\n  cook: [", b"just text"])
+def test_a_damaged_lock_file_is_put_back(tmp_path: Path, damage: bytes) -> None:
+    former = b"schema: '2.0'\nstages:\n  cook: {}\n"
+    path = tmp_path / "dvc.lock"
+    path.write_bytes(damage)
+    stages._restore_if_damaged(tmp_path, former)
+    assert path.read_bytes() == former
+    path.write_bytes(damage)
+    stages._restore_if_damaged(tmp_path, None)
+    assert not path.exists()
+
+
+DVC_PIPELINE = """
+stages:
+  good:
+    cmd: echo working && cp in.txt out.txt
+    deps: [in.txt]
+    outs: [out.txt]
+  bad:
+    cmd: "echo 'error: recording 7 is empty' >&2 && exit 1"
+    deps: [in.txt]
+  silent:
+    cmd: echo something && exit 3
+    deps: [in.txt]
+"""
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    root = tmp_path / "repository"
+    (root / ".dvc").mkdir(parents=True)
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    (root / "dvc.yaml").write_text(DVC_PIPELINE)
+    (root / "in.txt").write_text("one")
+    return root
+
+
+def test_a_stage_runs_once_and_comes_back_from_the_cache(repository: Path) -> None:
+    lines: list[str] = []
+    assert stages.run_stage(repository, "good", lines.append).outcome == "ran"
+    assert "working" in lines
+    assert stages.run_stage(repository, "good", lines.append).outcome == "unchanged"
+    (repository / "in.txt").write_text("two")
+    assert stages.run_stage(repository, "good", lines.append).outcome == "ran"
+    (repository / "in.txt").write_text("one")
+    assert stages.run_stage(repository, "good", lines.append).outcome == "restored"
+    assert (repository / "out.txt").read_text() == "one"
+    assert (repository / ".dvc/config.local").exists()  # there is no Git here
+
+
+def test_a_failed_stage_says_why(repository: Path) -> None:
+    with pytest.raises(StageError, match="stage bad: recording 7 is empty$"):
+        stages.run_stage(repository, "bad", lambda _: None)
+    with pytest.raises(StageError, match="(?s)stage silent: failed with status 255.*something"):
+        stages.run_stage(repository, "silent", lambda _: None)
+    assert not (repository / "dvc.lock").exists()
+
+
+def test_a_damaged_lock_file_is_reported_by_name(repository: Path) -> None:
+    (repository / "dvc.lock").write_text("stages: [")
+    with pytest.raises(StageError, match=r"(?s)cannot tell the state.*dvc\.lock"):
+        stages.changed_targets(repository, ["good"])
+
+
+def test_a_push_without_a_remote_fails_and_says_what_to_do(repository: Path) -> None:
+    with pytest.raises(StageError, match="dvc push: failed; run `dvc push` when"):
+        stages.push(repository, lambda _: None)

@@ -1,0 +1,176 @@
+"""Versions and aliases in a real registry on SQLite."""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from distillery.bundle import check_bundle
+from distillery.errors import ModelError, TrackingError
+from distillery.params import CRNNParams, FeatureParams, RegisterParams
+from distillery.recogniser import Recogniser
+from distillery.registry import (
+    Candidate,
+    best_candidate,
+    decide,
+    register_version,
+    version_folder,
+)
+from distillery.students import STUDENTS
+from distillery.text import Vocabulary
+from distillery.tracking import Tracking
+
+
+@pytest.fixture(scope="module")
+def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    return Tracking(RegisterParams(experiment="tests"), tmp_path_factory.mktemp("registry"))
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    architecture = CRNNParams(type="crnn", conv_channels=4, hidden_size=8)
+    vocabulary = Vocabulary.from_alphabet("abc")
+    network = STUDENTS["crnn"](architecture, 16, len(vocabulary)).eval()
+    folder = tmp_path_factory.mktemp("student")
+    Recogniser(network, architecture, FeatureParams(num_mels=16), vocabulary, 8000).save(folder)
+    return folder
+
+
+def candidate(tracking: Tracking, folder: Path, md5: str, **changes: object) -> Candidate:
+    plain = Candidate(
+        name="conv",
+        folder=folder,
+        md5=md5,
+        run=tracking.create_run("conv", {}),
+        description="a student",
+        tags={"git.commit": "abc"},
+        test_digest="t" * 64,
+        test_wer=0.20,
+        valid_wer=0.25,
+        num_parameters=1000,
+    )
+    return replace(plain, **changes)
+
+
+def aliases(tracking: Tracking, name: str) -> dict[str, str]:
+    found = tracking.client.get_registered_model(name).aliases
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def test_equal_bytes_are_one_version_and_later_runs_point_at_it(
+    tracking: Tracking, student: Path
+) -> None:
+    first = candidate(tracking, student, "a" * 32)
+    again = candidate(tracking, student, "a" * 32)
+    other = candidate(tracking, student, "b" * 32)
+    assert register_version(tracking, "equal", first) == "1"
+    assert register_version(tracking, "equal", again) == "1"
+    assert register_version(tracking, "equal", other) == "2"
+    tags = tracking.client.get_run(again.run).data.tags
+    assert (tags["registered.version"], tags["registered.reused"]) == ("1", "true")
+    version = tracking.client.get_model_version("equal", "1")
+    assert version.run_id == first.run
+    assert version.tags["dvc.md5"] == "a" * 32
+    assert version.tags["git.commit"] == "abc"
+    assert version.description == "a student"
+
+
+def test_the_champion_is_who_wins_on_the_same_test_data(tracking: Tracking, student: Path) -> None:
+    def compete(md5: str, **changes: object) -> tuple[str, str, str]:
+        entry = candidate(tracking, student, md5 * 32, **changes)
+        number = register_version(tracking, "race", entry)
+        verdict = decide(tracking, "race", number, entry)
+        return number, verdict.alias, verdict.reason
+
+    assert compete("1") == ("1", "champion", "the first champion")
+    assert compete("1") == ("1", "champion", "it is the champion already")
+    number, alias, reason = compete("2", test_wer=0.20)  # a tie
+    assert (number, alias) == ("2", "challenger")
+    assert reason == "test WER 20.00% is not below the 20.00% of version 1"
+    number, alias, reason = compete("3", test_wer=0.10)
+    assert (number, alias) == ("3", "champion")
+    assert reason == "test WER 10.00% is below the 20.00% of version 1"
+    assert aliases(tracking, "race") == {"champion": "3", "previous": "1", "challenger": "2"}
+    _, alias, reason = compete("4", test_wer=0.01, test_digest="u" * 64)
+    assert alias == "challenger"
+    assert "version 3 was tested on other data" in reason
+    assert aliases(tracking, "race")["champion"] == "3"
+
+
+def test_the_candidate_is_chosen_by_validation_never_by_test(
+    tracking: Tracking, student: Path
+) -> None:
+    lucky = candidate(tracking, student, "5" * 32, name="lucky", test_wer=0.0, valid_wer=0.3)
+    good = candidate(tracking, student, "6" * 32, name="good", test_wer=0.5, valid_wer=0.1)
+    small = replace(good, name="small", num_parameters=10)
+    assert best_candidate([lucky, good]).name == "good"
+    assert best_candidate([lucky, good, small]).name == "small"
+
+
+def test_a_damaged_model_is_refused(tracking: Tracking, student: Path) -> None:
+    entry = candidate(tracking, student, "7" * 32)
+    number = register_version(tracking, "damaged", entry)
+    folder, digest = version_folder(tracking, f"models:/damaged/{number}")
+    check_bundle(folder, digest)
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+    with pytest.raises(ModelError, match=r"model\.safetensors: SHA-256"):
+        check_bundle(folder, digest)
+
+
+def test_a_model_that_is_not_there_is_named(tracking: Tracking) -> None:
+    with pytest.raises(TrackingError, match="models:/nobody@champion: not in the registry"):
+        version_folder(tracking, "models:/nobody@champion")
+
+
+def test_a_registered_model_answers_in_a_process_that_has_no_repository(
+    tracking: Tracking, student: Path, tmp_path: Path
+) -> None:
+    register_version(tracking, "served", candidate(tracking, student, "8" * 32))
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).normal(0, 3000, 8000).astype(np.int16)
+    soundfile.write(buffer, noise, 8000, format="WAV")
+    script = """
+import json, sys, mlflow
+mlflow.set_tracking_uri(sys.argv[1])
+clip = sys.stdin.read()
+model = mlflow.pyfunc.load_model("models:/served/1")
+errors = []
+for bad in ("!!", "aGVsbG8="):
+    try:
+        model.predict([{"audio_b64": bad}])
+    except mlflow.exceptions.MlflowException as error:
+        errors.append([error.get_http_status_code(), error.message])
+modules = [name for name in ("prefect", "dvc") if name in sys.modules]
+print(json.dumps([model.predict([{"audio_b64": clip}] * 2), errors, modules]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, tracking.uri],
+        cwd=tmp_path,
+        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"},
+        input=base64.b64encode(buffer.getvalue()).decode(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    texts, errors, modules = json.loads(done.stdout.splitlines()[-1])
+    recogniser = Recogniser.load(student, STUDENTS)
+    expected = recogniser.transcribe([noise.astype(np.float32) / 32768])[0]
+    assert texts == [expected, expected]
+    assert [status for status, _ in errors] == [400, 400]
+    assert "not base64" in errors[0][1]
+    assert "clip 0: cannot be decoded" in errors[1][1]
+    assert modules == []
