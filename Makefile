@@ -10,8 +10,8 @@ MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 export MLFLOW_PORT PREFECT_PORT
 
+# Starts with the cheap part of `make doctor`.
 RUN := $(PYTHON) -m flows.run
-CHECKED := install quick-check
 
 .PHONY: help
 help: ## list the targets
@@ -24,6 +24,7 @@ install: $(STAMP) ## create .venv and install the pinned requirements (skipped w
 
 $(STAMP): requirements.txt pyproject.toml
 	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
+	$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip
 	$(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv
 	$(PYTHON) -m uv pip install --python $(PYTHON) --compile-bytecode --require-hashes -r requirements.txt
 	$(PYTHON) -m uv pip install --python $(PYTHON) --no-deps --no-build-isolation -e .
@@ -47,31 +48,31 @@ demo: install ## set-up, then the whole pipeline on generated speech
 	$(RUN)
 
 .PHONY: run
-run: $(CHECKED) ## the whole pipeline on what params.yaml says
+run: install ## the whole pipeline on what params.yaml says
 	$(RUN)
 
 .PHONY: prepare
-prepare: $(CHECKED) ## stage: a corpus becomes data/prepared
+prepare: install ## stage: a corpus becomes data/prepared
 	$(RUN) --only prepare
 
 .PHONY: teacher
-teacher: $(CHECKED) ## stage: the teacher, trained on the prepared data
+teacher: install ## stage: the teacher, trained on the prepared data
 	$(RUN) --only teacher
 
 .PHONY: cache
-cache: $(CHECKED) ## stage: the teacher's outputs for all training audio
+cache: install ## stage: the teacher's outputs for all training audio
 	$(RUN) --only cache
 
 .PHONY: distill
-distill: $(CHECKED) ## stage: every student, and its control
+distill: install ## stage: every student, and its control
 	$(RUN) --only distill
 
 .PHONY: evaluate
-evaluate: $(CHECKED) ## stage: all models on the test split
+evaluate: install ## stage: all models on the test split
 	$(RUN) --only evaluate
 
 .PHONY: register
-register: $(CHECKED) ## stage: results and students into MLflow and its registry
+register: install ## stage: results and students into MLflow and its registry
 	$(RUN) --only register
 
 # --- using it -------------------------------------------------------------------------------------
@@ -88,10 +89,6 @@ ui: install ## MLflow and Prefect in the browser, on loopback, until Ctrl-C
 .PHONY: doctor
 doctor: install ## check pins, disk, locks, stores and servers, and say what to do
 	@$(PYTHON) -m distillery.doctor
-
-.PHONY: quick-check
-quick-check: install
-	@$(PYTHON) -m distillery.doctor --quick
 
 # --- development ----------------------------------------------------------------------------------
 

@@ -95,6 +95,8 @@ def check_python() -> Finding:
 
 def check_pins(project: Path) -> Finding:
     """Check that every dependency is installed in a version that pyproject.toml allows."""
+    if not project.exists():
+        return Finding("packages", True, f"not checked: there is no {project.name}")
     try:
         names = tomllib.loads(project.read_text("utf-8"))["project"]["dependencies"]
     except (OSError, tomllib.TOMLDecodeError, KeyError) as error:
@@ -152,7 +154,7 @@ def check_dvc_lock(root: Path) -> Finding:
         return Finding("DVC lock", False, f"{path} is damaged", advice)
     if not text:
         return Finding("DVC lock", False, f"{path} is empty", advice)
-    strangers = sorted(pid for pid in owners if _command(pid) and "dvc" not in _command(pid))
+    strangers = sorted(pid for pid in owners if _command(pid) and not _is_dvc(_command(pid)))
     if strangers:
         found = f"held by pid {strangers[0]}, which is no DVC: {_command(strangers[0])[:60]}"
         return Finding("DVC lock", False, found, advice)
@@ -260,6 +262,10 @@ def _owners(locks: dict[str, dict[str, object]]) -> set[int]:
                 if isinstance(entry, dict) and "pid" in entry:
                     found.add(int(entry["pid"]))
     return found
+
+
+def _is_dvc(command: str) -> bool:
+    return "dvc" in {Path(word).name for word in command.split()}
 
 
 def _command(pid: int) -> str:

@@ -7,6 +7,7 @@ version. Aliases move under a lock, for MLflow's own moves are neither atomic no
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -158,6 +159,8 @@ def _ensure_model(tracking: Tracking, model_name: str) -> None:
 def _create_version(tracking: Tracking, model_name: str, candidate: Candidate) -> ModelVersion:
     import mlflow
 
+    # It warns that the environment holds no pip, which a model of ours does not need.
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     package = Path(__file__).parent
     with tempfile.TemporaryDirectory() as temporary:
         bundle = Path(temporary) / "model"

@@ -179,13 +179,12 @@ class Tracking:
 
         self.uri = tracking_uri(settings, root)
         self.root = root
-        with explained(self.uri):
+        # Two processes that create one database at a time break it.
+        with explained(self.uri), file_lock(root / CREATION_LOCK):
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
             self.client: MlflowClient = mlflow.MlflowClient(self.uri, self.uri)
-            # Two processes that create one database at a time break it.
-            with file_lock(root / CREATION_LOCK):
-                self.experiment_id = self._experiment(settings)
+            self.experiment_id = self._experiment(settings)
 
     def _experiment(self, settings: RegisterParams) -> str:
         found = self.client.get_experiment_by_name(settings.experiment)
@@ -253,7 +252,7 @@ class Tracking:
         """Log curve points; the same points again change nothing."""
         from mlflow.entities import Metric
 
-        metrics = [Metric(*point) for point in points]
+        metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             self.client.log_batch(run, metrics=metrics[start : start + METRICS_PER_BATCH])
 

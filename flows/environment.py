@@ -6,12 +6,14 @@ before the first import of any of them.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import sys
 from pathlib import Path
 
 from distillery import tracking
+from distillery.errors import DistilleryError
 
 DEFAULTS = {
     "DO_NOT_TRACK": "true",
@@ -45,3 +47,18 @@ def for_stages() -> dict[str, str]:
         "TQDM_MININTERVAL": "5",
         "TQDM_NCOLS": "80",
     }
+
+
+def expected_errors_without_traceback() -> None:
+    """Let Prefect log what we raise on purpose by its message, for where it came from says nothing.
+
+    Mistakes of ours keep their tracebacks.
+    """
+    for name in ("prefect.flow_runs", "prefect.task_runs"):
+        logging.getLogger(name).addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and isinstance(record.exc_info[1], DistilleryError):
+        record.exc_info = None
+    return True

@@ -13,8 +13,8 @@ import signal
 import sys
 from pathlib import Path
 
-from distillery import params
-from distillery.errors import BusyError, DistilleryError, ParamsError
+from distillery import doctor, params
+from distillery.errors import BusyError, DistilleryError, ParamsError, StageError
 from flows import environment, results, server, stages
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BUSY = 1, 2, 75
@@ -31,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = params.load(root / params.PARAMS_FILE)
         stages.check_followed_settings(root)
+        _check(root, options.only)
         with stages.workspace_lock(root):
             if options.only:
                 _run_one(root, settings, options.only)
@@ -57,6 +58,22 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check(root: Path, only: str | None) -> None:
+    """Make sure that the workspace is fit to run.
+
+    Raises:
+        StageError: it is not; the message says what to do.
+    """
+    needs_corpus = only in (None, "prepare")
+    problems = [
+        f"{finding.check}: {finding.found}; {finding.advice}"
+        for finding in doctor.quick_checks(root)
+        if not finding.ok and (needs_corpus or finding.check not in ("corpus", "voices"))
+    ]
+    if problems:
+        raise StageError("\n       ".join(problems))
+
+
 def _run_one(root: Path, settings: params.Params, stage: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if stage == "register":
@@ -74,6 +91,7 @@ def _run_flow(root: Path, until: str, trigger: str) -> None:
         for module in ("dvc.repo", "mlflow", "prefect"):
             importlib.import_module(module)
         flow = importlib.import_module("flows.distillation").distillation
+        environment.expected_errors_without_traceback()
         server.wait_until_healthy()
         try:
             registered = flow(str(root), until, trigger)

@@ -104,18 +104,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def copy_of(finished: Path, target: Path) -> Path:
+    """Return a copy of a workspace without its MLflow runs, for a test to change."""
+    left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", "registered.json")
+    return Path(shutil.copytree(finished, target, symlinks=True, ignore=left_out))
+
+
 @pytest.fixture
 def copy(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished workspace, without its MLflow runs, that a test may change."""
-    target = Path(
-        shutil.copytree(
-            finished,
-            tmp_path / "copy",
-            symlinks=True,
-            ignore=shutil.ignore_patterns("mlflow.db*", "mlartifacts", "registered.json"),
-        )
-    )
-    return target
+    """A copy of the finished workspace that a test may change."""
+    return copy_of(finished, tmp_path / "copy")
 
 
 def test_the_first_run_ends_with_a_table_a_model_and_the_next_commands(finished: Path) -> None:
@@ -262,41 +260,46 @@ def test_a_changed_student_trains_only_that_student(copy: Path) -> None:
 
 
 def test_a_flow_killed_while_distilling_leaves_nothing_and_goes_on(
-    finished: Path, workspace: Path
+    finished: Path, copy: Path, tmp_path: Path
 ) -> None:
     settings = tiny_params()
-    settings["distill"]["training"]["num_epochs"] = 60
-    write_params(workspace, settings)
-    process = start_module(workspace, "flows.run", "--until", "distill")
-    wait_for(lambda: list((workspace / "scratch").glob("student-conv-*.pt")))
+    settings["distill"]["training"]["num_epochs"] = 80
+    write_params(copy, settings)
+    before = (copy / "dvc.lock").read_bytes()
+    process = start_module(copy, "flows.run", "--until", "distill")
+    wait_for(lambda: list((copy / "scratch").glob("student-conv-*.pt")))
     kill(process)
-    wait_until_nothing_is_left(workspace)
-    assert "distill@conv" not in lock(workspace)
-    output = run_module(workspace, "flows.run", "--until", "distill").stdout
-    assert "teacher: unchanged" in output
+    wait_until_nothing_is_left(copy)
+    assert (copy / "dvc.lock").read_bytes() == before
+    output = run_module(copy, "flows.run", "--until", "distill").stdout
+    assert "cache: unchanged" in output
     assert "goes on after epoch" in output
-    unbroken = make_workspace(workspace.parent / "unbroken")
+    unbroken = copy_of(finished, tmp_path / "unbroken")
     write_params(unbroken, settings)
-    run_module(unbroken, "dvc", "repro", "distill@conv")
-    assert outputs(workspace) == outputs(unbroken)
+    run_module(unbroken, "flows.run", "--only", "distill")
+    assert outputs(copy) == outputs(unbroken)
 
 
-def test_a_cache_pass_killed_in_the_middle_redoes_at_most_a_shard(workspace: Path) -> None:
+def test_a_cache_pass_killed_in_the_middle_redoes_at_most_a_shard(copy: Path) -> None:
     settings = tiny_params()
-    settings["cache"] |= {"batch_seconds": 0.5, "shard_seconds": 4.0}
-    write_params(workspace, settings)
-    run_module(workspace, "dvc", "repro", "teacher")
-    process = start_module(workspace, "flows.run", "--until", "cache")
-    cache = workspace / "data/teacher_cache"
-    wait_for(lambda: list(cache.glob("*/shard-*.parquet")))
+    settings["cache"] |= {"log_probs": "f16", "batch_seconds": 0.5, "shard_seconds": 4.0}
+    write_params(copy, settings)
+    cache = copy / "data/teacher_cache"
+    former = set(cache.glob("*/shard-*.parquet"))
+
+    def new_shards() -> set[Path]:
+        return set(cache.glob("*/shard-*.parquet")) - former
+
+    process = start_module(copy, "flows.run", "--until", "cache")
+    wait_for(new_shards)
     kill(process)
-    wait_until_nothing_is_left(workspace)
-    kept = {path.name: path.read_bytes() for path in cache.glob("*/shard-*.parquet")}
-    run_module(workspace, "flows.run", "--until", "cache")
-    report = json.loads((workspace / "reports/cache.json").read_text())
+    wait_until_nothing_is_left(copy)
+    kept = {path: path.read_bytes() for path in new_shards()}
+    run_module(copy, "flows.run", "--only", "cache")
+    report = json.loads((copy / "reports/cache.json").read_text())
     assert report["num_teacher_forwards"] < report["num_utterances"]
-    for name, content in kept.items():
-        assert next(cache.glob(f"*/{name}")).read_bytes() == content
+    for path, content in kept.items():
+        assert path.read_bytes() == content
 
 
 def test_a_second_run_while_one_is_on_is_refused(copy: Path) -> None:
