@@ -64,10 +64,8 @@ def decode(source: Path | bytes, name: str | None = None) -> tuple[np.ndarray, i
         )
     if not is_pcm16 and not np.isfinite(samples).all():
         raise AudioError(f"{name}: holds samples that are no finite numbers")
-    if samples.shape[1] > 1:
-        samples = samples.mean(axis=1, dtype=np.float32)  # (samples,)
-    else:
-        samples = samples[:, 0]  # (samples,)
+    is_mono = samples.shape[1] == 1
+    samples = samples[:, 0] if is_mono else samples.mean(axis=1, dtype=np.float32)  # (samples,)
     if samples.dtype != np.int16:
         samples = to_int16(samples if not is_pcm16 else samples / np.float32(SAMPLE_SCALE))
     return samples, rate

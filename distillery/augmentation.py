@@ -11,9 +11,7 @@ from torch import Tensor
 from distillery.params import SpecAugmentParams
 
 
-def spec_augment(
-    features: Tensor, lengths: Tensor, params: SpecAugmentParams
-) -> Tensor:
+def spec_augment(features: Tensor, lengths: Tensor, params: SpecAugmentParams) -> Tensor:
     """Return features with bands of time and of mels set to 0, their mean.
 
     Args:

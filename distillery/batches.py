@@ -31,9 +31,7 @@ class Batch:
 
     def to(self, device: str) -> Batch:
         """Return the batch on another device."""
-        return replace(
-            self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)}
-        )
+        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
 
 
 class TeacherTargets(Protocol):
@@ -77,27 +75,19 @@ class TrainingSet:
 
     def _plan_once(self, epoch: int, repeat: int) -> list[list[int]]:
         generator = np.random.default_rng([self.seed, epoch, repeat])
-        seconds = (
-            np.concatenate([copy.num_frames for copy in self.copies])
-            * self.frame_seconds
-        )
+        seconds = np.concatenate([copy.num_frames for copy in self.copies]) * self.frame_seconds
         order = generator.permutation(len(self))
         per_batch = max(1, int(self.batch_seconds / max(seconds.mean(), 1e-9)))
         batches: list[list[int]] = []
         for start in range(0, len(order), per_batch * BUCKET_BATCHES):
             window = order[start : start + per_batch * BUCKET_BATCHES]
-            batches += self._cut(
-                window[np.argsort(seconds[window], kind="stable")], seconds
-            )
+            batches += self._cut(window[np.argsort(seconds[window], kind="stable")], seconds)
         return [batches[i] for i in generator.permutation(len(batches))]
 
     def _cut(self, items: np.ndarray, seconds: np.ndarray) -> list[list[int]]:
         batches: list[list[int]] = [[]]
         for item in items.tolist():  # ascending length, so the newcomer is the longest
-            if (
-                batches[-1]
-                and (len(batches[-1]) + 1) * seconds[item] > self.batch_seconds
-            ):
+            if batches[-1] and (len(batches[-1]) + 1) * seconds[item] > self.batch_seconds:
                 batches.append([])
             batches[-1].append(item)
         return batches
@@ -107,10 +97,7 @@ class TrainingSet:
         count = len(self.labels)
         rows = [item % count for item in items]
         features, lengths = gather(
-            [
-                self.copies[item // count][row]
-                for item, row in zip(items, rows, strict=True)
-            ]
+            [self.copies[item // count][row] for item, row in zip(items, rows, strict=True)]
         )
         labels, label_lengths = pad_tokens([self.labels[row] for row in rows])
         if self.targets is None:
@@ -127,9 +114,7 @@ class TrainingSet:
                 nothing,
             )
         outputs, output_lengths = gather([self.targets.log_probs(row) for row in rows])
-        hypotheses, hypothesis_lengths = pad_tokens(
-            [self.targets.hypothesis(row) for row in rows]
-        )
+        hypotheses, hypothesis_lengths = pad_tokens([self.targets.hypothesis(row) for row in rows])
         return Batch(
             features,
             lengths,

@@ -67,9 +67,7 @@ def fill_cache(
             with cache.writing() as writer:
                 for batch in _pieces(shard, params.batch_seconds, padded=True):
                     started = time.perf_counter()
-                    outputs = teacher.log_probs(
-                        [data.waveform(r) for r in batch.itertuples()]
-                    )
+                    outputs = teacher.log_probs([data.waveform(r) for r in batch.itertuples()])
                     seconds += time.perf_counter() - started
                     for key, output in zip(batch["audio_key"], outputs, strict=True):
                         text = greedy_text(output, teacher.vocabulary)
@@ -86,9 +84,7 @@ def fill_cache(
     )
 
 
-def _pieces(
-    rows: pd.DataFrame, max_seconds: float, *, padded: bool
-) -> Iterator[pd.DataFrame]:
+def _pieces(rows: pd.DataFrame, max_seconds: float, *, padded: bool) -> Iterator[pd.DataFrame]:
     """Cut rows, ascending in length, into runs of at most `max_seconds`.
 
     Args:

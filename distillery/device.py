@@ -17,12 +17,8 @@ def choose_device(wanted: str) -> str:
         ModelError: a GPU was asked for and there is none.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelError(
-            "device: 'cuda' was asked for, this machine shows no GPU; use 'auto'"
-        )
-    return (
-        ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
-    )
+        raise ModelError("device: 'cuda' was asked for, this machine shows no GPU; use 'auto'")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
 @contextlib.contextmanager

@@ -70,9 +70,7 @@ class Distillation:
         shift = self.params.features.hop_seconds * self._network_reduction()
         objective = DistillationObjective(self.objective, self._rate_ratio(shift))
         data = self._student_set(rows)
-        return self._train(
-            f"student {self.name}", data, objective, rows, Curves(curves)
-        )
+        return self._train(f"student {self.name}", data, objective, rows, Curves(curves))
 
     def train_control(self, curves: Path, num_epochs: int) -> Trained:
         """Train the same network from the same seed for as many steps, on transcripts alone.
@@ -105,20 +103,16 @@ class Distillation:
         if self.objective.teacher_share == 0:
             return self._training_set(rows, None)
         hypotheses = [
-            self.vocabulary.encode(self.cache.greedy_text(key))
-            for key in rows["audio_key"]
+            self.vocabulary.encode(self.cache.greedy_text(key)) for key in rows["audio_key"]
         ]
         return self._training_set(
             rows, CachedTargets(self.cache, list(rows["audio_key"]), hypotheses)
         )
 
-    def _training_set(
-        self, rows: pd.DataFrame, targets: CachedTargets | None
-    ) -> TrainingSet:
+    def _training_set(self, rows: pd.DataFrame, targets: CachedTargets | None) -> TrainingSet:
         packed = pack_features(self.data, rows, self.params.features, self.scratch)
         labels: Sequence[Sequence[int] | None] = [
-            None if pd.isna(text) else self.vocabulary.encode(text)
-            for text in rows["text"]
+            None if pd.isna(text) else self.vocabulary.encode(text) for text in rows["text"]
         ]
         training = self.params.training
         return TrainingSet(
@@ -136,9 +130,7 @@ class Distillation:
     def _rate_ratio(self, student_shift: float) -> int:
         teacher_shift = self.cache.namespace.frame_shift_seconds
         ratio = student_shift / teacher_shift
-        needs_frames = (
-            self.objective.teacher_share > 0 and self.objective.frame.weight > 0
-        )
+        needs_frames = self.objective.teacher_share > 0 and self.objective.frame.weight > 0
         if needs_frames and (
             ratio < 1 - RATIO_TOLERANCE or abs(ratio - round(ratio)) > RATIO_TOLERANCE
         ):
@@ -177,12 +169,8 @@ class Distillation:
             network,
             data,
             objective,
-            validation_set(
-                self.data, params.features, training, self.scratch, self.vocabulary
-            ),
-            training
-            if stop_after is None
-            else training.model_copy(update={"patience": None}),
+            validation_set(self.data, params.features, training, self.scratch, self.vocabulary),
+            training if stop_after is None else training.model_copy(update={"patience": None}),
             self.scratch / f"{description.replace(' ', '-')}-{digest}.pt",
             curves,
             description,

@@ -59,7 +59,7 @@ class LogMel(nn.Module):
 
 
 def pad(items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Stack `(frames, …)` tensors into `(batch, frames, …)`, zeros behind, and `(batch,)` lengths."""
+    """Stack `(frames, …)` tensors into `(batch, frames, …)`, zeros behind; lengths `(batch,)`."""
     lengths = torch.tensor([len(item) for item in items])
     return nn.utils.rnn.pad_sequence(list(items), batch_first=True), lengths
 
@@ -114,15 +114,11 @@ def pack_features(
     """
     extractor = LogMel(params, data.sample_rate_hz)
     spec = f"{params.model_dump_json()} {data.sample_rate_hz} {speed} 1"
-    digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[
-        :20
-    ]
+    digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[:20]
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / f"features-{digest}.npy"
     if not path.exists():
-        bar = tqdm(
-            rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False
-        )
+        bar = tqdm(rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False)
         with num_threads(1), bar:
             waveforms = (torch.from_numpy(_at_speed(data, row, speed)) for row in bar)
             parts = [extractor(waveform).half().numpy() for waveform in waveforms]
@@ -137,9 +133,7 @@ def pack_features(
 
 def _save_packed(path: Path, parts: Sequence[np.ndarray]) -> None:
     buffer = io.BytesIO()
-    np.save(
-        buffer, np.cumsum([0, *map(len, parts)], dtype=np.int64), allow_pickle=False
-    )
+    np.save(buffer, np.cumsum([0, *map(len, parts)], dtype=np.int64), allow_pickle=False)
     for part in parts:
         buffer.write(np.ascontiguousarray(part).tobytes())
     write_bytes(path, buffer.getvalue())

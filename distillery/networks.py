@@ -7,6 +7,8 @@ sideways sees zeros where the utterance has ended, so a row does not depend on i
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -50,7 +52,7 @@ class ConvFrontEnd(nn.Module):
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
         self.time_strides = time_strides
-        self.num_outputs = channels * -(-(-(-num_mels // 2)) // 2)
+        self.num_outputs = channels * math.ceil(num_mels / 4)
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return `(batch, frames, channels x bands)` and lengths `(batch,)`."""
@@ -82,25 +84,17 @@ class BidirectionalRecurrent(nn.Module):
     ) -> None:
         super().__init__()
         sizes = [num_inputs] + [2 * hidden_size] * (num_layers - 1)
-        self.forwards = nn.ModuleList(
-            kind(size, hidden_size, batch_first=True) for size in sizes
-        )
-        self.backwards = nn.ModuleList(
-            kind(size, hidden_size, batch_first=True) for size in sizes
-        )
+        self.forwards = nn.ModuleList(kind(size, hidden_size, batch_first=True) for size in sizes)
+        self.backwards = nn.ModuleList(kind(size, hidden_size, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Return `(batch, frames, 2 x hidden_size)` for `(batch, frames, inputs)`."""
         order = _reversed_order(lengths, x.shape[1])
-        for index, (ahead, back) in enumerate(
-            zip(self.forwards, self.backwards, strict=True)
-        ):
+        for index, (ahead, back) in enumerate(zip(self.forwards, self.backwards, strict=True)):
             if index:
                 x = self.dropout(x)
-            x = torch.cat(
-                [ahead(x)[0], _reorder(back(_reorder(x, order))[0], order)], dim=-1
-            )
+            x = torch.cat([ahead(x)[0], _reorder(back(_reorder(x, order))[0], order)], dim=-1)
         return x
 
 

@@ -22,9 +22,7 @@ class TranscriptObjective(nn.Module):
         super().__init__()
         self.ctc = CTC()
 
-    def forward(
-        self, log_probs: Tensor, lengths: Tensor, batch: Batch
-    ) -> dict[str, Tensor]:
+    def forward(self, log_probs: Tensor, lengths: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the terms by name, `loss` among them, each a scalar `()`."""
         loss = self.ctc(log_probs, lengths, batch.labels, batch.label_lengths)
         return {"loss": loss, "ctc": loss}
@@ -46,16 +44,12 @@ class DistillationObjective(nn.Module):
         self.ctc = CTC()
         self.frame = FRAME_LOSSES[params.frame.type](params.frame)
 
-    def forward(
-        self, log_probs: Tensor, lengths: Tensor, batch: Batch
-    ) -> dict[str, Tensor]:
+    def forward(self, log_probs: Tensor, lengths: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the terms by name, `loss` among them, each a scalar `()`."""
         share, terms = self.params.teacher_share, {}
         loss = log_probs.new_zeros(())
         if share < 1:
-            terms["ctc"] = self.ctc(
-                log_probs, lengths, batch.labels, batch.label_lengths
-            )
+            terms["ctc"] = self.ctc(log_probs, lengths, batch.labels, batch.label_lengths)
             loss = loss + (1 - share) * terms["ctc"]
         if share > 0 and self.params.frame.weight > 0:
             terms["frame"] = self._frame_term(log_probs, lengths, batch)

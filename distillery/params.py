@@ -95,7 +95,8 @@ class PrepareParams(Section):
     max_duration_seconds: PositiveFloat = 30.0
     """Longer recordings are dropped."""
     ctc_frame_shift_seconds: PositiveFloat = 0.04
-    """Frame shift of the slowest model planned, in seconds; it decides what is too short for CTC."""
+    """Frame shift of the slowest model planned, in seconds; larger makes more clips too short for
+    CTC."""
     too_short_for_ctc: Literal["drop", "keep"] = "drop"
     """Whether training utterances with fewer frames than labels need are dropped or kept."""
     max_dropped_fraction: Fraction = 0.05
@@ -164,9 +165,7 @@ class ConformerParams(Section):
                 f"model_size {self.model_size} is not a multiple of num_heads {self.num_heads}"
             )
         if self.kernel_size % 2 == 0:
-            raise ValueError(
-                f"kernel_size {self.kernel_size} is even; an odd one is needed"
-            )
+            raise ValueError(f"kernel_size {self.kernel_size} is even; an odd one is needed")
         return self
 
 
@@ -188,9 +187,7 @@ class SeparableConvParams(Section):
     @model_validator(mode="after")
     def _odd(self) -> SeparableConvParams:
         if self.kernel_size % 2 == 0:
-            raise ValueError(
-                f"kernel_size {self.kernel_size} is even; an odd one is needed"
-            )
+            raise ValueError(f"kernel_size {self.kernel_size} is even; an odd one is needed")
         return self
 
 
@@ -210,12 +207,8 @@ class CRNNParams(Section):
     """Feature frames per output frame."""
 
 
-TeacherArchitecture = Annotated[
-    ConvBiLSTMParams | ConformerParams, Field(discriminator="type")
-]
-StudentArchitecture = Annotated[
-    SeparableConvParams | CRNNParams, Field(discriminator="type")
-]
+TeacherArchitecture = Annotated[ConvBiLSTMParams | ConformerParams, Field(discriminator="type")]
+StudentArchitecture = Annotated[SeparableConvParams | CRNNParams, Field(discriminator="type")]
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -383,9 +376,7 @@ class RegisterParams(Section):
 
     experiment: Annotated[str, Field(min_length=1)] = "distillery"
     """MLflow experiment that the runs go to."""
-    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = (
-        "distillery"
-    )
+    model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "distillery"
     """Registered model that the students become versions of."""
     tracking_uri: str | None = None
     """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
@@ -403,17 +394,13 @@ class Params(Section):
     cache: CacheParams = CacheParams()
     distill: DistillParams
     evaluate: EvaluateParams = EvaluateParams()
-    register: RegisterParams = RegisterParams()  # type: ignore[assignment]  # a stage's name
+    register: RegisterParams = RegisterParams()
 
     @model_validator(mode="after")
     def _rates_fit(self) -> Params:
-        teacher_shift = (
-            self.teacher.features.hop_seconds * self.teacher.architecture.time_reduction
-        )
+        teacher_shift = self.teacher.features.hop_seconds * self.teacher.architecture.time_reduction
         for name, student in self.distill.students.items():
-            shift = (
-                self.distill.features.hop_seconds * student.architecture.time_reduction
-            )
+            shift = self.distill.features.hop_seconds * student.architecture.time_reduction
             ratio = shift / teacher_shift
             uses_frames = (
                 self.distill.objective_of(name).teacher_share > 0
@@ -442,9 +429,7 @@ def load(path: Path) -> Params:
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):
-        raise ParamsError(
-            f"{path}: holds {type(raw).__name__}, expected sections such as prepare:"
-        )
+        raise ParamsError(f"{path}: holds {type(raw).__name__}, expected sections such as prepare:")
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
@@ -465,9 +450,7 @@ def _explain(error: ValidationError) -> list[str]:
             line = f"{path}: missing, and has no default"
         else:
             message = re.sub(r"^Value error, ", "", item["msg"])
-            found = (
-                "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
-            )
+            found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
             line = f"{path}: {message}{found}" if path else message
         lines.append(line)
     return lines

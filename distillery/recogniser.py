@@ -45,9 +45,7 @@ TOKENS_FILE = "tokens.txt"
 
 Architecture = ConvBiLSTMParams | ConformerParams | SeparableConvParams | CRNNParams
 Networks = Mapping[str, Callable[[Any, int, int], Network]]
-_ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(
-    TeacherArchitecture | StudentArchitecture
-)
+_ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(TeacherArchitecture | StudentArchitecture)
 
 
 @dataclass
@@ -79,42 +77,30 @@ class Recogniser:
             features = FeatureParams.model_validate(config["features"])
             rate = int(config["sample_rate_hz"])
         except FileNotFoundError:
-            raise ModelError(
-                f"{folder}: holds no {CONFIG_FILE}; expected a saved model"
-            ) from None
+            raise ModelError(f"{folder}: holds no {CONFIG_FILE}; expected a saved model") from None
         except (KeyError, ValueError, ValidationError) as error:
-            raise ModelError(
-                f"{folder / CONFIG_FILE}: cannot be used: {error}"
-            ) from None
+            raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
         vocabulary = Vocabulary.load(folder / TOKENS_FILE)
         if architecture.type not in networks:
             raise ModelError(
                 f"{folder / CONFIG_FILE}: architecture {architecture.type!r}, expected one of "
                 f"{sorted(networks)}"
             )
-        network = networks[architecture.type](
-            architecture, features.num_mels, len(vocabulary)
-        )
+        network = networks[architecture.type](architecture, features.num_mels, len(vocabulary))
         weights = folder / WEIGHTS_FILE
         try:
             network.load_state_dict(load_file(weights))
         except FileNotFoundError:
-            raise ModelError(
-                f"{weights}: no such file; run the stage that makes it"
-            ) from None
+            raise ModelError(f"{weights}: no such file; run the stage that makes it") from None
         except (SafetensorError, RuntimeError) as error:
             raise ModelError(
                 f"{weights}: does not fit {CONFIG_FILE} and {TOKENS_FILE}: {error}"
             ) from None
-        return cls(
-            network.eval().to(device), architecture, features, vocabulary, rate, device
-        )
+        return cls(network.eval().to(device), architecture, features, vocabulary, rate, device)
 
     def save(self, folder: Path) -> None:
         """Write the recogniser into an existing folder; equal recognisers give equal bytes."""
-        state = {
-            name: t.contiguous().cpu() for name, t in self.network.state_dict().items()
-        }
+        state = {name: t.contiguous().cpu() for name, t in self.network.state_dict().items()}
         write_bytes(folder / WEIGHTS_FILE, save(dict(sorted(state.items()))))
         write_json(folder / CONFIG_FILE, self.config)
         self.vocabulary.save(folder / TOKENS_FILE)
@@ -171,22 +157,11 @@ class Recogniser:
         Args:
             waveforms: float32 audio in [-1, 1) at `sample_rate_hz`; together one batch.
         """
-        features, lengths = pad(
-            [self._extractor(torch.from_numpy(w)) for w in waveforms]
-        )
-        scores, lengths = self.network(
-            features.to(self.device), lengths.to(self.device)
-        )
-        normalised = (
-            scores.float().log_softmax(dim=-1).cpu().numpy()
-        )  # (batch, frames, vocab)
-        return [
-            row[:length]
-            for row, length in zip(normalised, lengths.tolist(), strict=True)
-        ]
+        features, lengths = pad([self._extractor(torch.from_numpy(w)) for w in waveforms])
+        scores, lengths = self.network(features.to(self.device), lengths.to(self.device))
+        normalised = scores.float().log_softmax(dim=-1).cpu().numpy()  # (batch, frames, vocab)
+        return [row[:length] for row, length in zip(normalised, lengths.tolist(), strict=True)]
 
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """Return the greedy transcripts of a batch of waveforms `(samples,)`."""
-        return [
-            greedy_text(item, self.vocabulary) for item in self.log_probs(waveforms)
-        ]
+        return [greedy_text(item, self.vocabulary) for item in self.log_probs(waveforms)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -66,9 +67,7 @@ class Vocabulary:
         try:
             tokens = tuple(path.read_text(encoding="utf-8").splitlines())
         except FileNotFoundError:
-            raise ModelError(
-                f"{path}: no such file; run the stage that makes the model"
-            ) from None
+            raise ModelError(f"{path}: no such file; run the stage that makes the model") from None
         if not tokens or tokens[0] != BLANK:
             raise ModelError(f"{path}: first line is {tokens[:1]}, expected {BLANK!r}")
         if len(set(tokens)) != len(tokens):
@@ -77,9 +76,7 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Write tokens.txt."""
-        path.write_text(
-            "".join(f"{token}\n" for token in self.tokens), encoding="utf-8"
-        )
+        path.write_text("".join(f"{token}\n" for token in self.tokens), encoding="utf-8")
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -114,6 +111,6 @@ class Vocabulary:
 
 
 def min_ctc_frames(tokens: Sequence[int] | str) -> int:
-    """Return how many frames CTC needs at least: labels, plus one blank between equal neighbours."""
-    repeats = sum(a == b for a, b in zip(tokens, tokens[1:], strict=False))
+    """Return the fewest frames CTC can use: labels, plus one blank between equal neighbours."""
+    repeats = sum(a == b for a, b in itertools.pairwise(tokens))
     return len(tokens) + repeats

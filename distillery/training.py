@@ -25,8 +25,8 @@ from tqdm import tqdm
 
 from distillery.augmentation import spec_augment
 from distillery.batches import TrainingSet
-from distillery.device import choose_device
 from distillery.decoding import greedy_tokens
+from distillery.device import choose_device
 from distillery.errors import DistilleryError, ModelError
 from distillery.files import write_bytes
 from distillery.networks import Network
@@ -84,9 +84,7 @@ class Curves:
 
 def run_digest(*parts: Any) -> str:
     """Return a short digest of everything a run depends on, for its checkpoint's name."""
-    return hashlib.sha256(
-        json.dumps(parts, sort_keys=True, default=str).encode()
-    ).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -141,9 +139,7 @@ class Trainer:
                     self.best_wer, self.best_epoch = wer, self.epoch
                     self.best_state = _copy(self.network.state_dict())
                 self.curves.log(self.step, {**terms, "valid/wer": wer})
-                bar.set_postfix(
-                    loss=f"{terms['train/loss']:.3f}", wer=f"{100 * wer:.1f}%"
-                )
+                bar.set_postfix(loss=f"{terms['train/loss']:.3f}", wer=f"{100 * wer:.1f}%")
                 self._save()
         self.network.load_state_dict(self.best_state)
         self.network.eval()
@@ -164,20 +160,14 @@ class Trainer:
         torch.manual_seed(self.params.seed * 1_000_003 + self.epoch)
         self.network.train()
         plan = self._plan(self.epoch)
-        sums: dict[str, Tensor] = defaultdict(
-            lambda: torch.zeros((), dtype=torch.float64)
-        )
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
         for position, items in enumerate(plan):
-            rate = self._learning_rate(
-                (self.epoch + position / len(plan)) / self.params.num_epochs
-            )
+            rate = self._learning_rate((self.epoch + position / len(plan)) / self.params.num_epochs)
             for term, value in self._train_step(items, rate).items():
                 sums[term] = sums[term] + value.detach().cpu().double()
             self.step += 1
             bar.update()
-        means = {
-            f"train/{term}": float(value) / len(plan) for term, value in sums.items()
-        }
+        means = {f"train/{term}": float(value) / len(plan) for term, value in sums.items()}
         if not math.isfinite(means["train/loss"]):
             raise DistilleryError(
                 f"{self.name}: training loss is {means['train/loss']} in epoch {self.epoch + 1}, "
@@ -187,17 +177,13 @@ class Trainer:
 
     def _train_step(self, items: list[int], rate: float) -> Terms:
         batch = self.data.batch(items)
-        masked = spec_augment(
-            batch.features, batch.feature_lengths, self.params.specaugment
-        )
+        masked = spec_augment(batch.features, batch.feature_lengths, self.params.specaugment)
         batch = batch.to(self.device)
         log_probs, lengths = self._forward(masked, batch.feature_lengths)
         terms = self.objective(log_probs, lengths, batch)
         self.optimiser.zero_grad(set_to_none=True)
-        terms["loss"].backward()
-        nn.utils.clip_grad_norm_(
-            self.network.parameters(), self.params.max_gradient_norm
-        )
+        torch.autograd.backward(terms["loss"])
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.params.max_gradient_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
@@ -205,12 +191,8 @@ class Trainer:
 
     def _forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalised log-probabilities `(batch, frames, vocab)` in fp32, and lengths."""
-        with torch.autocast(
-            self.device, torch.bfloat16, enabled=self.params.precision == "bf16"
-        ):
-            scores, lengths = self.network(
-                features.to(self.device), lengths.to(self.device)
-            )
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.params.precision == "bf16"):
+            scores, lengths = self.network(features.to(self.device), lengths.to(self.device))
         return scores.float().log_softmax(dim=-1), lengths
 
     def _learning_rate(self, progress: float) -> float:
@@ -219,9 +201,7 @@ class Trainer:
         if progress < warmup:
             return self.params.learning_rate * max(progress / warmup, 0.01)
         phase = (progress - warmup) / max(1e-9, 1 - warmup)
-        return self.params.learning_rate * (
-            0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * phase))
-        )
+        return self.params.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * phase)))
 
     @torch.inference_mode()
     def validate(self) -> float:
@@ -233,9 +213,7 @@ class Trainer:
             for row, item, length in zip(
                 rows, log_probs.cpu().numpy(), out_lengths.tolist(), strict=True
             ):
-                hypothesis = self.validation.vocabulary.decode(
-                    greedy_tokens(item[:length])
-                )
+                hypothesis = self.validation.vocabulary.decode(greedy_tokens(item[:length]))
                 reference = self.validation.references[row]
                 total = total + count_errors(reference.split(), hypothesis.split())
         return total.rate
@@ -266,14 +244,10 @@ class Trainer:
         if not self.checkpoint.exists():
             return
         try:
-            state = torch.load(
-                self.checkpoint, map_location=self.device, weights_only=True
-            )
+            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.network.load_state_dict(state["network"])
             self.optimiser.load_state_dict(state["optimiser"])
-        except (
-            Exception
-        ) as error:  # damaged, or of another version: it may fail in many ways
+        except Exception as error:  # damaged, or of another version: it may fail in many ways
             raise ModelError(
                 f"{self.checkpoint}: cannot be resumed from ({str(error)[:200]}); "
                 "delete this file and run again, training then starts anew"

@@ -9,11 +9,11 @@ from distillery import params
 from distillery.caching import fill_cache, namespace_of
 from distillery.device import choose_device
 from distillery.files import write_json
+from distillery.fingerprint import read_fingerprint
 from distillery.manifest import PreparedData
 from distillery.recogniser import Recogniser
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers import TEACHERS
-from distillery.teachers.fingerprint import read_fingerprint
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)

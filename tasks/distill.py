@@ -8,9 +8,9 @@ from pathlib import Path
 from distillery import params
 from distillery.distillation import Distillation, Trained
 from distillery.files import whole_folder
+from distillery.fingerprint import read_fingerprint
 from distillery.manifest import PreparedData
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.fingerprint import read_fingerprint
 from tasks.stage import run_stage
 
 NO_CONTROL = "distill.control is false: no control was trained.\n"

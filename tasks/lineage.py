@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from distillery.errors import StageError
+from distillery.fingerprint import read_fingerprint
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.fingerprint import read_fingerprint
 
 LOCK_FILE = "dvc.lock"
 CODE = ("distillery", "tasks", "flows", "dvc.yaml", "params.yaml", "requirements.txt")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from distillery import params
 from distillery.files import whole_folder, write_json
+from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.manifest import PreparedData
-from distillery.teachers.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.teachers.trained import train_teacher
 from tasks.stage import run_stage
 

@@ -24,9 +24,7 @@ def speak(text: str, seed: int) -> np.ndarray:
     envelope = np.hanning(length)
     detune = random.uniform(0.95, 1.05)
     pieces = [
-        envelope * np.sin(2 * np.pi * PITCH_HZ[c] * detune * time)
-        if c in PITCH_HZ
-        else 0 * time
+        envelope * np.sin(2 * np.pi * PITCH_HZ[c] * detune * time) if c in PITCH_HZ else 0 * time
         for c in f" {text} "
     ]
     speech = 0.3 * np.concatenate(pieces)
@@ -121,6 +119,4 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
 
 def write_params(root: Path, params: dict[str, Any]) -> None:
     """Write params.yaml into a workspace."""
-    (root / "params.yaml").write_text(
-        yaml.safe_dump(params, sort_keys=False), encoding="utf-8"
-    )
+    (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")

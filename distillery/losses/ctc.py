@@ -40,7 +40,4 @@ class CTC(nn.Module):
         )  # (batch,)
         per_token = losses / lengths_or_zero.clamp(min=1)
         count = has_labels.sum().clamp(min=1)
-        return (
-            torch.where(has_labels, per_token, torch.zeros_like(per_token)).sum()
-            / count
-        )
+        return torch.where(has_labels, per_token, torch.zeros_like(per_token)).sum() / count

@@ -16,10 +16,8 @@ from distillery.networks import real_frames
 FRAME_TOLERANCE = 1
 
 
-def pool_frames(
-    log_probs: Tensor, lengths: Tensor, ratio: int
-) -> tuple[Tensor, Tensor]:
-    """Return the teacher at `1/ratio` of its rate: the maximum of each `ratio` frames, renormalised.
+def pool_frames(log_probs: Tensor, lengths: Tensor, ratio: int) -> tuple[Tensor, Tensor]:
+    """Return the teacher at `1/ratio` of its rate: maxima of `ratio` frames, renormalised.
 
     The maximum keeps the spikes of a CTC teacher, which an average would drown in blanks.
 
@@ -37,9 +35,8 @@ def pool_frames(
     filled = log_probs.masked_fill(~mask, float("-inf"))
     missing = -log_probs.shape[1] % ratio
     filled = F.pad(filled, (0, 0, 0, missing), value=float("-inf"))
-    pooled = filled.unflatten(1, (-1, ratio)).amax(
-        dim=2
-    )  # (batch, pooled frames, vocab)
+    groups = filled.reshape(len(filled), -1, ratio, filled.shape[-1])
+    pooled = groups.amax(dim=2)  # (batch, pooled frames, vocab)
     lengths = -(-lengths // ratio)
     pooled = pooled.masked_fill(~real_frames(lengths, pooled.shape[1])[..., None], 0.0)
     return pooled.log_softmax(dim=-1), lengths
@@ -62,9 +59,7 @@ def common_lengths(student: Tensor, teacher: Tensor) -> Tensor:
     return torch.minimum(student, teacher)
 
 
-def select_frames(
-    teacher: Tensor, lengths: Tensor, blank_mode: str, dilation: int
-) -> Tensor:
+def select_frames(teacher: Tensor, lengths: Tensor, blank_mode: str, dilation: int) -> Tensor:
     """Return the mask `(batch, frames)` of the frames that count in a frame-wise loss.
 
     Args:
@@ -79,8 +74,5 @@ def select_frames(
         return mask
     spikes = (teacher.argmax(dim=-1) != BLANK_INDEX) & mask
     width = 2 * dilation + 1
-    grown = (
-        F.max_pool1d(spikes[:, None].float(), width, stride=1, padding=dilation)[:, 0]
-        > 0
-    )
+    grown = F.max_pool1d(spikes[:, None].float(), width, stride=1, padding=dilation)[:, 0] > 0
     return grown & mask

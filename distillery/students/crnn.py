@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from distillery.networks import ConvFrontEnd, Network, BidirectionalRecurrent
+from distillery.networks import BidirectionalRecurrent, ConvFrontEnd, Network
 from distillery.params import CRNNParams
 
 

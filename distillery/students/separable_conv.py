@@ -39,9 +39,7 @@ class SeparableBlock(nn.Module):
 class SeparableConv(Network):
     """Strided convolution, residual separable blocks, pointwise output."""
 
-    def __init__(
-        self, params: SeparableConvParams, num_mels: int, num_tokens: int
-    ) -> None:
+    def __init__(self, params: SeparableConvParams, num_mels: int, num_tokens: int) -> None:
         super().__init__()
         self.time_reduction = params.time_reduction
         self.strides = {2: (2, 1), 4: (2, 2)}[params.time_reduction]

@@ -61,9 +61,7 @@ class Namespace:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             raise CacheError(f"{path}: missing or unreadable; run make cache") from None
         if namespace.digest != claimed:
-            raise CacheError(
-                f"{path}: its fields do not give the hash it names; run make cache"
-            )
+            raise CacheError(f"{path}: its fields do not give the hash it names; run make cache")
         return namespace
 
     def check_teacher(self, fingerprint: Mapping[str, Any]) -> None:

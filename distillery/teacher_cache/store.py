@@ -69,9 +69,7 @@ class TeacherCache:
         try:
             name = json.loads(pointer.read_text("utf-8"))["namespace"]
         except (FileNotFoundError, ValueError, KeyError):
-            raise CacheError(
-                f"{pointer}: missing or unreadable; run make cache"
-            ) from None
+            raise CacheError(f"{pointer}: missing or unreadable; run make cache") from None
         return cls(root / name)
 
     def make_current(self) -> None:
@@ -135,7 +133,7 @@ class TeacherCache:
         """
         place = self._locate(key)
         stored = self._shard(place.shard)[place.start : place.start + place.size]
-        if zlib.crc32(stored) != place.crc32:
+        if zlib.crc32(stored.data) != place.crc32:
             raise CacheError(
                 f"{self.folder / place.shard}.bin: utterance {key[:12]} does not match its "
                 f"checksum; delete {place.shard}.parquet and run make cache"

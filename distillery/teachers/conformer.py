@@ -44,8 +44,6 @@ class ConformerTeacher(Network):
         """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
         x, lengths = self.front(features, lengths)
         x = self.dropout(self.project(x))
-        self._mask = real_frames(lengths, x.shape[1])[:, None].to(
-            x.dtype
-        )  # (batch, 1, frames)
+        self._mask = real_frames(lengths, x.shape[1])[:, None].to(x.dtype)  # (batch, 1, frames)
         x, _ = self.blocks(x, lengths)
         return self.output(x), lengths

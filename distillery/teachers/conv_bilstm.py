@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from distillery.networks import ConvFrontEnd, Network, BidirectionalRecurrent
+from distillery.networks import BidirectionalRecurrent, ConvFrontEnd, Network
 from distillery.params import ConvBiLSTMParams
 
 
 class ConvBiLSTM(Network):
     """Convolutional front end, bidirectional LSTM, linear output."""
 
-    def __init__(
-        self, params: ConvBiLSTMParams, num_mels: int, num_tokens: int
-    ) -> None:
+    def __init__(self, params: ConvBiLSTMParams, num_mels: int, num_tokens: int) -> None:
         super().__init__()
         self.time_reduction = params.time_reduction
         self.front = ConvFrontEnd(num_mels, params.conv_channels, params.time_reduction)

@@ -82,7 +82,7 @@ def start_module(root: Path, *arguments: str) -> subprocess.Popen[bytes]:
         cwd=root,
         env=environment(root),
         stdin=subprocess.DEVNULL,
-        stdout=open(root / "out.log", "ab"),  # noqa: SIM115  # the child keeps it
+        stdout=open(root / "out.log", "ab"),  # the child keeps it
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )

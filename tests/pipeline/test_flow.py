@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import soundfile
 import yaml
@@ -63,7 +62,8 @@ def query(root: Path, code: str) -> Any:
 def versions(root: Path) -> list[int]:
     found = query(
         root,
-        "print(json.dumps([int(v.version) for v in client.search_model_versions(\"name='tiny'\")]))",
+        "found = client.search_model_versions(\"name='tiny'\")\n"
+        "print(json.dumps([int(v.version) for v in found]))",
     )
     return sorted(found)
 
@@ -167,9 +167,7 @@ print(json.dumps([[r.info.run_id, r.info.status, r.data.params, r.data.metrics, 
         assert tags[tag], tag
     children = [run for run in runs if run[4].get("mlflow.parentRunId") == identifier]
     wers = sorted(run[3]["test/wer"] for run in children)
-    assert wers == sorted(
-        by_model[name]["wer"] for name in ("students/conv", "controls/conv")
-    )
+    assert wers == sorted(by_model[name]["wer"] for name in ("students/conv", "controls/conv"))
     curves = query(
         finished,
         f"print(json.dumps([len(client.get_metric_history(r, 'valid/wer')) "
@@ -343,8 +341,13 @@ def test_misspelt_settings_end_before_any_work(copy: Path) -> None:
 
 
 def test_a_stages_error_reaches_the_user_in_one_piece(copy: Path) -> None:
-    np.zeros(0, np.int16).tofile(copy / "corpus/s05-0.wav")
+    for take in range(4):  # more than max_dropped_fraction allows
+        (copy / f"corpus/s05-{take}.wav").write_bytes(b"")
+    before = (copy / "dvc.lock").read_bytes()
     done = run_module(copy, "flows.run", check=False)
     assert done.returncode == 1
-    assert "s05-0.wav" in done.stdout
-    assert "max_dropped_fraction" in done.stdout or "dropped" in done.stdout
+    assert "4 of 48 utterances" in done.stdout or "s05-0" in done.stdout
+    assert "max_dropped_fraction" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert (copy / "dvc.lock").read_bytes() == before
+    assert (copy / "reports/dropped.csv").read_text().count("s05-") >= 4

@@ -25,9 +25,7 @@ class Targets:
 def training_set(count: int = 40, **changes) -> TrainingSet:
     lengths = np.random.default_rng(0).integers(20, 200, count).tolist()
     labels = [[1] * (1 + row % 3) for row in range(count)]
-    return TrainingSet(
-        [packed(lengths)], labels, 0.01, batch_seconds=8.0, seed=1, **changes
-    )
+    return TrainingSet([packed(lengths)], labels, 0.01, batch_seconds=8.0, seed=1, **changes)
 
 
 def test_an_epoch_holds_every_item_once() -> None:
@@ -44,9 +42,7 @@ def test_no_batch_exceeds_its_padded_seconds() -> None:
 
 
 def test_an_item_longer_than_a_batch_gets_its_own() -> None:
-    data = TrainingSet(
-        [packed([1000, 10, 10])], [[1]] * 3, 0.01, batch_seconds=1.0, seed=0
-    )
+    data = TrainingSet([packed([1000, 10, 10])], [[1]] * 3, 0.01, batch_seconds=1.0, seed=0)
     assert [0] in data.plan(0)
 
 

@@ -14,11 +14,11 @@ from distillery import params
 from distillery.architectures import ARCHITECTURES
 from distillery.caching import _pieces, fill_cache, namespace_of
 from distillery.errors import CacheMismatch, CorpusError
+from distillery.fingerprint import read_fingerprint
 from distillery.manifest import PreparedData
 from distillery.params import CacheParams
 from distillery.recogniser import Recogniser
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.fingerprint import read_fingerprint
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare
@@ -71,10 +71,7 @@ def test_the_cache_holds_what_the_teacher_says(workspace: Path) -> None:
         cached = store.log_probs(row.audio_key)
         assert cached.shape == live.shape
         np.testing.assert_allclose(np.exp(cached), np.exp(live), atol=0.02)
-        assert (
-            store.greedy_text(row.audio_key)
-            == model.transcribe([data.waveform(row)])[0]
-        )
+        assert store.greedy_text(row.audio_key) == model.transcribe([data.waveform(row)])[0]
 
 
 def test_unlabelled_audio_is_cached_too(workspace: Path) -> None:
@@ -152,17 +149,11 @@ def test_students_and_controls_are_saved_with_their_curves(copy: Path) -> None:
         assert {"train/loss", "valid/wer", "train/learning_rate"} <= keys
         assert ("train/frame" in keys) == (kind == "students")
         assert all(set(row) == {"key", "value", "step", "timestamp"} for row in rows)
-    assert weights(copy / "models/students/conv") != weights(
-        copy / "models/controls/conv"
-    )
-    assert not list(
-        (copy / "scratch").glob("*.pt")
-    )  # checkpoints are gone once all is saved
+    assert weights(copy / "models/students/conv") != weights(copy / "models/controls/conv")
+    assert not list((copy / "scratch").glob("*.pt"))  # checkpoints are gone once all is saved
 
 
-def test_equal_inputs_give_equal_bytes(
-    copy: Path, workspace: Path, tmp_path: Path
-) -> None:
+def test_equal_inputs_give_equal_bytes(copy: Path, workspace: Path, tmp_path: Path) -> None:
     distill(copy, "conv")
     other = Path(shutil.copytree(workspace, tmp_path / "other"))
     distill(other, "conv")
@@ -183,9 +174,7 @@ def test_a_share_of_zero_gives_the_control(copy: Path) -> None:
     """With no teacher in the loss, student and control are one computation."""
     change_params(copy, distill={"objective": {"teacher_share": 0.0}})
     distill(copy, "conv")
-    assert weights(copy / "models/students/conv") == weights(
-        copy / "models/controls/conv"
-    )
+    assert weights(copy / "models/students/conv") == weights(copy / "models/controls/conv")
 
 
 def test_a_share_of_one_needs_no_transcripts_of_the_training_audio(copy: Path) -> None:
@@ -205,9 +194,7 @@ def test_a_control_without_any_transcript_is_an_error(copy: Path) -> None:
     manifest = pd.read_parquet(frame)
     manifest.loc[manifest["split"] == "train", "text"] = None
     manifest.to_parquet(frame)
-    with pytest.raises(
-        CorpusError, match="split 'train': holds no transcribed utterance"
-    ):
+    with pytest.raises(CorpusError, match="split 'train': holds no transcribed utterance"):
         distill(copy, "conv")
 
 
@@ -240,9 +227,7 @@ def test_a_slower_student_faces_pooled_teacher_frames(copy: Path) -> None:
     distill(copy, "conv")
     store = TeacherCache.open_current(copy / "data/teacher_cache")
     student = Recogniser.load(copy / "models/students/conv", ARCHITECTURES)
-    assert student.frame_shift_seconds == pytest.approx(
-        2 * store.namespace.frame_shift_seconds
-    )
+    assert student.frame_shift_seconds == pytest.approx(2 * store.namespace.frame_shift_seconds)
 
 
 def test_a_changed_teacher_is_refused_with_the_field(copy: Path) -> None:
@@ -272,9 +257,7 @@ def test_cache_batches_stay_within_their_seconds() -> None:
 
 def test_recurrent_students_train_as_well(copy: Path) -> None:
     torch.manual_seed(0)
-    students = {
-        "rnn": {"architecture": {"type": "crnn", "conv_channels": 4, "hidden_size": 8}}
-    }
+    students = {"rnn": {"architecture": {"type": "crnn", "conv_channels": 4, "hidden_size": 8}}}
     change_params(copy, distill={"students": students, "control": False})
     distill(copy, "rnn")
     assert (copy / "models/students/rnn/model.safetensors").exists()

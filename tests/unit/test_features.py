@@ -19,9 +19,7 @@ class Prepared:
     def __init__(self) -> None:
         random = np.random.default_rng(0)
         self.audio = [random.normal(0, 0.1, n).astype(np.float32) for n in (8000, 4000)]
-        self.rows = pd.DataFrame(
-            {"row": [0, 1], "audio_key": [audio_key(a) for a in self.audio]}
-        )
+        self.rows = pd.DataFrame({"row": [0, 1], "audio_key": [audio_key(a) for a in self.audio]})
 
     def waveform(self, row) -> np.ndarray:
         return self.audio[row.row]
@@ -37,9 +35,7 @@ def test_shape_and_normalisation() -> None:
 
 def test_level_makes_no_difference() -> None:
     extractor, waveform = LogMel(PARAMS, 8000), torch.randn(8000) * 0.1
-    torch.testing.assert_close(
-        extractor(waveform), extractor(0.5 * waveform), atol=0.02, rtol=0.02
-    )
+    torch.testing.assert_close(extractor(waveform), extractor(0.5 * waveform), atol=0.02, rtol=0.02)
 
 
 def test_a_recording_shorter_than_a_window_has_features() -> None:

@@ -21,9 +21,7 @@ ALL = [
         num_layers=1,
         kernel_size=5,
     ),
-    SeparableConvParams(
-        type="separable_conv", channels=24, num_blocks=2, kernel_size=5
-    ),
+    SeparableConvParams(type="separable_conv", channels=24, num_blocks=2, kernel_size=5),
     CRNNParams(type="crnn", conv_channels=4, hidden_size=24),
 ]
 NUM_MELS = 16
@@ -54,9 +52,7 @@ def test_an_utterance_does_not_hear_its_batch(params) -> None:
     with torch.inference_mode():
         together, lengths = network(batch, torch.tensor([21, 60]))
         alone, _ = network(short[None], torch.tensor([21]))
-    torch.testing.assert_close(
-        together[0, : lengths[0]], alone[0], atol=1e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(together[0, : lengths[0]], alone[0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("params", ALL, ids=lambda p: p.type)

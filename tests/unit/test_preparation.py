@@ -451,9 +451,9 @@ def test_added_speakers_and_utterances_move_nothing() -> None:
 
 
 def test_fewer_than_ten_speakers_are_split_by_utterance() -> None:
-    _, rules = assign_splits(speakers(0, 9, "train") + [recording("t", None, "test")], 0.2, 0.2)
+    _, rules = assign_splits([*speakers(0, 9, "train"), recording("t", None, "test")], 0.2, 0.2)
     assert rules == {"test": "official", "valid": "by utterance"}
-    _, rules = assign_splits(speakers(0, 10, "train") + [recording("t", None, "test")], 0.2, 0.2)
+    _, rules = assign_splits([*speakers(0, 10, "train"), recording("t", None, "test")], 0.2, 0.2)
     assert rules == {"test": "official", "valid": "by speaker"}
 
 

@@ -7,11 +7,11 @@ import torch
 
 from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError
+from distillery.fingerprint import fingerprint, read_fingerprint
 from distillery.params import CRNNParams, FeatureParams
 from distillery.recogniser import Recogniser
 from distillery.students import STUDENTS
 from distillery.teachers import TEACHERS
-from distillery.teachers.fingerprint import fingerprint, read_fingerprint
 from distillery.text import Vocabulary
 
 
@@ -20,9 +20,7 @@ def small(seed: int = 0) -> Recogniser:
     architecture = CRNNParams(type="crnn", conv_channels=4, hidden_size=8)
     vocabulary = Vocabulary.from_alphabet("abc")
     network = STUDENTS["crnn"](architecture, 16, len(vocabulary)).eval()
-    return Recogniser(
-        network, architecture, FeatureParams(num_mels=16), vocabulary, 8000
-    )
+    return Recogniser(network, architecture, FeatureParams(num_mels=16), vocabulary, 8000)
 
 
 def noise(samples: int) -> np.ndarray:
@@ -53,9 +51,7 @@ def test_log_probs_are_normalised_and_have_a_frame_per_shift() -> None:
 def test_a_batch_does_not_change_an_answer() -> None:
     recogniser = small()
     together = recogniser.log_probs([noise(3000), noise(9000)])[0]
-    np.testing.assert_allclose(
-        together, recogniser.log_probs([noise(3000)])[0], atol=1e-5
-    )
+    np.testing.assert_allclose(together, recogniser.log_probs([noise(3000)])[0], atol=1e-5)
 
 
 def test_equal_recognisers_are_saved_as_equal_bytes(tmp_path: Path) -> None:
@@ -80,9 +76,7 @@ def test_equal_recognisers_are_saved_as_equal_bytes(tmp_path: Path) -> None:
         ("tokens.txt", b"<blank>\n|\na\n", "model.safetensors: does not fit"),
     ],
 )
-def test_incomplete_or_wrong_files_are_named(
-    tmp_path: Path, file, content, message
-) -> None:
+def test_incomplete_or_wrong_files_are_named(tmp_path: Path, file, content, message) -> None:
     small().save(tmp_path)
     if content is None:
         (tmp_path / file).unlink()

@@ -26,9 +26,7 @@ def packed(texts: list[str], seed: int = 0) -> PackedFeatures:
     for text in texts:
         frames = random.normal(0, 0.1, (10 * len(text) + 10, NUM_MELS))
         for position, character in enumerate(text):
-            frames[
-                10 * position + 4 : 10 * position + 12, 2 * "ab ".index(character)
-            ] += 2
+            frames[10 * position + 4 : 10 * position + 12, 2 * "ab ".index(character)] += 2
         parts.append(frames.astype(np.float16))
     offsets = np.cumsum([0, *map(len, parts)])
     return PackedFeatures(np.concatenate(parts), offsets)
@@ -68,6 +66,12 @@ def trainer(folder: Path, params: TrainingParams, **changes) -> Trainer:
     )
 
 
+def strip(folder: Path) -> list[tuple[str, float, int]]:
+    """Return a run's curve without the time-stamps."""
+    rows = map(json.loads, (folder / "curves.jsonl").read_text().splitlines())
+    return [(row["key"], row["value"], row["step"]) for row in rows]
+
+
 def weights_of(run: Trainer) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in run.network.state_dict().items()}
 
@@ -101,8 +105,7 @@ def test_equal_inputs_give_equal_weights(tmp_path: Path) -> None:
 
 def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     one, two = (
-        trainer(tmp_path / str(seed), PARAMS.model_copy(update={"seed": seed}))
-        for seed in (0, 1)
+        trainer(tmp_path / str(seed), PARAMS.model_copy(update={"seed": seed})) for seed in (0, 1)
     )
     one.fit(), two.fit()
     assert not torch.equal(one.network.output.weight, two.network.output.weight)
@@ -112,7 +115,7 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) 
     unbroken = trainer(tmp_path / "unbroken", PARAMS)
     unbroken.fit()
 
-    class Killed(Exception):
+    class KilledError(Exception):
         pass
 
     killed = trainer(tmp_path / "killed", PARAMS)
@@ -121,35 +124,27 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) 
     def save_and_die() -> None:
         save()
         if killed.epoch == 3:
-            raise Killed
+            raise KilledError
 
     killed._save = save_and_die  # type: ignore[method-assign]
-    with pytest.raises(Killed):
+    with pytest.raises(KilledError):
         killed.fit()
     resumed = trainer(tmp_path / "killed", PARAMS)
     result = resumed.fit()
     assert result.num_epochs == 6
     expected, found = weights_of(unbroken), weights_of(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
-    strip = lambda path: [
-        (row["key"], row["value"], row["step"])
-        for row in map(json.loads, (path / "curves.jsonl").read_text().splitlines())
-    ]
     assert strip(tmp_path / "killed") == strip(tmp_path / "unbroken")
 
 
 def test_a_damaged_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "run.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(
-        ModelError, match=r"run\.pt: cannot be resumed from .* delete this file"
-    ):
+    with pytest.raises(ModelError, match=r"run\.pt: cannot be resumed from .* delete this file"):
         trainer(tmp_path, PARAMS).fit()
 
 
 def test_patience_ends_training_early(tmp_path: Path) -> None:
-    params = PARAMS.model_copy(
-        update={"num_epochs": 50, "patience": 2, "learning_rate": 1e-9}
-    )
+    params = PARAMS.model_copy(update={"num_epochs": 50, "patience": 2, "learning_rate": 1e-9})
     run = trainer(tmp_path, params)
     run.validate = lambda: 1.0 + run.epoch  # type: ignore[method-assign]  # ever worse
     assert run.fit().num_epochs == 3
@@ -163,9 +158,7 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
     def nonsense(log_probs, lengths, batch):
         return {"loss": log_probs.sum() * float("nan")}
 
-    with pytest.raises(
-        DistilleryError, match="training loss is nan in epoch 1, expected"
-    ):
+    with pytest.raises(DistilleryError, match="training loss is nan in epoch 1, expected"):
         trainer(tmp_path, PARAMS, objective=nonsense).fit()
 
 

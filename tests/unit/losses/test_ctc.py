@@ -26,9 +26,7 @@ def probability_by_enumeration(log_probs: torch.Tensor, labels: list[int]) -> fl
 
 def random_log_probs(batch: int, frames: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(
-        batch, frames, 3, generator=generator, dtype=torch.float64
-    ).log_softmax(-1)
+    return torch.randn(batch, frames, 3, generator=generator, dtype=torch.float64).log_softmax(-1)
 
 
 @pytest.mark.parametrize("labels", [[1], [1, 2], [1, 1], [2, 1, 2]])
@@ -65,16 +63,12 @@ def test_padding_does_not_change_the_loss() -> None:
         pad(labels, (0, 2)),
         label_lengths,
     )
-    assert padded.item() == pytest.approx(
-        LOSS(log_probs, lengths, labels, label_lengths).item()
-    )
+    assert padded.item() == pytest.approx(LOSS(log_probs, lengths, labels, label_lengths).item())
 
 
 def test_an_utterance_with_too_few_frames_gives_zero_not_infinity() -> None:
     log_probs = random_log_probs(1, 2)
-    value = LOSS(
-        log_probs, torch.tensor([2]), torch.tensor([[1, 1]]), torch.tensor([2])
-    )
+    value = LOSS(log_probs, torch.tensor([2]), torch.tensor([[1, 1]]), torch.tensor([2]))
     assert value.item() == 0.0
 
 

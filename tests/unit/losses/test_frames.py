@@ -45,9 +45,7 @@ def test_pooling_keeps_every_spike_and_renormalises() -> None:
     pooled, lengths = pool_frames(teacher, torch.tensor([5]), 2)
     assert lengths.tolist() == [3]
     assert pooled.argmax(dim=-1)[0, 1:].tolist() == [0, 2]
-    assert (
-        pooled[0, 0, 1] == pooled[0, 0, 0]
-    )  # the spike stands beside the blank it met
+    assert pooled[0, 0, 1] == pooled[0, 0, 0]  # the spike stands beside the blank it met
     torch.testing.assert_close(pooled.exp().sum(dim=-1), torch.ones(1, 3))
 
 
@@ -72,7 +70,5 @@ def test_pooling_by_one_changes_nothing() -> None:
 
 def test_one_frame_of_difference_is_tolerated_and_two_are_refused() -> None:
     assert common_lengths(torch.tensor([5, 7]), torch.tensor([6, 7])).tolist() == [5, 7]
-    with pytest.raises(
-        CacheMismatch, match="utterance 1 of the batch: 5 student frames face 7"
-    ):
+    with pytest.raises(CacheMismatch, match="utterance 1 of the batch: 5 student frames face 7"):
         common_lengths(torch.tensor([5, 5]), torch.tensor([6, 7]))

@@ -29,10 +29,7 @@ def test_bytes_a_frame() -> None:
 @pytest.mark.parametrize(("kind", "bound"), [("u8", 1e-3), ("f16", 1e-5)])
 def test_distortion_stays_small(kind, bound: float, temperature: float) -> None:
     log_probs = teacher_like()
-    assert (
-        divergence(log_probs, decode(encode(log_probs, kind), kind), temperature)
-        < bound
-    )
+    assert divergence(log_probs, decode(encode(log_probs, kind), kind), temperature) < bound
 
 
 @pytest.mark.parametrize("kind", ["u8", "f16"])

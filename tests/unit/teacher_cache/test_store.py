@@ -30,9 +30,7 @@ def namespace(**changes) -> Namespace:
 def entry(key: str, frames: int = 5) -> Entry:
     random = np.random.default_rng(len(key) + frames)
     scores = random.normal(0, 2, (frames, 3)).astype(np.float32)
-    return Entry(
-        key, scores - np.log(np.exp(scores).sum(1, keepdims=True)), f"text {key}", 0.9
-    )
+    return Entry(key, scores - np.log(np.exp(scores).sum(1, keepdims=True)), f"text {key}", 0.9)
 
 
 def filled(root: Path, keys: list[str]) -> TeacherCache:
@@ -65,9 +63,7 @@ def test_missing_keys_are_named_once_in_order(tmp_path: Path) -> None:
 
 def test_a_second_shard_adds_and_leaves_the_first_alone(tmp_path: Path) -> None:
     cache = filled(tmp_path, ["k1"])
-    before = {
-        p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in cache.folder.iterdir()
-    }
+    before = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in cache.folder.iterdir()}
     with cache.writing() as writer:
         writer.add(entry("k2"))
     assert len(cache) == 2
@@ -113,9 +109,7 @@ def test_a_flipped_bit_is_found_and_named(tmp_path: Path) -> None:
     data.write_bytes(content)
     fresh = TeacherCache(cache.folder)
     fresh.log_probs("k1")
-    with pytest.raises(
-        CacheError, match=rf"{data.name}: utterance k2 does not match its checksum"
-    ):
+    with pytest.raises(CacheError, match=rf"{data.name}: utterance k2 does not match its checksum"):
         fresh.log_probs("k2")
 
 
@@ -147,9 +141,7 @@ def test_any_changed_field_is_another_namespace(tmp_path: Path, changes) -> None
 
 def test_another_teacher_is_refused_with_the_field_that_differs() -> None:
     namespace().check_teacher(TEACHER)
-    with pytest.raises(
-        CacheMismatch, match='weights is "w1", the present one\'s is "w2"'
-    ):
+    with pytest.raises(CacheMismatch, match='weights is "w1", the present one\'s is "w2"'):
         namespace().check_teacher({**TEACHER, "weights": "w2"})
 
 
@@ -163,18 +155,14 @@ def test_the_manifest_digest_depends_on_content_not_on_shards(tmp_path: Path) ->
 
 
 def test_the_current_namespace_is_the_one_made_current(tmp_path: Path) -> None:
-    with pytest.raises(
-        CacheError, match="current.json: missing or unreadable; run make cache"
-    ):
+    with pytest.raises(CacheError, match="current.json: missing or unreadable; run make cache"):
         TeacherCache.open_current(tmp_path)
     filled(tmp_path, ["k1"]).make_current()
     assert len(TeacherCache.open_current(tmp_path)) == 1
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"digest": "x"}'])
-def test_a_namespace_without_a_readable_description_is_an_error(
-    tmp_path: Path, content
-) -> None:
+def test_a_namespace_without_a_readable_description_is_an_error(tmp_path: Path, content) -> None:
     cache = filled(tmp_path, ["k1"])
     path = cache.folder / "namespace.json"
     path.unlink() if content is None else path.write_text(content)

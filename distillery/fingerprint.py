@@ -48,7 +48,5 @@ def read_fingerprint(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: missing or unreadable; run make teacher") from None
     fields = {name: value for name, value in content.items() if name != "fingerprint"}
     if digest_of(fields) != claimed:
-        raise ModelError(
-            f"{path}: its fields do not give the hash it names; run make teacher"
-        )
+        raise ModelError(f"{path}: its fields do not give the hash it names; run make teacher")
     return content
