@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import platform
 import re
 import statistics
 import subprocess
@@ -27,12 +26,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from distillery import files, preparation
+from benchmarks.common import ROOT, row, write_rows
+from distillery import preparation
 from distillery.audio import decode
 from distillery.params import PrepareParams
 
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "prepare.json"
 UTTERANCE_SECONDS = 5.0
 NUM_UTTERANCES = 240
 SHARD_SECONDS = 600.0
@@ -155,35 +153,6 @@ def memory_row(folder: Path) -> dict[str, Any]:
     )
 
 
-def row(name: str, value: float, unit: str, goal: str, holds: bool, against: str) -> dict[str, Any]:
-    """Return one row of a benchmark's results."""
-    return {
-        "name": name,
-        "value": round(value, 1),
-        "unit": unit,
-        "goal": goal,
-        "holds": holds,
-        "against": against,
-        "machine": machine(),
-        "commit": commit(),
-    }
-
-
-def machine() -> str:
-    """Return processor and interpreter in a few words."""
-    info = Path("/proc/cpuinfo")
-    match = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
-    processor = match[1].strip() if match else platform.machine()
-    return f"{processor}, one core, Python {platform.python_version()}"
-
-
-def commit() -> str:
-    """Return the revision that was measured, marked where files differ from it."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    return done.stdout.strip() or "no commit yet"
-
-
 def main() -> None:
     """Measure, print and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -196,8 +165,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), arguments.source, arguments.rounds)
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(RESULTS, rows)
+    write_rows("prepare", rows)
     print(json.dumps(rows, indent=2))
 
 

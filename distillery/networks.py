@@ -12,6 +12,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from distillery.params import ConvBiLSTMParams, CRNNParams
+
 
 class Network(nn.Module):
     """A frame-synchronous network from features to token scores."""
@@ -106,3 +108,30 @@ def _reversed_order(lengths: Tensor, num_frames: int) -> Tensor:
 
 def _reorder(x: Tensor, order: Tensor) -> Tensor:
     return torch.gather(x, 1, order[..., None].expand(-1, -1, x.shape[2]))
+
+
+class ConvRecurrent(Network):
+    """Convolutional front end, bidirectional recurrent layers, linear output."""
+
+    def __init__(
+        self,
+        kind: type[nn.LSTM | nn.GRU],
+        params: ConvBiLSTMParams | CRNNParams,
+        num_mels: int,
+        num_tokens: int,
+    ) -> None:
+        super().__init__()
+        self.time_reduction = params.time_reduction
+        self.front = ConvFrontEnd(num_mels, params.conv_channels, params.time_reduction)
+        self.project = nn.Linear(self.front.num_outputs, params.hidden_size)
+        self.recurrent = BidirectionalRecurrent(
+            kind, params.hidden_size, params.hidden_size, params.num_layers, params.dropout
+        )
+        self.dropout = nn.Dropout(params.dropout)
+        self.output = nn.Linear(2 * params.hidden_size, num_tokens)
+
+    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
+        x, lengths = self.front(features, lengths)
+        x = self.dropout(self.project(x).relu())
+        return self.output(self.dropout(self.recurrent(x, lengths))), lengths
