@@ -37,6 +37,8 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+# MLflow then opens its pages for training runs, not those for language models.
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 MIN_DIGITS_OF_MD5 = 6
@@ -198,7 +200,7 @@ class Tracking:
         location = None
         if settings.tracking_uri is None:
             location = (self.root.resolve() / ARTIFACTS_FOLDER).as_uri()
-        return str(self.client.create_experiment(settings.experiment, location))
+        return str(self.client.create_experiment(settings.experiment, location, EXPERIMENT_TAGS))
 
     def explained(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which MLflow's errors become a TrackingError."""

@@ -118,6 +118,7 @@ def changed_targets(root: Path, names: Sequence[str]) -> dict[str, Any]:
     from dvc.repo import Repo
 
     use_git_if_present(root)
+    _wait_for_the_dying(root)
     try:
         # DVC takes targets relative to the current folder, whatever the repository.
         with contextlib.chdir(root), Repo(str(root)) as repo:
@@ -129,6 +130,29 @@ def changed_targets(root: Path, names: Sequence[str]) -> dict[str, Any]:
             raise BusyError(f"DVC is busy in {root}: {error}") from error
         raise StageError(f"DVC cannot tell the state of {root}: {_chain(error)}") from error
     return status
+
+
+def _wait_for_the_dying(root: Path) -> None:
+    """Wait until the processes of a killed run have gone.
+
+    A process that ended but whose end nobody has taken note of yet counts as alive for DVC.
+    """
+    path = root / RWLOCK_FILE
+    end = time.monotonic() + TERMINATION_SECONDS
+    while time.monotonic() < end:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        if not any(map(is_zombie, re.findall(r'"pid": *(\d+)', text))):
+            return
+        time.sleep(0.1)
+
+
+def is_zombie(process_id: str) -> bool:
+    """Return whether a process has ended without its parent having taken note."""
+    try:
+        status = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] == "Z"
 
 
 def use_git_if_present(root: Path) -> None:

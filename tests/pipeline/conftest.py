@@ -45,15 +45,14 @@ def make_workspace(root: Path) -> Path:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """Return the environment of a user in this workspace: no settings of ours leak in."""
+    """Return the environment of a user who activated .venv: no settings of ours leak in."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))
     }
+    kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
     kept |= {"DVC_SITE_CACHE_DIR": str(root / ".dvc/tmp/site"), "OMP_NUM_THREADS": "1"}
-    if "TEST_PREFECT_API_URL" in os.environ:
-        kept["PREFECT_API_URL"] = os.environ["TEST_PREFECT_API_URL"]
     return kept
 
 

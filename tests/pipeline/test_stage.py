@@ -294,3 +294,14 @@ def test_a_damaged_lock_file_is_reported_by_name(repository: Path) -> None:
 def test_a_push_without_a_remote_fails_and_says_what_to_do(repository: Path) -> None:
     with pytest.raises(StageError, match="dvc push: failed; run `dvc push` when"):
         stages.push(repository, lambda _: None)
+
+
+def test_a_process_that_nobody_waited_for_is_told_from_a_living_one() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    deadline = time.monotonic() + 10
+    while not stages.is_zombie(str(child.pid)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.wait()
+    assert not stages.is_zombie(str(child.pid))
+    assert not stages.is_zombie(str(os.getpid()))
