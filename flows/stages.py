@@ -33,6 +33,7 @@ from tasks.stage import PIPELINE_FILE, look_up
 
 STAGES = ("prepare", "teacher", "cache", "distill", "evaluate")
 LOCK_FILE = "dvc.lock"
+RWLOCK_FILE = ".dvc/tmp/rwlock"
 
 KEPT_LINES = 30
 BAR_INTERVAL_SECONDS = 5.0
