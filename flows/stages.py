@@ -24,7 +24,7 @@ from typing import IO, Any, Literal
 
 import yaml
 
-from distillery.doctor import WORKSPACE_LOCK
+from distillery.doctor import DVC_LOCK, WORKSPACE_LOCK
 from distillery.errors import BusyError, ParamsError, StageError
 from distillery.files import write_bytes
 from distillery.params import PARAMS_FILE, Params
@@ -33,7 +33,6 @@ from tasks.stage import PIPELINE_FILE, look_up
 
 STAGES = ("prepare", "teacher", "cache", "distill", "evaluate")
 LOCK_FILE = "dvc.lock"
-RWLOCK_FILE = ".dvc/tmp/rwlock"
 
 KEPT_LINES = 30
 BAR_INTERVAL_SECONDS = 5.0
@@ -138,7 +137,7 @@ def _wait_for_the_dying(root: Path) -> None:
 
     A process that ended but whose end nobody has taken note of yet counts as alive for DVC.
     """
-    path = root / RWLOCK_FILE
+    path = root / DVC_LOCK
     end = time.monotonic() + TERMINATION_SECONDS
     while time.monotonic() < end:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
