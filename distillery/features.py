@@ -27,15 +27,17 @@ VARIANCE_FLOOR = 1e-2
 
 
 class LogMel(nn.Module):
-    """Turn one waveform into log-mel features of zero mean and unit variance per band.
+    """Turn one waveform into log-mel features of zero mean and unit variance.
 
-    Normalising over the utterance removes level and channel; every utterance is computed by
-    itself, so its features never depend on what else is in the batch.
+    Normalising every band over the utterance removes level and channel, normalising all bands
+    together the level alone. Every utterance is computed by itself, so its features never depend
+    on what else is in the batch.
     """
 
     def __init__(self, params: FeatureParams, sample_rate_hz: int) -> None:
         super().__init__()
         window = round(params.window_seconds * sample_rate_hz)
+        self.normalised_dims = (0,) if params.normalise == "bands" else (0, 1)
         self.hop_samples = round(params.hop_seconds * sample_rate_hz)
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate_hz,
@@ -53,8 +55,8 @@ class LogMel(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Return the features `(feature_frames, mels)` of a waveform `(samples,)`."""
         logs = torch.log(self.mel(waveform) + LOG_FLOOR).T  # (feature_frames, mels)
-        centred = logs - logs.mean(dim=0)
-        variance = centred.square().mean(dim=0)
+        centred = logs - logs.mean(dim=self.normalised_dims)
+        variance = centred.square().mean(dim=self.normalised_dims)
         return centred / torch.sqrt(variance + VARIANCE_FLOOR)
 
 

@@ -121,6 +121,9 @@ class FeatureParams(Section):
     """Length of the analysis window in seconds."""
     hop_seconds: PositiveFloat = 0.01
     """Distance between feature frames in seconds."""
+    normalise: Literal["bands", "level"] = "bands"
+    """What is made zero-mean and unit-variance over the utterance: every mel band, which removes
+    the channel, or all bands together, which keeps the spectrum's shape: better for single words."""
 
 
 class ConvBiLSTMParams(Section):

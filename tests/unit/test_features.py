@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 
 from distillery.features import LogMel, gather, pack_features, pad
@@ -33,8 +34,18 @@ def test_shape_and_normalisation() -> None:
     assert features.std(dim=0).min() > 0.9
 
 
-def test_level_makes_no_difference() -> None:
-    extractor, waveform = LogMel(PARAMS, 8000), torch.randn(8000) * 0.1
+def test_normalising_the_level_keeps_the_shape_of_the_spectrum() -> None:
+    time = torch.arange(8000) / 8000
+    low = torch.sin(2 * torch.pi * 300 * time) + 0.01 * torch.randn(8000)
+    features = LogMel(PARAMS.model_copy(update={"normalise": "level"}), 8000)(low)
+    assert features.mean().abs() < 1e-4
+    assert features[:, :5].mean() > features[:, -5:].mean() + 1
+
+
+@pytest.mark.parametrize("normalise", ["bands", "level"])
+def test_level_makes_no_difference(normalise) -> None:
+    extractor = LogMel(PARAMS.model_copy(update={"normalise": normalise}), 8000)
+    waveform = torch.randn(8000) * 0.1
     torch.testing.assert_close(extractor(waveform), extractor(0.5 * waveform), atol=0.02, rtol=0.02)
 
 
