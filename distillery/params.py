@@ -122,8 +122,8 @@ class FeatureParams(Section):
     hop_seconds: PositiveFloat = 0.01
     """Distance between feature frames in seconds."""
     normalise: Literal["bands", "level"] = "bands"
-    """What is made zero-mean and unit-variance over the utterance: every mel band, which removes
-    the channel, or all bands together, which keeps the spectrum's shape: better for single words."""
+    """What gets zero mean and unit variance over the utterance: every mel band, which removes the
+    channel, or all bands together, which keeps the spectrum's shape and suits single words."""
 
 
 class ConvBiLSTMParams(Section):
