@@ -37,8 +37,8 @@ class Batch:
 class TeacherTargets(Protocol):
     """Where a batch's teacher outputs come from."""
 
-    def log_probs(self, row: int) -> np.ndarray:
-        """Return log-probabilities `(frames, vocab)`, float32, of one utterance."""
+    def log_probs(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return log-probabilities `(batch, frames, vocab)`, float32, and lengths `(batch,)`."""
 
     def hypothesis(self, row: int) -> Sequence[int]:
         """Return the tokens of the teacher's greedy hypothesis for one utterance."""
@@ -113,7 +113,7 @@ class TrainingSet:
                 empty,
                 nothing,
             )
-        outputs, output_lengths = gather([self.targets.log_probs(row) for row in rows])
+        outputs, output_lengths = map(torch.from_numpy, self.targets.log_probs(rows))
         hypotheses, hypothesis_lengths = pad_tokens([self.targets.hypothesis(row) for row in rows])
         return Batch(
             features,

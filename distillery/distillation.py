@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -21,7 +22,7 @@ from distillery.objectives import DistillationObjective, TranscriptObjective
 from distillery.params import DistillParams, ObjectiveParams
 from distillery.recogniser import Recogniser
 from distillery.students import STUDENTS
-from distillery.teacher_cache.store import CachedTargets, TeacherCache
+from distillery.teacher_cache.store import TeacherCache
 from distillery.text import Vocabulary
 from distillery.training import Curves, Trainer, run_digest
 
@@ -35,6 +36,28 @@ class Trained:
     recogniser: Recogniser
     num_epochs: int
     checkpoint: Path
+
+
+class CachedTargets:
+    """A training set's view of the cache: its own rows instead of the cache's."""
+
+    def __init__(self, cache: TeacherCache, keys: Sequence[str], vocabulary: Vocabulary) -> None:
+        """Look the utterances of a training set up, once.
+
+        Raises:
+            CacheMismatch: one is not cached.
+        """
+        self.cache = cache
+        self.rows = cache.rows(keys)
+        self.hypotheses = [vocabulary.encode(text) for text in cache.greedy_texts(self.rows)]
+
+    def log_probs(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return log-probabilities `(batch, frames, vocab)`, float32, and lengths `(batch,)`."""
+        return self.cache.log_probs(self.rows[list(rows)])
+
+    def hypothesis(self, row: int) -> Sequence[int]:
+        """Return the tokens of the teacher's greedy hypothesis for one utterance."""
+        return self.hypotheses[row]
 
 
 @dataclass(frozen=True)
@@ -102,11 +125,8 @@ class Distillation:
     def _student_set(self, rows: pd.DataFrame) -> TrainingSet:
         if self.objective.teacher_share == 0:
             return self._training_set(rows, None)
-        hypotheses = [
-            self.vocabulary.encode(self.cache.greedy_text(key)) for key in rows["audio_key"]
-        ]
         return self._training_set(
-            rows, CachedTargets(self.cache, list(rows["audio_key"]), hypotheses)
+            rows, CachedTargets(self.cache, list(rows["audio_key"]), self.vocabulary)
         )
 
     def _training_set(self, rows: pd.DataFrame, targets: CachedTargets | None) -> TrainingSet:

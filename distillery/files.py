@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -29,6 +30,12 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON, keys sorted, so that equal content has equal bytes."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
     write_bytes(path, f"{text}\n".encode())
+
+
+def digest_of_file(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

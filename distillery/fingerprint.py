@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distillery.errors import ModelError
-from distillery.recogniser import Recogniser
+
+if TYPE_CHECKING:  # reading a fingerprint needs no model code
+    from distillery.recogniser import Recogniser
 
 FINGERPRINT_FILE = "fingerprint.json"
 
@@ -29,7 +31,7 @@ def fingerprint(teacher: Recogniser) -> dict[str, Any]:
             "features": config["features"],
             "sample_rate_hz": config["sample_rate_hz"],
         },
-        "compute_dtype": "float32",
+        "layers": {name: width for name, (_, width) in teacher.network.layers.items()},
     }
     return {**fields, "fingerprint": digest_of(fields)}
 

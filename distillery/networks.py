@@ -8,10 +8,13 @@ sideways sees zeros where the utterance has ended, so a row does not depend on i
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from distillery.errors import ModelError
 from distillery.params import ConvBiLSTMParams, CRNNParams
 
 
@@ -23,6 +26,38 @@ class Network(nn.Module):
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
         raise NotImplementedError
+
+    @property
+    def layers(self) -> dict[str, tuple[nn.Module, int]]:
+        """Hidden layers that may be asked for, by name: the module that gives it, its width.
+
+        Every module named here returns `(batch, frames, width)` at the rate of the output.
+        """
+        return {}
+
+    @contextmanager
+    def recording(self, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+        """Yield a dict that every forward pass inside the block fills with hidden states.
+
+        Args:
+            names: of `layers`; each entry becomes `(batch, frames, width)`.
+
+        Raises:
+            ModelError: the network has no such layer.
+        """
+        found: dict[str, Tensor] = {}
+        layers = self.layers
+        with ExitStack() as stack:
+            for name in names:
+                if name not in layers:
+                    raise ModelError(
+                        f"layer {name!r}: unknown to this network, expected one of {list(layers)}"
+                    )
+                handle = layers[name][0].register_forward_hook(
+                    lambda _module, _inputs, output, name=name: found.update({name: output})
+                )
+                stack.callback(handle.remove)
+            yield found
 
     def num_output_frames(self, lengths: Tensor) -> Tensor:
         """Return output lengths for feature lengths `(batch,)`."""
@@ -89,6 +124,8 @@ class BidirectionalRecurrent(nn.Module):
         self.forwards = nn.ModuleList(kind(size, hidden_size, batch_first=True) for size in sizes)
         self.backwards = nn.ModuleList(kind(size, hidden_size, batch_first=True) for size in sizes)
         self.dropout = nn.Dropout(dropout)
+        self.taps = nn.ModuleList(nn.Identity() for _ in sizes)
+        """Each layer's output passes through one, for those who want to listen."""
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         """Return `(batch, frames, 2 x hidden_size)` for `(batch, frames, inputs)`."""
@@ -96,7 +133,8 @@ class BidirectionalRecurrent(nn.Module):
         for index, (ahead, back) in enumerate(zip(self.forwards, self.backwards, strict=True)):
             if index:
                 x = self.dropout(x)
-            x = torch.cat([ahead(x)[0], _reorder(back(_reorder(x, order))[0], order)], dim=-1)
+            backwards = _reorder(back(_reorder(x, order))[0], order)
+            x = self.taps[index](torch.cat([ahead(x)[0], backwards], dim=-1))
         return x
 
 
@@ -129,6 +167,15 @@ class ConvRecurrent(Network):
         )
         self.dropout = nn.Dropout(params.dropout)
         self.output = nn.Linear(2 * params.hidden_size, num_tokens)
+
+    @property
+    def layers(self) -> dict[str, tuple[nn.Module, int]]:
+        """The projected front end and every recurrent layer."""
+        width = self.output.in_features
+        recurrent = {
+            f"recurrent.{index}": (tap, width) for index, tap in enumerate(self.recurrent.taps)
+        }
+        return {"project": (self.project, self.project.out_features), **recurrent}
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""

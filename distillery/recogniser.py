@@ -22,6 +22,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from torch import Tensor
 
 from distillery.decoding import greedy_text
 from distillery.errors import ModelError
@@ -46,6 +47,15 @@ TOKENS_FILE = "tokens.txt"
 Architecture = ConvBiLSTMParams | ConformerParams | SeparableConvParams | CRNNParams
 Networks = Mapping[str, Callable[[Any, int, int], Network]]
 _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(TeacherArchitecture | StudentArchitecture)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network says about a batch; frames behind an utterance's end mean nothing."""
+
+    log_probs: np.ndarray  # (batch, frames, vocab), float32
+    num_frames: list[int]
+    hidden: dict[str, np.ndarray]  # by layer: (batch, frames, width), float32
 
 
 @dataclass
@@ -150,17 +160,51 @@ class Recogniser:
                 "set prepare.sample_rate_hz to the model's rate, or train the model again"
             )
 
+    def extract(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Return one batch's features `(batch, feature_frames, mels)` and lengths `(batch,)`.
+
+        Args:
+            waveforms: float32 audio in [-1, 1) at `sample_rate_hz`, each `(samples,)`.
+        """
+        return pad([self._extractor(torch.from_numpy(w)) for w in waveforms])
+
     @torch.inference_mode()
+    def forward(
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        layers: Sequence[str] = (),
+        precision: str = "fp32",
+    ) -> Outputs:
+        """Return what the network says about one batch of features.
+
+        Args:
+            features: `(batch, feature_frames, mels)`.
+            lengths: `(batch,)`.
+            layers: hidden layers wanted, of `network.layers`.
+            precision: arithmetic of the network: fp32, bf16 or fp16.
+
+        Raises:
+            ModelError: the network has no such layer.
+        """
+        dtype = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+        cast = torch.autocast(torch.device(self.device).type, dtype, enabled=dtype is not None)
+        with self.network.recording(layers) as hidden, cast:
+            scores, lengths = self.network(features.to(self.device), lengths.to(self.device))
+        return Outputs(
+            scores.float().log_softmax(dim=-1).cpu().numpy(),
+            lengths.tolist(),
+            {name: values.float().cpu().numpy() for name, values in hidden.items()},
+        )
+
     def log_probs(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
         """Return log-probabilities `(frames, vocab)`, float32, for waveforms `(samples,)`.
 
         Args:
             waveforms: float32 audio in [-1, 1) at `sample_rate_hz`; together one batch.
         """
-        features, lengths = pad([self._extractor(torch.from_numpy(w)) for w in waveforms])
-        scores, lengths = self.network(features.to(self.device), lengths.to(self.device))
-        normalised = scores.float().log_softmax(dim=-1).cpu().numpy()  # (batch, frames, vocab)
-        return [row[:length] for row, length in zip(normalised, lengths.tolist(), strict=True)]
+        outputs = self.forward(*self.extract(waveforms))
+        return [outputs.log_probs[row, :n] for row, n in enumerate(outputs.num_frames)]
 
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """Return the greedy transcripts of a batch of waveforms `(samples,)`."""

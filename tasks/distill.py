@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from distillery import params
+from distillery.auditing import audit_before_training
+from distillery.cache_namespace import Places, expected_namespace
 from distillery.distillation import Distillation, Trained
 from distillery.files import whole_folder
-from distillery.fingerprint import read_fingerprint
 from distillery.manifest import PreparedData
 from distillery.teacher_cache.store import TeacherCache
 from tasks.stage import run_stage
 
+logger = logging.getLogger(__name__)
 NO_CONTROL = "distill.control is false: no control was trained.\n"
 
 
 def distill(root: Path, student: str) -> None:
     """Train one student: models/students, models/controls and curves under `root`."""
-    settings = params.load(root / params.PARAMS_FILE).distill
-    cache = TeacherCache.open_current(root / "data/teacher_cache")
-    cache.namespace.check_teacher(read_fingerprint(root / "models/teacher"))
+    everything = params.load(root / params.PARAMS_FILE)
+    settings = everything.distill
+    places = Places.in_workspace(root)
+    cache = TeacherCache.open_current(places.cache)
+    cache.namespace.check(expected_namespace(places.teacher, everything.cache))
+    data = PreparedData.open(places.data)
+    for line in audit_before_training(cache, data, places.teacher, everything.cache):
+        logger.info("%s", line)
     run = Distillation(
-        PreparedData.open(root / "data/prepared"),
+        data,
         cache,
         student,
         settings,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from distillery.errors import CacheError, CacheMismatch
-from distillery.teacher_cache.payload import LogProbType
 
 NAMESPACE_FILE = "namespace.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+DIGEST_CHARACTERS = 16
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,23 @@ class Namespace:
     """Everything that decides what the cache holds for a given recording."""
 
     teacher: Mapping[str, Any]
-    """The teacher's fingerprint: weights, tokens, preprocessing, compute dtype."""
+    """The teacher's fingerprint: weights, tokens, preprocessing."""
     tokens: tuple[str, ...]
     """The teacher's token table."""
     frame_shift_seconds: float
     """Time from one output frame to the next."""
-    log_probs: LogProbType
-    """How log-probabilities are stored."""
+    payload: Mapping[str, Any]
+    """How log-probabilities are stored: `kind`, and what that kind needs."""
+    blank: int = 0
+    """Index of the CTC blank."""
+    compute_dtype: str = "float32"
+    """Arithmetic of the teacher's forward pass."""
+    hidden: Mapping[str, int] = field(default_factory=dict)
+    """Hidden layers stored, by name: their widths."""
+    num_hypotheses: int = 1
+    """Hypotheses asked of each decoding."""
+    beam_size: int | None = None
+    """Beams of the decoding; null for the best path alone."""
     schema_version: int = SCHEMA_VERSION
     """Layout of shards and index."""
 
@@ -40,7 +50,7 @@ class Namespace:
     @property
     def folder_name(self) -> str:
         """Name of the namespace's folder."""
-        return self.digest[:16]
+        return self.digest[:DIGEST_CHARACTERS]
 
     def to_json(self) -> dict[str, Any]:
         """Return what namespace.json holds."""
@@ -57,26 +67,46 @@ class Namespace:
         try:
             content = json.loads(path.read_text("utf-8"))
             claimed = content.pop("digest")
+            if (version := content["schema_version"]) != SCHEMA_VERSION:
+                raise CacheError(
+                    f"{path}: schema {version}, this Distillery reads {SCHEMA_VERSION}; "
+                    "run make cache to fill a new namespace"
+                )
             namespace = cls(**{**content, "tokens": tuple(content["tokens"])})
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError):
             raise CacheError(f"{path}: missing or unreadable; run make cache") from None
         if namespace.digest != claimed:
             raise CacheError(f"{path}: its fields do not give the hash it names; run make cache")
         return namespace
 
-    def check_teacher(self, fingerprint: Mapping[str, Any]) -> None:
-        """Make sure that the cache was made by this teacher.
+    def check(self, expected: Namespace) -> None:
+        """Make sure that the cache is what the present teacher and settings ask for.
 
         Raises:
             CacheMismatch: a field differs; the message names it.
         """
-        for name in sorted({*fingerprint, *self.teacher} - {"fingerprint"}):
-            cached, present = self.teacher.get(name), fingerprint.get(name)
-            if cached != present:
-                raise CacheMismatch(
-                    f"teacher cache {self.folder_name}: made by a teacher whose {name} is "
-                    f"{_short(cached)}, the present one's is {_short(present)}; run make cache"
-                )
+        mine, theirs = (dict(flatten(asdict(item))) for item in (self, expected))
+        differing = [name for name in {**mine, **theirs} if mine.get(name) != theirs.get(name)]
+        if not differing:
+            return
+        # A fingerprint's own hash differs whenever any field of it does, and explains nothing.
+        telling = [name for name in differing if name != "teacher.fingerprint"] or differing
+        name, more = telling[0], len(telling) - 1
+        others = f" (and {more} more: {', '.join(telling[1:4])})" if more else ""
+        raise CacheMismatch(
+            f"teacher cache {self.folder_name}: was made with {name} = {_short(mine.get(name))}, "
+            f"the present teacher and settings have {_short(theirs.get(name))}{others}; "
+            "run make cache"
+        )
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield nested settings under dotted names, lists as tuples."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
 
 
 def _short(value: Any) -> str:

@@ -1,61 +1,80 @@
-"""All shards of one namespace: look-ups, coverage, adding."""
+"""All shards of one namespace: look-ups, coverage, batches, adding."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
-import re
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from isal.isal_zlib import crc32
 
 from distillery.errors import CacheError, CacheMismatch
 from distillery.files import write_json
 from distillery.teacher_cache.namespace import NAMESPACE_FILE, Namespace
-from distillery.teacher_cache.payload import decode, frame_dtype
-from distillery.teacher_cache.shards import ShardWriter, read_index
+from distillery.teacher_cache.payload import Targets, gather, payload_of
+from distillery.teacher_cache.shards import (
+    DATA_SUFFIX,
+    INDEX_SUFFIX,
+    REPAIR,
+    Hypothesis,
+    ShardWriter,
+    check_size,
+    explained,
+    key_bytes,
+    locked,
+    map_file,
+    read_index,
+)
 
 CURRENT_FILE = "current.json"
 NAMED_KEYS = 3
+LOCK_WAIT_SECONDS = 10.0  # cleaning up is quick, compacting is not
+SHARD_PATTERN = f"shard-*{INDEX_SUFFIX}"
 
 
-class Location(NamedTuple):
-    """Where one utterance's frames lie, and its text."""
+class Batch(NamedTuple):
+    """Numbers of several utterances in one array, zeros behind."""
 
-    shard: str
-    start: int  # first byte
-    size: int  # bytes
-    crc32: int
-    greedy_text: str
+    values: np.ndarray  # (batch, frames, width)
+    num_frames: np.ndarray  # (batch,)
 
 
 class TeacherCache:
-    """A namespace's shards, opened for reading; frames stay on disk until they are asked for."""
+    """A namespace's shards, opened for reading; records stay on disk until they are asked for.
+
+    A key becomes a row once, with `rows`; everything else takes rows, many at a time.
+    """
 
     def __init__(self, folder: Path) -> None:
         """Open a namespace's folder.
 
         Raises:
-            CacheError: namespace.json is missing or damaged, or a shard's data are.
+            CacheError: namespace.json or an index is missing or damaged, or data are cut short.
         """
         self.folder = folder
         self.namespace = Namespace.read(folder)
-        self._dtype = frame_dtype(self.namespace.log_probs, len(self.namespace.tokens))
-        self._maps: dict[str, np.ndarray] = {}
-        self._index = self._read_indexes()
+        self.payload = payload_of(
+            self.namespace.payload, len(self.namespace.tokens), self.namespace.blank
+        )
+        self._hidden_width = sum(self.namespace.hidden.values())
+        self.reload()
 
     @classmethod
     def create(cls, root: Path, namespace: Namespace) -> TeacherCache:
-        """Open the namespace's folder under `root`, made if it is not there yet."""
+        """Open the namespace's folder under `root`, made if it is not there yet.
+
+        Raises:
+            CacheError: it cannot be made, or is damaged.
+        """
         folder = root / namespace.folder_name
-        folder.mkdir(parents=True, exist_ok=True)
         if not (folder / NAMESPACE_FILE).exists():
-            write_json(folder / NAMESPACE_FILE, namespace.to_json())
+            with explained(root):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / NAMESPACE_FILE, namespace.to_json())
         return cls(folder)
 
     @classmethod
@@ -65,51 +84,104 @@ class TeacherCache:
         Raises:
             CacheError: the stage has not run, or what it left is damaged.
         """
-        pointer = root / CURRENT_FILE
-        try:
-            name = json.loads(pointer.read_text("utf-8"))["namespace"]
-        except (FileNotFoundError, ValueError, KeyError):
-            raise CacheError(f"{pointer}: missing or unreadable; run make cache") from None
-        return cls(root / name)
+        return cls(root / current_namespace(root))
 
     def make_current(self) -> None:
         """Let `open_current` open this namespace from now on."""
-        write_json(self.folder.parent / CURRENT_FILE, {"namespace": self.folder.name})
+        with explained(self.folder.parent):
+            write_json(self.folder.parent / CURRENT_FILE, {"namespace": self.folder.name})
 
-    def _read_indexes(self) -> dict[str, Location]:
-        found: dict[str, Location] = {}
-        for path in sorted(self.folder.glob("shard-*.parquet")):
-            index = read_index(path)
-            data = path.with_suffix(".bin")
-            sizes = index["num_frames"] * self._dtype.itemsize
-            needed = int((index["offset_bytes"] + sizes).max())
-            held = data.stat().st_size if data.exists() else 0
-            if held < needed:
-                raise CacheError(
-                    f"{data}: holds {held} bytes, its index points at {needed}; "
-                    f"delete {path.name} and run make cache"
-                )
-            columns = zip(
-                index["key"],
-                index["offset_bytes"].tolist(),
-                sizes.tolist(),
-                index["crc32"].tolist(),
-                index["greedy_text"],
-                strict=True,
-            )
-            for key, start, size, crc, text in columns:
-                found.setdefault(key, Location(path.stem, start, size, crc, text))
+    # --- looking up -------------------------------------------------------------------------------
+
+    def reload(self) -> None:
+        """Read the indexes anew: shards that others have finished since become visible."""
+        self.shards = [read_index(path) for path in sorted(self.folder.glob(SHARD_PATTERN))]
+        self.data_bytes = [
+            check_size(item, self.folder, self._hidden_width) for item in self.shards
+        ]
+        self._records: dict[int, np.ndarray] = {}
+        counts = [len(item.table) for item in self.shards]
+        self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        self._starts = self._column("offset_bytes", np.int64)
+        self._sizes = self._column("num_bytes", np.int64)
+        self._frames = self._column("num_frames", np.int32)
+        self._checksums = self._column("crc32", np.uint32)
+        heads = [item.keys[:, :8].copy().view("<u8")[:, 0] for item in self.shards]
+        all_heads = np.concatenate(heads) if heads else np.zeros(0, "<u8")
+        self._order = np.argsort(all_heads, kind="stable")
+        self._heads = all_heads[self._order]
+        self._drop_repeats()
+
+    def _column(self, name: str, dtype: type) -> np.ndarray:
+        columns = [item.column(name) for item in self.shards]
+        return np.concatenate(columns) if columns else np.zeros(0, dtype)
+
+    def _drop_repeats(self) -> None:
+        """Forget rows whose key stands in an earlier shard too: two writers may both add it."""
+        suspects = np.flatnonzero(self._heads[1:] == self._heads[:-1]) + 1
+        if not len(suspects):
+            return
+        seen: set[bytes] = set()
+        around = np.unique(np.concatenate([suspects - 1, suspects]))
+        repeated = []
+        for position, key in zip(around, self._keys_at(self._order[around]), strict=True):
+            if key in seen:
+                repeated.append(position)
+            seen.add(key)
+        self._order = np.delete(self._order, repeated)
+        self._heads = np.delete(self._heads, repeated)
+
+    def _keys_at(self, rows: np.ndarray) -> list[bytes]:
+        return [raw.tobytes() for raw in self._raw_keys(rows)]
+
+    def _raw_keys(self, rows: np.ndarray) -> np.ndarray:
+        """Return keys `(rows, 32)`, uint8."""
+        keys = np.empty((len(rows), 32), np.uint8)
+        shard_of = np.searchsorted(self._first, rows, side="right") - 1
+        for shard in np.unique(shard_of):
+            mine = shard_of == shard
+            keys[mine] = self.shards[shard].keys[rows[mine] - self._first[shard]]
+        return keys
+
+    def _find(self, keys: Sequence[str]) -> np.ndarray:
+        """Return the row of every key `(keys,)`, -1 where it is not cached."""
+        raw = np.frombuffer(b"".join(map(key_bytes, keys)), np.uint8).reshape(-1, 32)
+        wanted = raw[:, :8].copy().view("<u8")[:, 0]
+        found = np.full(len(keys), -1, np.int64)
+        if not len(self._heads):
+            return found
+        places = np.searchsorted(self._heads, wanted)
+        open_ones = np.arange(len(keys))
+        while len(open_ones):  # more than once only where two keys share their first 8 bytes
+            inside = places[open_ones] < len(self._heads)
+            open_ones = open_ones[inside]
+            open_ones = open_ones[self._heads[places[open_ones]] == wanted[open_ones]]
+            rows = self._order[places[open_ones]]
+            same = (self._raw_keys(rows) == raw[open_ones]).all(axis=1)
+            found[open_ones[same]] = rows[same]
+            open_ones = open_ones[~same]
+            places[open_ones] += 1
         return found
 
     def __len__(self) -> int:
-        return len(self._index)
+        return len(self._order)
 
     def __contains__(self, key: str) -> bool:
-        return key in self._index
+        return bool(self._find([key])[0] >= 0)
+
+    @property
+    def all_rows(self) -> np.ndarray:
+        """Rows of all utterances, each key once."""
+        return self._order
+
+    def keys(self, rows: np.ndarray) -> list[str]:
+        """Return the keys of rows."""
+        return [key.hex() for key in self._keys_at(np.asarray(rows))]
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Return the keys that are not cached, each once, in the order given."""
-        return [key for key in dict.fromkeys(keys) if key not in self._index]
+        unique = list(dict.fromkeys(keys))
+        return [unique[i] for i in np.flatnonzero(self._find(unique) < 0)]
 
     def require(self, keys: Iterable[str]) -> None:
         """Make sure that all keys are cached.
@@ -119,102 +191,201 @@ class TeacherCache:
         """
         if missing := self.missing(keys):
             named = ", ".join(key[:12] for key in missing[:NAMED_KEYS])
+            more = " …" if len(missing) > NAMED_KEYS else ""
             raise CacheMismatch(
                 f"teacher cache {self.folder.name}: {len(missing)} utterances are not in it "
-                f"(audio keys {named} …), expected all; run make cache"
+                f"(audio keys {named}{more}), expected all; run make cache"
             )
 
-    def log_probs(self, key: str) -> np.ndarray:
-        """Return the teacher's log-probabilities `(frames, vocab)`, float32, normalised.
+    def rows(self, keys: Sequence[str]) -> np.ndarray:
+        """Return the rows of keys `(keys,)`, int64, for this opened cache.
 
         Raises:
-            CacheMismatch: the key is not cached.
-            CacheError: the stored bytes do not match their checksum.
+            CacheMismatch: a key is not cached.
         """
-        place = self._locate(key)
-        stored = self._shard(place.shard)[place.start : place.start + place.size]
-        if zlib.crc32(stored.data) != place.crc32:
+        found = self._find(keys)
+        if (found < 0).any():
+            self.require(keys)
+        return found
+
+    # --- reading ----------------------------------------------------------------------------------
+
+    def num_frames(self, rows: np.ndarray) -> np.ndarray:
+        """Return the frames of rows, int64."""
+        frames: np.ndarray = self._frames[rows].astype(np.int64)
+        return frames
+
+    def log_probs(self, rows: np.ndarray) -> Batch:
+        """Return log-probabilities `(batch, frames, vocab)`, float32, each frame summing to one.
+
+        Raises:
+            CacheError: a record is damaged, or the payload does not keep all tokens.
+        """
+        counts = self.num_frames(rows)
+        return Batch(self.payload.log_probs(self._token_records(rows), counts), counts)
+
+    def targets(self, rows: np.ndarray, temperature: float = 1.0) -> Targets:
+        """Return distributions softened by a temperature; every payload answers this.
+
+        Raises:
+            CacheError: a record is damaged, or a sparse payload lacks the temperature.
+        """
+        return self.payload.targets(self._token_records(rows), self.num_frames(rows), temperature)
+
+    def hidden(self, rows: np.ndarray, layer: str) -> Batch:
+        """Return a layer's hidden states `(batch, frames, width)`, float16.
+
+        Raises:
+            CacheError: the layer is not stored, or a record is damaged.
+        """
+        widths = self.namespace.hidden
+        if layer not in widths:
+            stored = ", ".join(sorted(widths)) or "none"
             raise CacheError(
-                f"{self.folder / place.shard}.bin: utterance {key[:12]} does not match its "
-                f"checksum; delete {place.shard}.parquet and run make cache"
+                f"teacher cache {self.folder.name}: layer {layer!r} is not stored, only {stored}; "
+                "add it to cache.payload.hidden_layers and run make cache"
             )
-        return decode(stored.view(self._dtype), self.namespace.log_probs)
+        names = list(widths)
+        before = 2 * sum(widths[name] for name in names[: names.index(layer)])
+        own = 2 * widths[layer]
+        counts = self.num_frames(rows)
+        records = [
+            record[before * frames : (before + own) * frames]
+            for record, frames in zip(self._hidden_records(rows), counts.tolist(), strict=True)
+        ]
+        return Batch(gather(records, widths[layer], "<f2"), counts)
 
-    def greedy_text(self, key: str) -> str:
-        """Return the teacher's greedy hypothesis.
+    def greedy_texts(self, rows: np.ndarray) -> list[str]:
+        """Return the teacher's best-path texts."""
+        return [str(text) for text in self._values("greedy_text", rows)]
 
-        Raises:
-            CacheMismatch: the key is not cached.
-        """
-        return self._locate(key).greedy_text
+    def confidences(self, rows: np.ndarray) -> np.ndarray:
+        """Return the teacher's confidences `(rows,)`, in (0, 1]."""
+        return np.array(self._values("confidence", rows), np.float32)
 
-    def _locate(self, key: str) -> Location:
-        if key not in self._index:
-            self.require([key])
-        return self._index[key]
+    def hypotheses(self, rows: np.ndarray) -> list[list[Hypothesis]]:
+        """Return the teacher's hypotheses of each row, best first."""
+        return [
+            [Hypothesis(item["text"], item["score"]) for item in items]
+            for items in self._values("hypotheses", rows)
+        ]
 
-    def _shard(self, name: str) -> np.ndarray:
-        if name not in self._maps:
-            self._maps[name] = np.memmap(self.folder / f"{name}.bin", np.uint8, "r")
-        return self._maps[name]
+    def _values(self, column: str, rows: np.ndarray) -> list[Any]:
+        values: list[Any] = [None] * len(rows)
+        shard_of = np.searchsorted(self._first, rows, side="right") - 1
+        for shard in np.unique(shard_of):
+            places = np.flatnonzero(shard_of == shard)
+            local = np.asarray(rows)[places] - self._first[shard]
+            taken = self.shards[shard].table.column(column).take(local)
+            for place, value in zip(places, taken.to_pylist(), strict=True):
+                values[place] = value
+        return values
+
+    def _token_records(self, rows: np.ndarray) -> list[np.ndarray]:
+        return self._checked(rows, self._starts[rows], self._sizes[rows], self._checksums[rows])
+
+    def _hidden_records(self, rows: np.ndarray) -> list[np.ndarray]:
+        starts = self._starts[rows] + self._sizes[rows]
+        sizes = 2 * self._hidden_width * self.num_frames(rows)
+        checksums = np.array(self._values("hidden_crc32", rows), np.uint32)
+        return self._checked(rows, starts, sizes, checksums)
+
+    def _checked(
+        self, rows: np.ndarray, starts: np.ndarray, sizes: np.ndarray, checksums: np.ndarray
+    ) -> list[np.ndarray]:
+        """Return records as views of the disk, each compared with its checksum."""
+        shards = np.searchsorted(self._first, rows, side="right") - 1
+        records = []
+        places = zip(
+            shards.tolist(),
+            starts.tolist(),
+            (starts + sizes).tolist(),
+            checksums.tolist(),
+            strict=True,
+        )
+        for position, (shard, start, end, checksum) in enumerate(places):
+            record = self._data(shard)[start:end]
+            if crc32(record) != checksum:
+                raise CacheError(self._damage(int(rows[position]), shard))
+            records.append(record)
+        return records
+
+    def _damage(self, row: int, shard: int) -> str:
+        (key,) = self.keys(np.array([row]))
+        return (
+            f"{self.folder / self.shards[shard].name}{DATA_SUFFIX}: utterance {key[:12]} does not "
+            f"match its checksum; {REPAIR}"
+        )
+
+    def _data(self, shard: int) -> np.ndarray:
+        """Return a shard's bytes, mapped when they are first asked for."""
+        if shard not in self._records:
+            path = self.folder / f"{self.shards[shard].name}{DATA_SUFFIX}"
+            try:
+                empty = self.data_bytes[shard] == 0
+                content = b"" if empty else map_file(path)
+            except OSError as error:
+                raise CacheError(
+                    f"{path}: cannot be read ({error.strerror}): deleted since the cache was "
+                    "opened, by gc or compact? Start again"
+                ) from error
+            self._records[shard] = np.frombuffer(content, np.uint8)
+        return self._records[shard]
+
+    # --- the whole --------------------------------------------------------------------------------
 
     @property
     def manifest_digest(self) -> str:
-        """SHA-256 over keys and checksums in key order: equal for equal content."""
+        """SHA-256 over keys and checksums in key order, so it does not depend on the shards."""
         digest = hashlib.sha256(self.namespace.digest.encode())
-        for key, place in sorted(self._index.items()):
-            digest.update(f"{key} {place.crc32}\n".encode())
+        keys = self._raw_keys(self._order)
+        hidden = self._column("hidden_crc32", np.uint32)
+        order = np.lexsort(keys.T[::-1])
+        rows = self._order[order]
+        checksums = np.stack([self._checksums[rows], hidden[rows]], axis=1).astype("<u4")
+        lines = np.concatenate([keys[order], checksums.view(np.uint8).reshape(-1, 8)], axis=1)
+        digest.update(np.ascontiguousarray(lines).data)
         return digest.hexdigest()
+
+    # --- writing ----------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[ShardWriter]:
-        """Yield a writer for one new shard; it becomes visible when the block ends well."""
-        remove_leftovers(self.folder)
-        writer = ShardWriter(self.folder, self.namespace.log_probs)
-        try:
-            yield writer
-        except BaseException:
-            writer.abandon()
-            raise
-        writer.finish()
-        self._index = self._read_indexes()
+        """Yield a writer for one new shard; it is whole on disk when the block ends well.
+
+        `reload` makes it visible here; caches opened later see it anyway.
+
+        Raises:
+            CacheError: the folder cannot be written, or shards are being deleted just now.
+        """
+        with locked(self.folder, alone=False, wait_seconds=LOCK_WAIT_SECONDS):
+            writer = self.new_writer()
+            try:
+                yield writer
+                writer.finish()
+            except BaseException:
+                writer.abandon()
+                raise
+
+    def new_writer(self) -> ShardWriter:
+        """Return a writer for one new shard; the caller holds the lock."""
+        names = self.namespace
+        return ShardWriter(self.folder, self.payload, names.hidden, names.blank)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete half-written files whose process is gone."""
-    for path in folder.glob(".open-*.tmp"):
-        owner = re.fullmatch(r"\.open-(\d+)\.tmp", path.name)
-        if owner and not _alive(int(owner[1])):
-            path.unlink(missing_ok=True)
+def current_namespace(root: Path) -> str:
+    """Return the name of the namespace that the stage `cache` filled last.
 
-
-def _alive(process_id: int) -> bool:
+    Raises:
+        CacheError: there is none, or the pointer is damaged.
+    """
+    pointer = root / CURRENT_FILE
     try:
-        os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        return str(json.loads(pointer.read_text("utf-8"))["namespace"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise CacheError(f"{pointer}: missing or unreadable; run make cache") from None
 
 
-class CachedTargets:
-    """A training set's view of the cache: rows instead of keys."""
-
-    def __init__(
-        self,
-        cache: TeacherCache,
-        keys: Sequence[str],
-        hypotheses: Sequence[Sequence[int]],
-    ) -> None:
-        self.cache = cache
-        self.keys = keys
-        self.hypotheses = hypotheses
-
-    def log_probs(self, row: int) -> np.ndarray:
-        """Return log-probabilities `(frames, vocab)`, float32, of one utterance."""
-        return self.cache.log_probs(self.keys[row])
-
-    def hypothesis(self, row: int) -> Sequence[int]:
-        """Return the tokens of the teacher's greedy hypothesis for one utterance."""
-        return self.hypotheses[row]
+def all_namespaces(root: Path) -> list[Path]:
+    """Return the folders of all namespaces, sorted."""
+    return sorted(path.parent for path in root.glob(f"*/{NAMESPACE_FILE}"))

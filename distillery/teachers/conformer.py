@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torchaudio.models import Conformer
 
 from distillery.networks import ConvFrontEnd, Network, real_frames
 from distillery.params import ConformerParams
+
+
+def _listen(tap: nn.Module, _block: nn.Module, _inputs: object, output: Tensor) -> None:
+    tap(output.transpose(0, 1))
 
 
 class ConformerTeacher(Network):
@@ -33,9 +39,20 @@ class ConformerTeacher(Network):
         )
         self.output = nn.Linear(params.model_size, num_tokens)
         self._mask = torch.ones(1, 1, 1)
+        self.taps = nn.ModuleList(nn.Identity() for _ in self.blocks.conformer_layers)
+        for block, tap in zip(self.blocks.conformer_layers, self.taps, strict=True):
+            # torchaudio's blocks speak (frames, batch, width).
+            block.register_forward_hook(partial(_listen, tap))
         for module in self.blocks.modules():
             if isinstance(module, nn.Conv1d) and module.groups > 1:
                 module.register_forward_pre_hook(self._clear_padding)
+
+    @property
+    def layers(self) -> dict[str, tuple[nn.Module, int]]:
+        """The projected front end and every block."""
+        width = self.project.out_features
+        blocks = {f"blocks.{index}": (tap, width) for index, tap in enumerate(self.taps)}
+        return {"project": (self.project, width), **blocks}
 
     def _clear_padding(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (inputs[0] * self._mask,)
