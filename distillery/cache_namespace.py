@@ -30,15 +30,23 @@ class Places:
         return cls(root / "data/prepared", root / "models/teacher", root / "data/teacher_cache")
 
 
-def expected_namespace(teacher: Path, params: CacheParams) -> Namespace:
+def expected_namespace(
+    teacher: Path, params: CacheParams, tokens: tuple[str, ...] | None = None
+) -> Namespace:
     """Return the namespace that a saved teacher's outputs belong to, its weights not loaded.
+
+    Args:
+        teacher: its folder, of which fingerprint.json is needed.
+        params: settings of the stage `cache`.
+        tokens: a token table to use in place of the one in the folder; the fingerprint holds the
+            hash of the right one, so another one shows in `Namespace.check`.
 
     Raises:
         ModelError: the teacher's files are missing or damaged.
         CacheError: the teacher has no such hidden layer.
     """
     fingerprint = read_fingerprint(teacher)
-    vocabulary = Vocabulary.load(teacher / "tokens.txt")
+    tokens = tokens or Vocabulary.load(teacher / "tokens.txt").tokens
     payload = params.payload
     layers = fingerprint["layers"]
     if unknown := [name for name in payload.hidden_layers if name not in layers]:
@@ -49,11 +57,11 @@ def expected_namespace(teacher: Path, params: CacheParams) -> Namespace:
     preprocessing, architecture = fingerprint["preprocessing"], fingerprint["architecture"]
     return Namespace(
         teacher=fingerprint,
-        tokens=vocabulary.tokens,
+        tokens=tokens,
         frame_shift_seconds=(
             preprocessing["features"]["hop_seconds"] * architecture["time_reduction"]
         ),
-        payload=payload_settings(params, len(vocabulary)),
+        payload=payload_settings(params, len(tokens)),
         compute_dtype=COMPUTE_DTYPES[params.precision],
         hidden={name: layers[name] for name in payload.hidden_layers},
         num_hypotheses=payload.num_hypotheses,

@@ -25,6 +25,7 @@ from distillery.teacher_cache.namespace import Namespace
 from distillery.teacher_cache.shards import remove_leftovers
 from distillery.teacher_cache.store import TeacherCache
 
+CACHE_REPORT_FILE = "reports/cache.json"
 SHARDS_PER_PARTITION = 4
 READ_SAMPLE, READ_BATCH = 512, 32  # utterances
 PARTITIONS_PER_WORKER = 4  # so that a bar moves, and a slow worker keeps nobody waiting for long

@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from distillery.caching import CACHE_REPORT_FILE, read_report
 from distillery.errors import StageError
 from distillery.files import write_json
 from distillery.manifest import SPLITS, PreparedData
@@ -36,6 +37,15 @@ from distillery.tracking import (
 DESCRIPTION_TAG = "mlflow.note.content"
 OPEN_RUN_FILE = "scratch/open_run.json"
 CONTEXTS = {"train": "training", "valid": "validation", "test": "test"}
+CACHE_FIELDS = (
+    "num_utterances",
+    "num_hits",
+    "num_teacher_forwards",
+    "teacher_seconds",
+    "seconds_saved",
+    "read_seconds",
+    "break_even_epochs",
+)
 WER_FIELDS = ("wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high")
 
 logger = logging.getLogger(__name__)
@@ -154,6 +164,18 @@ def model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
+def cache_metrics(sources: Sources) -> dict[str, float]:
+    """Return what the teacher pass that left the present cache cost and saved.
+
+    Empty when the report is of another cache than the one that the students learnt from.
+    """
+    report = read_report(sources.root / CACHE_REPORT_FILE)
+    if report is None or report.get("manifest_sha256") != sources.tags["cache.manifest_sha256"]:
+        return {}
+    values = {name: report.get(name) for name in CACHE_FIELDS}
+    return {f"cache/{name}": float(value) for name, value in values.items() if value is not None}
+
+
 def model_params(params: Params, row: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that concern one student or control, under names that all share."""
     distill, name = params.distill, row["name"]
@@ -221,7 +243,11 @@ def _log_parent_run(
     tracking.log_values(
         run,
         params=settings,
-        metrics={**teacher, **model_metrics(rows[f"students/{best}"], sources.summary)},
+        metrics={
+            **teacher,
+            **model_metrics(rows[f"students/{best}"], sources.summary),
+            **cache_metrics(sources),
+        },
         tags={
             **sources.tags,
             "student": best,

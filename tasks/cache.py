@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distillery import params
 from distillery.cache_namespace import Places
-from distillery.caching import describe, fill_cache, read_report
+from distillery.caching import CACHE_REPORT_FILE, describe, fill_cache, read_report
 from distillery.files import write_json
 from tasks.stage import run_stage
 
@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 def cache(root: Path) -> None:
     """Fill data/teacher_cache under `root`, and say what it cost in reports/cache.json."""
     settings = params.load(root / params.PARAMS_FILE).cache
-    path = root / "reports/cache.json"
+    path = root / CACHE_REPORT_FILE
     report = fill_cache(Places.in_workspace(root), settings, read_report(path))
     path.parent.mkdir(exist_ok=True)
     write_json(path, report.to_json())

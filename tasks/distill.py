@@ -25,7 +25,9 @@ def distill(root: Path, student: str) -> None:
     settings = everything.distill
     places = Places.in_workspace(root)
     cache = TeacherCache.open_current(places.cache)
-    cache.namespace.check(expected_namespace(places.teacher, everything.cache))
+    cache.namespace.check(
+        expected_namespace(places.teacher, everything.cache, cache.namespace.tokens)
+    )
     data = PreparedData.open(places.data)
     for line in audit_before_training(cache, data, places.teacher, everything.cache):
         logger.info("%s", line)

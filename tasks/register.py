@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distillery import params
+from distillery.caching import CACHE_REPORT_FILE
 from distillery.errors import StageError
 from distillery.files import write_json
 from distillery.registration import (
@@ -117,7 +118,11 @@ def _sources(root: Path, settings: params.Params, tags: Mapping[str, str]) -> So
         summary=summary,
         outputs=lineage.outputs,
         tags={"trigger": "manual", **lineage.tags, **tags},
-        artifacts=(root / params.PARAMS_FILE, root / LOCK_FILE),
+        artifacts=[
+            path
+            for path in (root / params.PARAMS_FILE, root / LOCK_FILE, root / CACHE_REPORT_FILE)
+            if path.exists()
+        ],
     )
 
 

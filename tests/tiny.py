@@ -92,7 +92,13 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
             "features": dict(features),
             "training": dict(training),
         },
-        "cache": {"batch_seconds": 8.0, "shard_seconds": 12.0, "num_threads": 1},
+        "cache": {
+            "payload": {},
+            "precision": "fp32",
+            "batch_seconds": 8.0,
+            "shard_seconds": 12.0,
+            "num_threads": 1,
+        },
         "distill": {
             "control": True,
             "objective": {},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import shutil
 import subprocess
@@ -163,6 +164,8 @@ print(json.dumps([[r.info.run_id, r.info.status, r.data.params, r.data.metrics, 
     summary = json.loads((finished / "reports/evaluation/summary.json").read_text())
     by_model = {row["model"]: row for row in summary["models"]}
     assert metrics["teacher/wer"] == pytest.approx(by_model["teacher"]["wer"])
+    assert metrics["cache/num_teacher_forwards"] == 32
+    assert metrics["cache/teacher_seconds"] > 0
     for tag in ("git.commit", "dvc.lock.md5", "teacher.fingerprint", "cache.manifest_sha256"):
         assert tags[tag], tag
     children = [run for run in runs if run[4].get("mlflow.parentRunId") == identifier]
@@ -246,6 +249,38 @@ def test_one_new_recording_costs_one_teacher_forward(copy: Path) -> None:
     assert after["num_teacher_forwards"] == 1
 
 
+def test_push_moves_only_new_shards_and_a_teammate_who_pulls_gets_hits(
+    copy: Path, tmp_path: Path
+) -> None:
+    def pushed() -> set[str]:
+        return {f"{p.parent.name}{p.name}" for p in (copy / "dvc-remote").rglob("*") if p.is_file()}
+
+    def contents() -> dict[str, str]:
+        """Return the cache's files by the MD5 under which DVC keeps them."""
+        files = (p for p in (copy / "data/teacher_cache").rglob("*") if p.is_file())
+        return {hashlib.md5(p.read_bytes()).hexdigest(): p.name for p in files}
+
+    run_module(copy, "dvc", "push", "-q")
+    first, known = pushed(), contents()
+    assert known.keys() <= first
+    soundfile.write(copy / "corpus/new.wav", speak("cab ab", 999), RATE_HZ)
+    with open(copy / "corpus/manifest.csv", "a", encoding="utf-8") as file:
+        file.write("new.wav,,s05,train\n")
+    run_module(copy, "flows.run", "--until", "cache")
+    run_module(copy, "dvc", "push", "-q", "cache")
+    added = {name for md5, name in contents().items() if md5 in pushed() - first}
+    assert sorted(Path(name).suffix for name in added) == [".arrow", ".bin"]
+    assert contents().keys() >= known.keys()
+
+    mate = make_workspace(tmp_path / "mate")
+    shutil.copy(copy / "dvc.lock", mate)
+    shutil.copytree(copy / "dvc-remote", mate / "dvc-remote")
+    run_module(mate, "dvc", "pull", "-q", "data/prepared", "models/teacher", "data/teacher_cache")
+    run_module(mate, "tasks.cache")
+    report = json.loads((mate / "reports/cache.json").read_text())
+    assert (report["num_teacher_forwards"], report["num_hits"]) == (0, 33)
+
+
 def test_a_changed_student_trains_only_that_student(copy: Path) -> None:
     settings = tiny_params()
     settings["distill"]["students"]["two"] = {
@@ -280,13 +315,17 @@ def test_a_flow_killed_while_distilling_leaves_nothing_and_goes_on(
 
 def test_a_cache_pass_killed_in_the_middle_redoes_at_most_a_shard(copy: Path) -> None:
     settings = tiny_params()
-    settings["cache"] |= {"log_probs": "f16", "batch_seconds": 0.5, "shard_seconds": 4.0}
+    settings["cache"] |= {
+        "payload": {"log_probs": "f16"},
+        "batch_seconds": 0.5,
+        "shard_seconds": 4.0,
+    }
     write_params(copy, settings)
     cache = copy / "data/teacher_cache"
-    former = set(cache.glob("*/shard-*.parquet"))
+    former = set(cache.glob("*/shard-*.arrow"))
 
     def new_shards() -> set[Path]:
-        return set(cache.glob("*/shard-*.parquet")) - former
+        return set(cache.glob("*/shard-*.arrow")) - former
 
     process = start_module(copy, "flows.run", "--until", "cache")
     wait_for(new_shards)

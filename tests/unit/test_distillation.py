@@ -10,14 +10,11 @@ import pytest
 import soundfile
 import torch
 
-from distillery import params
 from distillery.architectures import ARCHITECTURES
-from distillery.caching import _pieces, fill_cache, namespace_of
 from distillery.errors import CacheMismatch, CorpusError
-from distillery.fingerprint import read_fingerprint
 from distillery.manifest import PreparedData
-from distillery.params import CacheParams
 from distillery.recogniser import Recogniser
+from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
 from tasks.cache import cache
 from tasks.distill import distill
@@ -68,10 +65,11 @@ def test_the_cache_holds_what_the_teacher_says(workspace: Path) -> None:
     assert len(store) == rows["audio_key"].nunique()
     for row in rows.itertuples():
         (live,) = model.log_probs([data.waveform(row)])
-        cached = store.log_probs(row.audio_key)
+        here = store.rows([row.audio_key])
+        cached = store.log_probs(here).values[0]
         assert cached.shape == live.shape
         np.testing.assert_allclose(np.exp(cached), np.exp(live), atol=0.02)
-        assert store.greedy_text(row.audio_key) == model.transcribe([data.waveform(row)])[0]
+        assert store.greedy_texts(here) == model.transcribe([data.waveform(row)])
 
 
 def test_unlabelled_audio_is_cached_too(workspace: Path) -> None:
@@ -105,38 +103,12 @@ def test_one_new_recording_costs_one_forward_and_renaming_none(copy: Path) -> No
 
 
 def test_another_payload_is_another_namespace_and_a_full_pass(copy: Path) -> None:
-    change_params(copy, cache={"log_probs": "f16"})
+    change_params(copy, cache={"payload": {"log_probs": "f16"}, "num_threads": 1})
     cache(copy)
     assert cache_report(copy)["num_teacher_forwards"] == 32
     change_params(copy)
     cache(copy)
     assert cache_report(copy)["num_teacher_forwards"] == 0
-
-
-def test_a_pass_killed_in_the_middle_goes_on(copy: Path) -> None:
-    shutil.rmtree(copy / "data/teacher_cache")
-    data = PreparedData.open(copy / "data/prepared")
-    store_root = copy / "data/teacher_cache"
-    model = Recogniser.load(copy / "models/teacher", ARCHITECTURES)
-    settings = params.load(copy / "params.yaml").cache
-    namespace = namespace_of(model, read_fingerprint(copy / "models/teacher"), settings)
-    store = TeacherCache.create(store_root, namespace)
-    answer, calls = model.log_probs, 0
-
-    def dying(waveforms):
-        nonlocal calls
-        calls += 1
-        if calls == 4:
-            raise KeyboardInterrupt
-        return answer(waveforms)
-
-    model.log_probs = dying  # type: ignore[method-assign]
-    with pytest.raises(KeyboardInterrupt):
-        fill_cache(store, model, data, settings)
-    kept = len(TeacherCache(store.folder))
-    assert 0 < kept < 32
-    cache(copy)
-    assert cache_report(copy)["num_teacher_forwards"] == 32 - kept
 
 
 def test_students_and_controls_are_saved_with_their_curves(copy: Path) -> None:
@@ -163,11 +135,29 @@ def test_equal_inputs_give_equal_bytes(copy: Path, workspace: Path, tmp_path: Pa
             assert path.read_bytes() == (two / path.name).read_bytes()
 
 
-def test_the_teacher_is_never_loaded(copy: Path) -> None:
+def test_training_never_loads_the_teacher(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Only the audit before it does, which says so when the teacher is not there."""
+    caplog.set_level("INFO")
     for name in ("model.safetensors", "config.json", "tokens.txt"):
         (copy / "models/teacher" / name).unlink()
     distill(copy, "conv")
     assert (copy / "models/students/conv/model.safetensors").exists()
+    assert "audit: skipped" in caplog.text
+
+
+def test_a_cache_that_no_longer_says_what_the_teacher_says_is_refused(copy: Path) -> None:
+    """A library that computes otherwise changes no hash; the audit notices."""
+    store = TeacherCache.open_current(copy / "data/teacher_cache")
+    false = store.log_probs(store.all_rows)
+    keys = store.keys(store.all_rows)
+    shutil.rmtree(store.folder)
+    store = TeacherCache.create(store.folder.parent, store.namespace)
+    with store.writing() as writer:
+        for row, key in enumerate(keys):
+            real = false.values[row, : false.num_frames[row]]
+            writer.add(Entry(key, np.ascontiguousarray(real[:, ::-1]), "", 0.5))
+    with pytest.raises(CacheMismatch, match=r"utterance 's.*' .* nat a frame from the live"):
+        distill(copy, "conv")
 
 
 def test_a_share_of_zero_gives_the_control(copy: Path) -> None:
@@ -234,7 +224,17 @@ def test_a_changed_teacher_is_refused_with_the_field(copy: Path) -> None:
     settings = tiny_params(teacher={"features": {"num_mels": 18}})
     write_params(copy, settings)
     teacher(copy)
-    with pytest.raises(CacheMismatch, match="made by a teacher whose preprocessing is"):
+    with pytest.raises(
+        CacheMismatch, match="was made with teacher.preprocessing.features.num_mels = 16"
+    ):
+        distill(copy, "conv")
+
+
+def test_a_payload_setting_other_than_the_caches_is_refused_with_its_name(copy: Path) -> None:
+    change_params(copy, cache={"payload": {"log_probs": "f16"}})
+    with pytest.raises(
+        CacheMismatch, match=r'made with payload.kind = "u8", .* have "f16"; run make cache'
+    ):
         distill(copy, "conv")
 
 
@@ -246,13 +246,6 @@ def test_utterances_that_are_not_cached_are_refused(copy: Path) -> None:
     manifest.to_parquet(path)
     with pytest.raises(CacheMismatch, match="1 utterances are not in it"):
         distill(copy, "conv")
-
-
-def test_cache_batches_stay_within_their_seconds() -> None:
-    rows = pd.DataFrame({"duration_seconds": [1.0, 1.0, 2.0, 3.0, 9.0]})
-    assert [len(p) for p in _pieces(rows, 4.0, padded=True)] == [2, 1, 1, 1]
-    assert [len(p) for p in _pieces(rows, 4.0, padded=False)] == [3, 1, 1]
-    assert CacheParams().batch_seconds > 0
 
 
 def test_recurrent_students_train_as_well(copy: Path) -> None:
