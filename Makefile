@@ -15,7 +15,7 @@ RUN := $(PYTHON) -m flows.run
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 # --- set-up ---------------------------------------------------------------------------------------
 
@@ -81,6 +81,27 @@ register: install ## stage: results and students into MLflow and its registry
 transcribe: install ## text of recordings, by the champion: make transcribe FILES="a.wav b.flac"
 	@test -n "$(FILES)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac"' >&2; exit 2; }
 	@$(PYTHON) -m distillery.cli transcribe $(FILES)
+
+# ARGS="…" passes options: --json for programs, --help lists the others.
+.PHONY: cache-stats
+cache-stats: install ## the teacher cache: utterances, hours, bytes, blank frames, shards
+	@$(PYTHON) -m distillery.cli cache stats $(ARGS)
+
+.PHONY: cache-verify
+cache-verify: install ## read and check every record; ARGS=--repair drops what is damaged
+	@$(PYTHON) -m distillery.cli cache verify $(ARGS)
+
+.PHONY: cache-audit
+cache-audit: install ## compare random utterances with the live teacher
+	@$(PYTHON) -m distillery.cli cache audit $(ARGS)
+
+.PHONY: cache-gc
+cache-gc: install ## list what nothing needs; ARGS=--delete deletes it
+	@$(PYTHON) -m distillery.cli cache gc $(ARGS)
+
+.PHONY: cache-compact
+cache-compact: install ## put small shards together; ARGS=--dry-run only says what it would do
+	@$(PYTHON) -m distillery.cli cache compact $(ARGS)
 
 .PHONY: ui
 ui: install ## MLflow and Prefect in the browser, on loopback, until Ctrl-C

@@ -234,7 +234,9 @@ def _run(
         partitions = [
             Partition(places, cache.folder.name, digest, share, params) for share in shares
         ]
-        return list(workers.run(partitions, bar.update))
+        reports = list(workers.run(partitions, bar.update))
+    remove_leftovers(cache.folder)  # of workers that died on the way
+    return reports
 
 
 def cut_into_shards(

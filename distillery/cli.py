@@ -1,4 +1,4 @@
-"""The command `distillery`: transcribe recordings with the registered champion, or any model."""
+"""The command `distillery`: transcribe recordings, look after the teacher cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillery import params
+from distillery import cache_cli, params
 from distillery.bundle import DIGESTS_FILE, check_bundle
 from distillery.errors import AudioError, DistilleryError, ModelError
 
@@ -28,13 +28,16 @@ def main(arguments: list[str] | None = None) -> int:
         help="a model folder, models:/NAME@ALIAS or models:/NAME/VERSION; "
         "by default the champion of the model that params.yaml names",
     )
+    command.set_defaults(
+        run=lambda options: transcribe(load_model(options.model, Path.cwd()), options.files)
+    )
+    cache_cli.add_commands(commands)
     options = parser.parse_args(arguments)
     try:
-        recogniser = load_model(options.model, Path.cwd())
+        return int(options.run(options))
     except DistilleryError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_USAGE
-    return transcribe(recogniser, options.files)
 
 
 def transcribe(recogniser: Recogniser, files: list[Path]) -> int:

@@ -84,6 +84,7 @@ class Workers:
         progress: Callable[[int], object],
     ) -> Iterator[PartitionReport]:
         from distributed import KilledWorker, as_completed
+        from distributed.client import FutureCancelledError
 
         # Not pure: an equal partition of a later pass must run again, not be looked up.
         futures = client.map(run_partition, partitions, pure=False)
@@ -92,7 +93,7 @@ class Workers:
             for future, partition in zip(futures, partitions, strict=True)
         }
         try:
-            for future in as_completed(futures):
+            for future in as_completed(futures, loop=client.loop):
                 try:
                     yield future.result()
                 except KilledWorker as error:
@@ -100,6 +101,11 @@ class Workers:
                         f"cache.workers: {MAX_DEATHS + 1} workers died at one partition, for want "
                         "of memory perhaps; finished shards stay. Lower cache.batch_seconds and "
                         "run make cache"
+                    ) from error
+                except FutureCancelledError as error:
+                    raise CacheError(
+                        f"cache.workers: the Dask scheduler at {self.where} went away; finished "
+                        "shards stay. Start it again and run make cache"
                     ) from error
                 progress(sizes[future.key])
         finally:
@@ -110,7 +116,7 @@ class Workers:
         from distributed import Client, LocalCluster
 
         dask.config.set({"distributed.scheduler.allowed-failures": MAX_DEATHS})
-        logging.getLogger("distributed").setLevel(logging.ERROR)
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # failures are raised
         if isinstance(self.where, int):
             cluster = LocalCluster(
                 n_workers=self.where,

@@ -2,7 +2,7 @@
 
     namespace.py   which teacher and payload a set of shards belongs to
     payload.py     log-probabilities to bytes and back
-    shards.py      one immutable shard: a .bin file and its .parquet index
+    shards.py      one immutable shard: a .bin file and its .arrow index
     store.py       all shards of one namespace: look-ups, coverage, adding
 
 The key of an utterance is the hash of the samples that the teacher hears, so renamed, reordered

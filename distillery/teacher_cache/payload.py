@@ -13,7 +13,7 @@ reading needs no renormalisation. docs/teacher-cache.md gives every layout byte 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -59,7 +59,7 @@ class Payload(Protocol):
         """Return the blocks that stand for log-probabilities `(frames, vocab)`."""
 
     def targets(
-        self, records: Sequence[np.ndarray], num_frames: np.ndarray, temperature: float
+        self, records: Iterable[np.ndarray], num_frames: np.ndarray, temperature: float
     ) -> Targets:
         """Return a batch's distributions, softened by a temperature.
 
@@ -67,7 +67,7 @@ class Payload(Protocol):
             CacheError: the layout cannot answer for this temperature.
         """
 
-    def log_probs(self, records: Sequence[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
+    def log_probs(self, records: Iterable[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
         """Return `(batch, frames, vocab)`, float32, zeros behind.
 
         Raises:
@@ -80,12 +80,12 @@ class Dense:
 
     num_tokens: int
 
-    def log_probs(self, records: Sequence[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
+    def log_probs(self, records: Iterable[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
         """Return `(batch, frames, vocab)`, float32, zeros behind."""
         raise NotImplementedError
 
     def targets(
-        self, records: Sequence[np.ndarray], num_frames: np.ndarray, temperature: float
+        self, records: Iterable[np.ndarray], num_frames: np.ndarray, temperature: float
     ) -> Targets:
         """Return the softened distributions over the whole vocabulary."""
         values = self.log_probs(records, num_frames)
@@ -106,11 +106,13 @@ class Float(Dense):
     def encode(self, log_probs: np.ndarray) -> list[np.ndarray]:
         """Return one block `(frames, vocab)`."""
         lowest = np.finfo(self.dtype).min
-        return [np.maximum(log_probs, lowest).astype(self.dtype)]
+        if log_probs.min(initial=0.0) < lowest:
+            log_probs = np.maximum(log_probs, lowest)
+        return [log_probs.astype(self.dtype, copy=False)]
 
-    def log_probs(self, records: Sequence[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
+    def log_probs(self, records: Iterable[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
         """Return `(batch, frames, vocab)`, float32, zeros behind."""
-        return gather(records, self.num_tokens, self.dtype).astype(np.float32, copy=False)
+        return gather(records, num_frames, self.num_tokens, self.dtype, "<f4")
 
 
 @dataclass(frozen=True)
@@ -143,20 +145,18 @@ class Quantised(Dense):
         top_code = np.rint(np.log(sums) * TOP_SCALE).astype(np.uint32)
         return [(top_code << STEP_BITS | step_code).astype("<u4"), below]
 
-    def log_probs(self, records: Sequence[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
+    def log_probs(self, records: Iterable[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
         """Return `(batch, frames, vocab)`, float32, zeros behind."""
-        batch, frames = len(records), int(num_frames.max(initial=0))
-        words = np.zeros((batch, frames), "<u4")
-        below = np.empty((batch, frames, self.num_tokens), np.uint8)  # padding: times a zero step
-        word_bytes = words.view(np.uint8).reshape(batch, -1)
-        below_bytes = below.reshape(batch, -1)
-        for row, (record, count) in enumerate(zip(records, num_frames.tolist(), strict=True)):
-            cut = words.itemsize * count
-            word_bytes[row, :cut] = record[:cut]
-            below_bytes[row, : len(record) - cut] = record[cut:]
-        step = _step(words & (2**STEP_BITS - 1))[..., None]
-        values: np.ndarray = np.multiply(below, -step, dtype=np.float32)
-        values -= ((words >> STEP_BITS) / np.float32(TOP_SCALE)).astype(np.float32)[..., None]
+        shape = (len(num_frames), int(num_frames.max(initial=0)))
+        words = np.zeros(shape, "<u4")
+        values = np.empty((*shape, self.num_tokens), np.float32)
+        for row, (record, frames) in enumerate(zip(records, num_frames.tolist(), strict=True)):
+            cut = words.itemsize * frames
+            words[row, :frames] = record[:cut].view("<u4")
+            values[row, :frames] = record[cut:].reshape(frames, self.num_tokens)
+            values[row, frames:] = 0
+        values *= -_step(words & (2**STEP_BITS - 1))[..., None]
+        values -= (words >> STEP_BITS).astype(np.float32)[..., None] / np.float32(TOP_SCALE)
         return values
 
 
@@ -239,7 +239,7 @@ class Sparse:
         close: np.ndarray = np.convolve(speaks, window)[self.near_frames :][: len(best)] > 0
         return close
 
-    def log_probs(self, records: Sequence[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
+    def log_probs(self, records: Iterable[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
         """Refuse: not all tokens are kept.
 
         Raises:
@@ -252,7 +252,7 @@ class Sparse:
         )
 
     def targets(
-        self, records: Sequence[np.ndarray], num_frames: np.ndarray, temperature: float
+        self, records: Iterable[np.ndarray], num_frames: np.ndarray, temperature: float
     ) -> Targets:
         """Return the kept tokens' softened log-probabilities.
 
@@ -266,7 +266,7 @@ class Sparse:
                 f"payload sparse: temperature {temperature:g} was not stored, only {listed}; add "
                 "it to cache.payload.sparse.temperatures and run make cache"
             )
-        shape = (len(records), int(num_frames.max(initial=0)))
+        shape = (len(num_frames), int(num_frames.max(initial=0)))
         counts = np.zeros(shape, np.uint8)
         sums = np.zeros(shape, np.float32)
         values, ids = [], []
@@ -313,15 +313,25 @@ def payload_of(settings: Mapping[str, Any], num_tokens: int, blank: int) -> Payl
     raise CacheError(f"payload {kind!r}: unknown, expected u8, f16, f32 or sparse")
 
 
-def gather(records: Sequence[np.ndarray], width: int, dtype: str) -> np.ndarray:
-    """Copy records of `(frames, width)` into one `(batch, frames, width)`, zeros behind."""
-    frame_bytes = width * np.dtype(dtype).itemsize
-    longest = max((len(record) for record in records), default=0)
-    batch = np.empty((len(records), longest), np.uint8)
-    for row, record in enumerate(records):
-        batch[row, : len(record)] = record
-        batch[row, len(record) :] = 0
-    return batch.view(dtype).reshape(len(records), longest // frame_bytes, width)
+def gather(
+    records: Iterable[np.ndarray], num_frames: np.ndarray, width: int, stored: str, wanted: str
+) -> np.ndarray:
+    """Copy records of `(frames, width)` into one `(batch, frames, width)`, zeros behind.
+
+    Args:
+        records: bytes of each.
+        num_frames: frames of each `(batch,)`.
+        width: numbers in a frame.
+        stored: their type in the records.
+        wanted: their type in the result.
+    """
+    longest = int(num_frames.max(initial=0))
+    batch = np.empty((len(num_frames), longest * width), wanted)
+    for row, record in zip(batch, records, strict=True):
+        values = record.view(stored)
+        row[: len(values)] = values
+        row[len(values) :] = 0
+    return batch.reshape(len(batch), longest, width)
 
 
 def log_sum_exp(values: np.ndarray) -> np.ndarray:

@@ -67,11 +67,15 @@ class TeacherCache:
     def create(cls, root: Path, namespace: Namespace) -> TeacherCache:
         """Open the namespace's folder under `root`, made if it is not there yet.
 
+        A damaged description is written anew: the folder's name says what it must be.
+
         Raises:
-            CacheError: it cannot be made, or is damaged.
+            CacheError: it cannot be made, or a shard is damaged.
         """
         folder = root / namespace.folder_name
-        if not (folder / NAMESPACE_FILE).exists():
+        try:
+            Namespace.read(folder)
+        except CacheError:
             with explained(root):
                 folder.mkdir(parents=True, exist_ok=True)
                 write_json(folder / NAMESPACE_FILE, namespace.to_json())
@@ -87,7 +91,10 @@ class TeacherCache:
         return cls(root / current_namespace(root))
 
     def make_current(self) -> None:
-        """Let `open_current` open this namespace from now on."""
+        """Let `open_current` open this namespace from now on; nothing is written where it does."""
+        with contextlib.suppress(CacheError):
+            if current_namespace(self.folder.parent) == self.folder.name:
+                return
         with explained(self.folder.parent):
             write_json(self.folder.parent / CURRENT_FILE, {"namespace": self.folder.name})
 
@@ -108,7 +115,7 @@ class TeacherCache:
         self._checksums = self._column("crc32", np.uint32)
         heads = [item.keys[:, :8].copy().view("<u8")[:, 0] for item in self.shards]
         all_heads = np.concatenate(heads) if heads else np.zeros(0, "<u8")
-        self._order = np.argsort(all_heads, kind="stable")
+        self._order = np.argsort(all_heads)
         self._heads = all_heads[self._order]
         self._drop_repeats()
 
@@ -123,6 +130,8 @@ class TeacherCache:
             return
         seen: set[bytes] = set()
         around = np.unique(np.concatenate([suspects - 1, suspects]))
+        rows = self._order[around]
+        self._order[around] = rows[np.lexsort((rows, self._heads[around]))]  # the earliest wins
         repeated = []
         for position, key in zip(around, self._keys_at(self._order[around]), strict=True):
             if key in seen:
@@ -249,11 +258,11 @@ class TeacherCache:
         before = 2 * sum(widths[name] for name in names[: names.index(layer)])
         own = 2 * widths[layer]
         counts = self.num_frames(rows)
-        records = [
+        records = (
             record[before * frames : (before + own) * frames]
             for record, frames in zip(self._hidden_records(rows), counts.tolist(), strict=True)
-        ]
-        return Batch(gather(records, widths[layer], "<f2"), counts)
+        )
+        return Batch(gather(records, counts, widths[layer], "<f2", "<f2"), counts)
 
     def greedy_texts(self, rows: np.ndarray) -> list[str]:
         """Return the teacher's best-path texts."""
@@ -281,10 +290,10 @@ class TeacherCache:
                 values[place] = value
         return values
 
-    def _token_records(self, rows: np.ndarray) -> list[np.ndarray]:
+    def _token_records(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         return self._checked(rows, self._starts[rows], self._sizes[rows], self._checksums[rows])
 
-    def _hidden_records(self, rows: np.ndarray) -> list[np.ndarray]:
+    def _hidden_records(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         starts = self._starts[rows] + self._sizes[rows]
         sizes = 2 * self._hidden_width * self.num_frames(rows)
         checksums = np.array(self._values("hidden_crc32", rows), np.uint32)
@@ -292,23 +301,18 @@ class TeacherCache:
 
     def _checked(
         self, rows: np.ndarray, starts: np.ndarray, sizes: np.ndarray, checksums: np.ndarray
-    ) -> list[np.ndarray]:
-        """Return records as views of the disk, each compared with its checksum."""
+    ) -> Iterator[np.ndarray]:
+        """Yield records as views of the disk, each compared with its checksum.
+
+        One at a time: what was just compared is copied out of the processor's cache.
+        """
         shards = np.searchsorted(self._first, rows, side="right") - 1
-        records = []
-        places = zip(
-            shards.tolist(),
-            starts.tolist(),
-            (starts + sizes).tolist(),
-            checksums.tolist(),
-            strict=True,
-        )
-        for position, (shard, start, end, checksum) in enumerate(places):
+        numbers = (shards, starts, starts + sizes, checksums, rows)
+        for shard, start, end, checksum, row in zip(*(x.tolist() for x in numbers), strict=True):
             record = self._data(shard)[start:end]
             if crc32(record) != checksum:
-                raise CacheError(self._damage(int(rows[position]), shard))
-            records.append(record)
-        return records
+                raise CacheError(self._damage(row, shard))
+            yield record
 
     def _damage(self, row: int, shard: int) -> str:
         (key,) = self.keys(np.array([row]))

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from distillery.architectures import ARCHITECTURES
+from distillery.errors import ModelError
 from distillery.losses.ctc import CTC
 from distillery.networks import real_frames
 from distillery.params import (
@@ -77,3 +78,81 @@ def test_the_mask_is_true_where_frames_are_real() -> None:
         [False, False, False],
         [True, True, True],
     ]
+
+
+RECORDED = [
+    (ALL[0], {"project": 24, "recurrent.0": 48, "recurrent.1": 48}),
+    (ALL[1], {"project": 16, "blocks.0": 16}),
+    (ALL[3], {"project": 24, "recurrent.0": 48}),
+]
+recorded = pytest.mark.parametrize(
+    ("params", "widths"), RECORDED, ids=[params.type for params, _ in RECORDED]
+)
+
+
+@recorded
+def test_hidden_layers_have_the_widths_they_say_and_the_frames_of_the_output(
+    params, widths: dict[str, int]
+) -> None:
+    network = build(params).eval()
+    assert {name: width for name, (_, width) in network.layers.items()} == widths
+    with network.recording(list(widths)) as states:
+        _, out = network(torch.randn(2, 37, NUM_MELS), torch.tensor([37, 20]))
+    assert {name: tuple(x.shape) for name, x in states.items()} == {
+        name: (2, int(out.max()), width) for name, width in widths.items()
+    }
+
+
+@recorded
+def test_the_last_hidden_layer_is_what_the_output_layer_reads(params, widths) -> None:
+    network = build(params).eval()
+    last = list(widths)[-1]
+    with network.recording([last]) as states, torch.inference_mode():
+        scores, _ = network(torch.randn(2, 37, NUM_MELS), torch.tensor([37, 20]))
+        read = network.output(states[last])
+    assert list(states) == [last]
+    torch.testing.assert_close(read, scores)
+
+
+@recorded
+def test_recording_changes_no_output_and_leaves_no_trace(params, widths) -> None:
+    network = build(params).eval()
+    features, lengths = torch.randn(1, 21, NUM_MELS), torch.tensor([21])
+    with torch.inference_mode():
+        before, _ = network(features, lengths)
+        with network.recording(list(widths)) as states:
+            during, _ = network(features, lengths)
+        seen = dict(states)
+        after, _ = network(2 * features, lengths)
+    torch.testing.assert_close(during, before, rtol=0, atol=0)
+    assert not torch.equal(after, before)
+    assert all(states[name] is seen[name] for name in widths)
+
+
+@recorded
+def test_hidden_states_do_not_hear_their_batch(params, widths) -> None:
+    network = build(params).eval()
+    short, long = torch.randn(21, NUM_MELS), torch.randn(60, NUM_MELS)
+    batch = torch.zeros(2, 60, NUM_MELS)
+    batch[0, :21], batch[1] = short, long
+    with torch.inference_mode(), network.recording(list(widths)) as states:
+        _, lengths = network(batch, torch.tensor([21, 60]))
+        together = {name: x[0, : lengths[0]] for name, x in states.items()}
+        network(short[None], torch.tensor([21]))
+        for name, alone in states.items():
+            torch.testing.assert_close(together[name], alone[0], atol=1e-5, rtol=1e-4)
+
+
+def test_an_unknown_layer_is_refused() -> None:
+    with (
+        pytest.raises(
+            ModelError,
+            match=r"layer 'blocks\.9': unknown to this network, expected one of \['project', 'bl",
+        ),
+        build(ALL[1]).recording(["project", "blocks.9"]),
+    ):
+        pass
+
+
+def test_a_network_without_named_layers_offers_none() -> None:
+    assert build(ALL[2]).layers == {}

@@ -1,0 +1,242 @@
+"""How fast a teacher pass is, against the obvious way and against its own forward passes alone.
+
+    python -m benchmarks.teacher_pass [--workspace .] [--seconds 200] [--rounds 3]
+
+A workspace's trained teacher hears some of its training audio, on one thread and on two. The whole
+pass is the stage `cache` into an empty folder: planning, features, forward, decoding, packing and
+writing. The obvious way is batches of 16 in random order; the bare forward pass takes the stage's
+own batches; both extract features and do nothing with the result. Medians of paired rounds, in CPU
+time and in wall time, which sees what is done at once. Rows go to
+benchmarks/results/teacher_pass.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from benchmarks.common import ROOT, copied_workspace, row, write_rows
+from distillery.cache_namespace import Places
+from distillery.caching import fill_cache, plan_batches
+from distillery.device import num_threads
+from distillery.manifest import PreparedData
+from distillery.params import CacheParams, PayloadParams
+from distillery.recogniser import Recogniser
+from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers import TEACHERS
+
+EAGER_BATCH = 16
+MIN_SPEED_UP = 2.0
+MIN_OF_BARE = 0.95
+MAX_DIFFERENCE = 1e-3
+LEAST_LOG_PROB = -10.0  # below it, log-probabilities are not compared
+BATCH_SECONDS = (5.0, 10.0, 20.0, 30.0, 60.0)
+THREADS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians of one job, in seconds."""
+
+    cpu: float
+    wall: float
+
+
+def paired_costs(works: Sequence[Callable[[], object]], rounds: int) -> list[Cost]:
+    """Return what each job costs; all take their turn in every round, after a warm-up."""
+    found: list[list[tuple[float, float]]] = [[] for _ in works]
+    for _ in range(rounds + 1):
+        for work, times in zip(works, found, strict=True):
+            cpu, wall = time.process_time(), time.perf_counter()
+            work()
+            times.append((time.process_time() - cpu, time.perf_counter() - wall))
+    return [
+        Cost(*(statistics.median(column) for column in zip(*times[1:], strict=True)))
+        for times in found
+    ]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A teacher and what it shall hear."""
+
+    places: Places
+    teacher: Recogniser
+    data: PreparedData
+    rows: pd.DataFrame
+
+    @classmethod
+    def open(cls, places: Places) -> Bench:
+        """Load teacher and manifest."""
+        data = PreparedData.open(places.data)
+        return cls(places, Recogniser.load(places.teacher, TEACHERS), data, data.split("train"))
+
+    @property
+    def seconds(self) -> float:
+        """Audio of one pass."""
+        return float(self.rows["duration_seconds"].sum())
+
+    def whole(self, params: CacheParams) -> Callable[[], object]:
+        """Return the job of a whole pass into an empty cache."""
+
+        def work() -> None:
+            shutil.rmtree(self.places.cache, ignore_errors=True)
+            fill_cache(self.places, params)
+
+        return work
+
+    def forward(self, batches: Sequence[np.ndarray], threads: int) -> Callable[[], object]:
+        """Return the job of features and forward pass over batches of row positions."""
+        items = list(self.rows.itertuples())
+
+        def work() -> None:
+            torch.set_num_threads(threads)
+            with torch.inference_mode():
+                for batch in batches:
+                    waveforms = [self.data.waveform(items[index]) for index in batch]
+                    self.teacher.forward(*self.teacher.extract(waveforms))
+
+        return work
+
+    def random_batches(self) -> list[np.ndarray]:
+        """Return batches of 16 in random order."""
+        order = np.random.default_rng(0).permutation(len(self.rows))
+        return [order[start : start + EAGER_BATCH] for start in range(0, len(order), EAGER_BATCH)]
+
+
+def speed_rows(bench: Bench, params: CacheParams, rounds: int) -> list[dict[str, Any]]:
+    """Return the rows about one number of threads."""
+    threads = params.num_threads
+    planned = plan_batches(bench.rows, params.batch_seconds)
+    whole, eager, bare = paired_costs(
+        [
+            bench.whole(params),
+            bench.forward(bench.random_batches(), threads),
+            bench.forward(planned, threads),
+        ],
+        rounds,
+    )
+    on = f"{threads} thread{'s' * (threads > 1)}"
+    costs = f"CPU {whole.cpu:.2f} s, wall {whole.wall:.2f} s"
+    return [
+        row(
+            f"whole teacher pass against random batches of {EAGER_BATCH}, {on}, {kind} time",
+            theirs / ours,
+            "times as fast",
+            f"at least {MIN_SPEED_UP:g}",
+            theirs / ours >= MIN_SPEED_UP,
+            f"features and forward only: CPU {eager.cpu:.2f} s, wall {eager.wall:.2f} s; whole "
+            f"pass: {costs}; {describe(bench)}",
+        )
+        for kind, theirs, ours in [
+            ("CPU", eager.cpu, whole.cpu),
+            ("wall", eager.wall, whole.wall),
+        ]
+    ] + [
+        row(
+            f"whole teacher pass against the bare forward over its batches, {on}, {kind} time",
+            theirs / ours,
+            "of its speed",
+            f"at least {MIN_OF_BARE:g}",
+            theirs / ours >= MIN_OF_BARE,
+            f"features and forward only, {len(planned)} batches: CPU {bare.cpu:.2f} s, wall "
+            f"{bare.wall:.2f} s; whole pass: {costs}; {describe(bench)}",
+        )
+        for kind, theirs, ours in [("CPU", bare.cpu, whole.cpu), ("wall", bare.wall, whole.wall)]
+    ]
+
+
+def describe(bench: Bench) -> str:
+    """Return the corpus and the teacher in a few words."""
+    return (
+        f"{bench.data.summary['corpus']}, {len(bench.rows):,} utterances, {bench.seconds:.0f} s, "
+        f"{bench.teacher.architecture.type} teacher of {bench.teacher.num_parameters / 1e6:.1f} M"
+    )
+
+
+def sweep_rows(bench: Bench, threads: int, rounds: int) -> list[dict[str, Any]]:
+    """Return the rows about batch sizes, and about bf16."""
+    settings = [CacheParams(batch_seconds=s, num_threads=threads) for s in BATCH_SECONDS]
+    settings += [s.model_copy(update={"precision": "bf16"}) for s in settings]
+    costs = paired_costs([bench.whole(params) for params in settings], rounds)
+    return [
+        row(
+            f"whole teacher pass, batches of {params.batch_seconds:g} s, {params.precision}, "
+            f"{threads} thread{'s' * (threads > 1)}",
+            bench.seconds / cost.cpu,
+            "seconds of audio per CPU second",
+            None,
+            None,
+            f"wall: {bench.seconds / cost.wall:.0f} s of audio a second; {describe(bench)}",
+        )
+        for params, cost in zip(settings, costs, strict=True)
+    ]
+
+
+def agreement_rows(bench: Bench) -> list[dict[str, Any]]:
+    """Return the rows about what batches change in the outputs."""
+    bench.whole(CacheParams(num_threads=1, payload=PayloadParams(log_probs="f32")))()
+    cache = TeacherCache.open_current(bench.places.cache)
+    probability, log_probability = 0.0, 0.0
+    for item in bench.rows.itertuples():
+        (alone,) = bench.teacher.log_probs([bench.data.waveform(item)])
+        cached = cache.log_probs(cache.rows([str(item.audio_key)])).values[0]
+        probability = max(probability, float(np.abs(np.exp(alone) - np.exp(cached)).max()))
+        likely = alone > LEAST_LOG_PROB
+        log_probability = max(log_probability, float(np.abs(alone - cached)[likely].max()))
+    return [
+        row(
+            f"batches against one by one, largest difference of {name}",
+            value,
+            unit,
+            f"at most {MAX_DIFFERENCE:g}",
+            value <= MAX_DIFFERENCE,
+            f"payload f32, eager forward of single utterances; {describe(bench)}",
+        )
+        for name, value, unit in [
+            ("a probability", probability, "probability"),
+            (f"a log-probability above {LEAST_LOG_PROB:g}", log_probability, "nats"),
+        ]
+    ]
+
+
+def measure(workspace: Path, folder: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:
+    """Return the rows of the report."""
+    bench = Bench.open(copied_workspace(workspace, folder, seconds))
+    rows = []
+    with num_threads(1):  # and back again: every job sets its own
+        for threads in THREADS:
+            rows += speed_rows(bench, CacheParams(num_threads=threads), rounds)
+        for threads in THREADS:
+            rows += sweep_rows(bench, threads, max(1, rounds // 2))
+        rows += agreement_rows(bench)
+    return rows
+
+
+def main() -> None:
+    """Measure, print and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workspace", type=Path, default=ROOT)
+    parser.add_argument("--seconds", type=float, default=200, help="of audio")
+    parser.add_argument("--rounds", type=int, default=3)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(arguments.workspace, Path(folder), arguments.seconds, arguments.rounds)
+    write_rows("teacher_pass", rows)
+    print(json.dumps(rows, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
