@@ -149,11 +149,16 @@ def synthetic_namespace(
 def fill(root: Path, namespace: Namespace, entries: Iterable[Entry]) -> TeacherCache:
     """Return a cache of these entries, in shards of an hour."""
     cache = TeacherCache.create(root, namespace)
+    write_all(cache, entries)
+    cache.reload()
+    return cache
+
+
+def write_all(cache: TeacherCache, entries: Iterable[Entry]) -> None:
+    """Write shards of an hour."""
     remaining = iter(entries)
     while write_shard(cache, remaining):
         pass
-    cache.reload()
-    return cache
 
 
 def write_shard(cache: TeacherCache, entries: Iterable[Entry]) -> bool:

@@ -1,13 +1,13 @@
 """How fast a teacher pass is, against the obvious way and against its own forward passes alone.
 
-    python -m benchmarks.teacher_pass [--workspace .] [--seconds 200] [--rounds 3]
+    python -m benchmarks.teacher_pass [--workspace .] [--seconds 2400] [--rounds 3] [--sweep]
 
-A workspace's trained teacher hears some of its training audio, on one thread and on two. The whole
+A workspace's trained teacher hears some of its training audio, on one thread. The whole
 pass is the stage `cache` into an empty folder: planning, features, forward, decoding, packing and
 writing. The obvious way is batches of 16 in random order; the bare forward pass takes the stage's
 own batches; both extract features and do nothing with the result. Medians of paired rounds, in CPU
-time and in wall time, which sees what is done at once. Rows go to
-benchmarks/results/teacher_pass.json.
+time and in wall time, which sees what is done at once. --sweep tries more sizes of batches. Rows go
+to benchmarks/results/teacher_pass.json.
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ MIN_OF_BARE = 0.95
 MAX_DIFFERENCE = 1e-3
 LEAST_LOG_PROB = -10.0  # below it, log-probabilities are not compared
 BATCH_SECONDS = (5.0, 10.0, 20.0, 30.0, 60.0)
-THREADS = (1, 2)
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,9 @@ class Cost:
 
     cpu: float
     wall: float
+
+    def __str__(self) -> str:
+        return f"CPU {self.cpu:.2f} s, wall {self.wall:.2f} s"
 
 
 def paired_costs(works: Sequence[Callable[[], object]], rounds: int) -> list[Cost]:
@@ -97,12 +99,11 @@ class Bench:
 
         return work
 
-    def forward(self, batches: Sequence[np.ndarray], threads: int) -> Callable[[], object]:
+    def forward(self, batches: Sequence[np.ndarray]) -> Callable[[], object]:
         """Return the job of features and forward pass over batches of row positions."""
         items = list(self.rows.itertuples())
 
         def work() -> None:
-            torch.set_num_threads(threads)
             with torch.inference_mode():
                 for batch in batches:
                     waveforms = [self.data.waveform(items[index]) for index in batch]
@@ -117,45 +118,39 @@ class Bench:
 
 
 def speed_rows(bench: Bench, params: CacheParams, rounds: int) -> list[dict[str, Any]]:
-    """Return the rows about one number of threads."""
-    threads = params.num_threads
+    """Return the rows about the default settings and bf16."""
     planned = plan_batches(bench.rows, params.batch_seconds)
-    whole, eager, bare = paired_costs(
+    whole, rough, eager, bare = paired_costs(
         [
             bench.whole(params),
-            bench.forward(bench.random_batches(), threads),
-            bench.forward(planned, threads),
+            bench.whole(params.model_copy(update={"precision": "bf16"})),
+            bench.forward(bench.random_batches()),
+            bench.forward(planned),
         ],
         rounds,
     )
-    on = f"{threads} thread{'s' * (threads > 1)}"
-    costs = f"CPU {whole.cpu:.2f} s, wall {whole.wall:.2f} s"
+    on = "1 thread"
     return [
-        row(
-            f"whole teacher pass against random batches of {EAGER_BATCH}, {on}, {kind} time",
-            theirs / ours,
-            "times as fast",
-            f"at least {MIN_SPEED_UP:g}",
-            theirs / ours >= MIN_SPEED_UP,
-            f"features and forward only: CPU {eager.cpu:.2f} s, wall {eager.wall:.2f} s; whole "
-            f"pass: {costs}; {describe(bench)}",
+        cost_row(
+            f"whole teacher pass, {what}, {on}, {kind} time",
+            getattr(theirs, kind) / getattr(ours, kind),
+            goal,
+            f"{against}, features and forward only in fp32: {theirs}; whole pass: {ours}; "
+            f"{describe(bench)}",
         )
-        for kind, theirs, ours in [
-            ("CPU", eager.cpu, whole.cpu),
-            ("wall", eager.wall, whole.wall),
+        for what, ours, theirs, goal, against in [
+            ("fp32, against random batches", whole, eager, MIN_SPEED_UP, f"{EAGER_BATCH} at once"),
+            ("bf16, against random batches", rough, eager, MIN_SPEED_UP, f"{EAGER_BATCH} at once"),
+            ("fp32, against its bare forward", whole, bare, MIN_OF_BARE, f"{len(planned)} batches"),
         ]
-    ] + [
-        row(
-            f"whole teacher pass against the bare forward over its batches, {on}, {kind} time",
-            theirs / ours,
-            "of its speed",
-            f"at least {MIN_OF_BARE:g}",
-            theirs / ours >= MIN_OF_BARE,
-            f"features and forward only, {len(planned)} batches: CPU {bare.cpu:.2f} s, wall "
-            f"{bare.wall:.2f} s; whole pass: {costs}; {describe(bench)}",
-        )
-        for kind, theirs, ours in [("CPU", bare.cpu, whole.cpu), ("wall", bare.wall, whole.wall)]
+        for kind in ("cpu", "wall")
     ]
+
+
+def cost_row(name: str, value: float, goal: float | None, against: str) -> dict[str, Any]:
+    """Return a row about a speed in relation to another."""
+    wanted, holds = (None, None) if goal is None else (f"at least {goal:g}", value >= goal)
+    return row(name, value, "times as fast", wanted, holds, against)
 
 
 def describe(bench: Bench) -> str:
@@ -166,15 +161,15 @@ def describe(bench: Bench) -> str:
     )
 
 
-def sweep_rows(bench: Bench, threads: int, rounds: int) -> list[dict[str, Any]]:
+def sweep_rows(bench: Bench, rounds: int) -> list[dict[str, Any]]:
     """Return the rows about batch sizes, and about bf16."""
-    settings = [CacheParams(batch_seconds=s, num_threads=threads) for s in BATCH_SECONDS]
+    settings = [CacheParams(batch_seconds=s, num_threads=1) for s in BATCH_SECONDS]
     settings += [s.model_copy(update={"precision": "bf16"}) for s in settings]
     costs = paired_costs([bench.whole(params) for params in settings], rounds)
     return [
         row(
             f"whole teacher pass, batches of {params.batch_seconds:g} s, {params.precision}, "
-            f"{threads} thread{'s' * (threads > 1)}",
+            "1 thread",
             bench.seconds / cost.cpu,
             "seconds of audio per CPU second",
             None,
@@ -212,15 +207,16 @@ def agreement_rows(bench: Bench) -> list[dict[str, Any]]:
     ]
 
 
-def measure(workspace: Path, folder: Path, seconds: float, rounds: int) -> list[dict[str, Any]]:
+def measure(
+    workspace: Path, folder: Path, seconds: float, rounds: int, sweep: bool
+) -> list[dict[str, Any]]:
     """Return the rows of the report."""
     bench = Bench.open(copied_workspace(workspace, folder, seconds))
     rows = []
-    with num_threads(1):  # and back again: every job sets its own
-        for threads in THREADS:
-            rows += speed_rows(bench, CacheParams(num_threads=threads), rounds)
-        for threads in THREADS:
-            rows += sweep_rows(bench, threads, max(1, rounds // 2))
+    with num_threads(1):
+        rows += speed_rows(bench, CacheParams(num_threads=1), rounds)
+        if sweep:
+            rows += sweep_rows(bench, max(1, rounds // 2))
         rows += agreement_rows(bench)
     return rows
 
@@ -229,11 +225,18 @@ def main() -> None:
     """Measure, print and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workspace", type=Path, default=ROOT)
-    parser.add_argument("--seconds", type=float, default=200, help="of audio")
+    parser.add_argument("--seconds", type=float, default=2400, help="of audio")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--sweep", action="store_true", help="try more sizes of batches")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        rows = measure(arguments.workspace, Path(folder), arguments.seconds, arguments.rounds)
+        rows = measure(
+            arguments.workspace,
+            Path(folder),
+            arguments.seconds,
+            arguments.rounds,
+            arguments.sweep,
+        )
     write_rows("teacher_pass", rows)
     print(json.dumps(rows, indent=2, ensure_ascii=False))
 

@@ -309,7 +309,7 @@ class CacheParams(Section):
     """What is kept."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the teacher's forward pass; bf16 and fp16 are faster on recent hardware."""
-    batch_seconds: PositiveFloat = 30.0
+    batch_seconds: PositiveFloat = 60.0
     """Audio in one teacher batch, padding included, in seconds; larger needs more memory."""
     shard_seconds: PositiveFloat = 3600.0
     """Audio covered by one shard, in seconds; a kill loses at most the open one."""
@@ -317,8 +317,9 @@ class CacheParams(Section):
         Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")]
     ) = 0
     """Who runs the teacher: 0 this process, N local processes, tcp://HOST:PORT a Dask cluster."""
-    num_threads: PositiveInt = 2
-    """CPU threads of each worker; fixed because the last bits of the outputs depend on it."""
+    num_threads: PositiveInt = 1
+    """CPU threads of each worker, fixed because the last bits of the outputs depend on it; small
+    teachers are fastest with 1 and several workers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the teacher runs; auto takes a GPU if there is one."""
     audit_utterances: Annotated[int, Field(ge=0)] = 4

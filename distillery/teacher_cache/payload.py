@@ -147,16 +147,18 @@ class Quantised(Dense):
 
     def log_probs(self, records: Iterable[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
         """Return `(batch, frames, vocab)`, float32, zeros behind."""
-        shape = (len(num_frames), int(num_frames.max(initial=0)))
-        words = np.zeros(shape, "<u4")
-        values = np.empty((*shape, self.num_tokens), np.float32)
-        for row, (record, frames) in enumerate(zip(records, num_frames.tolist(), strict=True)):
-            cut = words.itemsize * frames
-            words[row, :frames] = record[:cut].view("<u4")
-            values[row, :frames] = record[cut:].reshape(frames, self.num_tokens)
-            values[row, frames:] = 0
-        values *= -_step(words & (2**STEP_BITS - 1))[..., None]
-        values -= (words >> STEP_BITS).astype(np.float32)[..., None] / np.float32(TOP_SCALE)
+        batch, frames = len(num_frames), int(num_frames.max(initial=0))
+        words = np.zeros((batch, frames), "<u4")
+        below = np.empty((batch, frames, self.num_tokens), np.uint8)  # padding: times a zero step
+        word_bytes = words.view(np.uint8)
+        below_bytes = below.reshape(batch, frames * self.num_tokens)
+        for row, (record, count) in enumerate(zip(records, num_frames.tolist(), strict=True)):
+            cut = words.itemsize * count
+            word_bytes[row, :cut] = record[:cut]
+            below_bytes[row, : len(record) - cut] = record[cut:]
+        step = _step(words & (2**STEP_BITS - 1))[..., None]
+        values: np.ndarray = np.multiply(below, -step, dtype=np.float32)
+        values -= ((words >> STEP_BITS) / np.float32(TOP_SCALE)).astype(np.float32)[..., None]
         return values
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import math
 import os
 import time
 import uuid
@@ -27,6 +28,7 @@ from distillery.teacher_cache.payload import Payload
 
 KEY_BYTES = 32
 LOCK_POLL_SECONDS = 0.05
+HALF_THE_MASS = math.log(0.5)
 WRITE_BYTES = 2**20  # at once: the page cache takes large pieces twice as fast as single records
 INDEX_SUFFIX, DATA_SUFFIX = ".arrow", ".bin"
 INDEX_SCHEMA = pa.schema(
@@ -37,7 +39,7 @@ INDEX_SCHEMA = pa.schema(
         ("num_frames", pa.int32()),
         ("crc32", pa.uint32()),  # of the token distributions
         ("hidden_crc32", pa.uint32()),  # of the hidden states; 0 where there are none
-        ("num_blank_frames", pa.int32()),  # frames whose likeliest token is the blank
+        ("num_blank_frames", pa.int32()),  # frames in which the blank has more than half the mass
         ("confidence", pa.float32()),
         ("greedy_text", pa.string()),
         ("hypotheses", pa.list_(pa.struct([("text", pa.string()), ("score", pa.float32())]))),
@@ -136,7 +138,6 @@ class ShardWriter:
         with explained(self.folder):
             num_bytes, checksum = self._write(blocks)
             hidden_bytes, hidden_checksum = self._write(hidden)
-        best = entry.log_probs.argmax(axis=1)
         self.append_row(
             (
                 key_bytes(entry.key),
@@ -145,7 +146,7 @@ class ShardWriter:
                 len(entry.log_probs),
                 checksum,
                 hidden_checksum,
-                np.count_nonzero(best == self.blank),
+                np.count_nonzero(entry.log_probs[:, self.blank] > HALF_THE_MASS),
                 entry.confidence,
                 entry.greedy_text,
                 [tuple(item) for item in entry.hypotheses],
@@ -180,6 +181,8 @@ class ShardWriter:
         if not entry.log_probs.max(initial=-np.inf) < np.inf:  # NaN is not less either
             raise CacheError(f"{who}: the teacher gave NaN or infinity; nothing of it is stored")
         for name, width in self.hidden.items():
+            if name not in entry.hidden:
+                raise CacheError(f"{who}: layer {name!r} is missing, the namespace stores it")
             found = entry.hidden[name].shape
             if found != (shape[0], width):
                 raise CacheError(

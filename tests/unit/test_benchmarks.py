@@ -147,7 +147,7 @@ def test_divergence_of_a_known_pair() -> None:
 
 
 def test_a_teacher_pass(workspace: Path, tmp_path: Path) -> None:
-    rows = checked(teacher_pass.measure(workspace, tmp_path, seconds=8, rounds=1))
+    rows = checked(teacher_pass.measure(workspace, tmp_path, seconds=8, rounds=1, sweep=True))
     largest = rows["batches against one by one, largest difference of a probability"]
     assert largest["value"] < 1e-3
 

@@ -138,6 +138,11 @@ def test_outputs_of_another_shape_are_refused(tmp_path: Path, shape: tuple[int, 
         writer(tmp_path).add(bad)
 
 
+def test_an_entry_without_a_layer_that_is_stored_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CacheError, match="layer 'project' is missing, the namespace stores it"):
+        writer(tmp_path).add(entry(hidden={}))
+
+
 def test_states_of_another_shape_are_refused(tmp_path: Path) -> None:
     with pytest.raises(
         CacheError, match=r"layer 'project' gave an array \(3, 4\), expected \(3, 2\)"
