@@ -41,18 +41,35 @@ class Trained:
 class CachedTargets:
     """A training set's view of the cache: its own rows instead of the cache's."""
 
-    def __init__(self, cache: TeacherCache, keys: Sequence[str], vocabulary: Vocabulary) -> None:
+    def __init__(
+        self,
+        cache: TeacherCache,
+        keys: Sequence[str],
+        vocabulary: Vocabulary,
+        *,
+        with_frames: bool = True,
+    ) -> None:
         """Look the utterances of a training set up, once.
+
+        Args:
+            cache: what the teacher said.
+            keys: audio keys of the training set.
+            vocabulary: the teacher's tokens.
+            with_frames: whether log-probabilities are wanted; an objective without a frame term
+                reads none, and learns from any payload.
 
         Raises:
             CacheMismatch: one is not cached.
         """
         self.cache = cache
+        self.with_frames = with_frames
         self.rows = cache.rows(keys)
         self.hypotheses = [vocabulary.encode(text) for text in cache.greedy_texts(self.rows)]
 
     def log_probs(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """Return log-probabilities `(batch, frames, vocab)`, float32, and lengths `(batch,)`."""
+        if not self.with_frames:
+            return np.zeros((len(rows), 0, 0), np.float32), np.zeros(len(rows), np.int64)
         return self.cache.log_probs(self.rows[list(rows)])
 
     def hypothesis(self, row: int) -> Sequence[int]:
@@ -125,9 +142,13 @@ class Distillation:
     def _student_set(self, rows: pd.DataFrame) -> TrainingSet:
         if self.objective.teacher_share == 0:
             return self._training_set(rows, None)
-        return self._training_set(
-            rows, CachedTargets(self.cache, list(rows["audio_key"]), self.vocabulary)
+        targets = CachedTargets(
+            self.cache,
+            list(rows["audio_key"]),
+            self.vocabulary,
+            with_frames=self.objective.frame.weight > 0,
         )
+        return self._training_set(rows, targets)
 
     def _training_set(self, rows: pd.DataFrame, targets: CachedTargets | None) -> TrainingSet:
         packed = pack_features(self.data, rows, self.params.features, self.scratch)

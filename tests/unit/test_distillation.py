@@ -11,7 +11,7 @@ import soundfile
 import torch
 
 from distillery.architectures import ARCHITECTURES
-from distillery.errors import CacheMismatch, CorpusError
+from distillery.errors import CacheError, CacheMismatch, CorpusError
 from distillery.manifest import PreparedData
 from distillery.recogniser import Recogniser
 from distillery.teacher_cache.shards import Entry
@@ -236,6 +236,18 @@ def test_a_payload_setting_other_than_the_caches_is_refused_with_its_name(copy: 
         CacheMismatch, match=r'made with payload.kind = "u8", .* have "f16"; run make cache'
     ):
         distill(copy, "conv")
+
+
+def test_a_sparse_cache_teaches_by_sequence_and_refuses_frame_terms(copy: Path) -> None:
+    sparse = {"payload": {"log_probs": "sparse", "sparse": {"top_k": 2}}, "num_threads": 1}
+    change_params(copy, cache=sparse)
+    cache(copy)
+    with pytest.raises(CacheError, match="payload sparse: keeps at most 2 of 5 tokens a frame"):
+        distill(copy, "conv")
+    objective = {"objective": {"frame": {"weight": 0.0}}}
+    change_params(copy, cache=sparse, distill=objective)
+    distill(copy, "conv")
+    assert (copy / "models/students/conv/model.safetensors").exists()
 
 
 def test_utterances_that_are_not_cached_are_refused(copy: Path) -> None:
