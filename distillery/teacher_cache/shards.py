@@ -278,19 +278,12 @@ def read_index(path: Path) -> Index:
     return Index(path.stem, table, content.size)
 
 
-def check_size(index: Index, folder: Path, hidden_width: int) -> int:
-    """Return the bytes of a shard's data file, which must hold all that the index points at.
+def check_size(index: Index, folder: Path, needed: int) -> int:
+    """Return the bytes of a shard's data file, which must hold those that the index points at.
 
     Raises:
         CacheError: the file is missing or too short.
     """
-    last = len(index.table) - 1
-    needed = 0
-    if last >= 0:
-        start, size, frames = (
-            int(index.column(name)[last]) for name in ("offset_bytes", "num_bytes", "num_frames")
-        )
-        needed = start + size + 2 * hidden_width * frames
     path = folder / f"{index.name}{DATA_SUFFIX}"
     try:
         held = path.stat().st_size

@@ -103,9 +103,6 @@ class TeacherCache:
     def reload(self) -> None:
         """Read the indexes anew: shards that others have finished since become visible."""
         self.shards = [read_index(path) for path in sorted(self.folder.glob(SHARD_PATTERN))]
-        self.data_bytes = [
-            check_size(item, self.folder, self._hidden_width) for item in self.shards
-        ]
         self._records: dict[int, np.ndarray] = {}
         counts = [len(item.table) for item in self.shards]
         self._first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -113,6 +110,11 @@ class TeacherCache:
         self._sizes = self._column("num_bytes", np.int64)
         self._frames = self._column("num_frames", np.int32)
         self._checksums = self._column("crc32", np.uint32)
+        ends = self._starts + self._sizes + 2 * self._hidden_width * self._frames.astype(np.int64)
+        self.data_bytes = [
+            check_size(item, self.folder, int(ends[after - 1]) if count else 0)
+            for item, count, after in zip(self.shards, counts, self._first[1:], strict=True)
+        ]
         heads = [item.keys[:, :8].copy().view("<u8")[:, 0] for item in self.shards]
         all_heads = np.concatenate(heads) if heads else np.zeros(0, "<u8")
         self._order = np.argsort(all_heads)

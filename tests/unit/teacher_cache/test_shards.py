@@ -158,7 +158,7 @@ def test_a_refused_utterance_leaves_the_others_whole(tmp_path: Path) -> None:
     shard.add(entry("c"))
     index = read_index(tmp_path / f"{shard.finish()}.arrow")
     assert index.column("offset_bytes").tolist() == [0, 30]
-    assert check_size(index, tmp_path, hidden_width=2) == 60
+    assert check_size(index, tmp_path, 60) == 60
 
 
 def test_an_index_with_other_columns_is_refused(tmp_path: Path) -> None:
@@ -189,7 +189,7 @@ def test_data_that_lack_bytes_are_refused(tmp_path: Path, size: int | None, held
     path = tmp_path / f"{index.name}.bin"
     path.unlink() if size is None else os.truncate(path, size)
     with pytest.raises(CacheError, match=f"holds {held} bytes, its index points at 30; run `dist"):
-        check_size(index, tmp_path, hidden_width=2)
+        check_size(index, tmp_path, 30)
 
 
 def test_writers_share_the_lock_and_nobody_deletes_meanwhile(tmp_path: Path) -> None:
