@@ -11,13 +11,16 @@ from distillery.manifest import PreparedData
 from distillery.teachers.trained import train_teacher
 from tasks.stage import run_stage
 
+SOURCES = {"trained": train_teacher}  # by teacher.kind
+
 
 def teacher(root: Path) -> None:
     """Get the teacher ready: models/teacher and curves/teacher.jsonl under `root`."""
     settings = params.load(root / params.PARAMS_FILE).teacher
     data = PreparedData.open(root / "data/prepared")
     curves = root / "curves/teacher.jsonl"
-    trained, _, checkpoint = train_teacher(data, settings, root / "scratch", curves)
+    get_ready = SOURCES[settings.kind]
+    trained, _, checkpoint = get_ready(data, settings, root / "scratch", curves)
     with whole_folder(root / "models/teacher") as folder:
         trained.save(folder)
         write_json(folder / FINGERPRINT_FILE, fingerprint(trained))

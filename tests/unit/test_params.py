@@ -43,7 +43,7 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
             "distill.training.learning_rte": 0.1,
             "teacher.training.num_epochs": 0,
             "prepare.valid_fraction": 1.5,
-            "cache.log_probs": "u4",
+            "cache.payload.log_probs": "u4",
         },
     )
     assert "4 setting(s) cannot be used" in message
@@ -52,7 +52,7 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
     )
     assert "teacher.training.num_epochs: Input should be greater than 0 (found 0)" in message
     assert "prepare.valid_fraction: Input should be less than or equal to 1 (found 1.5)" in message
-    assert "cache.log_probs: Input should be 'u8' or 'f16' (found 'u4')" in message
+    assert "cache.payload.log_probs: Input should be 'auto', 'u8', 'f16'" in message
 
 
 @pytest.mark.parametrize(
