@@ -24,24 +24,45 @@ class Batch:
     feature_lengths: Tensor  # (batch,)
     labels: Tensor  # (batch, tokens)
     label_lengths: Tensor  # (batch,), -1 = no transcript
-    teacher_log_probs: Tensor  # (batch, teacher_frames, vocab); empty without a teacher
+    teacher_log_probs: Tensor  # (batch, teacher_frames, vocab or kept); empty without a teacher
     teacher_lengths: Tensor  # (batch,)
     hypotheses: Tensor  # (batch, tokens)
-    hypothesis_lengths: Tensor  # (batch,)
+    hypothesis_lengths: Tensor  # (batch,), -1 = no hypothesis
+    teacher_ids: Tensor | None = None  # as in TeacherFrames
+    teacher_softened: Tensor | None = None  # as in TeacherFrames
 
     def to(self, device: str) -> Batch:
         """Return the batch on another device."""
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self)})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{k: x.to(device) for k, x in tensors.items() if x is not None})
+
+
+@dataclass(frozen=True)
+class TeacherFrames:
+    """What a teacher says frame by frame about some utterances.
+
+    Dense targets hold log-probabilities of the whole vocabulary. Sparse targets hold those of the
+    likeliest tokens, `kept` at most; what is missing to one is the mass of the others.
+    """
+
+    log_probs: Tensor
+    """`(batch, frames, vocab or kept)`, float32, at temperature 1."""
+    lengths: Tensor
+    """`(batch,)`; 0 where the teacher says nothing."""
+    ids: Tensor | None = None
+    """Sparse: the kept tokens `(batch, frames, kept)`, -1 where a place is empty. Dense: None."""
+    softened: Tensor | None = None
+    """Sparse: as log_probs, at the temperature of the loss. Dense: None."""
 
 
 class TeacherTargets(Protocol):
     """Where a batch's teacher outputs come from."""
 
-    def log_probs(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return log-probabilities `(batch, frames, vocab)`, float32, and lengths `(batch,)`."""
+    def frames(self, rows: Sequence[int]) -> TeacherFrames:
+        """Return what the teacher says frame by frame."""
 
-    def hypothesis(self, row: int) -> Sequence[int]:
-        """Return the tokens of the teacher's greedy hypothesis for one utterance."""
+    def hypothesis(self, row: int) -> Sequence[int] | None:
+        """Return the tokens of the teacher's greedy hypothesis, None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -113,17 +134,19 @@ class TrainingSet:
                 empty,
                 nothing,
             )
-        outputs, output_lengths = map(torch.from_numpy, self.targets.log_probs(rows))
+        frames = self.targets.frames(rows)
         hypotheses, hypothesis_lengths = pad_tokens([self.targets.hypothesis(row) for row in rows])
         return Batch(
             features,
             lengths,
             labels,
             label_lengths,
-            outputs,
-            output_lengths,
+            frames.log_probs,
+            frames.lengths,
             hypotheses,
             hypothesis_lengths,
+            frames.ids,
+            frames.softened,
         )
 
     def inference_batches(self) -> Iterator[tuple[list[int], Tensor, Tensor]]:

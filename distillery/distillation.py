@@ -7,16 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from distillery.batches import TrainingSet
+from distillery.batches import TeacherFrames, TrainingSet
 from distillery.datasets import labelled, validation_set
-from distillery.errors import CacheMismatch
+from distillery.errors import CacheMismatch, CorpusError
 from distillery.features import pack_features
+from distillery.filtering import Candidate, Filtered, filter_hypotheses
+from distillery.losses import SPARSE_FRAME_LOSSES
 from distillery.manifest import PreparedData
 from distillery.objectives import DistillationObjective, TranscriptObjective
 from distillery.params import DistillParams, ObjectiveParams
@@ -47,7 +50,9 @@ class CachedTargets:
         keys: Sequence[str],
         vocabulary: Vocabulary,
         *,
+        fit: np.ndarray | None = None,
         with_frames: bool = True,
+        temperature: float = 1.0,
     ) -> None:
         """Look the utterances of a training set up, once.
 
@@ -55,26 +60,45 @@ class CachedTargets:
             cache: what the teacher said.
             keys: audio keys of the training set.
             vocabulary: the teacher's tokens.
+            fit: utterances whose hypothesis passed the filter, bool `(utterances,)`; for the
+                others the teacher says nothing, neither frames nor text. None: all passed.
             with_frames: whether log-probabilities are wanted; an objective without a frame term
                 reads none, and learns from any payload.
+            temperature: what sparse targets are softened by, as they cannot be later.
 
         Raises:
             CacheMismatch: one is not cached.
         """
         self.cache = cache
         self.with_frames = with_frames
+        self.temperature = temperature
         self.rows = cache.rows(keys)
+        self.fit = np.ones(len(keys), bool) if fit is None else fit
         self.hypotheses = [vocabulary.encode(text) for text in cache.greedy_texts(self.rows)]
 
-    def log_probs(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """Return log-probabilities `(batch, frames, vocab)`, float32, and lengths `(batch,)`."""
-        if not self.with_frames:
-            return np.zeros((len(rows), 0, 0), np.float32), np.zeros(len(rows), np.int64)
-        return self.cache.log_probs(self.rows[list(rows)])
+    def frames(self, rows: Sequence[int]) -> TeacherFrames:
+        """Return what the teacher says frame by frame; nothing about those that are not fit.
 
-    def hypothesis(self, row: int) -> Sequence[int]:
-        """Return the tokens of the teacher's greedy hypothesis for one utterance."""
-        return self.hypotheses[row]
+        Raises:
+            CacheError: a record is damaged, or a sparse payload lacks the temperature.
+        """
+        if not self.with_frames:
+            return TeacherFrames(torch.zeros(len(rows), 0, 0), torch.zeros(len(rows)).long())
+        cached, fit = self.rows[list(rows)], self.fit[list(rows)]
+        plain = self.cache.targets(cached)
+        plain.log_probs[~fit] = 0.0
+        values = torch.from_numpy(plain.log_probs)
+        lengths = torch.from_numpy(np.where(fit, plain.num_frames, 0))
+        if plain.ids is None or plain.num_kept is None:
+            return TeacherFrames(values, lengths)
+        real = np.arange(plain.ids.shape[-1]) < plain.num_kept[..., None]
+        ids = torch.from_numpy(np.where(real, plain.ids, -1))
+        softened = self.cache.targets(cached, self.temperature)
+        return TeacherFrames(values, lengths, ids, torch.from_numpy(softened.log_probs))
+
+    def hypothesis(self, row: int) -> Sequence[int] | None:
+        """Return the tokens of the teacher's greedy hypothesis, None where it was dropped."""
+        return self.hypotheses[row] if self.fit[row] else None
 
 
 @dataclass(frozen=True)
@@ -97,18 +121,41 @@ class Distillation:
         """The student's own objective, or the common one."""
         return self.params.objective_of(self.name)
 
+    @cached_property
+    def filtered(self) -> Filtered | None:
+        """What the filter says of the training split; None where it is not asked."""
+        if self.objective.teacher_share == 0 or not self.params.filter.enabled:
+            return None
+        rows = self.data.split("train")
+        cached = self.cache.rows(list(rows["audio_key"]))
+        best = [items[0].text if items else None for items in self.cache.hypotheses(cached)]
+        columns = zip(
+            self.cache.greedy_texts(cached),
+            self.cache.confidences(cached).tolist(),
+            rows["duration_seconds"],
+            (None if pd.isna(text) else text for text in rows["text"]),
+            best,
+            strict=True,
+        )
+        return filter_hypotheses([Candidate(*values) for values in columns], self.params.filter)
+
     def train_student(self, curves: Path) -> Trained:
-        """Train the student on all training audio, transcribed or not.
+        """Train the student on all training audio, transcribed or not, that the filter leaves.
 
         Args:
             curves: JSONL file that receives the learning curves.
 
         Raises:
-            CacheMismatch: the cache lacks utterances, or its frame rate does not fit.
+            CacheMismatch: the cache lacks utterances, or its frame rate or payload does not fit.
+            CorpusError: the filter leaves nothing to learn from.
         """
-        rows = self._student_rows()
+        rows = self.student_rows()
         shift = self.params.features.hop_seconds * self._network_reduction()
-        objective = DistillationObjective(self.objective, self._rate_ratio(shift))
+        ratio = self._rate_ratio(shift)
+        sparse = self._needs_frames and self.cache.namespace.payload["kind"] == "sparse"
+        if sparse:
+            self._check_sparse(ratio)
+        objective = DistillationObjective(self.objective, ratio, sparse_targets=sparse)
         data = self._student_set(rows)
         return self._train(f"student {self.name}", data, objective, rows, Curves(curves))
 
@@ -121,7 +168,7 @@ class Distillation:
         """
         rows = labelled(self.data, "train")
         data = self._training_set(rows, None)
-        like = self._student_set(self._student_rows())
+        like = self._student_set(self.student_rows())
         return self._train(
             f"control {self.name}",
             data,
@@ -132,12 +179,32 @@ class Distillation:
             stop_after=num_epochs,
         )
 
-    def _student_rows(self) -> pd.DataFrame:
-        rows = self.data.split("train")
+    def student_rows(self) -> pd.DataFrame:
+        """Return what a student learns from; column `fit` says whether from the teacher, too.
+
+        An utterance whose hypothesis the filter dropped keeps its transcript; one that has none is
+        left out.
+
+        Raises:
+            CacheMismatch: the cache lacks utterances.
+            CorpusError: the filter leaves nothing to learn from.
+        """
         if self.objective.teacher_share == 0:
-            return labelled(self.data, "train")
+            return labelled(self.data, "train").assign(fit=False)
+        rows = self.data.split("train").assign(fit=True)
         self.cache.require(rows["audio_key"])
-        return rows
+        if self.filtered is None:
+            return rows
+        rows["fit"] = self.filtered.fit
+        has_transcript = rows["text"].notna() & (self.objective.teacher_share < 1)
+        kept = rows[rows["fit"] | has_transcript].reset_index(drop=True)
+        if kept.empty:
+            raise CorpusError(
+                f"split 'train': distill.filter dropped the teacher's hypotheses of all {len(rows)}"
+                f" utterances ({self.filtered.describe_drops()}) and no transcripts are used, "
+                "expected something to learn from; train the teacher longer, or loosen the filter"
+            )
+        return kept
 
     def _student_set(self, rows: pd.DataFrame) -> TrainingSet:
         if self.objective.teacher_share == 0:
@@ -146,7 +213,9 @@ class Distillation:
             self.cache,
             list(rows["audio_key"]),
             self.vocabulary,
+            fit=rows["fit"].to_numpy(),
             with_frames=self.objective.frame.weight > 0,
+            temperature=self.objective.frame.temperature,
         )
         return self._training_set(rows, targets)
 
@@ -168,11 +237,34 @@ class Distillation:
     def _network_reduction(self) -> int:
         return self.params.students[self.name].architecture.time_reduction
 
+    @property
+    def _needs_frames(self) -> bool:
+        return self.objective.teacher_share > 0 and self.objective.frame.weight > 0
+
+    def _check_sparse(self, ratio: int) -> None:
+        """Make sure that the frame-wise term can learn from sparse targets.
+
+        Raises:
+            CacheMismatch: it reads all tokens, or frames would have to be pooled.
+        """
+        name, learns = self.objective.frame.type, ", ".join(SPARSE_FRAME_LOSSES)
+        if name not in SPARSE_FRAME_LOSSES:
+            found = f"frame.type {name!r} reads all tokens, the cached teacher keeps the likeliest"
+            wanted = f"expected {learns}; change frame.type"
+        elif ratio > 1:
+            found = f"one frame faces {ratio} of the cached teacher's, which keep other tokens each"
+            wanted = "expected equal rates; change time_reduction"
+        else:
+            return
+        raise CacheMismatch(
+            f"student {self.name!r}: {found}, {wanted}, or set cache.payload.log_probs to f16 and "
+            "run make cache"
+        )
+
     def _rate_ratio(self, student_shift: float) -> int:
         teacher_shift = self.cache.namespace.frame_shift_seconds
         ratio = student_shift / teacher_shift
-        needs_frames = self.objective.teacher_share > 0 and self.objective.frame.weight > 0
-        if needs_frames and (
+        if self._needs_frames and (
             ratio < 1 - RATIO_TOLERANCE or abs(ratio - round(ratio)) > RATIO_TOLERANCE
         ):
             raise CacheMismatch(

@@ -8,9 +8,15 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from distillery.batches import Batch
-from distillery.losses import FRAME_LOSSES
+from distillery.losses import FRAME_LOSSES, SPARSE_FRAME_LOSSES
 from distillery.losses.ctc import CTC
-from distillery.losses.frames import common_lengths, pool_frames, select_frames
+from distillery.losses.frames import (
+    best_delay_mean,
+    common_lengths,
+    frame_weights,
+    pool_frames,
+    select_frames,
+)
 from distillery.networks import real_frames
 from distillery.params import ObjectiveParams
 
@@ -31,18 +37,22 @@ class TranscriptObjective(nn.Module):
 class DistillationObjective(nn.Module):
     """CTC on transcripts mixed with losses against the teacher's cached outputs."""
 
-    def __init__(self, params: ObjectiveParams, rate_ratio: int) -> None:
+    def __init__(
+        self, params: ObjectiveParams, rate_ratio: int, *, sparse_targets: bool = False
+    ) -> None:
         """Prepare the terms whose weights are above 0.
 
         Args:
             params: weights and settings of the terms.
-            rate_ratio: teacher frames per student frame.
+            rate_ratio: teacher frames per student frame; 1 if targets are sparse.
+            sparse_targets: whether batches hold the teacher's likeliest tokens alone.
         """
         super().__init__()
         self.params = params
         self.rate_ratio = rate_ratio
         self.ctc = CTC()
-        self.frame = FRAME_LOSSES[params.frame.type](params.frame)
+        losses = SPARSE_FRAME_LOSSES if sparse_targets else FRAME_LOSSES
+        self.frame = losses[params.frame.type](params.frame)
 
     def forward(self, log_probs: Tensor, lengths: Tensor, batch: Batch) -> dict[str, Tensor]:
         """Return the terms by name, `loss` among them, each a scalar `()`."""
@@ -62,15 +72,24 @@ class DistillationObjective(nn.Module):
         return {"loss": loss, **terms}
 
     def _frame_term(self, log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
+        params, ids, softened = self.params.frame, batch.teacher_ids, batch.teacher_softened
         teacher, teacher_lengths = pool_frames(
             batch.teacher_log_probs, batch.teacher_lengths, self.rate_ratio
         )
         common = common_lengths(lengths, teacher_lengths)
         num_frames = int(common.max())
         student, teacher = log_probs[:, :num_frames], teacher[:, :num_frames]
-        teacher = teacher.masked_fill(~real_frames(common, num_frames)[..., None], 0.0)
-        selected = select_frames(
-            teacher, common, self.params.frame.blank_mode, self.params.frame.dilation
-        )
-        term: Tensor = self.frame(student, teacher, selected)
-        return term
+        if num_frames == 0:  # the teacher says nothing about any of these utterances
+            return student.sum()
+        targets: tuple[Tensor, ...] = (teacher,)
+        if ids is not None and softened is not None:
+            ids = ids[:, :num_frames]
+            targets = (softened, ids)
+        selected = select_frames(teacher, common, params, ids)
+        weights = frame_weights(teacher, selected, params.weighting)
+        values, counted = [], []
+        for delay in range(min(params.delay_frames, num_frames - 1) + 1):
+            facing = num_frames - delay
+            values.append(self.frame(student[:, delay:], *(x[:, :facing] for x in targets)))
+            counted.append(weights[:, :facing] * real_frames(common - delay, facing))
+        return best_delay_mean(values, counted)

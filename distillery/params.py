@@ -90,6 +90,9 @@ class PrepareParams(Section):
     validate; chosen by hash, so new data moves none."""
     test_fraction: Fraction = 0.1
     """The same for test, used only where the corpus has no official test split."""
+    labelled_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    """Share of the training utterances that keep their transcripts, chosen by hash of the audio;
+    the others count as unlabelled, which shows what students gain from such audio."""
     min_duration_seconds: NonNegativeFloat = 0.1
     """Shorter recordings are dropped."""
     max_duration_seconds: PositiveFloat = 30.0
@@ -338,10 +341,35 @@ class FrameLossParams(Section):
     """Weight inside the teacher's share; 0 switches the term off."""
     temperature: PositiveFloat = 2.0
     """Softens both distributions of `kl`; higher shows more of the unlikely tokens."""
-    blank_mode: Literal["all", "symmetric"] = "symmetric"
-    """Frames that count: all, or those within `dilation` of a non-blank frame of the teacher."""
+    blank_mode: Literal["all", "nonblank", "symmetric", "trim", "threshold"] = "symmetric"
+    """Frames that count: all; the teacher's non-blank ones; these and `dilation` frames beside
+    them; from the first of them to the last; or those less blank than `blank_threshold`."""
     dilation: Annotated[int, Field(ge=0)] = 1
     """Frames kept on each side of a non-blank one in blank mode `symmetric`."""
+    blank_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    """A frame counts in blank mode `threshold` if the teacher's blank is less probable than this;
+    larger keeps more."""
+    weighting: Literal["uniform", "confidence"] = "uniform"
+    """All frames that count do so alike, or by the probability of the teacher's likeliest token."""
+    delay_frames: Annotated[int, Field(ge=0, le=100)] = 0
+    """Most frames that a student may lag behind its teacher; each utterance takes the delay of the
+    lowest loss, for students that stream; every frame more costs another pass over the loss."""
+
+    @model_validator(mode="after")
+    def _all_settings_count(self) -> FrameLossParams:
+        readers = {
+            "temperature": ("type", "kl"),
+            "dilation": ("blank_mode", "symmetric"),
+            "blank_threshold": ("blank_mode", "threshold"),
+        }
+        for name, (setting, value) in readers.items():
+            found, default = getattr(self, name), type(self).model_fields[name].default
+            if found != default and getattr(self, setting) != value:
+                raise ValueError(
+                    f"{name} is {found:g}, but only {setting} {value!r} reads it, and {setting} "
+                    f"is {getattr(self, setting)!r}; remove one of the two"
+                )
+        return self
 
 
 class SequenceLossParams(Section):
@@ -370,6 +398,53 @@ class ObjectiveParams(Section):
         return self
 
 
+class FilterParams(Section):
+    """Which training utterances the teacher misheard so grossly that nobody should learn them.
+
+    The defaults drop the worst few only, which is where a filter pays: in Distil-Whisper's ablation
+    (Gandhi et al. 2023, table 10) a limit of 80 % gives nearly all that one of 10 % gives.
+    """
+
+    enabled: bool = True
+    """Whether the teacher's hypotheses are filtered at all."""
+    max_wer: NonNegativeFloat = 0.8
+    """With a transcript: most word errors against it, as a fraction; larger drops less."""
+    min_confidence: Fraction = 0.6
+    """Without one: least geometric mean of the best path's probabilities; larger drops more."""
+    max_repeats: PositiveInt = 5
+    """Without one: how often the same words may stand in a row; larger drops less."""
+    min_characters_per_second: NonNegativeFloat = 0.5
+    """Without one: least characters, spaces included; above 0, an empty one is dropped."""
+    max_characters_per_second: PositiveFloat = 40.0
+    """Without one: most characters, spaces included; larger drops less."""
+    max_disagreement: NonNegativeFloat | None = None
+    """Without one: most character errors of the best path against the best of several hypotheses,
+    as a fraction; null does not compare, a number needs cache.payload.num_hypotheses above 1."""
+
+    @model_validator(mode="after")
+    def _some_hypothesis_can_pass(self) -> FilterParams:
+        low, high = self.min_characters_per_second, self.max_characters_per_second
+        if low >= high:
+            raise ValueError(
+                f"min_characters_per_second {low:g} is not below max_characters_per_second {high:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_threshold_without_a_filter(self) -> FilterParams:
+        changed = [
+            name
+            for name, field in FilterParams.model_fields.items()
+            if name != "enabled" and getattr(self, name) != field.default
+        ]
+        if not self.enabled and changed:
+            raise ValueError(
+                f"enabled is false, so {', '.join(changed)} would not be read; remove it, or set "
+                "enabled to true"
+            )
+        return self
+
+
 class StudentParams(Section):
     """One named student."""
 
@@ -384,6 +459,8 @@ class DistillParams(Section):
 
     objective: ObjectiveParams = ObjectiveParams()
     """What students are trained towards."""
+    filter: FilterParams = FilterParams()
+    """Which of the teacher's hypotheses are fit to learn from."""
     features: FeatureParams = FeatureParams(num_mels=40)
     """What students hear."""
     training: TrainingParams = TrainingParams()
@@ -435,6 +512,16 @@ class Params(Section):
     distill: DistillParams
     evaluate: EvaluateParams = EvaluateParams()
     register: RegisterParams = RegisterParams()
+
+    @model_validator(mode="after")
+    def _decodings_to_compare(self) -> Params:
+        limit = self.distill.filter.max_disagreement
+        if limit is not None and self.cache.payload.num_hypotheses == 1:
+            raise ValueError(
+                f"distill.filter.max_disagreement is {limit:g}, but the cache keeps one decoding; "
+                "set cache.payload.num_hypotheses to 2 or more, or max_disagreement to null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _rates_fit(self) -> Params:

@@ -9,6 +9,9 @@ A split that the corpus does not publish is chosen by hash: the SHA-256 of a spe
 as a fraction, is compared with the share asked for. Nothing else enters, so added data moves no
 utterance, with one exception: below MIN_SPEAKERS speakers utterances are hashed instead of
 speakers, and crossing that number changes the rule. summary.json records which one was used.
+
+Partly transcribed data is simulated by forgetting transcripts of training utterances, before
+anything looks at them: what is kept, dropped or in the alphabet depends on the others alone.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -132,7 +135,8 @@ def prepare(
         dropped = sorted(packing.dropped, key=lambda drop: drop.utterance_id)
         _check_drops(dropped, len(recordings), params.max_dropped_fraction, reports)
         _check_splits(packing.rows)
-        summary = _summarise(params, packing.rows, dropped, split_rule)
+        _check_labels(packing, params.labelled_fraction)
+        summary = _summarise(params, packing, dropped, split_rule)
         _write_manifest(temporary / MANIFEST_FILE, packing.rows)
         write_bytes(temporary / DROPPED_FILE, _as_csv(dropped))
         write_json(temporary / SUMMARY_FILE, summary)
@@ -295,9 +299,13 @@ class _Packing:
         self.shards = _Shards(folder, max_samples)
         self.rows: list[dict[str, Any]] = []
         self.dropped: list[Drop] = []
+        self.num_hidden_transcripts = 0
 
     def add(self, recording: Recording, split: str, heard: Heard) -> None:
         """Keep or drop one recording; those of the test split must come first."""
+        hidden = recording.text is not None and self._is_hidden(heard, split)
+        if hidden:
+            recording = replace(recording, text=None)
         words = recording.text
         if words is not None:
             words = text.normalise(words, self._params.case)
@@ -314,7 +322,13 @@ class _Packing:
             return
         if split == "test":
             self._test_keys.add(heard.key)
+        self.num_hidden_transcripts += hidden
         self._keep(recording, words, split, heard)
+
+    def _is_hidden(self, heard: Heard, split: str) -> bool:
+        """Return whether `labelled_fraction` takes a transcript away; equal audio, equal answer."""
+        fraction = self._params.labelled_fraction
+        return split == "train" and hash_fraction("labelled", heard.key) >= fraction
 
     def _keep(self, recording: Recording, words: str | None, split: str, heard: Heard) -> None:
         shard, offset = self.shards.write(heard.samples)
@@ -414,12 +428,24 @@ def _check_splits(rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
+def _check_labels(packing: _Packing, labelled_fraction: float) -> None:
+    """Refuse a share that leaves a transcribed corpus without any training transcript."""
+    hidden = packing.num_hidden_transcripts
+    labelled = (row for row in packing.rows if row["split"] == "train" and row["text"] is not None)
+    if hidden and not any(labelled):
+        raise CorpusError(
+            f"split train: prepare.labelled_fraction {labelled_fraction:g} keeps none of its "
+            f"{hidden} transcripts, expected at least one; raise that fraction"
+        )
+
+
 def _summarise(
     params: PrepareParams,
-    rows: Sequence[dict[str, Any]],
+    packing: _Packing,
     dropped: Sequence[Drop],
     split_rule: dict[str, str],
 ) -> dict[str, Any]:
+    rows = packing.rows
     return {
         "corpus": params.corpus,
         "sample_rate_hz": params.sample_rate_hz,
@@ -427,6 +453,7 @@ def _summarise(
         "alphabet": params.alphabet if params.alphabet is not None else _alphabet_of(rows),
         "split_rule": split_rule,
         "splits": {split: _count(rows, split) for split in SPLITS},
+        "num_hidden_transcripts": packing.num_hidden_transcripts,
         "dropped": dict(sorted(Counter(drop.reason for drop in dropped).items())),
     }
 
@@ -471,5 +498,7 @@ def _log_summary(summary: dict[str, Any]) -> None:
             f"{split:<8}{count['num_utterances']:>12}{count['num_unlabelled']:>12}"
             f"{count['num_speakers']:>10}{count['hours']:>9.3f}"
         )
+    if hidden := summary["num_hidden_transcripts"]:
+        lines.append(f"hidden: transcripts of {hidden} training utterances")
     lines.extend(f"dropped: {reason} {count}" for reason, count in summary["dropped"].items())
     logger.info("prepared %s\n%s", summary["corpus"], "\n".join(lines))

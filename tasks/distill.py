@@ -10,7 +10,8 @@ from distillery import params
 from distillery.auditing import audit_before_training
 from distillery.cache_namespace import Places, expected_namespace
 from distillery.distillation import Distillation, Trained
-from distillery.files import whole_folder
+from distillery.files import whole_folder, write_json
+from distillery.filtering import FILTER_FILE, Filtered
 from distillery.manifest import PreparedData
 from distillery.teacher_cache.store import TeacherCache
 from tasks.stage import run_stage
@@ -38,6 +39,8 @@ def distill(root: Path, student: str) -> None:
         settings,
         root / "scratch",
     )
+    for line in run.filtered.lines() if run.filtered else ():
+        logger.info("%s", line)
     trained = run.train_student(root / f"curves/students/{student}.jsonl")
     control_curves = root / f"curves/controls/{student}.jsonl"
     control = None
@@ -46,16 +49,18 @@ def distill(root: Path, student: str) -> None:
     else:
         control_curves.parent.mkdir(parents=True, exist_ok=True)
         control_curves.write_text("")
-    _save(trained, root / "models/students" / student)
+    _save(trained, root / "models/students" / student, run.filtered)
     _save(control, root / "models/controls" / student)
 
 
-def _save(trained: Trained | None, folder: Path) -> None:
+def _save(trained: Trained | None, folder: Path, filtered: Filtered | None = None) -> None:
     with whole_folder(folder) as temporary:
         if trained is None:
             (temporary / "none.txt").write_text(NO_CONTROL)
         else:
             trained.recogniser.save(temporary)
+        if filtered is not None:
+            write_json(temporary / FILTER_FILE, filtered.report())
     if trained is not None:
         trained.checkpoint.unlink(missing_ok=True)
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+FLOOR = -80.0  # nats: the teacher's less likely tokens count as this; the cache's u8 has it too
+
 
 class LogitMSE(nn.Module):
     """Mean squared error between the log-probabilities of teacher and student.
 
-    Formula: L = 1/N Σ (y_t - y_s)², over the N outputs of the selected frames. Log-probabilities
-    stand for the logits because a softmax forgets a common offset, and a cache stores none.
+    Formula, for each frame: 1/V Σ_v (max(y_t(v), FLOOR) - y_s(v))². Log-probabilities stand for
+    the logits because a softmax forgets a common offset, and a cache stores none. The floor keeps
+    a teacher who is certain from an infinite loss.
     """
 
-    def forward(self, student: Tensor, teacher: Tensor, selected: Tensor) -> Tensor:
-        """Return the loss, a scalar `()`; 0 when no frame is selected.
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """Return the error of each frame, `(batch, frames)`; 0 where both are equal.
 
         Args:
             student: log-probabilities `(batch, frames, vocab)`.
-            teacher: the same, no gradient flows into it.
-            selected: `(batch, frames)`, True where a frame counts.
+            teacher: the same; no gradient flows into it.
         """
-        squares = (teacher.detach() - student).square().mean(dim=-1)  # (batch, frames)
-        return squares.masked_fill(~selected, 0.0).sum() / selected.sum().clamp(min=1)
+        return (teacher.detach().clamp(min=FLOOR) - student).square().mean(dim=-1)

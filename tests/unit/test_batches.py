@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from distillery.batches import TrainingSet, pad_tokens
+from distillery.batches import TeacherFrames, TrainingSet, pad_tokens
 from distillery.features import PackedFeatures
 
 
@@ -13,10 +15,13 @@ def packed(lengths: list[int], num_mels: int = 3) -> PackedFeatures:
 
 
 class Targets:
-    """A teacher whose frames hold the row's number."""
+    """A teacher of two tokens who says a row's number in as many frames and one more."""
 
-    def log_probs(self, row: int) -> np.ndarray:
-        return np.full((row + 1, 2), row, np.float32)
+    def frames(self, rows: list[int]) -> TeacherFrames:
+        values = torch.zeros(len(rows), max(rows) + 1, 2)
+        for place, row in enumerate(rows):
+            values[place, : row + 1] = row
+        return TeacherFrames(values, torch.tensor(rows) + 1)
 
     def hypothesis(self, row: int) -> list[int]:
         return [row] * row
@@ -74,6 +79,20 @@ def test_padding_is_zero_and_lengths_are_true() -> None:
     assert batch.hypothesis_lengths.tolist() == [2, 5]
     short = int(batch.feature_lengths.argmin())
     assert not batch.features[short, int(batch.feature_lengths[short]) :].any()
+
+
+def test_sparse_targets_reach_the_batch_and_its_copies_on_other_devices() -> None:
+    class SparseTargets(Targets):
+        def frames(self, rows: list[int]) -> TeacherFrames:
+            dense = super().frames(rows)
+            return replace(dense, ids=dense.log_probs.long(), softened=dense.log_probs / 2)
+
+    batch = training_set(targets=SparseTargets()).batch([2, 5]).to("cpu")
+    assert batch.teacher_ids is not None
+    assert batch.teacher_softened is not None
+    assert batch.teacher_ids[1].tolist() == [[5, 5]] * 6
+    torch.testing.assert_close(2 * batch.teacher_softened, batch.teacher_log_probs)
+    assert training_set(targets=Targets()).batch([2]).to("cpu").teacher_ids is None
 
 
 def test_unlabelled_utterances_have_length_minus_one() -> None:

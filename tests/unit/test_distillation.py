@@ -10,12 +10,19 @@ import pytest
 import soundfile
 import torch
 
+from distillery import params
 from distillery.architectures import ARCHITECTURES
+from distillery.batches import TrainingSet
+from distillery.distillation import CachedTargets, Distillation
 from distillery.errors import CacheError, CacheMismatch, CorpusError
+from distillery.features import pack_features
 from distillery.manifest import PreparedData
+from distillery.objectives import DistillationObjective
+from distillery.params import FeatureParams, FrameLossParams, ObjectiveParams
 from distillery.recogniser import Recogniser
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
+from distillery.text import Vocabulary
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare
@@ -196,8 +203,12 @@ def test_a_control_without_any_transcript_is_an_error(copy: Path) -> None:
             "sequence": {"weight": 0.0},
         },
         {"frame": {"weight": 0.0}},
+        {
+            "frame": {"blank_mode": "all", "weighting": "confidence", "delay_frames": 1},
+            "sequence": {"weight": 0.0},
+        },
     ],
-    ids=["logit_mse", "sequence"],
+    ids=["logit_mse", "sequence", "delayed"],
 )
 def test_every_objective_trains(copy: Path, objective) -> None:
     change_params(copy, distill={"objective": objective, "control": False})
@@ -238,16 +249,76 @@ def test_a_payload_setting_other_than_the_caches_is_refused_with_its_name(copy: 
         distill(copy, "conv")
 
 
-def test_a_sparse_cache_teaches_by_sequence_and_refuses_frame_terms(copy: Path) -> None:
-    sparse = {"payload": {"log_probs": "sparse", "sparse": {"top_k": 2}}, "num_threads": 1}
-    change_params(copy, cache=sparse)
+SPARSE = {
+    "payload": {"log_probs": "sparse", "sparse": {"top_k": 2, "temperatures": [2.0]}},
+    "num_threads": 1,
+}
+
+
+def test_a_sparse_cache_teaches_by_frames_too(copy: Path) -> None:
+    objective = {"frame": {"blank_mode": "all"}, "sequence": {"weight": 0.0}}
+    change_params(copy, cache=SPARSE, distill={"objective": objective, "control": False})
     cache(copy)
-    with pytest.raises(CacheError, match="payload sparse: keeps at most 2 of 5 tokens a frame"):
-        distill(copy, "conv")
-    objective = {"objective": {"frame": {"weight": 0.0}}}
-    change_params(copy, cache=sparse, distill=objective)
     distill(copy, "conv")
+    rows = read_curves(copy / "curves/students/conv.jsonl")
+    losses = [row["value"] for row in rows if row["key"] == "train/frame"]
+    assert 0 < losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_sparse_targets_hold_what_the_teacher_gives_its_likeliest_tokens(
+    copy: Path, temperature: float
+) -> None:
+    dense = TeacherCache.open_current(copy / "data/teacher_cache")
+    change_params(copy, cache=SPARSE)
+    cache(copy)
+    store = TeacherCache.open_current(copy / "data/teacher_cache")
+    keys = store.keys(store.all_rows)[:3]
+    here = CachedTargets(store, keys, Vocabulary(store.namespace.tokens), temperature=temperature)
+    found = here.frames([2, 0])
+    assert found.ids is not None
+    assert found.softened is not None
+    wanted = torch.from_numpy(dense.log_probs(dense.rows([keys[2], keys[0]])).values)
+    softened = (wanted / temperature).log_softmax(dim=-1)
+    assert found.lengths.tolist() == dense.num_frames(dense.rows([keys[2], keys[0]])).tolist()
+    for row, length in enumerate(found.lengths.tolist()):
+        assert (found.ids[row, length:] == -1).all()
+        ids, real = found.ids[row, :length], found.ids[row, :length] >= 0
+        assert real[:, 0].all()
+        for values, all_values in ((found.log_probs, wanted), (found.softened, softened)):
+            mine = values[row, :length].exp()[real]
+            theirs = all_values[row, :length].gather(-1, ids.clamp(min=0)).exp()[real]
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=0.02)
+
+
+def test_a_temperature_that_the_sparse_cache_lacks_is_named(copy: Path) -> None:
+    objective = {"objective": {"frame": {"temperature": 3.0}}}
+    change_params(copy, cache=SPARSE, distill=objective)
+    cache(copy)
+    with pytest.raises(CacheError, match=r"temperature 3 was not stored, only 1, 2; add"):
+        distill(copy, "conv")
+
+
+def test_what_sparse_targets_cannot_teach_is_refused(copy: Path) -> None:
+    change_params(copy, cache=SPARSE, distill={"objective": {"frame": {"type": "logit_mse"}}})
+    cache(copy)
+    message = r"student 'conv': frame.type 'logit_mse' reads all tokens.*expected kl; change"
+    with pytest.raises(CacheMismatch, match=message):
+        distill(copy, "conv")
+    objective = {"objective": {"frame": {"type": "logit_mse", "weight": 0.0}}, "control": False}
+    change_params(copy, cache=SPARSE, distill=objective)
+    distill(copy, "conv")  # by sequence alone it can
     assert (copy / "models/students/conv/model.safetensors").exists()
+
+
+def test_sparse_targets_are_not_pooled(copy: Path) -> None:
+    settings = tiny_params(cache=SPARSE)
+    settings["teacher"]["architecture"]["time_reduction"] = 2
+    write_params(copy, settings)
+    teacher(copy)
+    cache(copy)
+    with pytest.raises(CacheMismatch, match=r"one frame faces 2 of the cached teacher's.*equal"):
+        distill(copy, "conv")
 
 
 def test_utterances_that_are_not_cached_are_refused(copy: Path) -> None:
@@ -266,3 +337,160 @@ def test_recurrent_students_train_as_well(copy: Path) -> None:
     change_params(copy, distill={"students": students, "control": False})
     distill(copy, "rnn")
     assert (copy / "models/students/rnn/model.safetensors").exists()
+
+
+# --- filtered hypotheses, hidden transcripts -----------------------------------------------------
+
+
+def with_hypotheses(root: Path, texts: dict[str, str]) -> TeacherCache:
+    """Replace the cached hypotheses, by utterance; all others become the transcript, or `ab`."""
+    rows = PreparedData.open(root / "data/prepared").split("train")
+    old = TeacherCache.open_current(root / "data/teacher_cache")
+    outputs = old.log_probs(old.rows(list(rows["audio_key"])))
+    shutil.rmtree(old.folder)
+    new = TeacherCache.create(old.folder.parent, old.namespace)
+    with new.writing() as writer:
+        for row in rows.itertuples():
+            values = outputs.values[row.Index, : outputs.num_frames[row.Index]]
+            text = texts.get(row.utterance_id, "ab" if pd.isna(row.text) else row.text)
+            writer.add(Entry(row.audio_key, values, text, 0.9))
+    new.reload()
+    return new
+
+
+def distillation(root: Path, store: TeacherCache, **settings) -> Distillation:
+    change_params(root, distill=settings)
+    data = PreparedData.open(root / "data/prepared")
+    loaded = params.load(root / "params.yaml").distill
+    return Distillation(data, store, "conv", loaded, root / "scratch")
+
+
+def labelled_and_bare(root: Path) -> tuple[list[str], list[str]]:
+    """Return the ids of the training utterances with a transcript, and of those without."""
+    rows = PreparedData.open(root / "data/prepared").split("train")
+    has_text = rows["text"].notna()
+    return list(rows["utterance_id"][has_text]), list(rows["utterance_id"][~has_text])
+
+
+def test_a_dropped_hypothesis_costs_the_teacher_or_the_utterance(copy: Path) -> None:
+    """With a transcript an utterance is kept for that; without one it is left out."""
+    (wrong, *_), (empty, *_) = labelled_and_bare(copy)
+    store = with_hypotheses(copy, {wrong: "ccc ccc ccc ccc", empty: ""})
+    run = distillation(copy, store, filter={})
+    assert run.filtered is not None
+    assert run.filtered.report()["dropped"] == {"too_few_characters": 1, "word_errors": 1}
+    rows = run.student_rows().set_index("utterance_id")
+    assert len(rows) == 31
+    assert empty not in rows.index
+    assert list(rows.index[~rows["fit"]]) == [wrong]
+    alone = distillation(copy, store, filter={}, objective={"teacher_share": 1.0})
+    assert alone.student_rows()["fit"].tolist() == [True] * 30
+
+
+def test_without_a_filter_every_hypothesis_is_used(copy: Path) -> None:
+    (wrong, *_), (empty, *_) = labelled_and_bare(copy)
+    run = distillation(copy, with_hypotheses(copy, {wrong: "ccc ccc ccc ccc", empty: ""}))
+    assert run.filtered is None
+    assert run.student_rows()["fit"].tolist() == [True] * 32
+
+
+def test_terms_of_the_teacher_ignore_what_was_dropped(workspace: Path) -> None:
+    """The loss of a batch with a dropped row is that of the other row, transcripts aside."""
+    store = TeacherCache.open_current(workspace / "data/teacher_cache")
+    data = PreparedData.open(workspace / "data/prepared")
+    rows = data.split("train").iloc[:2]
+    vocabulary = Vocabulary(store.namespace.tokens)
+    settings = ObjectiveParams(teacher_share=1.0, frame=FrameLossParams(blank_mode="all"))
+    objective = DistillationObjective(settings, 1)
+    num_frames = store.num_frames(store.rows(list(rows["audio_key"])))
+    scores = torch.randn(2, int(num_frames.max()), len(vocabulary))
+
+    def terms(chosen: list[int], fit: list[bool]) -> dict[str, float]:
+        targets = CachedTargets(store, list(rows["audio_key"]), vocabulary, fit=np.array(fit))
+        targets.hypotheses = [[1, 2], [2, 3, 4]]
+        packed = pack_features(data, rows, FeatureParams(num_mels=16), workspace / "scratch")
+        batch = TrainingSet([packed], [None, None], 0.01, 60.0, 0, targets).batch(chosen)
+        lengths = torch.from_numpy(num_frames[chosen])
+        log_probs = scores[chosen, : int(lengths.max())].log_softmax(dim=-1)
+        return {name: float(x) for name, x in objective(log_probs, lengths, batch).items()}
+
+    one, both = terms([0], [True, True]), terms([0, 1], [True, True])
+    assert one["frame"] > 0
+    assert one["sequence"] > 0
+    assert both["loss"] != pytest.approx(one["loss"])
+    assert terms([0, 1], [True, False]) == pytest.approx(one)
+    nothing = terms([0, 1], [False, False])
+    assert nothing == {"loss": 0.0, "frame": 0.0, "sequence": 0.0}
+
+
+def test_a_filter_that_leaves_nothing_is_an_error_with_its_reasons(copy: Path) -> None:
+    transcribed, bare = labelled_and_bare(copy)
+    store = with_hypotheses(copy, dict.fromkeys(transcribed + bare, ""))
+    run = distillation(copy, store, filter={}, objective={"teacher_share": 1.0})
+    with pytest.raises(
+        CorpusError, match="hypotheses of all 32 utterances .8 too_few_characters, 24 word_errors"
+    ):
+        run.train_student(copy / "curves/x.jsonl")
+
+
+def test_the_verdicts_are_saved_and_equal_inputs_still_give_equal_bytes(
+    copy: Path, workspace: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    (wrong, *_), (empty, *_) = labelled_and_bare(copy)
+    other = Path(shutil.copytree(workspace, tmp_path / "other"))
+    for root in (copy, other):
+        with_hypotheses(root, {wrong: "ccc ccc ccc ccc", empty: ""})
+        change_params(root, distill={"filter": {}})
+        distill(root, "conv")
+    report = json.loads((copy / "models/students/conv/filter.json").read_text())
+    assert (report["num_hypotheses"], report["num_kept"]) == (32, 30)
+    assert report["confidence"]["kept"][9] + report["confidence"]["kept"][8] == 30  # 0.9
+    assert "filter: dropped word_errors 1" in caplog.text
+    assert not (copy / "models/controls/conv/filter.json").exists()
+    for kind in ("students", "controls"):
+        one, two = copy / "models" / kind / "conv", other / "models" / kind / "conv"
+        assert [path.name for path in one.iterdir()] == [path.name for path in two.iterdir()]
+        for path in one.iterdir():
+            assert path.read_bytes() == (two / path.name).read_bytes()
+
+
+def test_the_filter_leaves_the_control_as_it_is(
+    copy: Path, workspace: Path, tmp_path: Path
+) -> None:
+    """Where it drops no audio, so that the steps are as many."""
+    (wrong, *_), _ = labelled_and_bare(copy)
+    other = Path(shutil.copytree(workspace, tmp_path / "other"))
+    for root, settings in ((copy, {"enabled": True}), (other, {"enabled": False})):
+        with_hypotheses(root, {wrong: "ccc ccc ccc ccc"})
+        change_params(root, distill={"filter": settings})
+        distill(root, "conv")
+    controls, students = "models/controls/conv", "models/students/conv"
+    assert weights(copy / controls) == weights(other / controls)
+    assert weights(copy / students) != weights(other / students)
+
+
+def test_hidden_transcripts_are_as_good_as_none(tmp_path: Path) -> None:
+    """Teacher, cache, student and control end as if those transcripts had never been there."""
+    hiding, without = tmp_path / "hiding", tmp_path / "without"
+    settings = tiny_params(prepare={"labelled_fraction": 0.5})
+    settings["distill"]["filter"] = {}
+    write_corpus(hiding / "corpus")
+    write_params(hiding, settings)
+    prepare(hiding)
+    rows = PreparedData.open(hiding / "data/prepared").split("train")
+    assert 0 < rows["text"].notna().sum() < len(rows)
+    shutil.copytree(hiding / "corpus", without / "corpus")
+    listed = pd.read_csv(without / "corpus/manifest.csv")
+    hidden = set(rows["source_path"][rows["text"].isna()])
+    listed.loc[listed["path"].isin(hidden), "text"] = None
+    listed.to_csv(without / "corpus/manifest.csv", index=False)
+    settings["prepare"]["labelled_fraction"] = 1.0
+    write_params(without, settings)
+    prepare(without)
+    for root in (hiding, without):
+        teacher(root)
+        cache(root)
+        distill(root, "conv")
+    for model in ("teacher", "students/conv", "controls/conv"):
+        assert weights(hiding / "models" / model) == weights(without / "models" / model)

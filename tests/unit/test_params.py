@@ -73,6 +73,21 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
             },
             "distill.objective: teacher_share is above 0 but frame.weight and sequence.weight",
         ),
+        ({"distill.objective.frame.blank_threshold": 0}, "frame.blank_threshold: Input should be"),
+        ({"distill.objective.frame.delay_frames": -1}, "frame.delay_frames: Input should be"),
+        (
+            {"distill.objective.frame": {"type": "logit_mse", "temperature": 3}},
+            "distill.objective.frame: temperature is 3, but only type 'kl' reads it, and type is "
+            "'logit_mse'; remove one of the two",
+        ),
+        (
+            {"distill.objective.frame": {"blank_mode": "trim", "dilation": 2}},
+            "distill.objective.frame: dilation is 2, but only blank_mode 'symmetric' reads it",
+        ),
+        (
+            {"distill.objective.frame.blank_threshold": 0.5},
+            "distill.objective.frame: blank_threshold is 0.5, but only blank_mode 'threshold'",
+        ),
         (
             {
                 "teacher.architecture": {

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
 from distillery import preparation
 from distillery.corpora import CORPORA
@@ -161,6 +162,70 @@ def test_the_summary_counts_what_was_prepared(corpus: Corpus) -> None:
     assert summary["sample_rate_hz"] == RATE_HZ
     assert "case: upper" in summary["text_rule"]
     assert summary["split_rule"] == {"test": "official", "valid": "official"}
+
+
+def test_a_share_of_the_training_transcripts_is_hidden_by_hash_of_the_audio(
+    corpus: Corpus,
+) -> None:
+    names = [f"{split}{i}" for split in SPLITS for i in range(12)]
+    keys = {name: audio_key(corpus.add(name, name.rstrip("0123456789"))) for name in names}
+    whole = corpus.prepare().frame.set_index("utterance_id")
+    data = corpus.prepare(labelled_fraction=0.5)
+    frame = data.frame.set_index("utterance_id")
+    train = [name for name in keys if name.startswith("train")]
+    kept = {name for name in train if hash_fraction("labelled", keys[name]) < 0.5}
+    assert 0 < len(kept) < 12
+    assert set(frame.index[frame["text"].notna()]) == kept | (set(keys) - set(train))
+    assert set(frame.index[frame["text_original"].notna()]) == kept | (set(keys) - set(train))
+    other = [name for name in whole.columns if name not in ("text", "text_original")]
+    pd.testing.assert_frame_equal(frame[other], whole[other])
+    assert data.summary["num_hidden_transcripts"] == 12 - len(kept)
+    assert data.summary["splits"]["train"]["num_labelled"] == len(kept)
+    assert data.summary["splits"]["test"]["num_labelled"] == 12
+
+
+def test_new_data_and_a_larger_share_hide_no_transcript_that_was_kept(corpus: Corpus) -> None:
+    corpus.add_one_per_split()
+    for i in range(10):
+        corpus.add(f"old{i}", "train")
+
+    def labelled_ids(fraction: float) -> set[str]:
+        frame = corpus.prepare(labelled_fraction=fraction).frame
+        return set(frame["utterance_id"][frame["text"].notna()])
+
+    half, more, everything = (labelled_ids(fraction) for fraction in (0.5, 0.8, 1.0))
+    assert half < everything
+    assert half <= more <= everything
+    for i in range(5):
+        corpus.add(f"a-new{i}", "train")
+    assert {name for name in labelled_ids(0.5) if "new" not in name} == half
+
+
+def test_nothing_peeks_at_a_hidden_transcript(corpus: Corpus) -> None:
+    """Neither the alphabet nor what is dropped depends on it."""
+    corpus.add_one_per_split()  # "one two"
+    letters = "abcdfghijklm"
+    keys = {letter: audio_key(corpus.add(letter, "train", text=letter)) for letter in letters}
+    shown = {letter for letter in letters if hash_fraction("labelled", keys[letter]) < 0.5}
+    unknown = shown & set("ghijklm")
+    assert unknown
+    assert set("ghijklm") - shown
+    free = corpus.prepare(labelled_fraction=0.5, alphabet=None)
+    assert set(free.summary["alphabet"]) == shown | set("onetw")
+    data = corpus.prepare(labelled_fraction=0.5, alphabet="onetwabcdf")
+    assert data.summary["dropped"] == {"unknown_characters": len(unknown)}
+    assert set(data.split("train")["utterance_id"]) == set(letters) - unknown | {"base-train"}
+
+
+def test_a_share_that_keeps_no_transcript_is_an_error(corpus: Corpus) -> None:
+    corpus.add_one_per_split()
+    with pytest.raises(CorpusError, match="labelled_fraction 1e-06 keeps none of its 1 transcr"):
+        corpus.prepare(labelled_fraction=1e-6)
+
+
+def test_a_share_of_no_transcripts_cannot_be_asked_for() -> None:
+    with pytest.raises(ValidationError, match="labelled_fraction"):
+        params(labelled_fraction=0.0)
 
 
 def test_without_an_alphabet_that_of_train_and_valid_is_taken(corpus: Corpus) -> None:
@@ -596,6 +661,7 @@ def test_the_summary_holds_nothing_that_varies(corpus: Corpus) -> None:
         "alphabet",
         "corpus",
         "dropped",
+        "num_hidden_transcripts",
         "sample_rate_hz",
         "split_rule",
         "splits",
