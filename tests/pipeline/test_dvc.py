@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import yaml
 
 from distillery.params import Params
-from flows.stages import STAGES
+from flows.stages import STAGES, check_followed_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -92,6 +93,19 @@ def test_settings_that_dvc_follows_exist() -> None:
             for part in name.replace(".${key}", "").split("."):
                 assert part in section.model_fields, name
                 section = section.model_fields[part].annotation
+
+
+SETTINGS = [ROOT / "params.yaml", *sorted((ROOT / "examples").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in SETTINGS if "grammar" not in p.name], ids=lambda p: p.stem
+)
+def test_ready_settings_hold_all_that_dvc_follows(path: Path, tmp_path: Path) -> None:
+    """Load the file as a user would take it."""
+    shutil.copy(path, tmp_path / "params.yaml")
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    check_followed_settings(tmp_path)
 
 
 def test_no_stage_reads_the_settings_of_register() -> None:
