@@ -276,7 +276,7 @@ def describe(report: PassReport) -> list[str]:
         f"{report.num_hits} already there, {report.num_teacher_forwards} through the teacher "
         f"({report.audio_seconds:.0f} s of audio in {report.teacher_seconds:.1f} s)"
     ]
-    if report.seconds_saved is not None:
+    if report.seconds_saved:
         lines.append(f"hits saved {report.seconds_saved:.1f} s of the teacher's time")
     if report.break_even_epochs is not None:
         lines.append(
