@@ -252,8 +252,9 @@ class TrainingParams(Section):
     """Gradients are scaled down to this norm."""
     patience: PositiveInt | None = None
     """Epochs without a better validation WER after which training stops; null trains to the end."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the forward pass; bf16 is faster on recent hardware, losses stay fp32."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Arithmetic of the forward pass; auto takes bf16 where the hardware computes it, which is
+    faster there, and fp32 elsewhere; losses stay fp32."""
     num_threads: PositiveInt = 2
     """CPU threads; fixed because sums, and so the last bits of the weights, depend on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from distillery.augmentation import spec_augment
 from distillery.batches import TrainingSet
 from distillery.decoding import greedy_tokens
-from distillery.device import choose_device
+from distillery.device import choose_device, choose_precision
 from distillery.errors import DistilleryError, ModelError
 from distillery.files import write_bytes
 from distillery.networks import Network
@@ -106,6 +106,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.device = choose_device(self.params.device)
+        self.precision = choose_precision(self.params.precision, self.device)
         torch.set_num_threads(self.params.num_threads)
         torch.use_deterministic_algorithms(self.device == "cpu")
         self.network.to(self.device)
@@ -191,7 +192,7 @@ class Trainer:
 
     def _forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalised log-probabilities `(batch, frames, vocab)` in fp32, and lengths."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.params.precision == "bf16"):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
             scores, lengths = self.network(features.to(self.device), lengths.to(self.device))
         return scores.float().log_softmax(dim=-1), lengths
 
