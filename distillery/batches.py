@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
 import numpy as np
@@ -26,15 +26,21 @@ class Batch:
     label_lengths: Tensor  # (batch,), -1 = no transcript
     teacher_log_probs: Tensor  # (batch, teacher_frames, vocab or kept); empty without a teacher
     teacher_lengths: Tensor  # (batch,)
-    hypotheses: Tensor  # (batch, tokens)
-    hypothesis_lengths: Tensor  # (batch,), -1 = no hypothesis
+    hypotheses: Tensor  # (batch, hypotheses, tokens)
+    hypothesis_lengths: Tensor  # (batch, hypotheses), -1 = no hypothesis
+    hypothesis_weights: Tensor  # (batch, hypotheses), adding up to 1; 0 = no hypothesis
     teacher_ids: Tensor | None = None  # as in TeacherFrames
     teacher_softened: Tensor | None = None  # as in TeacherFrames
+    teacher_hidden: Mapping[str, Tensor] = field(default_factory=dict)  # as in TeacherFrames
 
     def to(self, device: str) -> Batch:
         """Return the batch on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: x.to(device) for k, x in tensors.items() if x is not None})
+        tensors = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name != "teacher_hidden"
+        }
+        hidden = {name: states.to(device) for name, states in self.teacher_hidden.items()}
+        moved = {k: x.to(device) for k, x in tensors.items() if x is not None}
+        return replace(self, **moved, teacher_hidden=hidden)
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class TeacherFrames:
     """Sparse: the kept tokens `(batch, frames, kept)`, -1 where a place is empty. Dense: None."""
     softened: Tensor | None = None
     """Sparse: as log_probs, at the temperature of the loss. Dense: None."""
+    hidden: Mapping[str, Tensor] = field(default_factory=dict)
+    """Hidden states by layer, `(batch, frames, width)`, float16, those that the loss reads."""
 
 
 class TeacherTargets(Protocol):
@@ -61,8 +69,8 @@ class TeacherTargets(Protocol):
     def frames(self, rows: Sequence[int]) -> TeacherFrames:
         """Return what the teacher says frame by frame."""
 
-    def hypothesis(self, row: int) -> Sequence[int] | None:
-        """Return the tokens of the teacher's greedy hypothesis, None where there is none."""
+    def hypotheses(self, row: int) -> Sequence[tuple[Sequence[int], float]]:
+        """Return tokens and weight of the teacher's hypotheses; nothing where there is none."""
 
 
 @dataclass(frozen=True)
@@ -131,11 +139,9 @@ class TrainingSet:
                 label_lengths,
                 empty.float(),
                 nothing,
-                empty,
-                nothing,
+                *pad_hypotheses([()] * len(rows)),
             )
         frames = self.targets.frames(rows)
-        hypotheses, hypothesis_lengths = pad_tokens([self.targets.hypothesis(row) for row in rows])
         return Batch(
             features,
             lengths,
@@ -143,10 +149,10 @@ class TrainingSet:
             label_lengths,
             frames.log_probs,
             frames.lengths,
-            hypotheses,
-            hypothesis_lengths,
+            *pad_hypotheses([self.targets.hypotheses(row) for row in rows]),
             frames.ids,
             frames.softened,
+            frames.hidden,
         )
 
     def inference_batches(self) -> Iterator[tuple[list[int], Tensor, Tensor]]:
@@ -166,3 +172,18 @@ def pad_tokens(items: Sequence[Sequence[int] | None]) -> tuple[Tensor, Tensor]:
             tokens[position, : len(item)] = torch.tensor(item)
     lengths = torch.tensor([NO_LABELS if item is None else len(item) for item in items])
     return tokens, lengths
+
+
+def pad_hypotheses(
+    items: Sequence[Sequence[tuple[Sequence[int], float]]],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return tokens `(batch, hypotheses, tokens)`, lengths and weights `(batch, hypotheses)`.
+
+    There is room for one hypothesis at least; where there is none, its length is -1, its weight 0.
+    """
+    most = max(1, *map(len, items))
+    filled = [[*item, *[(None, 0.0)] * (most - len(item))] for item in items]
+    tokens, lengths = pad_tokens([tokens for item in filled for tokens, _ in item])
+    weights = torch.tensor([[weight for _, weight in item] for item in filled])
+    shape = (len(items), most)
+    return tokens.reshape(*shape, tokens.shape[-1]), lengths.reshape(shape), weights

@@ -5,9 +5,9 @@ The teacher itself is never loaded here: all that training knows of it comes fro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,9 @@ from distillery.features import pack_features
 from distillery.filtering import Candidate, Filtered, filter_hypotheses
 from distillery.losses import SPARSE_FRAME_LOSSES
 from distillery.manifest import PreparedData
-from distillery.objectives import DistillationObjective, TranscriptObjective
-from distillery.params import DistillParams, ObjectiveParams
+from distillery.networks import Network
+from distillery.objectives import DistillationObjective, Objective, TranscriptObjective
+from distillery.params import DistillParams, ObjectiveParams, SequenceLossParams
 from distillery.recogniser import Recogniser
 from distillery.students import STUDENTS
 from distillery.teacher_cache.store import TeacherCache
@@ -53,6 +54,8 @@ class CachedTargets:
         fit: np.ndarray | None = None,
         with_frames: bool = True,
         temperature: float = 1.0,
+        sequence: SequenceLossParams | None = None,
+        hidden_layers: Sequence[str] = (),
     ) -> None:
         """Look the utterances of a training set up, once.
 
@@ -65,6 +68,8 @@ class CachedTargets:
             with_frames: whether log-probabilities are wanted; an objective without a frame term
                 reads none, and learns from any payload.
             temperature: what sparse targets are softened by, as they cannot be later.
+            sequence: which hypotheses are wanted, and how they weigh; None: the best path.
+            hidden_layers: the teacher's layers that are wanted.
 
         Raises:
             CacheMismatch: one is not cached.
@@ -74,7 +79,11 @@ class CachedTargets:
         self.temperature = temperature
         self.rows = cache.rows(keys)
         self.fit = np.ones(len(keys), bool) if fit is None else fit
-        self.hypotheses = [vocabulary.encode(text) for text in cache.greedy_texts(self.rows)]
+        self.hidden_layers = tuple(dict.fromkeys(hidden_layers))
+        self.weighted = [
+            [(vocabulary.encode(text), weight) for text, weight in item]
+            for item in weighted_texts(cache, self.rows, sequence or SequenceLossParams())
+        ]
 
     def frames(self, rows: Sequence[int]) -> TeacherFrames:
         """Return what the teacher says frame by frame; nothing about those that are not fit.
@@ -82,23 +91,53 @@ class CachedTargets:
         Raises:
             CacheError: a record is damaged, or a sparse payload lacks the temperature.
         """
-        if not self.with_frames:
-            return TeacherFrames(torch.zeros(len(rows), 0, 0), torch.zeros(len(rows)).long())
         cached, fit = self.rows[list(rows)], self.fit[list(rows)]
+        hidden = {
+            layer: torch.from_numpy(self.cache.hidden(cached, layer).values)
+            for layer in self.hidden_layers
+        }
+        if not self.with_frames:
+            lengths = torch.from_numpy(np.where(fit, self.cache.num_frames(cached), 0))
+            return TeacherFrames(torch.zeros(len(rows), 0, 0), lengths, hidden=hidden)
         plain = self.cache.targets(cached)
         plain.log_probs[~fit] = 0.0
         values = torch.from_numpy(plain.log_probs)
         lengths = torch.from_numpy(np.where(fit, plain.num_frames, 0))
         if plain.ids is None or plain.num_kept is None:
-            return TeacherFrames(values, lengths)
+            return TeacherFrames(values, lengths, hidden=hidden)
         real = np.arange(plain.ids.shape[-1]) < plain.num_kept[..., None]
         ids = torch.from_numpy(np.where(real, plain.ids, -1))
         softened = self.cache.targets(cached, self.temperature)
-        return TeacherFrames(values, lengths, ids, torch.from_numpy(softened.log_probs))
+        return TeacherFrames(values, lengths, ids, torch.from_numpy(softened.log_probs), hidden)
 
-    def hypothesis(self, row: int) -> Sequence[int] | None:
-        """Return the tokens of the teacher's greedy hypothesis, None where it was dropped."""
-        return self.hypotheses[row] if self.fit[row] else None
+    def hypotheses(self, row: int) -> Sequence[tuple[Sequence[int], float]]:
+        """Return tokens and weight of the teacher's hypotheses; nothing where they were dropped."""
+        return self.weighted[row] if self.fit[row] else ()
+
+
+def weighted_texts(
+    cache: TeacherCache, rows: np.ndarray, params: SequenceLossParams
+) -> list[list[tuple[str, float]]]:
+    """Return the hypotheses that each row is learnt from, and their weights.
+
+    Formula: w_h = exp(s_h / T) / Σ_k exp(s_k / T) over those that are kept, s_h = ln P(text_h |
+    audio) as it is cached.
+
+    Args:
+        cache: what the teacher said.
+        rows: its rows.
+        params: how many are kept, and T; of one alone it is the best path.
+    """
+    if params.num_hypotheses == 1:
+        return [[(text, 1.0)] for text in cache.greedy_texts(rows)]
+    weighted = []
+    for items in cache.hypotheses(rows):
+        kept = items[: params.num_hypotheses]
+        scores = np.array([item.score for item in kept]) / params.temperature
+        likelihoods = np.exp(scores - scores.max())
+        weights = (likelihoods / likelihoods.sum()).tolist()
+        weighted.append([(item.text, w) for item, w in zip(kept, weights, strict=True)])
+    return weighted
 
 
 @dataclass(frozen=True)
@@ -124,7 +163,7 @@ class Distillation:
     @cached_property
     def filtered(self) -> Filtered | None:
         """What the filter says of the training split; None where it is not asked."""
-        if self.objective.teacher_share == 0 or not self.params.filter.enabled:
+        if not self.objective.uses_teacher or not self.params.filter.enabled:
             return None
         rows = self.data.split("train")
         cached = self.cache.rows(list(rows["audio_key"]))
@@ -152,12 +191,20 @@ class Distillation:
         rows = self.student_rows()
         shift = self.params.features.hop_seconds * self._network_reduction()
         ratio = self._rate_ratio(shift)
-        sparse = self._needs_frames and self.cache.namespace.payload["kind"] == "sparse"
+        sparse = self.objective.uses_frames and self.cache.namespace.payload["kind"] == "sparse"
         if sparse:
             self._check_sparse(ratio)
-        objective = DistillationObjective(self.objective, ratio, sparse_targets=sparse)
+        objective_of = partial(
+            DistillationObjective.for_network,
+            params=self.objective,
+            rate_ratio=ratio,
+            sparse_targets=sparse,
+            teacher_widths=self.cache.namespace.hidden,
+            num_tokens=len(self.vocabulary),
+            seed=self.params.training.seed,
+        )
         data = self._student_set(rows)
-        return self._train(f"student {self.name}", data, objective, rows, Curves(curves))
+        return self._train(f"student {self.name}", data, objective_of, rows, Curves(curves))
 
     def train_control(self, curves: Path, num_epochs: int) -> Trained:
         """Train the same network from the same seed for as many steps, on transcripts alone.
@@ -172,7 +219,7 @@ class Distillation:
         return self._train(
             f"control {self.name}",
             data,
-            TranscriptObjective(),
+            lambda _: TranscriptObjective(),
             rows,
             Curves(curves),
             like=like,
@@ -189,14 +236,14 @@ class Distillation:
             CacheMismatch: the cache lacks utterances.
             CorpusError: the filter leaves nothing to learn from.
         """
-        if self.objective.teacher_share == 0:
+        if not self.objective.uses_teacher:
             return labelled(self.data, "train").assign(fit=False)
         rows = self.data.split("train").assign(fit=True)
         self.cache.require(rows["audio_key"])
         if self.filtered is None:
             return rows
         rows["fit"] = self.filtered.fit
-        has_transcript = rows["text"].notna() & (self.objective.teacher_share < 1)
+        has_transcript = rows["text"].notna() & self.objective.uses_transcripts
         kept = rows[rows["fit"] | has_transcript].reset_index(drop=True)
         if kept.empty:
             raise CorpusError(
@@ -207,15 +254,19 @@ class Distillation:
         return kept
 
     def _student_set(self, rows: pd.DataFrame) -> TrainingSet:
-        if self.objective.teacher_share == 0:
+        if not self.objective.uses_teacher:
             return self._training_set(rows, None)
         targets = CachedTargets(
             self.cache,
             list(rows["audio_key"]),
             self.vocabulary,
             fit=rows["fit"].to_numpy(),
-            with_frames=self.objective.frame.weight > 0,
+            with_frames=self.objective.uses_frames,
             temperature=self.objective.frame.temperature,
+            sequence=self.objective.sequence,
+            hidden_layers=(
+                list(self.objective.hidden.layers.values()) if self.objective.uses_hidden else []
+            ),
         )
         return self._training_set(rows, targets)
 
@@ -236,10 +287,6 @@ class Distillation:
 
     def _network_reduction(self) -> int:
         return self.params.students[self.name].architecture.time_reduction
-
-    @property
-    def _needs_frames(self) -> bool:
-        return self.objective.teacher_share > 0 and self.objective.frame.weight > 0
 
     def _check_sparse(self, ratio: int) -> None:
         """Make sure that the frame-wise term can learn from sparse targets.
@@ -264,13 +311,13 @@ class Distillation:
     def _rate_ratio(self, student_shift: float) -> int:
         teacher_shift = self.cache.namespace.frame_shift_seconds
         ratio = student_shift / teacher_shift
-        if self._needs_frames and (
+        if (self.objective.uses_frames or self.objective.uses_hidden) and (
             ratio < 1 - RATIO_TOLERANCE or abs(ratio - round(ratio)) > RATIO_TOLERANCE
         ):
             raise CacheMismatch(
                 f"student {self.name!r}: one frame per {1000 * student_shift:g} ms, the cached "
                 f"teacher has one per {1000 * teacher_shift:g} ms, expected a whole multiple; "
-                "change time_reduction, or set frame.weight to 0"
+                "change time_reduction, or set frame.weight and hidden.weight to 0"
             )
         return max(1, round(ratio))
 
@@ -278,7 +325,7 @@ class Distillation:
         self,
         description: str,
         data: TrainingSet,
-        objective: DistillationObjective | TranscriptObjective,
+        objective_of: Callable[[Network], Objective],
         rows: pd.DataFrame,
         curves: Curves,
         *,
@@ -301,7 +348,7 @@ class Distillation:
         trainer = Trainer(
             network,
             data,
-            objective,
+            objective_of(network),
             validation_set(self.data, params.features, training, self.scratch, self.vocabulary),
             training if stop_after is None else training.model_copy(update={"patience": None}),
             self.scratch / f"{description.replace(' ', '-')}-{digest}.pt",

@@ -35,6 +35,22 @@ class Network(nn.Module):
         """
         return {}
 
+    def widths(self, names: Sequence[str]) -> dict[str, int]:
+        """Return the widths of some of `layers`.
+
+        Raises:
+            ModelError: the network has no such layer.
+        """
+        return {name: self._layer(name)[1] for name in names}
+
+    def _layer(self, name: str) -> tuple[nn.Module, int]:
+        layers = self.layers
+        if name not in layers:
+            raise ModelError(
+                f"layer {name!r}: unknown to this network, expected one of {list(layers)}"
+            )
+        return layers[name]
+
     @contextmanager
     def recording(self, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
         """Yield a dict that every forward pass inside the block fills with hidden states.
@@ -46,14 +62,9 @@ class Network(nn.Module):
             ModelError: the network has no such layer.
         """
         found: dict[str, Tensor] = {}
-        layers = self.layers
         with ExitStack() as stack:
             for name in names:
-                if name not in layers:
-                    raise ModelError(
-                        f"layer {name!r}: unknown to this network, expected one of {list(layers)}"
-                    )
-                handle = layers[name][0].register_forward_hook(
+                handle = self._layer(name)[0].register_forward_hook(
                     lambda _module, _inputs, output, name=name: found.update({name: output})
                 )
                 stack.callback(handle.remove)

@@ -1,10 +1,15 @@
 """What training minimises, put together from losses.
 
-L = (1 - share) · CTC(text) + share · (w_frame · Frame + w_sequence · CTC(teacher's text))
+L = M(output) + w_hidden · share · Hidden + w_intermediate · mean over heads of M(head)
+M = (1 - share) · CTC(text) + share · (w_frame · Frame + w_sequence · CTC(teacher's texts))
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
 from torch import Tensor, nn
 
 from distillery.batches import Batch
@@ -17,35 +22,80 @@ from distillery.losses.frames import (
     pool_frames,
     select_frames,
 )
-from distillery.networks import real_frames
-from distillery.params import ObjectiveParams
+from distillery.losses.hidden import HiddenLoss
+from distillery.losses.intermediate import IntermediateHeads
+from distillery.losses.sequence import Sequence
+from distillery.networks import Network, real_frames
+from distillery.params import ObjectiveParams, Schedule
+from distillery.schedules import value_at
+
+OWN_STREAM = 2**32  # no seed that a person would choose: networks begin from those
 
 
-class TranscriptObjective(nn.Module):
+@dataclass(frozen=True)
+class NetworkOutputs:
+    """What a network gave in one training step."""
+
+    log_probs: Tensor
+    """`(batch, frames, vocab)`, normalised."""
+    lengths: Tensor
+    """Frames `(batch,)`."""
+    hidden: Mapping[str, Tensor] = field(default_factory=dict)
+    """States `(batch, frames, width)` of the layers that the objective asked for."""
+    progress: float = 0.0
+    """Share of all steps taken before this one."""
+
+
+class Objective(nn.Module):
+    """What a network is trained towards. It may own parameters, which no saved model holds."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The network's hidden layers that must be recorded in each step."""
+        return ()
+
+    def forward(self, outputs: NetworkOutputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms by name, `loss` among them, each a scalar `()`."""
+        raise NotImplementedError
+
+
+class TranscriptObjective(Objective):
     """CTC on transcripts alone: how a teacher or a control is trained."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ctc = CTC()
 
-    def forward(self, log_probs: Tensor, lengths: Tensor, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, outputs: NetworkOutputs, batch: Batch) -> dict[str, Tensor]:
         """Return the terms by name, `loss` among them, each a scalar `()`."""
-        loss = self.ctc(log_probs, lengths, batch.labels, batch.label_lengths)
+        loss = self.ctc(outputs.log_probs, outputs.lengths, batch.labels, batch.label_lengths)
         return {"loss": loss, "ctc": loss}
 
 
-class DistillationObjective(nn.Module):
-    """CTC on transcripts mixed with losses against the teacher's cached outputs."""
+class DistillationObjective(Objective):
+    """CTC on transcripts mixed with losses against the teacher's cached outputs.
+
+    A term is computed in every step or in none, so that its curve is whole: a schedule may weigh
+    it with 0 for a while.
+    """
 
     def __init__(
-        self, params: ObjectiveParams, rate_ratio: int, *, sparse_targets: bool = False
+        self,
+        params: ObjectiveParams,
+        rate_ratio: int,
+        *,
+        sparse_targets: bool = False,
+        hidden: HiddenLoss | None = None,
+        heads: IntermediateHeads | None = None,
     ) -> None:
-        """Prepare the terms whose weights are above 0.
+        """Prepare the terms whose weights are above 0 at any time.
 
         Args:
             params: weights and settings of the terms.
             rate_ratio: teacher frames per student frame; 1 if targets are sparse.
             sparse_targets: whether batches hold the teacher's likeliest tokens alone.
+            hidden: the term of hidden states, where it counts.
+            heads: heads on hidden layers, where they count.
         """
         super().__init__()
         self.params = params
@@ -53,23 +103,100 @@ class DistillationObjective(nn.Module):
         self.ctc = CTC()
         losses = SPARSE_FRAME_LOSSES if sparse_targets else FRAME_LOSSES
         self.frame = losses[params.frame.type](params.frame)
+        self.sequence = Sequence()
+        self.hidden = hidden
+        self.heads = heads
 
-    def forward(self, log_probs: Tensor, lengths: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms by name, `loss` among them, each a scalar `()`."""
-        share, terms = self.params.teacher_share, {}
+    @classmethod
+    def for_network(
+        cls,
+        network: Network,
+        params: ObjectiveParams,
+        rate_ratio: int,
+        *,
+        sparse_targets: bool,
+        teacher_widths: Mapping[str, int],
+        num_tokens: int,
+        seed: int,
+    ) -> DistillationObjective:
+        """Return the objective of one network, its own parameters drawn from their own stream.
+
+        Args:
+            network: the student.
+            params: weights and settings of the terms.
+            rate_ratio: teacher frames per student frame.
+            sparse_targets: whether batches hold the teacher's likeliest tokens alone.
+            teacher_widths: widths of the teacher's cached hidden layers by name.
+            num_tokens: size of the vocabulary.
+            seed: of the training run. What everybody else draws stays as it is.
+
+        Raises:
+            ModelError: the network has no layer of a name that the settings give.
+        """
+        hidden, heads = None, None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed + OWN_STREAM)
+            if params.uses_hidden:
+                mine = network.widths(tuple(params.hidden.layers))
+                hidden = HiddenLoss(params.hidden, rate_ratio, mine, teacher_widths)
+            if params.uses_heads:
+                layers = params.intermediate.layers
+                heads = IntermediateHeads(layers, network.widths(layers), num_tokens)
+        return cls(params, rate_ratio, sparse_targets=sparse_targets, hidden=hidden, heads=heads)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The student's layers that the hidden term and the heads read."""
+        hidden = self.hidden.layers if self.hidden else ()
+        heads = self.heads.layers if self.heads else ()
+        return tuple(dict.fromkeys([*hidden, *heads]))
+
+    def forward(self, outputs: NetworkOutputs, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms by name, `loss` among them, each a scalar `()`.
+
+        `teacher_share` is among them where it has a schedule.
+        """
+        share = value_at(self.params.teacher_share, outputs.progress)
+        loss, terms = self._mix(outputs.log_probs, share, outputs, batch)
+        if self.hidden is not None:
+            weight = value_at(self.params.hidden.weight, outputs.progress)
+            terms["hidden"] = self.hidden(
+                outputs.hidden, outputs.lengths, batch.teacher_hidden, batch.teacher_lengths
+            )
+            loss = loss + share * weight * terms["hidden"]
+        if self.heads is not None:
+            weight = value_at(self.params.intermediate.weight, outputs.progress)
+            mixed = [self._mix(x, share, outputs, batch)[0] for x in self.heads(outputs.hidden)]
+            terms["intermediate"] = torch.stack(mixed).mean()
+            loss = loss + weight * terms["intermediate"]
+        if isinstance(self.params.teacher_share, Schedule):
+            terms["teacher_share"] = loss.new_tensor(share)
+        return {"loss": loss, **terms}
+
+    def _mix(
+        self, log_probs: Tensor, share: float, outputs: NetworkOutputs, batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the loss of an output or a head `(batch, frames, vocab)`, and its terms."""
+        params, lengths, terms = self.params, outputs.lengths, {}
         loss = log_probs.new_zeros(())
-        if share < 1:
+        if params.uses_transcripts:
             terms["ctc"] = self.ctc(log_probs, lengths, batch.labels, batch.label_lengths)
             loss = loss + (1 - share) * terms["ctc"]
-        if share > 0 and self.params.frame.weight > 0:
+        if params.uses_frames:
             terms["frame"] = self._frame_term(log_probs, lengths, batch)
-            loss = loss + share * self.params.frame.weight * terms["frame"]
-        if share > 0 and self.params.sequence.weight > 0:
-            terms["sequence"] = self.ctc(
-                log_probs, lengths, batch.hypotheses, batch.hypothesis_lengths
+            weight = value_at(params.frame.weight, outputs.progress)
+            loss = loss + share * weight * terms["frame"]
+        if params.uses_sequence:
+            terms["sequence"] = self.sequence(
+                log_probs,
+                lengths,
+                batch.hypotheses,
+                batch.hypothesis_lengths,
+                batch.hypothesis_weights,
             )
-            loss = loss + share * self.params.sequence.weight * terms["sequence"]
-        return {"loss": loss, **terms}
+            weight = value_at(params.sequence.weight, outputs.progress)
+            loss = loss + share * weight * terms["sequence"]
+        return loss, terms
 
     def _frame_term(self, log_probs: Tensor, lengths: Tensor, batch: Batch) -> Tensor:
         params, ids, softened = self.params.frame, batch.teacher_ids, batch.teacher_softened

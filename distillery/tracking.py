@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from distillery.errors import TrackingError
-from distillery.params import ObjectiveParams, RegisterParams
+from distillery.params import FrameLossParams, ObjectiveParams, RegisterParams, Schedule
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,16 +83,62 @@ def without_credentials(uri: str) -> str:
 
 
 def run_name(student: str, objective: ObjectiveParams | None, md5: str = "") -> str:
-    """Return the name of a student's run, `conv-T2-share0.5-1a2b3c`; None stands for a control."""
+    """Return the name of a student's run, `conv-T2-share0.5-1a2b3c`; None stands for a control.
+
+    What is as usual is left out: `conv-T2-trim-4best-hidden-share0to0.5-1a2b3c` has blank mode
+    `trim`, four hypotheses, a term of hidden states, and a share that rises from 0 to 0.5.
+    """
     parts = [student]
     if objective is None:
         parts.append("control")
     else:
-        if objective.teacher_share > 0 and objective.frame.weight > 0:
-            is_kl = objective.frame.type == "kl"
-            parts.append(f"T{objective.frame.temperature:g}" if is_kl else objective.frame.type)
-        parts.append(f"share{objective.teacher_share:g}")
+        parts += _terms(objective)
+        parts.append(f"share{_value(objective.teacher_share)}")
     return "-".join([*parts, md5[:MIN_DIGITS_OF_MD5]] if md5 else parts)
+
+
+def _terms(objective: ObjectiveParams) -> list[str]:
+    frame, sequence, hidden = objective.frame, objective.sequence, objective.hidden
+    names = []
+    if objective.uses_frames:
+        name = f"T{frame.temperature:g}" if frame.type == "kl" else frame.type
+        names.append(name + _changing(frame.weight))
+        names += _frames_that_count(frame)
+    if objective.uses_sequence:
+        several = f"{sequence.num_hypotheses}best" if sequence.num_hypotheses > 1 else ""
+        changing = _changing(sequence.weight)
+        names += [f"{several or 'seq'}{changing}"] if several or changing else []
+    elif objective.uses_teacher:
+        names.append("noseq")
+    if objective.uses_hidden:
+        name = "hidden" if hidden.type == "l1_cosine" else f"hidden_{hidden.type}"
+        names.append(name + _changing(hidden.weight))
+    if objective.uses_heads:
+        names.append(f"heads{_changing(objective.intermediate.weight)}")
+    return names
+
+
+def _frames_that_count(frame: FrameLossParams) -> list[str]:
+    usual = FrameLossParams()
+    names = []
+    if (frame.blank_mode, frame.dilation) != (usual.blank_mode, usual.dilation):
+        setting = {"symmetric": frame.dilation, "threshold": frame.blank_threshold}
+        names.append(f"{frame.blank_mode}{setting.get(frame.blank_mode, '')}")
+    if frame.weighting != usual.weighting:
+        names.append(frame.weighting)
+    if frame.delay_frames:
+        names.append(f"delay{frame.delay_frames}")
+    return names
+
+
+def _value(setting: float | Schedule) -> str:
+    if isinstance(setting, Schedule):
+        return f"{setting.start:g}to{setting.end:g}"
+    return f"{setting:g}"
+
+
+def _changing(weight: float | Schedule) -> str:
+    return f"w{_value(weight)}" if isinstance(weight, Schedule) else ""
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -14,7 +14,7 @@ import logging
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from distillery.device import choose_device, choose_precision
 from distillery.errors import DistilleryError, ModelError
 from distillery.files import write_bytes
 from distillery.networks import Network
+from distillery.objectives import NetworkOutputs, Objective
 from distillery.params import TrainingParams
 from distillery.scoring import Counts, count_errors
 from distillery.text import Vocabulary
@@ -93,7 +94,7 @@ class Trainer:
 
     network: Network
     data: TrainingSet
-    objective: Callable[[Tensor, Tensor, Any], Terms]
+    objective: Objective
     validation: Validation
     params: TrainingParams
     checkpoint: Path
@@ -110,8 +111,10 @@ class Trainer:
         torch.set_num_threads(self.params.num_threads)
         torch.use_deterministic_algorithms(self.device == "cpu")
         self.network.to(self.device)
+        self.objective.to(self.device)
+        self.parameters = [*self.network.parameters(), *self.objective.parameters()]
         self.optimiser = torch.optim.AdamW(
-            self.network.parameters(),
+            self.parameters,
             lr=self.params.learning_rate,
             weight_decay=self.params.weight_decay,
         )
@@ -163,8 +166,9 @@ class Trainer:
         plan = self._plan(self.epoch)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
         for position, items in enumerate(plan):
-            rate = self._learning_rate((self.epoch + position / len(plan)) / self.params.num_epochs)
-            for term, value in self._train_step(items, rate).items():
+            progress = (self.epoch + position / len(plan)) / self.params.num_epochs
+            rate = self._learning_rate(progress)
+            for term, value in self._train_step(items, rate, progress).items():
                 sums[term] = sums[term] + value.detach().cpu().double()
             self.step += 1
             bar.update()
@@ -176,15 +180,17 @@ class Trainer:
             )
         return {**means, "train/learning_rate": rate}
 
-    def _train_step(self, items: list[int], rate: float) -> Terms:
+    def _train_step(self, items: list[int], rate: float, progress: float) -> Terms:
         batch = self.data.batch(items)
         masked = spec_augment(batch.features, batch.feature_lengths, self.params.specaugment)
         batch = batch.to(self.device)
-        log_probs, lengths = self._forward(masked, batch.feature_lengths)
-        terms = self.objective(log_probs, lengths, batch)
+        with self.network.recording(self.objective.layers) as hidden:
+            log_probs, lengths = self._forward(masked, batch.feature_lengths)
+        states = {name: x.float() for name, x in hidden.items()}
+        terms: Terms = self.objective(NetworkOutputs(log_probs, lengths, states, progress), batch)
         self.optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(terms["loss"])
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.params.max_gradient_norm)
+        nn.utils.clip_grad_norm_(self.parameters, self.params.max_gradient_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.optimiser.step()
@@ -228,6 +234,7 @@ class Trainer:
         torch.save(
             {
                 "network": self.network.state_dict(),
+                "objective": self.objective.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "best_state": self.best_state,
                 "best_epoch": self.best_epoch,
@@ -247,6 +254,7 @@ class Trainer:
         try:
             state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
             self.network.load_state_dict(state["network"])
+            self.objective.load_state_dict(state["objective"])
             self.optimiser.load_state_dict(state["optimiser"])
         except Exception as error:  # damaged, or of another version: it may fail in many ways
             raise ModelError(

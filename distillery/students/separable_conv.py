@@ -63,7 +63,16 @@ class SeparableConv(Network):
             for _ in range(params.num_blocks)
         )
         self.output = nn.Conv2d(params.channels, num_tokens, 1)
+        self.taps = nn.ModuleList(nn.Identity() for _ in range(params.num_blocks + 1))
+        """The front's and every block's output passes through one, for those who want to listen."""
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    @property
+    def layers(self) -> dict[str, tuple[nn.Module, int]]:
+        """The front end and every block."""
+        names = ["front", *(f"blocks.{index}" for index in range(len(self.blocks)))]
+        width = self.output.in_channels
+        return {name: (tap, width) for name, tap in zip(names, self.taps, strict=True)}
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
@@ -77,6 +86,11 @@ class SeparableConv(Network):
             x = torch.relu(self.norms[index](x))
             mask = real_frames(lengths, x.shape[-1])[:, None, None].to(x.dtype)
             x = x * mask
-        for block in self.blocks:
+        self._tell(0, x)
+        for index, block in enumerate(self.blocks):
             x = block(x, mask)
+            self._tell(index + 1, x)
         return self.output(x).squeeze(2).transpose(1, 2), lengths
+
+    def _tell(self, index: int, x: Tensor) -> None:
+        self.taps[index](x.squeeze(2).transpose(1, 2))  # a view: (batch, frames, channels)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from distillery.batches import TeacherFrames, TrainingSet, pad_tokens
+from distillery.batches import TeacherFrames, TrainingSet, pad_hypotheses, pad_tokens
 from distillery.features import PackedFeatures
 
 
@@ -23,8 +23,9 @@ class Targets:
             values[place, : row + 1] = row
         return TeacherFrames(values, torch.tensor(rows) + 1)
 
-    def hypothesis(self, row: int) -> list[int]:
-        return [row] * row
+    def hypotheses(self, row: int) -> list[tuple[list[int], float]]:
+        """Nothing in row 0, else the row's number as many times, and once more a single one."""
+        return [([row] * row, 0.75), ([1], 0.25)] if row else []
 
 
 def training_set(count: int = 40, **changes) -> TrainingSet:
@@ -76,7 +77,12 @@ def test_padding_is_zero_and_lengths_are_true() -> None:
     batch = training_set(targets=Targets()).batch([2, 5])
     assert batch.teacher_lengths.tolist() == [3, 6]
     assert torch.equal(batch.teacher_log_probs[0, 3:], torch.zeros(3, 2))
-    assert batch.hypothesis_lengths.tolist() == [2, 5]
+    assert batch.hypotheses.tolist() == [
+        [[2, 2, 0, 0, 0], [1, 0, 0, 0, 0]],
+        [[5, 5, 5, 5, 5], [1, 0, 0, 0, 0]],
+    ]
+    assert batch.hypothesis_lengths.tolist() == [[2, 1], [5, 1]]
+    assert batch.hypothesis_weights.tolist() == [[0.75, 0.25]] * 2
     short = int(batch.feature_lengths.argmin())
     assert not batch.features[short, int(batch.feature_lengths[short]) :].any()
 
@@ -93,6 +99,28 @@ def test_sparse_targets_reach_the_batch_and_its_copies_on_other_devices() -> Non
     assert batch.teacher_ids[1].tolist() == [[5, 5]] * 6
     torch.testing.assert_close(2 * batch.teacher_softened, batch.teacher_log_probs)
     assert training_set(targets=Targets()).batch([2]).to("cpu").teacher_ids is None
+
+
+def test_hidden_states_reach_the_batch_and_its_copies_on_other_devices() -> None:
+    class HiddenTargets(Targets):
+        def frames(self, rows: list[int]) -> TeacherFrames:
+            plain = super().frames(rows)
+            return replace(plain, hidden={"blocks.0": plain.log_probs.half() + 1})
+
+    batch = training_set(targets=HiddenTargets()).batch([2, 5]).to("cpu")
+    assert batch.teacher_hidden["blocks.0"].dtype == torch.float16
+    assert batch.teacher_hidden["blocks.0"][1, 0].tolist() == [6, 6]
+    assert training_set(targets=Targets()).batch([2]).to("cpu").teacher_hidden == {}
+
+
+def test_where_there_is_no_hypothesis_its_place_is_empty() -> None:
+    batch = training_set(targets=Targets()).batch([0, 2])
+    assert batch.hypothesis_lengths.tolist() == [[-1, -1], [2, 1]]
+    assert batch.hypothesis_weights.tolist() == [[0.0, 0.0], [0.75, 0.25]]
+    tokens, lengths, weights = pad_hypotheses([(), ()])
+    assert tokens.shape == (2, 1, 0)
+    assert (lengths.tolist(), weights.tolist()) == ([[-1], [-1]], [[0.0], [0.0]])
+    assert training_set().batch([0, 2]).hypothesis_lengths.tolist() == [[-1], [-1]]
 
 
 def test_unlabelled_utterances_have_length_minus_one() -> None:

@@ -17,7 +17,7 @@ from distillery.distillation import CachedTargets, Distillation
 from distillery.errors import CacheError, CacheMismatch, CorpusError
 from distillery.features import pack_features
 from distillery.manifest import PreparedData
-from distillery.objectives import DistillationObjective
+from distillery.objectives import DistillationObjective, NetworkOutputs
 from distillery.params import FeatureParams, FrameLossParams, ObjectiveParams
 from distillery.recogniser import Recogniser
 from distillery.teacher_cache.shards import Entry
@@ -407,12 +407,13 @@ def test_terms_of_the_teacher_ignore_what_was_dropped(workspace: Path) -> None:
 
     def terms(chosen: list[int], fit: list[bool]) -> dict[str, float]:
         targets = CachedTargets(store, list(rows["audio_key"]), vocabulary, fit=np.array(fit))
-        targets.hypotheses = [[1, 2], [2, 3, 4]]
+        targets.weighted = [[([1, 2], 1.0)], [([2, 3, 4], 1.0)]]
         packed = pack_features(data, rows, FeatureParams(num_mels=16), workspace / "scratch")
         batch = TrainingSet([packed], [None, None], 0.01, 60.0, 0, targets).batch(chosen)
         lengths = torch.from_numpy(num_frames[chosen])
         log_probs = scores[chosen, : int(lengths.max())].log_softmax(dim=-1)
-        return {name: float(x) for name, x in objective(log_probs, lengths, batch).items()}
+        terms = objective(NetworkOutputs(log_probs, lengths), batch)
+        return {name: float(x) for name, x in terms.items()}
 
     one, both = terms([0], [True, True]), terms([0, 1], [True, True])
     assert one["frame"] > 0

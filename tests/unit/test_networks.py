@@ -4,7 +4,7 @@ import torch
 from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError
 from distillery.losses.ctc import CTC
-from distillery.networks import real_frames
+from distillery.networks import Network, real_frames
 from distillery.params import (
     ConformerParams,
     ConvBiLSTMParams,
@@ -83,6 +83,7 @@ def test_the_mask_is_true_where_frames_are_real() -> None:
 RECORDED = [
     (ALL[0], {"project": 24, "recurrent.0": 48, "recurrent.1": 48}),
     (ALL[1], {"project": 16, "blocks.0": 16}),
+    (ALL[2], {"front": 24, "blocks.0": 24, "blocks.1": 24}),
     (ALL[3], {"project": 24, "recurrent.0": 48}),
 ]
 recorded = pytest.mark.parametrize(
@@ -109,7 +110,12 @@ def test_the_last_hidden_layer_is_what_the_output_layer_reads(params, widths) ->
     last = list(widths)[-1]
     with network.recording([last]) as states, torch.inference_mode():
         scores, _ = network(torch.randn(2, 37, NUM_MELS), torch.tensor([37, 20]))
-        read = network.output(states[last])
+        hidden = states[last]
+        if isinstance(network.output, torch.nn.Conv2d):
+            hidden = hidden.transpose(1, 2)[:, :, None]  # (batch, channels, 1, frames)
+        read = network.output(hidden)
+    if isinstance(network.output, torch.nn.Conv2d):
+        read = read.squeeze(2).transpose(1, 2)
     assert list(states) == [last]
     torch.testing.assert_close(read, scores)
 
@@ -152,7 +158,13 @@ def test_an_unknown_layer_is_refused() -> None:
         build(ALL[1]).recording(["project", "blocks.9"]),
     ):
         pass
+    with pytest.raises(ModelError, match=r"layer 'blocks\.2': unknown .* \['front', 'blocks\.0', "):
+        build(ALL[2]).widths(["front", "blocks.2"])
+
+
+def test_widths_are_told_by_name() -> None:
+    assert build(ALL[0]).widths(["recurrent.1", "project"]) == {"recurrent.1": 48, "project": 24}
 
 
 def test_a_network_without_named_layers_offers_none() -> None:
-    assert build(ALL[2]).layers == {}
+    assert Network().layers == {}

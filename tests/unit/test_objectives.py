@@ -1,4 +1,4 @@
-"""How the frame-wise term meets batches: dense, sparse, pooled, delayed, or without any teacher."""
+"""How terms meet batches and one another: frames, hidden states, heads, schedules."""
 
 from dataclasses import replace
 
@@ -6,10 +6,16 @@ import pytest
 import torch
 from torch.nn.functional import pad
 
-from distillery.batches import Batch
+from distillery.batches import Batch, pad_hypotheses, pad_tokens
+from distillery.errors import ModelError
+from distillery.losses.ctc import CTC
+from distillery.losses.hidden import HiddenLoss
+from distillery.losses.intermediate import IntermediateHeads
 from distillery.losses.kl import FrameKL
-from distillery.objectives import DistillationObjective
-from distillery.params import FrameLossParams, ObjectiveParams
+from distillery.losses.sequence import Sequence
+from distillery.objectives import DistillationObjective, NetworkOutputs, TranscriptObjective
+from distillery.params import FrameLossParams, ObjectiveParams, SeparableConvParams
+from distillery.students import STUDENTS
 
 VOCAB = 4
 LENGTHS = torch.tensor([6, 4])
@@ -25,7 +31,15 @@ def batch_of(teacher: torch.Tensor, lengths: torch.Tensor = LENGTHS) -> Batch:
     """Return a batch without transcripts."""
     nothing = torch.zeros(2, 0, dtype=torch.long)
     absent = torch.full((2,), -1)
-    return Batch(torch.zeros(2, 0, 3), LENGTHS, nothing, absent, teacher, lengths, nothing, absent)
+    return Batch(
+        torch.zeros(2, 0, 3),
+        LENGTHS,
+        nothing,
+        absent,
+        teacher,
+        lengths,
+        *pad_hypotheses([(), ()]),
+    )
 
 
 def sparse_batch(teacher: torch.Tensor, temperature: float) -> Batch:
@@ -44,7 +58,7 @@ def frame_term(
 ) -> torch.Tensor:
     params = ObjectiveParams(teacher_share=1.0, frame=FrameLossParams(**settings))
     objective = DistillationObjective(params, ratio, sparse_targets=sparse)
-    return objective(student, LENGTHS, batch)["frame"]
+    return objective(NetworkOutputs(student, LENGTHS), batch)["frame"]
 
 
 SETTINGS = [
@@ -101,6 +115,31 @@ def test_sparse_targets_that_keep_everything_equal_dense_ones(settings) -> None:
         frame_term(student, batch, sparse=True, **settings),
         frame_term(student, batch_of(teacher), **settings),
     )
+
+
+POOLED = [s for s in SETTINGS if "delay_frames" not in s]
+
+
+@pytest.mark.parametrize("settings", POOLED, ids=str)
+def test_padding_does_not_change_it_when_frames_are_pooled(settings) -> None:
+    student, teacher, lengths = log_probs(1), log_probs(2, 12), torch.tensor([12, 7])
+    other = teacher.clone()
+    other[1, 7:] = log_probs(9, 12)[1, 7:]
+    padded = batch_of(pad(other, (0, 0, 0, 3), value=-5.0), lengths)
+    expected = frame_term(student, batch_of(teacher, lengths), ratio=2, **settings)
+    found = frame_term(pad(student, (0, 0, 0, 2), value=-7.0), padded, ratio=2, **settings)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("settings", POOLED, ids=str)
+def test_the_gradient_is_right_when_frames_are_pooled(settings) -> None:
+    student, batch = log_probs(1).requires_grad_(), batch_of(log_probs(2, 12), 2 * LENGTHS)
+    assert torch.autograd.gradcheck(lambda s: frame_term(s, batch, ratio=2, **settings), (student,))
+
+
+def test_the_gradient_is_right_for_sparse_targets() -> None:
+    student, batch = log_probs(1).requires_grad_(), sparse_batch(log_probs(2), 2.0)
+    assert torch.autograd.gradcheck(lambda s: frame_term(s, batch, sparse=True), (student,))
 
 
 def test_each_real_frame_counts_once() -> None:
@@ -178,3 +217,194 @@ def test_a_batch_that_the_teacher_says_nothing_about_can_be_learnt_from_all_the_
         value.backward()
         assert student.grad is not None
         assert not student.grad.any()
+
+
+# --- all terms together ---------------------------------------------------------------------------
+
+WIDTHS = {"front": 3, "blocks.0": 3}
+ALL_TERMS = {
+    "teacher_share": 0.4,
+    "frame": {"weight": 0.5, "blank_mode": "all"},
+    "sequence": {"weight": 2.0},
+    "hidden": {"layers": {"front": "recurrent.0"}, "weight": 3.0},
+    "intermediate": {"layers": ["blocks.0", "front"], "weight": 0.7},
+}
+
+
+def full_objective(**changes) -> DistillationObjective:
+    torch.manual_seed(0)
+    params = ObjectiveParams.model_validate({**ALL_TERMS, **changes})
+    hidden = HiddenLoss(params.hidden, 1, WIDTHS, {"recurrent.0": 5})
+    heads = IntermediateHeads(params.intermediate.layers, WIDTHS, VOCAB)
+    return DistillationObjective(params, 1, hidden=hidden, heads=heads).double()
+
+
+def full_batch() -> Batch:
+    labels, label_lengths = pad_tokens([[1, 2], None])
+    teacher = torch.randn(2, 6, 5, generator=torch.Generator().manual_seed(7))
+    names = ("hypotheses", "hypothesis_lengths", "hypothesis_weights")
+    hypotheses = pad_hypotheses([[([1, 2], 0.75), ([3], 0.25)], [([2], 1.0)]])
+    return replace(
+        batch_of(log_probs(2)),
+        labels=labels,
+        label_lengths=label_lengths,
+        teacher_hidden={"recurrent.0": teacher.half()},
+        **dict(zip(names, hypotheses, strict=True)),
+    )
+
+
+def full_outputs(progress: float = 0.0) -> NetworkOutputs:
+    generator = torch.Generator().manual_seed(8)
+    hidden = {
+        name: torch.randn(2, 6, width, generator=generator, dtype=torch.float64)
+        for name, width in WIDTHS.items()
+    }
+    return NetworkOutputs(log_probs(1), LENGTHS, hidden, progress)
+
+
+def mixed(output: torch.Tensor, batch: Batch, share: float) -> torch.Tensor:
+    """The mix of one output by the formula, its losses one by one."""
+    ctc = CTC()(output, LENGTHS, batch.labels, batch.label_lengths)
+    values = FrameKL(2.0)(output, batch.teacher_log_probs)
+    frame = (values[0].sum() + values[1, :4].sum()) / 10
+    sequence = Sequence()(
+        output,
+        LENGTHS,
+        batch.hypotheses,
+        batch.hypothesis_lengths,
+        batch.hypothesis_weights.double(),
+    )
+    return (1 - share) * ctc + share * (0.5 * frame + 2.0 * sequence)
+
+
+def test_the_loss_is_the_formulas_sum() -> None:
+    objective, batch, outputs = full_objective(), full_batch(), full_outputs()
+    terms = objective(outputs, batch)
+    assert list(terms) == ["loss", "ctc", "frame", "sequence", "hidden", "intermediate"]
+    hidden = objective.hidden(outputs.hidden, LENGTHS, batch.teacher_hidden, LENGTHS)
+    torch.testing.assert_close(terms["hidden"], hidden)
+    heads = [mixed(x, batch, 0.4) for x in objective.heads(outputs.hidden)]
+    assert len(heads) == 2
+    torch.testing.assert_close(terms["intermediate"], sum(heads) / 2)
+    expected = mixed(outputs.log_probs, batch, 0.4) + 0.4 * 3.0 * hidden + 0.7 * sum(heads) / 2
+    torch.testing.assert_close(terms["loss"], expected)
+
+
+def test_the_gradient_of_all_terms_is_right() -> None:
+    objective, batch, outputs = full_objective(), full_batch(), full_outputs()
+    inputs = [outputs.log_probs, *outputs.hidden.values()]
+
+    def loss(output: torch.Tensor, *states: torch.Tensor) -> torch.Tensor:
+        hidden = dict(zip(WIDTHS, states, strict=True))
+        return objective(NetworkOutputs(output.log_softmax(-1), LENGTHS, hidden), batch)["loss"]
+
+    assert torch.autograd.gradcheck(loss, [x.detach().requires_grad_() for x in inputs])
+
+
+def test_padding_does_not_change_any_term() -> None:
+    objective, batch, outputs = full_objective(), full_batch(), full_outputs()
+    hidden = {name: pad(x, (0, 0, 0, 2), value=5.0) for name, x in outputs.hidden.items()}
+    padded = replace(
+        batch,
+        labels=pad(batch.labels, (0, 1)),
+        teacher_log_probs=pad(batch.teacher_log_probs, (0, 0, 0, 3), value=-5.0),
+        teacher_hidden={n: pad(x, (0, 0, 0, 3)) for n, x in batch.teacher_hidden.items()},
+        hypotheses=pad(batch.hypotheses, (0, 1)),
+    )
+    longer = NetworkOutputs(pad(outputs.log_probs, (0, 0, 0, 2), value=-7.0), LENGTHS, hidden)
+    expected = objective(outputs, batch)
+    for name, value in objective(longer, padded).items():
+        torch.testing.assert_close(value, expected[name])
+
+
+def test_an_objective_names_the_layers_that_it_reads_once() -> None:
+    assert full_objective().layers == ("front", "blocks.0")
+    assert DistillationObjective(ObjectiveParams(), 1).layers == ()
+    assert TranscriptObjective().layers == ()
+
+
+RISING = {"start": 0.0, "end": 1.0}
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.25, 1.0])
+def test_a_scheduled_share_is_that_share_at_its_time_and_is_told(progress: float) -> None:
+    batch = full_batch()
+    scheduled = full_objective(teacher_share=RISING)(full_outputs(progress), batch)
+    assert scheduled.pop("teacher_share").item() == progress
+    assert {"ctc", "frame", "sequence", "hidden"} < set(scheduled)  # also where they weigh 0
+    constant = full_objective(teacher_share=progress)(full_outputs(), batch)
+    assert "teacher_share" not in constant
+    torch.testing.assert_close(scheduled["loss"], constant["loss"])
+
+
+@pytest.mark.parametrize("term", ["frame", "sequence", "hidden", "intermediate"])
+def test_a_scheduled_weight_is_that_weight_at_its_time(term: str) -> None:
+    batch, settings = full_batch(), dict(ALL_TERMS[term])  # type: ignore[call-overload]
+    changing = {term: {**settings, "weight": {"start": 2.0, "end": 0.0, "from": 0.5}}}
+    objective = full_objective(**changing)
+    for progress, weight in ((0.0, 2.0), (0.75, 1.0), (1.0, 0.0)):
+        constant = full_objective(**{term: {**settings, "weight": weight}})
+        found = objective(full_outputs(progress), batch)["loss"]
+        torch.testing.assert_close(found, constant(full_outputs(), batch)["loss"])
+
+
+# --- an objective's own parameters ----------------------------------------------------------------
+
+
+def student() -> torch.nn.Module:
+    torch.manual_seed(3)
+    architecture = SeparableConvParams(
+        type="separable_conv", channels=4, num_blocks=1, kernel_size=3
+    )
+    return STUDENTS["separable_conv"](architecture, 8, VOCAB)
+
+
+def objective_of(network: torch.nn.Module, seed: int = 0, **changes) -> DistillationObjective:
+    return DistillationObjective.for_network(
+        network,
+        ObjectiveParams.model_validate({**ALL_TERMS, **changes}),
+        1,
+        sparse_targets=False,
+        teacher_widths={"recurrent.0": 5},
+        num_tokens=VOCAB,
+        seed=seed,
+    )
+
+
+def test_its_own_parameters_fit_network_teacher_and_tokens() -> None:
+    objective = objective_of(student())
+    shapes = {name: tuple(x.shape) for name, x in objective.named_parameters()}
+    assert shapes == {
+        "hidden.projections.0.weight": (5, 4),
+        "hidden.projections.0.bias": (5,),
+        "heads.heads.0.weight": (VOCAB, 4),
+        "heads.heads.0.bias": (VOCAB,),
+        "heads.heads.1.weight": (VOCAB, 4),
+        "heads.heads.1.bias": (VOCAB,),
+    }
+
+
+def test_drawing_its_own_parameters_leaves_what_others_draw_as_it_is() -> None:
+    network = student()
+    before = torch.get_rng_state()
+    first = objective_of(network).state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.rand(5)  # whatever is drawn in between
+    again, other = objective_of(network).state_dict(), objective_of(network, seed=1).state_dict()
+    assert first
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_terms_that_never_count_own_nothing() -> None:
+    off = {
+        "hidden": {"layers": {"front": "recurrent.0"}, "weight": 0.0},
+        "intermediate": {"layers": ["front"], "weight": 0.0},
+    }
+    assert not list(objective_of(student(), **off).parameters())
+    assert objective_of(student(), **off).layers == ()
+
+
+def test_a_layer_that_the_student_lacks_is_named() -> None:
+    with pytest.raises(ModelError, match=r"layer 'blocks\.7': unknown to this network, expected"):
+        objective_of(student(), intermediate={"layers": ["blocks.7"]})

@@ -73,6 +73,63 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
             },
             "distill.objective: teacher_share is above 0 but frame.weight and sequence.weight",
         ),
+        (
+            {"distill.objective.teacher_share": {"start": 0.0, "end": 1.5}},
+            "distill.objective: teacher_share reaches 1.5, expected 0 to 1",
+        ),
+        (
+            {"distill.objective.teacher_share": {"start": 0.0, "end": 1.0, "fom": 0.5}},
+            "distill.objective.teacher_share.fom: unknown setting",
+        ),
+        (
+            {"distill.objective.frame.weight": {"start": 1, "end": 0, "from": 0.6, "until": 0.4}},
+            "distill.objective.frame.weight: from 0.6 is not below until 0.4",
+        ),
+        (
+            {"distill.objective.frame.weight": "much"},
+            "distill.objective.frame.weight: Input should be a valid number",
+        ),
+        (
+            {"distill.objective.sequence.temperature": 2.0},
+            "distill.objective.sequence: temperature is 2, but one hypothesis has no scores to",
+        ),
+        (
+            {"distill.objective.sequence.num_hypotheses": 4},
+            "distill.students.conv: learns from 4 hypotheses, the cache keeps 1; set "
+            "cache.payload.num_hypotheses to 4 or more",
+        ),
+        (
+            {"distill.objective.hidden.weight": 2.0},
+            "distill.objective.hidden: weight is set, but layers names none; name some, or remove",
+        ),
+        (
+            {"distill.objective.intermediate.weight": 0.5},
+            "distill.objective.intermediate: weight is set, but layers names none",
+        ),
+        (
+            {"distill.objective.intermediate.layers": ["front", "front"]},
+            "distill.objective.intermediate: layers names 'front' more than once",
+        ),
+        (
+            {
+                "cache.payload.hidden_layers": ["project"],
+                "distill.objective.hidden.layers": {"front": "recurrent.0"},
+            },
+            "distill.students.conv: learns hidden layer 'recurrent.0' of the teacher, which the "
+            "cache does not keep; set cache.payload.hidden_layers to [project, recurrent.0], or",
+        ),
+        (
+            {
+                "distill.objective": {
+                    "teacher_share": 1,
+                    "frame": {"weight": 0},
+                    "sequence": {"weight": 0},
+                    "hidden": {"layers": {"front": "recurrent.0"}},
+                },
+            },
+            "distill.objective: teacher_share is 1 and hidden states alone count, which teach the "
+            "output layer nothing",
+        ),
         ({"distill.objective.frame.blank_threshold": 0}, "frame.blank_threshold: Input should be"),
         ({"distill.objective.frame.delay_frames": -1}, "frame.delay_frames: Input should be"),
         (
@@ -147,6 +204,43 @@ def test_settings_cannot_be_changed_after_loading(tmp_path: Path) -> None:
     loaded = params.load(tmp_path / "params.yaml")
     with pytest.raises(Exception, match="frozen"):
         loaded.prepare.download = True  # type: ignore[misc]
+
+
+def test_hidden_states_alone_need_a_whole_ratio_of_rates(tmp_path: Path) -> None:
+    settings = tiny_params(cache={"payload": {"hidden_layers": ["recurrent.0"]}})
+    settings["distill"]["students"]["conv"]["architecture"]["time_reduction"] = 2
+    settings["distill"]["objective"] = {
+        "frame": {"weight": 0.0},
+        "hidden": {"layers": {"front": "recurrent.0"}},
+    }
+    write_params(tmp_path, settings)
+    with pytest.raises(ParamsError, match="20 ms is no whole multiple of the teacher's 40"):
+        params.load(tmp_path / "params.yaml")
+
+
+def objective(**settings: Any) -> params.ObjectiveParams:
+    return params.ObjectiveParams.model_validate(settings)
+
+
+def test_a_schedule_counts_as_what_it_reaches() -> None:
+    rising = objective(teacher_share={"start": 0, "end": 1}, frame={"weight": 0})
+    assert rising.uses_teacher
+    assert rising.uses_transcripts
+    assert rising.uses_sequence
+    assert not rising.uses_frames
+    fading = objective(frame={"weight": {"start": 1, "end": 0}}, sequence={"weight": 0})
+    assert fading.uses_frames
+    always = objective(teacher_share={"start": 1, "end": 1})
+    assert not always.uses_transcripts
+    never = objective(teacher_share={"start": 0, "end": 0}, intermediate={"layers": ["front"]})
+    assert never.uses_heads
+    assert not (never.uses_teacher or never.uses_frames or never.uses_sequence)
+
+
+def test_settings_that_were_dumped_load_again() -> None:
+    """What fills in the defaults must not be taken for settings that nobody reads."""
+    one = objective(teacher_share={"start": 0, "end": 0.5, "from": 0.1})
+    assert objective(**one.model_dump()) == one
 
 
 def test_a_students_own_objective_comes_first(tmp_path: Path) -> None:

@@ -60,6 +60,46 @@ def test_names_of_runs_tell_students_apart() -> None:
     assert run_name("conv", None, "1a2b3c4d5e") == "conv-control-1a2b3c"
 
 
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        ({"frame": {"weight": 0}}, "share0.5"),
+        ({"sequence": {"weight": 0}}, "T2-noseq-share0.5"),
+        ({"frame": {"blank_mode": "trim"}}, "T2-trim-share0.5"),
+        ({"frame": {"dilation": 3}}, "T2-symmetric3-share0.5"),
+        ({"frame": {"blank_mode": "threshold"}}, "T2-threshold0.95-share0.5"),
+        (
+            {"frame": {"type": "logit_mse", "weighting": "confidence", "delay_frames": 2}},
+            "logit_mse-confidence-delay2-share0.5",
+        ),
+        (
+            {"frame": {"weight": 0}, "sequence": {"num_hypotheses": 4}, "teacher_share": 1},
+            "4best-share1",
+        ),
+        (
+            {"hidden": {"layers": {"a": "b"}}, "intermediate": {"layers": ["a"]}},
+            "T2-hidden-heads-share0.5",
+        ),
+        (
+            {
+                "teacher_share": {"start": 0, "end": 0.5},
+                "frame": {"weight": {"start": 2, "end": 1}},
+                "sequence": {"weight": {"start": 0, "end": 1}},
+                "hidden": {
+                    "type": "mse",
+                    "layers": {"a": "b"},
+                    "weight": {"start": 1, "end": 0},
+                },
+            },
+            "T2w2to1-seqw0to1-hidden_msew1to0-share0to0.5",
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_names_of_runs_show_what_is_unusual_in_the_objective(objective, name: str) -> None:
+    assert run_name("conv", ObjectiveParams.model_validate(objective)) == f"conv-{name}"
+
+
 def test_settings_become_dotted_names() -> None:
     values = {"a": {"b": 1, "c": {"d": None}}, "e": (0.9, 1.1), "f": True}
     assert flatten(values) == {"a.b": "1", "a.c.d": "None", "e": "[0.9, 1.1]", "f": "True"}

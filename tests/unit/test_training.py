@@ -8,7 +8,7 @@ import torch
 from distillery.batches import TrainingSet
 from distillery.errors import DistilleryError, ModelError
 from distillery.features import PackedFeatures
-from distillery.objectives import TranscriptObjective
+from distillery.objectives import NetworkOutputs, Objective, TranscriptObjective
 from distillery.params import SeparableConvParams, SpecAugmentParams, TrainingParams
 from distillery.students import STUDENTS
 from distillery.text import Vocabulary
@@ -155,11 +155,71 @@ def test_stop_after_ends_at_that_epoch(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
-    def nonsense(log_probs, lengths, batch):
-        return {"loss": log_probs.sum() * float("nan")}
+    class Nonsense(Objective):
+        def forward(self, outputs, batch):
+            return {"loss": outputs.log_probs.sum() * float("nan")}
 
     with pytest.raises(DistilleryError, match="training loss is nan in epoch 1, expected"):
-        trainer(tmp_path, PARAMS, objective=nonsense).fit()
+        trainer(tmp_path, PARAMS, objective=Nonsense()).fit()
+
+
+class WithHead(TranscriptObjective):
+    """CTC, and a head of its own that tells from a hidden layer how far training has come."""
+
+    layers = ("blocks.0",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(16, 1)
+        self.progress: list[float] = []
+
+    def forward(self, outputs: NetworkOutputs, batch) -> dict[str, torch.Tensor]:
+        self.progress.append(outputs.progress)
+        assert list(outputs.hidden) == ["blocks.0"]
+        states = outputs.hidden["blocks.0"]
+        assert states.shape[:2] == outputs.log_probs.shape[:2]
+        terms = super().forward(outputs, batch)
+        head = (self.head(states).mean() - outputs.progress).square()
+        return {**terms, "loss": terms["loss"] + head, "head": head}
+
+
+def with_head() -> WithHead:
+    torch.manual_seed(5)
+    return WithHead()
+
+
+def test_an_objectives_own_parameters_are_trained_and_no_model_holds_them(tmp_path: Path) -> None:
+    objective = with_head()
+    run = trainer(tmp_path, PARAMS, objective=objective)
+    run.fit()
+    assert not torch.equal(objective.head.weight, with_head().head.weight)
+    assert not [name for name in run.network.state_dict() if "head" in name]
+    steps = len(objective.progress)
+    assert objective.progress == pytest.approx([step / steps for step in range(steps)])
+
+
+def test_gradients_of_an_objectives_own_parameters_are_clipped_with_the_networks(
+    tmp_path: Path,
+) -> None:
+    params = PARAMS.model_copy(update={"num_epochs": 1, "max_gradient_norm": 1e-3})
+    run = trainer(tmp_path, params, objective=with_head())
+    run.fit()
+    squares = [float(x.grad.square().sum()) for x in run.parameters if x.grad is not None]
+    assert len(squares) == len(list(run.network.parameters())) + 2
+    assert sum(squares) ** 0.5 == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_killed_run_goes_on_with_its_objectives_own_parameters(tmp_path: Path) -> None:
+    unbroken = trainer(tmp_path / "unbroken", PARAMS, objective=with_head())
+    unbroken.fit()
+    trainer(tmp_path / "killed", PARAMS, objective=with_head(), stop_after=3).fit()
+    torch.manual_seed(6)
+    resumed = trainer(tmp_path / "killed", PARAMS, objective=WithHead())  # other random weights
+    resumed.fit()
+    expected, found = weights_of(unbroken), weights_of(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert torch.equal(unbroken.objective.head.weight, resumed.objective.head.weight)
+    assert strip(tmp_path / "killed") == strip(tmp_path / "unbroken")
 
 
 def test_a_missing_gpu_is_an_error() -> None:

@@ -166,6 +166,67 @@ def test_pooling_equals_a_plain_loop() -> None:
             torch.testing.assert_close(pooled[row, frame], expected)
 
 
+@pytest.mark.parametrize("ratio", [2, 3])
+def test_padding_does_not_change_pooled_frames(ratio: int) -> None:
+    teacher, lengths = random_teacher(2), torch.tensor([12, 7, 1])
+    pooled, pooled_lengths = pool_frames(teacher, lengths, ratio)
+    longer, longer_lengths = pool_frames(pad(teacher, (0, 0, 0, 5), value=3.0), lengths, ratio)
+    assert torch.equal(longer_lengths, pooled_lengths)
+    for row, length in enumerate(pooled_lengths.tolist()):
+        torch.testing.assert_close(longer[row, :length], pooled[row, :length])
+
+
+def test_weights_equal_a_plain_loop_and_ignore_padding() -> None:
+    teacher, lengths = random_teacher(3), torch.tensor([12, 7, 1])
+    selected = select_frames(teacher, lengths, FrameLossParams(blank_mode="nonblank"))
+    weights = frame_weights(teacher, selected, "confidence")
+    for row in range(3):
+        for frame in range(12):
+            best = max(math.exp(x) for x in teacher[row, frame].tolist())
+            expected = best if selected[row, frame] else 0.0
+            assert weights[row, frame].item() == pytest.approx(expected)
+    longer = frame_weights(
+        pad(teacher, (0, 0, 0, 3), value=9.0), pad(selected, (0, 3)), "confidence"
+    )
+    assert torch.equal(longer, pad(weights, (0, 3)))
+
+
+def random_delays(seed: int, frames: int = 6) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Values and weights of three delays, `(3, frames - delay)`; some frames do not count."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(3, frames - delay) for delay in range(3)]
+    values = [torch.rand(s, generator=generator, dtype=torch.float64) for s in shapes]
+    weights = [torch.rand(s, generator=generator, dtype=torch.float64) for s in shapes]
+    return values, [w * (w > 0.3) for w in weights]
+
+
+def test_the_best_delay_equals_a_plain_loop() -> None:
+    values, weights = random_delays(4)
+    total, mass = 0.0, 0.0
+    for row in range(3):
+        tried = []
+        for v, w in zip(values, weights, strict=True):
+            pairs = list(zip(v[row].tolist(), w[row].tolist(), strict=True))
+            weight = sum(b for _, b in pairs)
+            tried.append((sum(a * b for a, b in pairs) / weight, weight))
+        mean, weight = min(tried)
+        total, mass = total + mean * weight, mass + weight
+    assert best_delay_mean(values, weights).item() == pytest.approx(total / mass)
+
+
+def test_padding_does_not_change_the_mean_at_the_best_delay() -> None:
+    values, weights = random_delays(5)
+    longer = [pad(v, (0, 2), value=float("nan")) for v in values]
+    found = best_delay_mean(longer, [pad(w, (0, 2)) for w in weights])
+    torch.testing.assert_close(found, best_delay_mean(values, weights))
+
+
+def test_the_gradient_of_the_mean_at_the_best_delay_is_right() -> None:
+    values, weights = random_delays(6)
+    values = [v.requires_grad_() for v in values]
+    assert torch.autograd.gradcheck(lambda *v: best_delay_mean(v, weights), values)
+
+
 def test_pooling_by_one_changes_nothing() -> None:
     teacher = log_probs_of([0, 1, 2])
     pooled, lengths = pool_frames(teacher, torch.tensor([3]), 1)

@@ -1,0 +1,46 @@
+"""CTC on the teacher's N best hypotheses, each as much as the teacher believes in it.
+
+Source: sequence-level distillation of CTC models by N-best lists, Takashima, Li and Kawai (2018),
+"An Investigation of a Knowledge Distillation Method for CTC Acoustic Models".
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from distillery.losses.ctc import ctc_per_token
+
+
+class Sequence(nn.Module):
+    """Weighted CTC per token, averaged over the utterances that have hypotheses.
+
+    Formula: 1/N Σ_n Σ_h w_nh · -log p(y_nh | x_n) / max(1, |y_nh|), where an utterance's weights
+    add up to one; over the N utterances with hypotheses, 0 when there is none. One hypothesis of
+    weight 1 makes it CTC.
+    """
+
+    def forward(
+        self,
+        log_probs: Tensor,
+        lengths: Tensor,
+        hypotheses: Tensor,
+        hypothesis_lengths: Tensor,
+        weights: Tensor,
+    ) -> Tensor:
+        """Return the loss, a scalar `()`.
+
+        Args:
+            log_probs: `(batch, frames, vocab)`, normalised.
+            lengths: frames `(batch,)`.
+            hypotheses: token indices `(batch, hypotheses, tokens)`, any padding behind.
+            hypothesis_lengths: `(batch, hypotheses)`; negative where there is no hypothesis.
+            weights: `(batch, hypotheses)`, 0 where there is no hypothesis.
+        """
+        total = log_probs.new_zeros(len(log_probs))
+        for place in range(hypotheses.shape[1]):
+            losses = ctc_per_token(
+                log_probs, lengths, hypotheses[:, place], hypothesis_lengths[:, place]
+            )
+            total = total + weights[:, place] * losses  # (batch,)
+        count = (hypothesis_lengths >= 0).any(dim=1).sum().clamp(min=1)
+        return total.sum() / count
