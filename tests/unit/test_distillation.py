@@ -14,15 +14,21 @@ from distillery import params
 from distillery.architectures import ARCHITECTURES
 from distillery.batches import TrainingSet
 from distillery.distillation import CachedTargets, Distillation
-from distillery.errors import CacheError, CacheMismatch, CorpusError
+from distillery.errors import CacheError, CacheMismatch, CorpusError, ModelError
 from distillery.features import pack_features
 from distillery.manifest import PreparedData
 from distillery.objectives import DistillationObjective, NetworkOutputs
-from distillery.params import FeatureParams, FrameLossParams, ObjectiveParams
+from distillery.params import (
+    FeatureParams,
+    FrameLossParams,
+    ObjectiveParams,
+    SequenceLossParams,
+)
 from distillery.recogniser import Recogniser
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
 from distillery.text import Vocabulary
+from distillery.training import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare
@@ -337,6 +343,171 @@ def test_recurrent_students_train_as_well(copy: Path) -> None:
     change_params(copy, distill={"students": students, "control": False})
     distill(copy, "rnn")
     assert (copy / "models/students/rnn/model.safetensors").exists()
+
+
+# --- hidden states, heads, several hypotheses, schedules -----------------------------------------
+
+RICH_CACHE = {
+    "payload": {"hidden_layers": ["project", "recurrent.0"], "num_hypotheses": 3},
+    "num_threads": 1,
+}
+RICH = {
+    "teacher_share": {"start": 0.8, "end": 0.4, "shape": "cosine"},
+    "frame": {"blank_mode": "all"},  # three epochs teach the teacher to say nothing else
+    "sequence": {"num_hypotheses": 3, "temperature": 2.0},
+    "hidden": {"layers": {"front": "project", "blocks.0": "recurrent.0"}},
+    "intermediate": {"layers": ["front"]},
+}
+
+
+def enrich(root: Path, **changes) -> None:
+    """Fill the richer cache, and set the objective that needs it."""
+    change_params(root, cache=RICH_CACHE, distill={"objective": RICH, **changes})
+    cache(root)
+
+
+def initial_and_last(root: Path, key: str) -> tuple[float, float]:
+    rows = read_curves(root / "curves/students/conv.jsonl")
+    values = [row["value"] for row in rows if row["key"] == f"train/{key}"]
+    return values[0], values[-1]
+
+
+def test_a_student_learns_from_hidden_states_heads_and_several_hypotheses(copy: Path) -> None:
+    enrich(copy, control=False)
+    distill(copy, "conv")
+    for key in ("loss", "ctc", "frame", "sequence", "hidden", "intermediate"):
+        first, last = initial_and_last(copy, key)
+        assert 0 < last < first, key
+    first, last = initial_and_last(copy, "teacher_share")
+    assert 0.4 < last < first < 0.8
+    saved = Recogniser.load(copy / "models/students/conv", ARCHITECTURES)
+    assert not [name for name in saved.network.state_dict() if "head" in name or "proj" in name]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"architecture": {"type": "crnn", "conv_channels": 4, "hidden_size": 8}},
+        {"architecture": {"type": "separable_conv", "channels": 8, "num_blocks": 1}},
+    ],
+    ids=["recurrent", "pooled"],
+)
+def test_recurrent_and_slower_students_learn_from_hidden_states(copy: Path, changes) -> None:
+    pairs = {"crnn": {"recurrent.0": "recurrent.0"}, "separable_conv": {"blocks.0": "recurrent.0"}}
+    kind = changes["architecture"]["type"]
+    objective = {"frame": {"weight": 0.0}, "hidden": {"layers": pairs[kind], "type": "mse"}}
+    settings = tiny_params(cache=RICH_CACHE, distill={"objective": objective, "control": False})
+    settings["distill"]["students"] = {"conv": changes}
+    if kind == "separable_conv":
+        settings["teacher"]["architecture"]["time_reduction"] = 2  # two of its frames face one
+    write_params(copy, settings)
+    teacher(copy)
+    cache(copy)
+    distill(copy, "conv")
+    first, last = initial_and_last(copy, "hidden")
+    assert 0 < last < first
+
+
+def test_a_killed_distillation_goes_on_with_its_projections_and_heads(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enrich(copy, control=False)
+    killed = Path(shutil.copytree(copy, tmp_path / "killed"))
+    distill(copy, "conv")
+    save = Trainer._save
+
+    class KilledError(Exception):
+        pass
+
+    def save_and_die(self: Trainer) -> None:
+        save(self)
+        if self.epoch == 2:
+            raise KilledError
+
+    monkeypatch.setattr(Trainer, "_save", save_and_die)
+    with pytest.raises(KilledError):
+        distill(killed, "conv")
+    monkeypatch.undo()
+    distill(killed, "conv")
+    assert weights(killed / "models/students/conv") == weights(copy / "models/students/conv")
+    curves = [
+        [(row["key"], row["value"], row["step"]) for row in read_curves(path)]
+        for path in (root / "curves/students/conv.jsonl" for root in (killed, copy))
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_what_an_objective_owns_leaves_the_control_as_it_is(copy: Path, tmp_path: Path) -> None:
+    enrich(copy)
+    plain = Path(shutil.copytree(copy, tmp_path / "plain"))
+    change_params(plain, cache=RICH_CACHE)
+    for root in (copy, plain):
+        distill(root, "conv")
+    controls, students = "models/controls/conv", "models/students/conv"
+    assert weights(copy / controls) == weights(plain / controls)
+    assert weights(copy / students) != weights(plain / students)
+
+
+def test_a_schedule_that_never_changes_is_a_number(copy: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(copy, tmp_path / "other"))
+    for root, share in ((copy, 0.5), (other, {"start": 0.5, "end": 0.5})):
+        change_params(root, distill={"objective": {"teacher_share": share}, "control": False})
+        distill(root, "conv")
+    assert weights(copy / "models/students/conv") == weights(other / "models/students/conv")
+
+
+def targets_of(root: Path, **settings) -> tuple[CachedTargets, TeacherCache, np.ndarray]:
+    store = TeacherCache.open_current(root / "data/teacher_cache")
+    keys = list(PreparedData.open(root / "data/prepared").split("train")["audio_key"])[:4]
+    targets = CachedTargets(store, keys, Vocabulary(store.namespace.tokens), **settings)
+    return targets, store, store.rows(keys)
+
+
+def test_hypotheses_weigh_by_their_softened_scores(copy: Path) -> None:
+    enrich(copy)
+    sequence = SequenceLossParams(num_hypotheses=2, temperature=3.0)
+    targets, store, rows = targets_of(copy, sequence=sequence, fit=np.array([True] * 3 + [False]))
+    for row, cached in enumerate(store.hypotheses(rows)[:3]):
+        assert len(cached) == 3
+        found = targets.hypotheses(row)
+        vocabulary = Vocabulary(store.namespace.tokens)
+        assert [tokens for tokens, _ in found] == [vocabulary.encode(x.text) for x in cached[:2]]
+        first, second = (weight for _, weight in found)
+        assert first + second == pytest.approx(1)
+        assert np.log(first / second) == pytest.approx((cached[0].score - cached[1].score) / 3)
+    assert targets.hypotheses(3) == ()
+
+
+def test_one_hypothesis_is_the_best_path(copy: Path) -> None:
+    enrich(copy)
+    targets, store, rows = targets_of(copy)
+    vocabulary = Vocabulary(store.namespace.tokens)
+    for row, text in enumerate(store.greedy_texts(rows)):
+        assert targets.hypotheses(row) == [(vocabulary.encode(text), 1.0)]
+
+
+def test_hidden_states_come_from_the_cache_and_dropped_utterances_have_no_frames(
+    copy: Path,
+) -> None:
+    enrich(copy)
+    fit = np.array([True, False, True, True])
+    layers = ["recurrent.0", "project", "recurrent.0"]
+    for with_frames in (True, False):
+        targets, store, rows = targets_of(
+            copy, fit=fit, hidden_layers=layers, with_frames=with_frames
+        )
+        frames = targets.frames([2, 1])
+        assert list(frames.hidden) == ["recurrent.0", "project"]
+        assert frames.lengths.tolist() == [int(store.num_frames(rows)[2]), 0]
+        for layer, states in frames.hidden.items():
+            expected = store.hidden(rows[[2, 1]], layer).values
+            np.testing.assert_array_equal(states.numpy(), expected)
+
+
+def test_a_student_layer_that_does_not_exist_is_named(copy: Path) -> None:
+    change_params(copy, distill={"objective": {"intermediate": {"layers": ["blocks.9"]}}})
+    with pytest.raises(ModelError, match=r"'blocks\.9': unknown .* \['front', 'blocks\.0'\]"):
+        distill(copy, "conv")
 
 
 # --- filtered hypotheses, hidden transcripts -----------------------------------------------------
