@@ -110,6 +110,8 @@ class Trainer:
         self.precision = choose_precision(self.params.precision, self.device)
         torch.set_num_threads(self.params.num_threads)
         torch.use_deterministic_algorithms(self.device == "cpu")
+        # That would also fill every new tensor with NaN first: 5 % of a small student's step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.network.to(self.device)
         self.objective.to(self.device)
         self.parameters = [*self.network.parameters(), *self.objective.parameters()]
