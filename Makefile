@@ -134,6 +134,6 @@ check: lint types ## lint, types and unit tests
 bench: install ## the benchmarks, on this workspace's teacher; results go to benchmarks/results
 	$(RUN) --until teacher
 	@for file in benchmarks/*.py; do \
-		case $$file in benchmarks/common.py|benchmarks/__init__.py) continue ;; esac; \
+		case $$file in benchmarks/common.py|benchmarks/digits.py) continue ;; esac; \
 		module=$$(echo $${file%.py} | tr / .); echo "$$module"; $(PYTHON) -m $$module || exit 1; \
 	done

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +38,20 @@ def cpu_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - started
 
 
-def paired_medians(works: list[Callable[[], object]], rounds: int) -> list[float]:
-    """Return the median CPU seconds of each job, after a warm-up.
+def paired_medians(works: Sequence[Callable[[], object]], rounds: int) -> list[float]:
+    """Return the median CPU seconds of each job, after a warm-up."""
+    columns = zip(*paired_rounds(works, rounds), strict=True)
+    return [statistics.median(column) for column in columns]
+
+
+def paired_rounds(works: Sequence[Callable[[], object]], rounds: int) -> list[tuple[float, ...]]:
+    """Return each round's CPU seconds of each job, after a warm-up.
 
     All jobs take their turn in every round, so a slow phase of the machine hits all of them.
     """
     for work in works:
         work()
-    times = [[cpu_seconds(work) for work in works] for _ in range(rounds)]
-    return [statistics.median(column) for column in zip(*times, strict=True)]
+    return [tuple(cpu_seconds(work) for work in works) for _ in range(rounds)]
 
 
 def row(
@@ -72,6 +77,18 @@ def row(
         "machine": machine(),
         "commit": commit(),
     }
+
+
+def not_measured(name: str, unit: str, goal: str, why: str) -> dict[str, Any]:
+    """Return the row of a goal that this machine cannot check, its value empty.
+
+    Args:
+        name: what was to be measured.
+        unit: its unit.
+        goal: what was asked for, in words.
+        why: what the machine lacks.
+    """
+    return {**row(name, 0.0, unit, goal, None, why), "value": None}
 
 
 def machine() -> str:
