@@ -27,13 +27,12 @@ from torch import Tensor, nn
 from benchmarks.common import not_measured, paired_rounds, row, write_rows
 from benchmarks.digits import FEATURES, RATE_HZ, STUDENT, TRAINING, Digits, recordings
 from distillery.datasets import labelled
-from distillery.device import num_threads
+from distillery.device import choose_precision, num_threads
 from distillery.networks import Network, real_frames
 from distillery.objectives import TranscriptObjective
 from distillery.params import SeparableConvParams
 from distillery.recogniser import Recogniser
 from distillery.scoring import count_errors, paired_bootstrap
-from distillery.speed import CPU_INFO
 from distillery.students.separable_conv import SeparableConv
 
 BATCH, NUM_TOKENS = 32, 29
@@ -41,7 +40,6 @@ FEATURE_FRAMES = (44, 300)
 STEPS = 3
 LEARNING_RATE = 4e-3
 MIN_SPEED_UP = {"fp32": 1.5, "bf16": 1.9}
-BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16", "svebf16"}
 NUM_RESAMPLES = 1000
 
 
@@ -114,19 +112,6 @@ def steps(network: Network, num_frames: int, precision: str) -> Callable[[], Non
             optimiser.zero_grad()
 
     return work
-
-
-def has_fast_bf16(flags: str) -> bool:
-    """Return whether a processor with these flags, separated by spaces, computes in bf16."""
-    return bool(BF16_FLAGS & set(flags.split()))
-
-
-def cpu_flags() -> str:
-    """Return what this processor can do, as Linux lists it."""
-    lines = CPU_INFO.read_text().splitlines()
-    return next(
-        (line.split(":")[1] for line in lines if line.startswith(("flags", "Features"))), ""
-    )
 
 
 def step_rows(rounds: int, *, with_bf16: bool) -> list[dict[str, Any]]:
@@ -205,7 +190,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """Return the rows of the report."""
     with num_threads(1):
-        rows = step_rows(rounds, with_bf16=has_fast_bf16(cpu_flags()))
+        rows = step_rows(rounds, with_bf16=choose_precision("auto", "cpu") == "bf16")
     digits = Digits.fsdd(source, folder, num_valid=None, **sizes)
     return [*rows, quality_row(digits, num_seeds, num_epochs)]
 

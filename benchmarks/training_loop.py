@@ -33,6 +33,7 @@ from benchmarks.training_epoch import HeldBatches
 from distillery.networks import Network
 from distillery.params import PARAMS_FILE, SpecAugmentParams, TrainingParams
 
+NUM_CLIPS = 600
 NUM_EPOCHS = 10
 MAX_STEP_MS = 0.3
 MAX_START_SECONDS = 2.0
@@ -200,7 +201,7 @@ def output_of(root: Path, *arguments: str) -> str:
 
 def measure(source: Path, folder: Path, rounds: int, **sizes: Any) -> list[dict[str, Any]]:
     """Return the rows of the report."""
-    digits = Digits.fsdd(source, folder, **sizes)
+    digits = Digits.fsdd(source, folder, NUM_CLIPS, **sizes)
     return [loop_row(digits, rounds), measured_start(digits, rounds)]
 
 

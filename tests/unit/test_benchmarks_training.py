@@ -154,17 +154,12 @@ def test_the_conv1d_student_is_the_same_network() -> None:
 def test_student_steps(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(student_step, "STEPS", 1)
     monkeypatch.setattr(student_step, "FEATURE_FRAMES", (9,))
-    monkeypatch.setattr(student_step, "cpu_flags", lambda: "sse2 avx2")
+    monkeypatch.setattr(student_step, "choose_precision", lambda *_: "fp32")
     rows = student_step.measure(source, tmp_path, 1, 1, 1, teacher=TEACHER)
     missing = [row for row in rows if row["value"] is None]
     assert [row["holds"] for row in missing] == [None]
     assert missing[0]["against"].startswith("not measurable here")
     assert len(checked([row for row in rows if row not in missing])) == 2
-
-
-@pytest.mark.parametrize(("flags", "fast"), [("avx2 avx512_bf16", True), ("avx512f avx2", False)])
-def test_fast_bf16_is_read_from_the_processors_flags(flags: str, fast: bool) -> None:
-    assert student_step.has_fast_bf16(flags) is fast
 
 
 def test_padding_of_a_known_plan() -> None:
