@@ -166,10 +166,8 @@ class TrainingSet:
 def pad_tokens(items: Sequence[Sequence[int] | None]) -> tuple[Tensor, Tensor]:
     """Return token indices `(batch, tokens)`, zeros behind, and lengths; -1 stands for None."""
     width = max((len(item) for item in items if item is not None), default=0)
-    tokens = torch.zeros(len(items), width, dtype=torch.long)
-    for position, item in enumerate(items):
-        if item:
-            tokens[position, : len(item)] = torch.tensor(item)
+    padded = [[*(item or ()), *[0] * (width - len(item or ()))] for item in items]
+    tokens = torch.tensor(padded, dtype=torch.long).reshape(len(items), width)
     lengths = torch.tensor([NO_LABELS if item is None else len(item) for item in items])
     return tokens, lengths
 
