@@ -34,7 +34,7 @@ from distillery.files import write_json
 from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.manifest import MANIFEST_FILE, PreparedData
 from distillery.networks import Network
-from distillery.objectives import DistillationObjective
+from distillery.objectives import DistillationObjective, Objective
 from distillery.params import (
     CacheParams,
     ConformerParams,
@@ -231,7 +231,7 @@ class Digits:
         )
 
     def train(
-        self, network: Network, data: TrainingSet, objective: nn.Module, training: TrainingParams
+        self, network: Network, data: TrainingSet, objective: Objective, training: TrainingParams
     ) -> None:
         """Let the trainer fit a network from the start, checkpoints and validation included."""
         with tempfile.TemporaryDirectory() as folder:

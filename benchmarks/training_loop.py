@@ -30,7 +30,9 @@ from torch import Tensor, nn
 from benchmarks.common import ROOT, paired_rounds, row, write_rows
 from benchmarks.digits import FEATURES, STUDENT, TRAINING, Digits, recordings
 from benchmarks.training_epoch import HeldBatches
+from distillery.batches import Batch
 from distillery.networks import Network
+from distillery.objectives import NetworkOutputs, Objective
 from distillery.params import PARAMS_FILE, SpecAugmentParams, TrainingParams
 
 NUM_CLIPS = 600
@@ -66,27 +68,26 @@ class OneLayer(Network):
         return self.output(features), lengths
 
 
-class MeanScore(nn.Module):
+class MeanScore(Objective):
     """An objective that costs next to nothing."""
 
-    def forward(self, log_probs: Tensor, *_: Any) -> dict[str, Tensor]:
+    def forward(self, outputs: NetworkOutputs, _batch: Batch) -> dict[str, Tensor]:
         """Return the one term, a scalar `()`."""
-        return {"loss": log_probs.mean()}
+        return {"loss": outputs.log_probs.mean()}
 
 
 def bare_loop(data: HeldBatches, training: TrainingParams) -> Callable[[], None]:
     """Return the job of the same steps without a trainer around them."""
 
     def work() -> None:
-        network, objective = OneLayer(), MeanScore()
+        network = OneLayer()
         optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate)
         for epoch in range(training.num_epochs):
             for items in data.plan(epoch):
                 batch = data.batch(items)
                 scores, _ = network(batch.features, batch.feature_lengths)
-                terms = objective(scores.log_softmax(dim=-1))
                 optimiser.zero_grad()
-                terms["loss"].backward()
+                scores.log_softmax(dim=-1).mean().backward()
                 nn.utils.clip_grad_norm_(network.parameters(), training.max_gradient_norm)
                 optimiser.step()
 
