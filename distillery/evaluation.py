@@ -110,7 +110,10 @@ class Measured:
     speeds: Mapping[Run, SpeedResult]
 
     def row(self, candidate: Candidate) -> dict[str, Any]:
-        """Return all figures of a model: means over its seeds, and those of each seed."""
+        """Return all figures of a model: means over its seeds, and those of each seed.
+
+        A student's best seed is that of the lowest validation WER.
+        """
         row = {
             "model": candidate.key,
             "role": candidate.role,
@@ -123,8 +126,11 @@ class Measured:
             {**row, "model": run.path, "seed": run.seed, **self._figures([run])}
             for run in candidate.runs
         ]
-        best = min(by_seed, key=lambda item: (_or_infinite(item["valid_wer"]), item["seed"]))
-        return {**row, "best_seed": best["seed"], "by_seed": by_seed}
+        row["by_seed"] = by_seed
+        if candidate.role == "student":
+            best = min(by_seed, key=lambda item: (_or_infinite(item["valid_wer"]), item["seed"]))
+            row["best_seed"] = best["seed"]
+        return row
 
     def _figures(self, runs: Sequence[Run]) -> dict[str, Any]:
         model, seeds = runs[0].model, [run.seed for run in runs]

@@ -174,7 +174,7 @@ def plot_filter(reports: Mapping[str, Row | None], path: Path) -> None:
         reason_axes.bar_label(bars, padding=3)
         reason_axes.set_xlim(0, 1.15 * report["num_hypotheses"])  # room for the numbers
         reason_axes.invert_yaxis()
-        reason_axes.set_xlabel(f"teacher texts, 100 % = {report['num_hypotheses']}")
+        reason_axes.set_xlabel(f"teacher texts (100 % = {report['num_hypotheses']})")
         reason_axes.set_title(f"Filter of {', '.join(names)}: kept, and dropped by reason")
         edges = report["confidence"]["edges"]
         bottom = [0] * (len(edges) - 1)
