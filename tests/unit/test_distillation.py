@@ -393,20 +393,20 @@ def enrich(root: Path, **changes) -> None:
 
 
 def initial_and_last(root: Path, key: str) -> tuple[float, float]:
-    rows = read_curves(root / "curves/students/conv.jsonl")
+    rows = read_curves(root / "curves/students/conv/seed-0.jsonl")
     values = [row["value"] for row in rows if row["key"] == f"train/{key}"]
     return values[0], values[-1]
 
 
 def test_a_student_learns_from_hidden_states_heads_and_several_hypotheses(copy: Path) -> None:
     enrich(copy, control=False)
-    distill(copy, "conv")
+    distill(copy, "conv", 0)
     for key in ("loss", "ctc", "frame", "sequence", "hidden", "intermediate"):
         first, last = initial_and_last(copy, key)
         assert 0 < last < first, key
     first, last = initial_and_last(copy, "teacher_share")
     assert 0.4 < last < first < 0.8
-    saved = Recogniser.load(copy / "models/students/conv", ARCHITECTURES)
+    saved = Recogniser.load(copy / "models/students/conv/seed-0", ARCHITECTURES)
     assert not [name for name in saved.network.state_dict() if "head" in name or "proj" in name]
 
 
@@ -429,7 +429,7 @@ def test_recurrent_and_slower_students_learn_from_hidden_states(copy: Path, chan
     write_params(copy, settings)
     teacher(copy)
     cache(copy)
-    distill(copy, "conv")
+    distill(copy, "conv", 0)
     first, last = initial_and_last(copy, "hidden")
     assert 0 < last < first
 
@@ -439,7 +439,7 @@ def test_a_killed_distillation_goes_on_with_its_projections_and_heads(
 ) -> None:
     enrich(copy, control=False)
     killed = Path(shutil.copytree(copy, tmp_path / "killed"))
-    distill(copy, "conv")
+    distill(copy, "conv", 0)
     save = Trainer._save
 
     class KilledError(Exception):
@@ -452,13 +452,15 @@ def test_a_killed_distillation_goes_on_with_its_projections_and_heads(
 
     monkeypatch.setattr(Trainer, "_save", save_and_die)
     with pytest.raises(KilledError):
-        distill(killed, "conv")
+        distill(killed, "conv", 0)
     monkeypatch.undo()
-    distill(killed, "conv")
-    assert weights(killed / "models/students/conv") == weights(copy / "models/students/conv")
+    distill(killed, "conv", 0)
+    assert weights(killed / "models/students/conv/seed-0") == weights(
+        copy / "models/students/conv/seed-0"
+    )
     curves = [
         [(row["key"], row["value"], row["step"]) for row in read_curves(path)]
-        for path in (root / "curves/students/conv.jsonl" for root in (killed, copy))
+        for path in (root / "curves/students/conv/seed-0.jsonl" for root in (killed, copy))
     ]
     assert curves[0] == curves[1]
 
@@ -468,8 +470,8 @@ def test_what_an_objective_owns_leaves_the_control_as_it_is(copy: Path, tmp_path
     plain = Path(shutil.copytree(copy, tmp_path / "plain"))
     change_params(plain, cache=RICH_CACHE)
     for root in (copy, plain):
-        distill(root, "conv")
-    controls, students = "models/controls/conv", "models/students/conv"
+        distill(root, "conv", 0)
+    controls, students = "models/controls/conv/seed-0", "models/students/conv/seed-0"
     assert weights(copy / controls) == weights(plain / controls)
     assert weights(copy / students) != weights(plain / students)
 
@@ -478,8 +480,10 @@ def test_a_schedule_that_never_changes_is_a_number(copy: Path, tmp_path: Path) -
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     for root, share in ((copy, 0.5), (other, {"start": 0.5, "end": 0.5})):
         change_params(root, distill={"objective": {"teacher_share": share}, "control": False})
-        distill(root, "conv")
-    assert weights(copy / "models/students/conv") == weights(other / "models/students/conv")
+        distill(root, "conv", 0)
+    assert weights(copy / "models/students/conv/seed-0") == weights(
+        other / "models/students/conv/seed-0"
+    )
 
 
 def targets_of(root: Path, **settings) -> tuple[CachedTargets, TeacherCache, np.ndarray]:
@@ -533,7 +537,7 @@ def test_hidden_states_come_from_the_cache_and_dropped_utterances_have_no_frames
 def test_a_student_layer_that_does_not_exist_is_named(copy: Path) -> None:
     change_params(copy, distill={"objective": {"intermediate": {"layers": ["blocks.9"]}}})
     with pytest.raises(ModelError, match=r"'blocks\.9': unknown .* \['front', 'blocks\.0'\]"):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
 
 
 # --- filtered hypotheses, hidden transcripts -----------------------------------------------------
