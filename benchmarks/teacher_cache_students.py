@@ -69,9 +69,7 @@ def measure(workspace: Path, student: str, num_seeds: int, scratch: Path) -> lis
         fill_cache(places, cache_params)
         cache = TeacherCache.open_current(places.cache)
         for seed in range(num_seeds):
-            training = settings.distill.training.model_copy(update={"seed": seed})
-            distill = settings.distill.model_copy(update={"training": training})
-            run = Distillation(data, cache, student, distill, scratch)
+            run = Distillation(data, cache, student, settings.distill.for_seed(seed), scratch)
             results.setdefault(payload, []).append(word_error_rate(run, seed, payload))
             print(payload, seed, results[payload][-1], flush=True)
     corpus = settings.prepare.corpus

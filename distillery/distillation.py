@@ -333,6 +333,7 @@ class Distillation:
         stop_after: int | None = None,
     ) -> Trained:
         params, training = self.params, self.params.training
+        description = f"{description} seed {training.seed}"
         architecture = params.students[self.name].architecture
         torch.manual_seed(training.seed)
         network = STUDENTS[architecture.type](

@@ -1,12 +1,14 @@
 """What the stage `evaluate` does: every model on the transcribed test split, scored and compared.
 
-    predictions.parquet  one row per model and utterance
+    predictions.parquet  one row per model, seed and utterance
     per_speaker.csv      WER of each model and speaker
     by_duration.csv      WER of each model on short to long utterances
-    plots/               learning curves, WER against size and speed, error counts, speakers
+    plots/               learning curves, WER against size and speed, errors, speakers, filter
     summary.json         all figures; `wer`, `cer` and gains are fractions
 
-Everything but the real-time factor is a function of data, models and settings.
+A student that was trained from several seeds is one model: its figures are means over its seeds,
+and what each seed gave stands beside them. Everything but the real-time factor is a function of
+data, models and settings.
 """
 
 from __future__ import annotations
@@ -14,10 +16,11 @@ from __future__ import annotations
 import json
 import logging
 import math
+import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,15 +31,11 @@ from distillery.architectures import ARCHITECTURES
 from distillery.audio import compute_num_samples
 from distillery.errors import CorpusError, StageError
 from distillery.files import whole_folder, write_json
+from distillery.filtering import read_report
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams
 from distillery.recogniser import WEIGHTS_FILE, Recogniser
-from distillery.scoring import (
-    PairedResult,
-    bootstrap_interval,
-    count_errors,
-    paired_bootstrap,
-)
+from distillery.scoring import SeedsResult, count_errors, rate_over_seeds, spread
 from distillery.speed import SpeedResult, measure_real_time_factor
 
 logger = logging.getLogger(__name__)
@@ -47,6 +46,19 @@ NUM_DURATION_BINS = 4
 SECONDS_PER_HOUR = 3600
 UNKNOWN_SPEAKER = "(unknown)"
 GROUPS = {"teacher": "teacher", "student": "students", "control": "controls"}
+ERROR_KINDS = ("substitutions", "deletions", "insertions")
+
+
+class Run(NamedTuple):
+    """A model as trained from one seed; the teacher has no number."""
+
+    model: str
+    seed: int | None
+
+    @property
+    def path(self) -> str:
+        """Where it lies under models/ and curves/."""
+        return self.model if self.seed is None else f"{self.model}/seed-{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -55,28 +67,86 @@ class Candidate:
 
     role: str  # teacher, student or control
     name: str
+    seeds: tuple[int | None, ...] = (None,)
 
     @property
     def key(self) -> str:
-        """What tells it from all others, and where it lies under models/ and curves/."""
+        """What tells it from all others."""
         group = GROUPS[self.role]
         return group if self.role == "teacher" else f"{group}/{self.name}"
 
+    @property
+    def runs(self) -> list[Run]:
+        """What was trained, one per seed."""
+        return [Run(self.key, seed) for seed in self.seeds]
 
-def find_candidates(models: Path, students: Sequence[str]) -> list[Candidate]:
+
+def find_candidates(models: Path, students: Sequence[str], seeds: Sequence[int]) -> list[Candidate]:
     """Return the teacher, and of each student its control, if one was trained, and itself.
 
     Args:
         models: the folder of all models.
         students: names in params.yaml; what else lies in the folder is ignored.
+        seeds: what each of them was trained from.
     """
     candidates = [Candidate("teacher", "teacher")]
     for name in students:
-        control = Candidate("control", name)
-        if (models / control.key / WEIGHTS_FILE).exists():
+        control = Candidate("control", name, tuple(seeds))
+        if all((models / run.path / WEIGHTS_FILE).exists() for run in control.runs):
             candidates.append(control)
-        candidates.append(Candidate("student", name))
+        candidates.append(Candidate("student", name, tuple(seeds)))
     return candidates
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known of every run, to make a model's row of the summary from."""
+
+    models: Path
+    params: EvaluateParams
+    recognisers: Mapping[Run, Recogniser]
+    predictions: pd.DataFrame
+    histories: Mapping[Run, Sequence[Mapping[str, Any]]]
+    speeds: Mapping[Run, SpeedResult]
+
+    def row(self, candidate: Candidate) -> dict[str, Any]:
+        """Return all figures of a model: means over its seeds, and those of each seed.
+
+        A student's best seed is that of the lowest validation WER.
+        """
+        row = {
+            "model": candidate.key,
+            "role": candidate.role,
+            "name": candidate.name,
+            **self._figures(candidate.runs),
+        }
+        if candidate.seeds == (None,):
+            return row
+        by_seed = [
+            {**row, "model": run.path, "seed": run.seed, **self._figures([run])}
+            for run in candidate.runs
+        ]
+        row["by_seed"] = by_seed
+        if candidate.role == "student":
+            best = min(by_seed, key=lambda item: (_or_infinite(item["valid_wer"]), item["seed"]))
+            row["best_seed"] = best["seed"]
+        return row
+
+    def _figures(self, runs: Sequence[Run]) -> dict[str, Any]:
+        model, seeds = runs[0].model, [run.seed for run in runs]
+        scored = self.predictions[self.predictions["model"] == model]
+        if seeds != [None]:
+            scored = scored[scored["seed"].isin(seeds)]
+        wers = [_best_valid_wer(self.histories[run]) for run in runs]
+        known = [wer for wer in wers if wer is not None]
+        return {
+            "parameters": self.recognisers[runs[0]].num_parameters,
+            "bytes": (self.models / runs[0].path / WEIGHTS_FILE).stat().st_size,
+            **rates(scored, self.params),
+            "valid_wer": statistics.fmean(known) if known else None,
+            "real_time_factor": statistics.fmean(self.speeds[r].real_time_factor for r in runs),
+            "device": self.speeds[runs[0]].device,
+        }
 
 
 def evaluate_models(
@@ -84,6 +154,7 @@ def evaluate_models(
     models: Path,
     curves: Path,
     students: Sequence[str],
+    seeds: Sequence[int],
     params: EvaluateParams,
     output: Path,
 ) -> dict[str, Any]:
@@ -94,6 +165,7 @@ def evaluate_models(
         models: folder of the saved models.
         curves: folder of their learning curves.
         students: names of the students.
+        seeds: what each of them was trained from.
         params: settings of the stage.
         output: folder that the report replaces.
 
@@ -106,34 +178,29 @@ def evaluate_models(
         StageError: a learning curve is missing or damaged.
     """
     rows = labelled_test_rows(data)
-    candidates = find_candidates(models, students)
-    histories = {c.key: read_curves(curves / f"{c.key}.jsonl") for c in candidates}
-    recognisers = {c.key: Recogniser.load(models / c.key, ARCHITECTURES) for c in candidates}
+    candidates = find_candidates(models, students, seeds)
+    runs = [run for candidate in candidates for run in candidate.runs]
+    histories = {run: read_curves(curves / f"{run.path}.jsonl") for run in runs}
+    recognisers = {run: Recogniser.load(models / run.path, ARCHITECTURES) for run in runs}
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
     predictions = predict(data, rows, recognisers)
     clip = speed_clip(data, rows, params.speed_seconds)
     clip_seconds = len(clip) / data.sample_rate_hz
-    summaries = []
-    for candidate in candidates:
-        recogniser = recognisers[candidate.key]
-        speed = measure_real_time_factor(
-            recogniser.transcribe, clip, clip_seconds, params.speed_repeats
-        )
-        scored = predictions[predictions["model"] == candidate.key]
-        summaries.append(
-            {
-                **_identity(candidate, recogniser, models),
-                **rates(scored, params),
-                "valid_wer": _best_valid_wer(histories[candidate.key]),
-                **_speed_figures(speed),
-            }
-        )
+    speeds = {
+        run: measure_real_time_factor(model.transcribe, clip, clip_seconds, params.speed_repeats)
+        for run, model in recognisers.items()
+    }
+    measured = Measured(models, params, recognisers, predictions, histories, speeds)
     summary = {
         "confidence": params.confidence,
+        "seeds": list(seeds),
         "data": _describe(rows),
-        "models": summaries,
+        "models": [measured.row(candidate) for candidate in candidates],
         "comparisons": {name: compare(name, predictions, params) for name in students},
+        "filters": {  # the same under every seed
+            name: read_report(models / Run(f"students/{name}", seeds[0]).path) for name in students
+        },
     }
     _write_report(output, summary, predictions, histories)
     return summary
@@ -178,20 +245,20 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
 
 
 def predict(
-    data: PreparedData, rows: pd.DataFrame, recognisers: Mapping[str, Recogniser]
+    data: PreparedData, rows: pd.DataFrame, recognisers: Mapping[Run, Recogniser]
 ) -> pd.DataFrame:
-    """Return every model's hypothesis and errors, one row per model and utterance.
+    """Return every run's hypothesis and errors, one row per model, seed and utterance.
 
     Args:
         data: prepared data.
         rows: its utterances to recognise.
-        recognisers: the models by key.
+        recognisers: the models.
     """
     columns = ["utterance_id", "speaker", "duration_seconds", "text"]
     parts = []
     total = len(rows) * len(recognisers)
     with tqdm(total=total, desc="evaluate", unit="utt") as bar:
-        for key, recogniser in recognisers.items():
+        for run, recogniser in recognisers.items():
             hypotheses = [""] * len(rows)
             for batch in batches(rows["duration_seconds"].to_numpy()):
                 waveforms = [data.waveform(row) for row in rows.iloc[batch].itertuples()]
@@ -199,7 +266,8 @@ def predict(
                     hypotheses[index] = text
                 bar.update(len(batch))
             part = rows[columns].assign(hypothesis=hypotheses)
-            part.insert(0, "model", key)
+            part.insert(0, "model", run.model)
+            part.insert(1, "seed", pd.Series(run.seed, index=part.index, dtype="Int64"))
             parts.append(part.join(_error_columns(rows["text"], hypotheses)))
     return pd.concat(parts, ignore_index=True)
 
@@ -237,86 +305,102 @@ def speed_clip(data: PreparedData, rows: pd.DataFrame, seconds: float) -> np.nda
 
 
 def rates(scored: pd.DataFrame, params: EvaluateParams) -> dict[str, Any]:
-    """Return one model's corpus rates with intervals, and its counts.
+    """Return one model's corpus rates with intervals, and its counts, as means over its seeds.
 
     Args:
         scored: its rows of the predictions.
         params: settings of the stage.
     """
-    word_errors = scored["word_errors"].to_numpy()
-    words = scored["words"].to_numpy()
-    character_errors = scored["character_errors"].to_numpy()
-    characters = scored["characters"].to_numpy()
-    wer_low, wer_high = bootstrap_interval(
-        word_errors, words, params.num_resamples, params.confidence, BOOTSTRAP_SEED
-    )
-    cer_low, cer_high = bootstrap_interval(
-        character_errors,
-        characters,
-        params.num_resamples,
-        params.confidence,
-        BOOTSTRAP_SEED,
-    )
-    kinds = ("substitutions", "deletions", "insertions", "words")
+    words, characters = _by_seed(scored, "words")[0], _by_seed(scored, "characters")[0]
+    wer = _rate(_by_seed(scored, "word_errors"), words, params)
+    cer = _rate(_by_seed(scored, "character_errors"), characters, params)
+    spoken = scored[scored["words"] > 0]
     return {
-        "wer": float(word_errors.sum() / words.sum()),
-        "wer_low": wer_low,
-        "wer_high": wer_high,
-        "cer": float(character_errors.sum() / characters.sum()),
-        "cer_low": cer_low,
-        "cer_high": cer_high,
-        **{kind: int(scored[kind].sum()) for kind in kinds},
+        **_with_interval("wer", wer),
+        **_with_interval("cer", cer),
+        **{kind: _mean_count(_by_seed(scored, kind)) for kind in ERROR_KINDS},
+        "words": int(words.sum()),
+        "empty_fraction": float((spoken["hypothesis"] == "").mean()),
     }
 
 
 def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> dict[str, Any]:
     """Return what distillation gained a student, and how far it is from the teacher.
 
+    Each seed's student is compared with the control of that seed; the figures are means over the
+    seeds, with what each of them gave in `by_seed`. The share of the gap between control and
+    teacher that the student closes is that of the mean WERs; None where there is no gap.
+
     Args:
         student: its name.
         predictions: of all models.
         params: settings of the stage.
     """
-    own, control = Candidate("student", student).key, Candidate("control", student).key
-    excess = _difference(own, "teacher", predictions, params)
-    figures: dict[str, Any] = {
-        "excess_wer": excess.difference,
-        "excess_wer_low": excess.low,
-        "excess_wer_high": excess.high,
-    }
-    if control not in set(predictions["model"]):
-        nothing = ("gain_wer", "gain_wer_low", "gain_wer_high", "gap_closed")
+    own, control = (Candidate(role, student).key for role in ("student", "control"))
+    of_teacher, of_student, of_control = (
+        predictions[predictions["model"] == key] for key in ("teacher", own, control)
+    )
+    words = of_teacher["words"].to_numpy()
+    errors = _by_seed(of_student, "word_errors")  # (seeds, utterances)
+    teacher_errors = _by_seed(of_teacher, "word_errors")  # (1, utterances)
+    excess = _with_interval("excess_wer", _rate(errors - teacher_errors, words, params))
+    if of_control.empty:
+        nothing = ("gain_wer", "gain_wer_sd", "gain_wer_low", "gain_wer_high")
         return {
-            **figures,
-            **dict.fromkeys(nothing),
+            **excess,
+            **dict.fromkeys((*nothing, "gap_closed", "gap_closed_sd")),
             "gain_significant": False,
             "verdict": "no control was trained: what distillation gained is unknown",
+            "by_seed": [],
         }
-    gain = _difference(control, own, predictions, params)
-    gap = gain.difference + excess.difference  # control - teacher
+    control_errors = _by_seed(of_control, "word_errors")  # (seeds, utterances)
+    less, gap = control_errors - errors, control_errors - teacher_errors
+    gain = _rate(less, words, params)
+    each = [_rate(row[None], words, params) for row in less]
+    closed = [gap_closed(*sums) for sums in zip(less.sum(axis=1), gap.sum(axis=1), strict=True)]
+    known = [share for share in closed if share is not None]
     return {
-        **figures,
-        "gain_wer": gain.difference,
-        "gain_wer_low": gain.low,
-        "gain_wer_high": gain.high,
+        **excess,
+        **_with_interval("gain_wer", gain),
         "gain_significant": gain.significant,
-        "gap_closed": gain.difference / gap if gap > 0 else None,
+        "gap_closed": gap_closed(less.sum(), gap.sum()),
+        "gap_closed_sd": spread(known) if len(known) == len(closed) else None,
         "verdict": verdict(gain),
+        "by_seed": [
+            {"seed": seed, **_with_interval("gain_wer", result), "gap_closed": share}
+            for seed, result, share in zip(_seeds(of_student), each, closed, strict=True)
+        ],
     }
 
 
-def verdict(gain: PairedResult) -> str:
+def gap_closed(errors_less: int, gap: int) -> float | None:
+    """Return (control - student) / (control - teacher), None where the teacher is no better.
+
+    Args:
+        errors_less: errors of the control minus those of the student.
+        gap: errors of the control minus those of the teacher.
+    """
+    return float(errors_less / gap) if gap > 0 else None
+
+
+def verdict(gain: SeedsResult) -> str:
     """Return in one sentence what distillation gained.
 
     Args:
         gain: the control's WER minus the student's.
     """
-    points, low, high = (100 * value for value in (gain.difference, gain.low, gain.high))
+    points, low, high = (100 * value for value in (gain.mean, gain.low, gain.high))
+    seeds = ""
+    if gain.sd is not None:
+        seeds = f", mean of {len(gain.by_seed)} seeds, sd {100 * gain.sd:.1f}"
     if not gain.significant:
-        return f"no significant gain: {points:.1f} points of WER ({low:.1f} to {high:.1f})"
+        return f"no significant gain: {points:.1f} points of WER ({low:.1f} to {high:.1f}){seeds}"
     if points > 0:
-        return f"distillation gained {points:.1f} points of WER ({low:.1f} to {high:.1f})"
-    return f"distillation made it worse by {-points:.1f} points of WER ({-high:.1f} to {-low:.1f})"
+        return f"distillation gained {points:.1f} points of WER ({low:.1f} to {high:.1f}){seeds}"
+    return (
+        f"distillation made it worse by {-points:.1f} points of WER "
+        f"({-high:.1f} to {-low:.1f}){seeds}"
+    )
 
 
 def per_speaker(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -348,33 +432,37 @@ def flat_metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
         numbers = _numbers(row)
         if row["role"] == "teacher":
             metrics["teacher"] = numbers
-        else:
-            if row["role"] == "student":
-                numbers |= _numbers(summary["comparisons"][row["name"]])
-            metrics[GROUPS[row["role"]]][row["name"]] = numbers
+            continue
+        if row["role"] == "student":
+            numbers |= _numbers(summary["comparisons"][row["name"]])
+        if len(row["by_seed"]) > 1:
+            numbers["seeds"] = _numbers_by_seed(row, summary["comparisons"][row["name"]])
+        metrics[GROUPS[row["role"]]][row["name"]] = numbers
     return metrics
 
 
-def _numbers(values: Mapping[str, Any]) -> dict[str, int | float]:
+def _numbers_by_seed(
+    row: Mapping[str, Any], comparison: Mapping[str, Any]
+) -> dict[str, dict[str, int | float]]:
+    """Return the few figures of each seed that people compare."""
+    seeds = {
+        str(run["seed"]): _numbers({name: run[name] for name in ("wer", "valid_wer")})
+        for run in row["by_seed"]
+    }
+    if row["role"] == "student":
+        for gain in comparison["by_seed"]:
+            seeds[str(gain["seed"])] |= _numbers(
+                {name: gain[name] for name in ("gain_wer", "gap_closed")}
+            )
+    return seeds
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     return {
         name: value
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
-
-
-def _identity(candidate: Candidate, recogniser: Recogniser, models: Path) -> dict[str, Any]:
-    return {
-        "model": candidate.key,
-        "role": candidate.role,
-        "name": candidate.name,
-        "parameters": recogniser.num_parameters,
-        "bytes": (models / candidate.key / WEIGHTS_FILE).stat().st_size,
-    }
-
-
-def _speed_figures(speed: SpeedResult) -> dict[str, Any]:
-    return {"real_time_factor": speed.real_time_factor, "device": speed.device}
 
 
 def _describe(rows: pd.DataFrame) -> dict[str, Any]:
@@ -411,29 +499,54 @@ def _error_columns(texts: pd.Series[str], hypotheses: Sequence[str]) -> pd.DataF
     return pd.DataFrame(columns)
 
 
-def _difference(a: str, b: str, predictions: pd.DataFrame, params: EvaluateParams) -> PairedResult:
-    """Return model a's WER minus model b's; every model's rows have the same order."""
-    rows_a = predictions[predictions["model"] == a]
-    rows_b = predictions[predictions["model"] == b]
-    return paired_bootstrap(
-        rows_a["word_errors"].to_numpy(),
-        rows_b["word_errors"].to_numpy(),
-        rows_a["words"].to_numpy(),
-        params.num_resamples,
-        params.confidence,
-        BOOTSTRAP_SEED,
-    )
+def _or_infinite(value: float | None) -> float:
+    return math.inf if value is None else value
+
+
+def _seeds(scored: pd.DataFrame) -> list[int]:
+    """Return the seeds of one model's predictions, in their order."""
+    return [int(seed) for seed in scored["seed"].unique()]
+
+
+def _by_seed(scored: pd.DataFrame, column: str) -> np.ndarray:
+    """Return a column of one model's predictions `(seeds, utterances)`."""
+    num_seeds = max(1, scored["seed"].nunique())  # the teacher's is empty
+    return scored[column].to_numpy().reshape(num_seeds, -1)
+
+
+def _rate(errors: np.ndarray, lengths: np.ndarray, params: EvaluateParams) -> SeedsResult:
+    """Return the rate of errors, or of differences of them, `(seeds, utterances)`."""
+    return rate_over_seeds(errors, lengths, params.num_resamples, params.confidence, BOOTSTRAP_SEED)
+
+
+def _with_interval(name: str, result: SeedsResult) -> dict[str, float | None]:
+    return {
+        name: result.mean,
+        f"{name}_sd": result.sd,
+        f"{name}_low": result.low,
+        f"{name}_high": result.high,
+    }
+
+
+def _mean_count(counts: np.ndarray) -> int | float:
+    """Return the mean over seeds of a corpus's count, whole if there is one seed."""
+    total, num_seeds = int(counts.sum()), len(counts)
+    return total if num_seeds == 1 else total / num_seeds
 
 
 def _group_rates(predictions: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """Return counts and WER of each group; the WER of a group without words is empty."""
+    """Return counts and WER of each group; the WER of a group without words is empty.
+
+    What several seeds say of an utterance counts as one utterance with the mean of their errors.
+    """
     groups = predictions.groupby(columns, sort=True)
     table = groups.agg(
-        utterances=("utterance_id", "size"),
+        utterances=("utterance_id", "nunique"),
         words=("words", "sum"),
         errors=("word_errors", "sum"),
     )
     table["wer"] = table.pop("errors") / table["words"].where(table["words"] > 0)
+    table["words"] //= groups["seed"].nunique().clip(lower=1)  # the teacher's is empty
     return table.reset_index()
 
 
@@ -441,9 +554,10 @@ def _write_report(
     output: Path,
     summary: Mapping[str, Any],
     predictions: pd.DataFrame,
-    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    histories: Mapping[Run, Sequence[Mapping[str, Any]]],
 ) -> None:
     models, confidence = summary["models"], summary["confidence"]
+    curves = {run.path: points for run, points in histories.items()}
     speakers = per_speaker(predictions)
     with whole_folder(output) as folder:
         write_json(folder / "summary.json", summary)
@@ -457,4 +571,6 @@ def _write_report(
         plots.plot_wer_against_speed(models, confidence, drawn / "wer_against_speed.png")
         plots.plot_error_counts(models, drawn / "error_counts.png")
         plots.plot_wer_by_speaker(models, speakers, drawn / "wer_by_speaker.png")
+        if any(summary["filters"].values()):
+            plots.plot_filter(summary["filters"], drawn / "filter.png")
     logger.info("report written to %s", output)

@@ -11,9 +11,11 @@ decodings and speaking rate, arXiv 2211.04717); NVIDIA's Granary (repeated n-gra
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -126,3 +128,10 @@ class Filtered:
 def filter_hypotheses(candidates: Sequence[Candidate], params: FilterParams) -> Filtered:
     """Return the verdict on every hypothesis of a training split."""
     return Filtered([fault(candidate, params) for candidate in candidates], candidates)
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """Return the report that lies beside a student, None where nothing was filtered."""
+    path = folder / FILTER_FILE
+    report: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.exists() else None
+    return report

@@ -33,6 +33,7 @@ PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 NAME_PATTERN = r"[a-z][a-z0-9_-]{0,40}"
 StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 
 
 class Section(BaseModel):
@@ -245,7 +246,7 @@ class TrainingParams(Section):
     """One training run, of a teacher or of a student."""
 
     seed: int = 0
-    """Fixes initial weights, order, dropout and masks."""
+    """Fixes initial weights, order, dropout and masks; students take theirs from distill.seeds."""
     num_epochs: PositiveInt = 40
     """Passes over the training split."""
     batch_seconds: PositiveFloat = 60.0
@@ -616,6 +617,8 @@ class StudentParams(Section):
 class DistillParams(Section):
     """Settings of the stage `distill`."""
 
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Each student and its control are trained once from each; several show the spread."""
     objective: ObjectiveParams = ObjectiveParams()
     """What students are trained towards."""
     filter: FilterParams = FilterParams()
@@ -628,6 +631,27 @@ class DistillParams(Section):
     """Also train each student without the teacher, same seed and steps, to measure the gain."""
     students: Annotated[dict[StudentName, StudentParams], Field(min_length=1)]
     """The students by name."""
+
+    @model_validator(mode="after")
+    def _every_seed_once(self) -> DistillParams:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds {list(self.seeds)} hold one twice; name each once")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_stand_in_one_place(self) -> DistillParams:
+        seed = self.training.seed
+        if seed != TrainingParams.model_fields["seed"].default:
+            raise ValueError(
+                f"training.seed is {seed}, but students take their seeds from distill.seeds; "
+                f"remove it and set seeds to [{seed}]"
+            )
+        return self
+
+    def for_seed(self, seed: int) -> DistillParams:
+        """Return the settings of one of the seeds, as training reads them."""
+        training = self.training.model_copy(update={"seed": seed})
+        return self.model_copy(update={"seeds": (seed,), "training": training})
 
     def objective_of(self, student: str) -> ObjectiveParams:
         """Return the objective of one student: its own, or the common one."""

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
 
-from distillery.results import label
+from distillery.results import label, runs_of
 
 Row = Mapping[str, Any]
 
@@ -28,6 +28,8 @@ LINE_STYLES = ("-", "--", ":", "-.")
 CONTROL_BAR = {"elinewidth": 5, "capsize": 0, "alpha": 0.45}
 STUDENT_BAR = {"elinewidth": 1.5, "capsize": 5, "alpha": 1.0}
 """A control has exactly its student's size: a wide pale bar shows behind a thin one."""
+SEED_ALPHA = 0.45
+FILTER_COLOURS = {"kept": "#0072b2", "dropped": "#d55e00"}
 ERROR_COLOURS = {
     "substitutions": "#0072b2",
     "deletions": "#e69f00",
@@ -41,8 +43,8 @@ def plot_learning_curves(
     """Draw training loss and validation WER against the step.
 
     Args:
-        curves: of each model, rows of `key`, `value` and `step`.
-        rows: the models, in the order of the legend.
+        curves: of each model and seed, rows of `key`, `value` and `step`.
+        rows: the models, in the order of the legend; several seeds are so many pale lines.
         path: PNG file to write.
     """
     figure = Figure(figsize=(11, 4.5), layout="constrained")
@@ -50,19 +52,18 @@ def plot_learning_curves(
     panels = ((loss_axes, "train/loss", 1.0), (wer_axes, "valid/wer", 100.0))
     for axes, key, scale in panels:
         for row, style in zip(rows, _line_styles(rows), strict=True):
-            points = [point for point in curves[row["model"]] if point["key"] == key]
-            steps = [point["step"] for point in points]
-            values = [scale * point["value"] for point in points]
-            colour = COLOURS[row["role"]]
-            few = "." if len(points) < 3 else ""
-            axes.plot(
-                steps,
-                values,
-                color=colour,
-                linestyle=style,
-                marker=few,
-                label=label(row),
-            )
+            runs = runs_of(row)
+            for number, run in enumerate(runs):
+                points = [point for point in curves[run["model"]] if point["key"] == key]
+                axes.plot(
+                    [point["step"] for point in points],
+                    [scale * point["value"] for point in points],
+                    color=COLOURS[row["role"]],
+                    linestyle=style,
+                    marker="." if len(points) < 3 else "",
+                    alpha=SEED_ALPHA if len(runs) > 1 else 1.0,
+                    label=label(row) if number == 0 else None,
+                )
         axes.set_xlabel("training step")
         axes.grid(alpha=0.3)
     loss_axes.set_ylabel("training loss")
@@ -105,7 +106,7 @@ def plot_error_counts(rows: Sequence[Row], path: Path) -> None:
         axes.barh(labels, shares, left=starts, color=colour, label=kind)
         starts = [start + share for start, share in zip(starts, shares, strict=True)]
     for position, (row, end) in enumerate(zip(rows, starts, strict=True)):
-        counts = f" {row['substitutions']} + {row['deletions']} + {row['insertions']}"
+        counts = " " + " + ".join(f"{row[kind]:.0f}" for kind in ERROR_COLOURS)
         axes.text(end, position, counts, va="center", fontsize=9)
     axes.set_xlim(0, max([*starts, 1e-3]) * 1.25)  # room for the numbers
     axes.invert_yaxis()
@@ -150,6 +151,55 @@ def plot_wer_by_speaker(rows: Sequence[Row], per_speaker: pd.DataFrame, path: Pa
     _save(figure, path)
 
 
+def plot_filter(reports: Mapping[str, Row | None], path: Path) -> None:
+    """Draw why teacher texts were dropped, and how confident the teacher was of the others.
+
+    Args:
+        reports: of each student, what its filter.json holds, None where nothing was filtered.
+        path: PNG file to write.
+    """
+    groups: list[tuple[Row, list[str]]] = []  # students that share a teacher share a report
+    for name, report in reports.items():
+        same = [names for other, names in groups if other == report]
+        if same:
+            same[0].append(name)
+        elif report is not None:
+            groups.append((report, [name]))
+    figure = Figure(figsize=(11, 3.6 * len(groups)), layout="constrained")
+    panels = figure.subplots(len(groups), 2, squeeze=False)
+    for (report, names), (reason_axes, confidence_axes) in zip(groups, panels, strict=True):
+        reasons = {"kept": report["num_kept"], **report["dropped"]}
+        colours = [FILTER_COLOURS["kept" if name == "kept" else "dropped"] for name in reasons]
+        bars = reason_axes.barh(list(reasons), list(reasons.values()), color=colours)
+        reason_axes.bar_label(bars, padding=3)
+        reason_axes.set_xlim(0, 1.15 * report["num_hypotheses"])  # room for the numbers
+        reason_axes.invert_yaxis()
+        reason_axes.set_xlabel(f"teacher texts (100 % = {report['num_hypotheses']})")
+        reason_axes.set_title(f"Filter of {', '.join(names)}: kept, and dropped by reason")
+        edges = report["confidence"]["edges"]
+        bottom = [0] * (len(edges) - 1)
+        for kind, colour in FILTER_COLOURS.items():
+            counts = report["confidence"][kind]
+            confidence_axes.bar(
+                edges[:-1],
+                counts,
+                width=edges[1] - edges[0],
+                align="edge",
+                bottom=bottom,
+                color=colour,
+                edgecolor="white",
+                label=kind,
+            )
+            bottom = [sum(pair) for pair in zip(bottom, counts, strict=True)]
+        confidence_axes.set_xlim(0, 1)
+        confidence_axes.set_xlabel("teacher's confidence in its text")
+        confidence_axes.set_ylabel("teacher texts")
+        hours = f"{report['hours_kept']:.2f} of {report['hours']:.2f} hours kept"
+        confidence_axes.set_title(f"By confidence; {hours}")
+        confidence_axes.legend()
+    _save(figure, path)
+
+
 def _scatter(rows: Sequence[Row], column: str, confidence: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
@@ -167,12 +217,25 @@ def _scatter(rows: Sequence[Row], column: str, confidence: float) -> tuple[Figur
             label=label(row),
             **bar,
         )
+        if len(runs := runs_of(row)) > 1:
+            axes.scatter(
+                [run[column] for run in runs],
+                [100 * run["wer"] for run in runs],
+                color=COLOURS[row["role"]],
+                marker=marker,
+                s=18,
+                alpha=SEED_ALPHA,
+            )
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.1)
     axes.set_ylim(bottom=0)
-    axes.set_ylabel(f"word error rate on the test split (%), {100 * confidence:g} % interval")
+    seeds = max(len(runs_of(row)) for row in rows)
+    shown = f", {100 * confidence:g} % interval"
+    if seeds > 1:
+        shown = f"\nmean with {100 * confidence:g} % interval; pale: each of {seeds} seeds"
+    axes.set_ylabel(f"word error rate on the test split (%){shown}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure, axes

@@ -1,4 +1,4 @@
-"""What a pipeline run leaves in MLflow: a parent run, a run per student and control, versions."""
+"""What a run leaves in MLflow: a parent, a run per student or control and seed, versions."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ from distillery.tracking import (
 
 DESCRIPTION_TAG = "mlflow.note.content"
 OPEN_RUN_FILE = "scratch/open_run.json"
+MEAN_WER_TAG, WER_SD_TAG = "test.wer_mean", "test.wer_sd"
 CONTEXTS = {"train": "training", "valid": "validation", "test": "test"}
 CACHE_FIELDS = (
     "num_utterances",
@@ -46,7 +47,8 @@ CACHE_FIELDS = (
     "read_seconds",
     "break_even_epochs",
 )
-WER_FIELDS = ("wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high")
+WER_FIELDS = ("wer", "wer_sd", "wer_low", "wer_high", "cer", "cer_sd", "cer_low", "cer_high")
+TEST_FIELDS = ("substitutions", "deletions", "insertions", "empty_fraction")
 
 logger = logging.getLogger(__name__)
 
@@ -73,9 +75,10 @@ def parent_name(params: Params) -> str:
 
 
 def child_name(params: Params, model: str, md5: str = "") -> str:
-    """Return the run name of a model such as `students/conv`."""
-    role, name = model.split("/", 1)
-    return run_name(name, params.distill.objective_of(name) if role == "students" else None, md5)
+    """Return the run name of a model such as `students/conv/seed-0`."""
+    role, name, seed = model.split("/")
+    objective = params.distill.objective_of(name) if role == "students" else None
+    return run_name(f"{name}-{seed.replace('-', '')}", objective, md5)
 
 
 def curve_of(root: Path, model: str) -> CurveFile:
@@ -87,7 +90,8 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
     """Log everything that a pipeline run made, register its students, and choose the champion.
 
     Safe to repeat with the same parent: equal values change nothing, and an equal student is not
-    registered twice.
+    registered twice. Of a student's seeds the one of the lowest validation WER is registered: the
+    test split chooses nothing.
 
     Args:
         tracking: the connection to MLflow.
@@ -106,11 +110,10 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         datasets = _datasets(data, sources)
         runs = {"parent": parent}
         for row in sources.summary["models"]:
-            if row["role"] == "teacher":
-                continue
-            run = tracking.child(parent, row["model"], child_name(sources.params, row["model"]))
-            runs[row["model"]] = run
-            _log_model_run(tracking, run, row, sources, datasets, predictions)
+            for trained in row.get("by_seed", []):
+                model = trained["model"]
+                runs[model] = tracking.child(parent, model, child_name(sources.params, model))
+                _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
         candidates = _candidates(sources, runs, test_digest(data))
         versions = {
             item.name: register_version(tracking, sources.params.register.model_name, item)
@@ -118,7 +121,7 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         }
         best = best_candidate(candidates)
         verdict = decide(tracking, sources.params.register.model_name, versions[best.name], best)
-        _log_parent_run(tracking, parent, sources, datasets, best.name, verdict)
+        _log_parent_run(tracking, parent, sources, datasets, best, verdict)
         tracking.end_run(parent)
     registered = {
         "name": sources.params.register.model_name,
@@ -126,6 +129,7 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         "alias": verdict.alias,
         "reason": verdict.reason,
         "student": best.name,
+        "seed": best.seed,
         "versions": versions,
         "runs": runs,
         "experiment_id": tracking.experiment_id,
@@ -145,23 +149,50 @@ def test_digest(data: PreparedData) -> str:
 
 
 def model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return a student's or control's final metrics under the names that MLflow groups by."""
+    """Return final metrics under the names that MLflow groups by.
+
+    Args:
+        row: a model: means over its seeds, with their spread; or one of its rows by seed.
+        summary: what summary.json holds.
+    """
     values = {
         **{f"test/{name}": row[name] for name in (*WER_FIELDS, "real_time_factor")},
-        **{f"test/{name}": row[name] for name in ("substitutions", "deletions", "insertions")},
+        **{f"test/{name}": row[name] for name in TEST_FIELDS},
         "valid/best_wer": row["valid_wer"],
         "model/parameters": row["parameters"],
         "model/bytes": row["bytes"],
     }
     if row["role"] == "student":
         figures = summary["comparisons"][row["name"]]
+        values |= filter_metrics(summary["filters"][row["name"]])
+        if "seed" in row:
+            of_seed = [item for item in figures["by_seed"] if item["seed"] == row["seed"]]
+            figures = of_seed[0] if of_seed else {}
         values |= {
-            "gain/wer": figures["gain_wer"],
-            "gain/low": figures["gain_wer_low"],
-            "gain/high": figures["gain_wer_high"],
-            "gap_closed": figures["gap_closed"],
+            "gain/wer": figures.get("gain_wer"),
+            "gain/sd": figures.get("gain_wer_sd"),
+            "gain/low": figures.get("gain_wer_low"),
+            "gain/high": figures.get("gain_wer_high"),
+            "gap_closed": figures.get("gap_closed"),
+            "gap_closed_sd": figures.get("gap_closed_sd"),
         }
     return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def filter_metrics(report: Mapping[str, Any] | None) -> dict[str, float]:
+    """Return what the filter did to a student's training texts; empty where it was off.
+
+    Args:
+        report: what filter.json holds.
+    """
+    if report is None:
+        return {}
+    return {
+        "filter/kept": report["num_kept"],
+        **{f"filter/dropped/{reason}": count for reason, count in report["dropped"].items()},
+        "filter/hours": report["hours"],
+        "filter/hours_kept": report["hours_kept"],
+    }
 
 
 def cache_metrics(sources: Sources) -> dict[str, float]:
@@ -177,8 +208,8 @@ def cache_metrics(sources: Sources) -> dict[str, float]:
 
 
 def model_params(params: Params, row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings that concern one student or control, under names that all share."""
-    distill, name = params.distill, row["name"]
+    """Return the settings that concern one run of a model, under names that all share."""
+    distill, name = params.distill.for_seed(row["seed"]), row["name"]
     is_student = row["role"] == "student"
     objective = distill.objective_of(name) if is_student else ObjectiveParams(teacher_share=0.0)
     return flatten(
@@ -218,8 +249,9 @@ def _log_model_run(
     points, _ = curve_of(sources.root, row["model"]).read()
     tracking.log_points(run, points)
     tracking.log_data(run, datasets)
-    mine = predictions[predictions["model"] == row["model"]].drop(columns="model")
-    tracking.log_table(run, mine, "predictions.json")
+    model = row["model"].rpartition("/")[0]
+    mine = predictions[(predictions["model"] == model) & (predictions["seed"] == row["seed"])]
+    tracking.log_table(run, mine.drop(columns=["model", "seed"]), "predictions.json")
 
 
 def _log_parent_run(
@@ -227,7 +259,7 @@ def _log_parent_run(
     run: str,
     sources: Sources,
     datasets: Sequence[DataSource],
-    best: str,
+    best: Candidate,
     verdict: Verdict,
 ) -> None:
     rows = {row["model"]: row for row in sources.summary["models"]}
@@ -239,18 +271,24 @@ def _log_parent_run(
     if uri := sources.params.register.tracking_uri:
         settings["register.tracking_uri"] = without_credentials(uri)
     name = sources.params.register.model_name
-    result = f"Student `{best}` is version {verdict.version} of `{name}`: {verdict.alias}"
+    result = (
+        f"Student `{best.name}` from seed {best.seed} is version {verdict.version} of `{name}`: "
+        f"{verdict.alias}"
+    )
     tracking.log_values(
         run,
         params=settings,
         metrics={
             **teacher,
-            **model_metrics(rows[f"students/{best}"], sources.summary),
+            **model_metrics(rows[f"students/{best.name}"], sources.summary),
+            "registered/wer": best.test_wer,
+            "registered/valid_wer": best.valid_wer,
             **cache_metrics(sources),
         },
         tags={
             **sources.tags,
-            "student": best,
+            "student": best.name,
+            "registered.seed": str(best.seed),
             "registered.model": name,
             "registered.version": verdict.version,
             "registered.alias": verdict.alias,
@@ -290,23 +328,34 @@ def _datasets(data: PreparedData, sources: Sources) -> list[DataSource]:
 
 
 def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) -> list[Candidate]:
-    table = markdown_table(sources.summary)
-    return [
-        Candidate(
-            name=row["name"],
-            folder=sources.root / "models" / row["model"],
-            md5=_output(sources, f"models/{row['model']}"),
-            run=runs[row["model"]],
-            description=f"Student `{row['name']}`.\n\n{table}\n\n{_lineage_text(sources.tags)}",
-            tags=sources.tags,
-            test_digest=digest_of_test,
-            test_wer=float(row["wer"]),
-            valid_wer=float(row["valid_wer"]),
-            num_parameters=int(row["parameters"]),
+    """Return of each student the seed of the lowest validation WER."""
+    table, lineage = markdown_table(sources.summary), _lineage_text(sources.tags)
+    candidates = []
+    for row in sources.summary["models"]:
+        if row["role"] != "student":
+            continue
+        (best,) = (run for run in row["by_seed"] if run["seed"] == row["best_seed"])
+        title = f"Student `{row['name']}` from seed {best['seed']}"
+        tags = dict(sources.tags)
+        if len(row["by_seed"]) > 1:
+            title += f", the best on the validation split of {len(row['by_seed'])} seeds"
+            tags |= {MEAN_WER_TAG: repr(row["wer"]), WER_SD_TAG: repr(row["wer_sd"])}
+        candidates.append(
+            Candidate(
+                name=row["name"],
+                seed=int(best["seed"]),
+                folder=sources.root / "models" / best["model"],
+                md5=_output(sources, f"models/{best['model']}"),
+                run=runs[best["model"]],
+                description=f"{title}.\n\n{table}\n\n{lineage}",
+                tags=tags,
+                test_digest=digest_of_test,
+                test_wer=float(best["wer"]),
+                valid_wer=float(best["valid_wer"]),
+                num_parameters=int(best["parameters"]),
+            )
         )
-        for row in sources.summary["models"]
-        if row["role"] == "student"
-    ]
+    return candidates
 
 
 def _output(sources: Sources, path: str) -> str:

@@ -48,6 +48,7 @@ class Candidate:
     """A student that may become a version."""
 
     name: str
+    seed: int
     folder: Path
     md5: str
     run: str
@@ -181,6 +182,7 @@ def _create_version(tracking: Tracking, model_name: str, candidate: Candidate) -
         WER_TAG: repr(candidate.test_wer),
         "valid.wer": repr(candidate.valid_wer),
         "student": candidate.name,
+        "seed": str(candidate.seed),
     }
     return tracking.client.create_model_version(
         model_name,

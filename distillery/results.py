@@ -15,6 +15,8 @@ from rich.table import Table
 
 TABLE_COLUMNS = 100
 MISSING = "-"
+MOSTLY = 0.5
+ADVICE = "it needs more data, longer training, or another objective or learning rate"
 
 
 def label(row: Mapping[str, Any]) -> str:
@@ -22,12 +24,25 @@ def label(row: Mapping[str, Any]) -> str:
     return "teacher" if row["role"] == "teacher" else f"{row['role']} {row['name']}"
 
 
+def runs_of(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return a model's rows by seed; the teacher's own, which has none."""
+    return list(row.get("by_seed") or [row])
+
+
 def results_table(summary: Mapping[str, Any]) -> Table:
     """Return the table of all models: the teacher, then each student behind its control.
+
+    Where it would be too wide, intervals stand below their values.
 
     Args:
         summary: what summary.json holds.
     """
+    table = _table(summary, " ")
+    fits = Console(width=10 * TABLE_COLUMNS).measure(table).maximum <= TABLE_COLUMNS
+    return table if fits else _table(summary, "\n")
+
+
+def _table(summary: Mapping[str, Any], before_interval: str) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -39,34 +54,36 @@ def results_table(summary: Mapping[str, Any]) -> Table:
     table.add_column(headers[0], overflow="fold")
     for header in headers[1:]:
         table.add_column(header, justify="right", no_wrap=True)
-    for cells in _cells(summary):
+    for cells in _cells(summary, before_interval):
         table.add_row(*cells)
     return table
 
 
 def render_table(summary: Mapping[str, Any]) -> str:
-    """Return the table and each student's verdict as plain text, 100 columns wide."""
+    """Return the table, each student's verdict and what to mind as text, 100 columns wide."""
     buffer = io.StringIO()
     console = Console(file=buffer, width=TABLE_COLUMNS, color_system=None, highlight=False)
     console.print(results_table(summary), "")
-    for line in _verdicts(summary):
+    for line in remarks(summary):
         console.print(line, markup=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
 
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
-    """Return the table and each student's verdict as Markdown."""
-    headers = [header.replace("\n", " ") for header in _headers(summary)]
+    """Return the table, each student's verdict and what to mind as Markdown."""
+    headers = [header.replace("-\n", "-").replace("\n", " ") for header in _headers(summary)]
     rules = [":--", *["--:"] * (len(headers) - 1)]
-    lines = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *_cells(summary))]
-    verdicts = [f"- {line}" for line in _verdicts(summary)]
-    return "\n".join([_title(summary), "", *lines, "", *verdicts]) + "\n"
+    lines = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *_cells(summary, " "))]
+    notes = [f"- {line}" for line in remarks(summary)]
+    return "\n".join([_title(summary), "", *lines, "", *notes]) + "\n"
 
 
 def _title(summary: Mapping[str, Any]) -> str:
     data = summary["data"]
     speakers = f" by {data['speakers']} speakers" if data["speakers"] else ""
-    return f"Test split: {data['utterances']} utterances, {data['words']} words{speakers}"
+    seeds = len(summary["seeds"])
+    means = f"; means ± standard deviations over {seeds} seeds" if seeds > 1 else ""
+    return f"Test split: {data['utterances']} utterances, {data['words']} words{speakers}{means}"
 
 
 def _headers(summary: Mapping[str, Any]) -> list[str]:
@@ -78,39 +95,49 @@ def _headers(summary: Mapping[str, Any]) -> list[str]:
         f"WER %\n{interval}",
         "CER %",
         "S/D/I",
-        "real-time\nfactor",
+        "real-\ntime\nfactor",
         f"gain, points\n{interval}",
+        "gap\nclosed",
     ]
 
 
-def _cells(summary: Mapping[str, Any]) -> list[list[str]]:
+def _cells(summary: Mapping[str, Any], before_interval: str) -> list[list[str]]:
     return [
         [
             label(row),
             f"{row['parameters']:,}",
             _bytes(row["bytes"]),
-            _with_interval(row, "wer"),
+            _with_interval(row, "wer", before_interval),
             f"{100 * row['cer']:.1f}",
-            f"{row['substitutions']}/{row['deletions']}/{row['insertions']}",
+            "/".join(f"{row[kind]:.0f}" for kind in ("substitutions", "deletions", "insertions")),
             f"{row['real_time_factor']:.2g}",
-            _gain(row, summary["comparisons"]),
+            *_gain(row, summary["comparisons"], before_interval),
         ]
         for row in summary["models"]
     ]
 
 
-def _gain(row: Mapping[str, Any], comparisons: Mapping[str, Any]) -> str:
+def _gain(
+    row: Mapping[str, Any], comparisons: Mapping[str, Any], before_interval: str
+) -> tuple[str, str]:
+    """Return the cells of what distillation gained, and of the gap that it closed."""
     if row["role"] != "student":
-        return ""
+        return "", ""
     figures = comparisons[row["name"]]
     if figures["gain_wer"] is None:
-        return MISSING
-    return _with_interval(figures, "gain_wer")
+        return MISSING, MISSING
+    closed, sd = figures["gap_closed"], figures["gap_closed_sd"]
+    share = MISSING if closed is None else f"{100 * closed:.0f} %"
+    if closed is not None and sd is not None:
+        share = f"{100 * closed:.0f} ± {100 * sd:.0f} %"
+    return _with_interval(figures, "gain_wer", before_interval), share
 
 
-def _with_interval(figures: Mapping[str, Any], name: str) -> str:
+def _with_interval(figures: Mapping[str, Any], name: str, before_interval: str) -> str:
     value, low, high = (100 * figures[f"{name}{end}"] for end in ("", "_low", "_high"))
-    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
+    sd = figures[f"{name}_sd"]
+    spread = "" if sd is None else f" ± {100 * sd:.1f}"
+    return f"{value:.1f}{spread}{before_interval}[{low:.1f}, {high:.1f}]"
 
 
 def _bytes(count: int) -> str:
@@ -119,5 +146,38 @@ def _bytes(count: int) -> str:
     return f"{count / 1_000_000:.1f} MB"
 
 
-def _verdicts(summary: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {figures['verdict']}" for name, figures in summary["comparisons"].items()]
+def remarks(summary: Mapping[str, Any]) -> list[str]:
+    """Return what stands below the table: verdicts, models that do not work, filtered texts."""
+    verdicts = [f"{name}: {figures['verdict']}" for name, figures in summary["comparisons"].items()]
+    complaints = [complaint(row) for row in summary["models"]]
+    drops = [
+        f"{name}: {drops_line(report)}"
+        for name, report in summary["filters"].items()
+        if report is not None and report["dropped"]
+    ]
+    return [*verdicts, *filter(None, complaints), *drops]
+
+
+def complaint(row: Mapping[str, Any]) -> str | None:
+    """Return a sentence about a model that is of no use yet, None of one that may be."""
+    if row["empty_fraction"] > MOSTLY:
+        fault = f"says nothing on {100 * row['empty_fraction']:.0f} % of the utterances"
+    elif row["wer"] > 1:
+        fault = f"makes more errors than there are words ({100 * row['wer']:.0f} %)"
+    else:
+        return None
+    return f"{label(row)} {fault}: {ADVICE}"
+
+
+def drops_line(report: Mapping[str, Any]) -> str:
+    """Return in one line what the filter dropped.
+
+    Args:
+        report: what filter.json holds.
+    """
+    dropped = report["num_hypotheses"] - report["num_kept"]
+    reasons = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items())
+    return (
+        f"the filter dropped {dropped} of {report['num_hypotheses']} teacher texts ({reasons}); "
+        f"{report['hours_kept']:.2f} of {report['hours']:.2f} hours kept"
+    )

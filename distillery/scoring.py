@@ -12,6 +12,7 @@ Utterances are aligned once; only their counts are resampled.
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,6 +66,37 @@ class PairedResult:
     def significant(self) -> bool:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class SeedsResult:
+    """A rate, or a difference of rates, of one set-up trained from one or several seeds."""
+
+    by_seed: tuple[float, ...]
+    """The corpus rate under each seed, as a fraction."""
+    low: float
+    """Lower end of the interval of the mean."""
+    high: float
+
+    @property
+    def mean(self) -> float:
+        """Mean over the seeds."""
+        return statistics.fmean(self.by_seed)
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation over the seeds (n - 1 below the line), None with one seed."""
+        return spread(self.by_seed)
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval excludes zero; of use for differences."""
+        return self.low > 0 or self.high < 0
+
+
+def spread(values: Sequence[float]) -> float | None:
+    """Return the standard deviation of a sample (n - 1 below the line), None for one value."""
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Counts:
@@ -140,6 +172,40 @@ def paired_bootstrap(
     more_errors = np.asarray(errors_a, np.int64) - np.asarray(errors_b, np.int64)
     low, high = bootstrap_interval(more_errors, lengths, num_resamples, confidence, seed)
     return PairedResult(float(more_errors.sum() / max(1, lengths.sum())), low, high)
+
+
+def rate_over_seeds(
+    errors: np.ndarray,
+    lengths: np.ndarray,
+    num_resamples: int,
+    confidence: float,
+    seed: int,
+) -> SeedsResult:
+    """Return the corpus rate under each seed, and the interval of their mean.
+
+    The errors of an utterance are averaged over the seeds, then utterances are resampled as in
+    `bootstrap_interval`: the interval says how far these seeds' mean can be trusted beyond this
+    test set, the standard deviation how far one more seed may be off. For a paired comparison,
+    pass differences of errors; with one seed it gives what `paired_bootstrap` gives.
+
+    Args:
+        errors: errors of each utterance under each seed `(seeds, utterances)`, or differences.
+        lengths: reference length of each utterance `(utterances,)`.
+        num_resamples: how often the test set is drawn anew.
+        confidence: coverage of the interval, in (0, 1).
+        seed: fixes the resamples, not a training.
+
+    Raises:
+        DistilleryError: no seed, no utterance, or numbers of utterances that differ.
+    """
+    if errors.ndim != 2 or not len(errors):
+        raise DistilleryError(
+            f"errors over seeds: an array of shape {errors.shape}, expected (seeds, utterances) "
+            "with at least one seed; stack one row per seed"
+        )
+    low, high = bootstrap_interval(errors.mean(axis=0), lengths, num_resamples, confidence, seed)
+    total = max(1, lengths.sum())
+    return SeedsResult(tuple(float(row.sum() / total) for row in errors), low, high)
 
 
 def _resampled_rates(

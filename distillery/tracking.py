@@ -262,7 +262,7 @@ class Tracking:
 
         Args:
             parent: the parent's run id.
-            model: which model, such as `students/conv`.
+            model: which model, such as `students/conv/seed-0`.
             name: the run's name if it must be created.
         """
         found = self.client.search_runs(

@@ -14,7 +14,7 @@ from distillery import params
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
 from flows import results
 from flows.live import LiveCurves
-from flows.stages import STAGES, Pipeline, push
+from flows.stages import STAGES, Pipeline, distill_target, push
 from tasks import register as register_stage
 
 RETRY_SECONDS = [10, 30]
@@ -69,10 +69,10 @@ def cache(run: Run) -> str:
     return run.stage("cache")
 
 
-@task(name="distill", task_run_name="distill ({student})", **_options)
-def distill(run: Run, student: str) -> str:
-    """Train one student and its control."""
-    return run.stage(f"distill@{student}")
+@task(name="distill", task_run_name="distill ({student}, seed {seed})", **_options)
+def distill(run: Run, student: str, seed: int) -> str:
+    """Train one student and its control from one seed."""
+    return run.stage(distill_target(student, seed))
 
 
 @task(name="evaluate", **_options)
@@ -115,7 +115,8 @@ def distillation(
             cache(run)
         if "distill" in wanted:
             for student in settings.distill.students:
-                distill(run, student)
+                for seed in settings.distill.seeds:
+                    distill(run, student, seed)
         if "evaluate" in wanted:
             evaluate(run)
     except DistilleryError:

@@ -21,13 +21,14 @@ logger = logging.getLogger(__name__)
 
 
 def models_of(params: Params, target: str) -> list[str]:
-    """Return the models whose curves a stage writes, such as `students/conv`."""
-    stage, _, student = target.partition("@")
+    """Return the models whose curves a stage writes, such as `students/conv/seed-0`."""
+    stage, _, item = target.partition("@")
     if stage == "teacher":
         return ["teacher"]
     if stage == "distill":
-        controls = [f"controls/{student}"] if params.distill.control else []
-        return [f"students/{student}", *controls]
+        student, _, seed = item.rpartition("-")
+        roles = ("students", "controls") if params.distill.control else ("students",)
+        return [f"{role}/{student}/seed-{seed}" for role in roles]
     return []
 
 

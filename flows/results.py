@@ -52,7 +52,8 @@ def text(root: Path, registered: Mapping[str, Any]) -> str:
 def _sentence(registered: Mapping[str, Any]) -> str:
     return (
         f"Registered: {registered['name']} version {registered['version']} "
-        f"(student {registered['student']}) is {registered['alias']}: {registered['reason']}."
+        f"(student {registered['student']}, seed {registered['seed']}) is {registered['alias']}: "
+        f"{registered['reason']}."
     )
 
 

@@ -56,10 +56,16 @@ class StageRun:
 
 
 def targets(params: Params, stage: str) -> list[str]:
-    """Return DVC's names of one stage: for `distill` one per student."""
+    """Return DVC's names of one stage: for `distill` one per student and seed."""
     if stage == "distill":
-        return [f"distill@{name}" for name in params.distill.students]
+        distill = params.distill
+        return [distill_target(name, seed) for name in distill.students for seed in distill.seeds]
     return [stage]
+
+
+def distill_target(student: str, seed: int) -> str:
+    """Return DVC's name of one student's stage under one seed, `distill@conv-0`."""
+    return f"distill@{student}-{seed}"
 
 
 def check_followed_settings(root: Path) -> None:
@@ -73,10 +79,7 @@ def check_followed_settings(root: Path) -> None:
     pipeline = yaml.safe_load((root / PIPELINE_FILE).read_text(encoding="utf-8"))["stages"]
     values = yaml.safe_load((root / PARAMS_FILE).read_text(encoding="utf-8"))
     names = [
-        name
-        for spec in pipeline.values()
-        for name in spec.get("do", spec).get("params", [])
-        if "${" not in name
+        name for spec in pipeline.values() for name in spec.get("params", []) if "${" not in name
     ]
     if missing := [name for name in dict.fromkeys(names) if look_up(values, name) is None]:
         raise ParamsError(
@@ -169,7 +172,7 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
 
     Args:
         root: the workspace.
-        target: DVC's name of the stage, such as `distill@conv`.
+        target: DVC's name of the stage, such as `distill@conv-0`.
         emit: receives each line that the stage writes.
 
     Raises:

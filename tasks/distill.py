@@ -20,8 +20,14 @@ logger = logging.getLogger(__name__)
 NO_CONTROL = "distill.control is false: no control was trained.\n"
 
 
-def distill(root: Path, student: str) -> None:
-    """Train one student: models/students, models/controls and curves under `root`."""
+def distill(root: Path, student: str, seed: int) -> None:
+    """Train one student, and its control, from one seed.
+
+    Args:
+        root: the workspace; models/students, models/controls and curves receive the results.
+        student: a name under distill.students.
+        seed: one of distill.seeds.
+    """
     everything = params.load(root / params.PARAMS_FILE)
     settings = everything.distill
     places = Places.in_workspace(root)
@@ -36,21 +42,22 @@ def distill(root: Path, student: str) -> None:
         data,
         cache,
         student,
-        settings,
+        settings.for_seed(seed),
         root / "scratch",
     )
     for line in run.filtered.lines() if run.filtered else ():
         logger.info("%s", line)
-    trained = run.train_student(root / f"curves/students/{student}.jsonl")
-    control_curves = root / f"curves/controls/{student}.jsonl"
+    item = f"{student}/seed-{seed}"
+    trained = run.train_student(root / f"curves/students/{item}.jsonl")
+    control_curves = root / f"curves/controls/{item}.jsonl"
     control = None
     if settings.control:
         control = run.train_control(control_curves, trained.num_epochs)
     else:
         control_curves.parent.mkdir(parents=True, exist_ok=True)
         control_curves.write_text("")
-    _save(trained, root / "models/students" / student, run.filtered)
-    _save(control, root / "models/controls" / student)
+    _save(trained, root / "models/students" / item, run.filtered)
+    _save(control, root / "models/controls" / item)
 
 
 def _save(trained: Trained | None, folder: Path, filtered: Filtered | None = None) -> None:
@@ -66,10 +73,12 @@ def _save(trained: Trained | None, folder: Path, filtered: Filtered | None = Non
 
 
 def main() -> None:
-    """Run the stage for one student in the current folder."""
+    """Run the stage for one student and seed in the current folder."""
     parser = argparse.ArgumentParser(description="Train one student and its control.")
     parser.add_argument("student", help="a name under distill.students in params.yaml")
-    run_stage(distill, Path.cwd(), parser.parse_args().student)
+    parser.add_argument("seed", type=int, help="one of distill.seeds")
+    options = parser.parse_args()
+    run_stage(distill, Path.cwd(), options.student, options.seed)
 
 
 if __name__ == "__main__":

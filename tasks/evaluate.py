@@ -22,6 +22,7 @@ def evaluate(root: Path) -> None:
         root / "models",
         root / "curves",
         list(settings.distill.students),
+        settings.distill.seeds,
         settings.evaluate,
         root / "reports/evaluation",
     )

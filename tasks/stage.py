@@ -37,7 +37,8 @@ def run_stage(function: Callable[..., object], *arguments: object, guard: bool =
 
     Args:
         function: the stage; its name is the stage's in dvc.yaml.
-        arguments: its arguments: the workspace, and the item of a `foreach` stage.
+        arguments: its arguments: the workspace, and the items of a `matrix` stage in the order of
+            its axes.
         guard: whether to fail when what the stage reads changes while it runs; off for the stage
             that dvc.yaml does not know.
     """
@@ -67,10 +68,10 @@ def guarded(function: Callable[..., object], *arguments: object) -> None:
         DistilleryError: what the stage raises.
     """
     root = Path(str(arguments[0]))
-    item = str(arguments[1]) if len(arguments) > 1 else None
-    before = snapshot(root, function.__name__, item)
+    items = [str(argument) for argument in arguments[1:]]
+    before = snapshot(root, function.__name__, *items)
     function(*arguments)
-    after = snapshot(root, function.__name__, item)
+    after = snapshot(root, function.__name__, *items)
     changed = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
     if changed:
         more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
@@ -88,15 +89,20 @@ def die_with_parent() -> None:
         sys.exit(EXIT_TERMINATED)
 
 
-def snapshot(root: Path, stage: str, item: str | None = None) -> Snapshot:
+def snapshot(root: Path, stage: str, *items: str) -> Snapshot:
     """Return the state of everything a stage depends on, by name.
 
     Files named in dvc.yaml count by content, files inside a folder by size and time of change,
     settings by value.
+
+    Args:
+        root: the workspace.
+        stage: its name in dvc.yaml.
+        items: one item of each axis of a `matrix` stage.
     """
     params = _read(root / PARAMS_FILE)
     spec = _stage_spec(root, stage)
-    variables = {"key": item or ""}
+    variables = dict(zip((f"item.{axis}" for axis in spec.get("matrix", {})), items, strict=True))
     state: dict[str, object] = {}
     for name in spec.get("params", []):
         key = _resolve(name, params, variables)
@@ -124,8 +130,7 @@ def _stage_spec(root: Path, stage: str) -> dict[str, Any]:
     stages = _read(root / PIPELINE_FILE)["stages"]
     if stage not in stages:
         raise StageError(f"{root / PIPELINE_FILE}: has no stage {stage!r}, only {sorted(stages)}")
-    spec: dict[str, Any] = stages[stage]
-    return dict(spec.get("do", spec))
+    return dict(stages[stage])
 
 
 def _resolve(template: str, params: Any, variables: Mapping[str, str]) -> str:

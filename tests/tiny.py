@@ -100,6 +100,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
             "num_threads": 1,
         },
         "distill": {
+            "seeds": [0],
             "control": True,
             "filter": {"enabled": False},  # three epochs teach the teacher to say nothing
             "objective": {},

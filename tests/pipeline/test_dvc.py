@@ -21,7 +21,7 @@ EXEMPT = {"distillery/params.py", "tasks/stage.py"}
 
 
 def spec_of(stage: str) -> dict[str, Any]:
-    return PIPELINE[stage].get("do", PIPELINE[stage])
+    return dict(PIPELINE[stage])
 
 
 def module_file(name: str) -> Path | None:
@@ -90,7 +90,7 @@ def test_settings_that_dvc_follows_exist() -> None:
     for stage in STAGES:
         for name in spec_of(stage)["params"]:
             section: Any = Params
-            for part in name.replace(".${key}", "").split("."):
+            for part in name.replace(".${item.student}", "").split("."):
                 assert part in section.model_fields, name
                 section = section.model_fields[part].annotation
 
@@ -106,6 +106,13 @@ def test_ready_settings_hold_all_that_dvc_follows(path: Path, tmp_path: Path) ->
     shutil.copy(path, tmp_path / "params.yaml")
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     check_followed_settings(tmp_path)
+
+
+def test_a_student_is_not_trained_again_for_other_seeds() -> None:
+    spec = spec_of("distill")
+    assert spec["matrix"] == {"student": "${distill.students}", "seed": "${distill.seeds}"}
+    assert "distill.seeds" not in spec["params"]
+    assert "distill.seeds" in spec_of("evaluate")["params"]
 
 
 def test_no_stage_reads_the_settings_of_register() -> None:

@@ -119,7 +119,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 
 def test_the_first_run_ends_with_a_table_a_model_and_the_next_commands(finished: Path) -> None:
     text = (finished / "first.log").read_text()
-    for word in ("teacher", "control", "WER", "real-time", "tiny", "version 1", "champion"):
+    for word in ("teacher", "control", "WER", "gap", "tiny", "version 1", "champion"):
         assert word in text, word
     assert "make ui" in text
     assert "distillery transcribe" in text
@@ -133,9 +133,9 @@ def test_every_promised_file_is_there(finished: Path) -> None:
         "data/prepared/summary.json",
         "models/teacher/model.safetensors",
         "models/teacher/fingerprint.json",
-        "models/students/conv/model.safetensors",
-        "models/controls/conv/model.safetensors",
-        "curves/students/conv.jsonl",
+        "models/students/conv/seed-0/model.safetensors",
+        "models/controls/conv/seed-0/model.safetensors",
+        "curves/students/conv/seed-0.jsonl",
         "reports/evaluation/summary.json",
         "reports/evaluation/predictions.parquet",
         "reports/evaluation/plots/learning_curves.png",
@@ -208,7 +208,7 @@ def test_transcribe_uses_the_champion(finished: Path) -> None:
 def test_a_second_run_runs_no_stage_and_registers_nothing_new(finished: Path) -> None:
     before, known = (finished / "dvc.lock").read_bytes(), versions(finished)
     output = run_module(finished, "flows.run").stdout
-    for target in ("prepare", "teacher", "cache", "distill@conv", "evaluate"):
+    for target in ("prepare", "teacher", "cache", "distill@conv-0", "evaluate"):
         assert f"{target}: unchanged" in output
     assert (finished / "dvc.lock").read_bytes() == before
     assert versions(finished) == known
@@ -288,8 +288,53 @@ def test_a_changed_student_trains_only_that_student(copy: Path) -> None:
     }
     write_params(copy, settings)
     output = run_module(copy, "flows.run", "--until", "distill").stdout
-    assert "distill@conv: unchanged" in output
-    assert "distill@two: ran" in output
+    assert "distill@conv-0: unchanged" in output
+    assert "distill@two-0: ran" in output
+
+
+def test_another_seed_trains_only_that_seed_and_shows_means(copy: Path) -> None:
+    write_params(copy, tiny_params(distill={"seeds": [0, 1]}))
+    before = outputs(copy)
+    output = run_module(copy, "flows.run").stdout
+    assert "distill@conv-0: unchanged" in output
+    assert "distill@conv-1: ran" in output
+    assert "means ± standard deviations over 2 seeds" in output
+    assert ", mean of 2 seeds, sd " in output
+    after = outputs(copy)
+    assert before.items() <= after.items()
+    pair = {f"models/{role}/conv/seed-1" for role in ("students", "controls")}
+    assert after.keys() - before.keys() == pair
+    summary = json.loads((copy / "reports/evaluation/summary.json").read_text())
+    student = {row["model"]: row for row in summary["models"]}["students/conv"]
+    wers = [row["wer"] for row in student["by_seed"]]
+    assert student["wer"] == pytest.approx(sum(wers) / 2)
+    registered = json.loads((copy / "reports/registered.json").read_text())
+    valid_wers = {row["seed"]: row["valid_wer"] for row in student["by_seed"]}
+    assert valid_wers[registered["seed"]] == min(valid_wers.values())
+    assert list(registered["versions"]) == ["conv"]  # one version a student
+    metrics, children = query(
+        copy,
+        f"""
+parent = client.get_run({registered["runs"]["parent"]!r})
+children = client.search_runs([parent.info.experiment_id],
+                              f"tags.`mlflow.parentRunId` = '{{parent.info.run_id}}'")
+print(json.dumps([parent.data.metrics,
+                  [[c.data.tags["distillery.model"], c.data.metrics] for c in children]]))
+""",
+    )
+    assert metrics["test/wer"] == pytest.approx(student["wer"])
+    assert metrics["test/wer_sd"] == pytest.approx(student["wer_sd"])
+    assert {"gain/wer", "gain/sd", "gain/low", "gain/high"} <= metrics.keys()
+    assert sorted(model for model, _ in children) == sorted(
+        f"{role}/conv/seed-{seed}" for role in ("students", "controls") for seed in (0, 1)
+    )
+    by_model = dict(children)
+    for row in student["by_seed"]:
+        assert by_model[row["model"]]["test/wer"] == pytest.approx(row["wer"])
+    again = run_module(copy, "flows.run").stdout
+    for target in ("cache", "distill@conv-0", "distill@conv-1", "evaluate"):
+        assert f"{target}: unchanged" in again
+    assert outputs(copy) == after
 
 
 def test_a_flow_killed_while_distilling_leaves_nothing_and_goes_on(
@@ -362,7 +407,7 @@ def test_a_dead_mlflow_costs_no_training_and_is_made_up_for(copy: Path) -> None:
     write_params(copy, settings)
     failed = run_module(copy, "flows.run", check=False)
     assert failed.returncode == 1
-    assert "distill@conv: ran" in failed.stdout
+    assert "distill@conv-0: ran" in failed.stdout
     assert "make register" in failed.stdout
     del settings["register"]["tracking_uri"]
     write_params(copy, settings)

@@ -62,7 +62,7 @@ def test_the_readmes_code_blocks_run_in_order(clone: Path) -> None:
         )
         assert done.returncode == 0, f"{code}\n{done.stdout}"
     settings = yaml.safe_load((clone / "params.yaml").read_text())
-    assert (clone / "models/students/conv/model.safetensors").exists()
+    assert (clone / "models/students/conv/seed-0/model.safetensors").exists()
     assert settings["register"]["model_name"] == "tiny"
 
 

@@ -22,9 +22,9 @@ stages:
   prepare:
     outs:
     - {path: data/prepared, hash: md5, md5: 0123456789abcdef.dir, size: 1, nfiles: 1}
-  distill@conv:
+  distill@conv-0:
     outs:
-    - {path: curves/students/conv.jsonl, hash: md5, md5: fedcba, size: 1}
+    - {path: curves/students/conv/seed-0.jsonl, hash: md5, md5: fedcba, size: 1}
 """
 
 
@@ -33,7 +33,7 @@ def test_hashes_of_outputs_are_read_from_dvcs_lock_file(tmp_path: Path) -> None:
     path.write_text(LOCK)
     assert locked_outputs(path) == {
         "data/prepared": "0123456789abcdef",
-        "curves/students/conv.jsonl": "fedcba",
+        "curves/students/conv/seed-0.jsonl": "fedcba",
     }
     with pytest.raises(StageError, match="names no models/teacher, reports/evaluation; run make"):
         read_lineage(tmp_path)

@@ -13,8 +13,11 @@ import pytest
 import yaml
 
 from distillery.errors import BusyError, ParamsError, StageError
+from distillery.params import Params
 from flows import stages
+from flows.live import models_of
 from tasks.stage import guarded, snapshot
+from tests.tiny import tiny_params
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE = """
@@ -24,15 +27,16 @@ stages:
     params: [cook]
     deps: ["${cook.source}", code.py]
   bake:
-    foreach: ${bake.cakes}
-    do:
-      cmd: python -m tasks.bake ${key}
-      params: ["bake.cakes.${key}"]
-      deps: ["tins/${key}"]
+    matrix:
+      cake: ${bake.cakes}
+      oven: ${bake.ovens}
+    cmd: python -m tasks.bake ${item.cake} ${item.oven}
+    params: ["bake.cakes.${item.cake}"]
+    deps: ["tins/${item.cake}", "ovens/${item.oven}"]
 """
 PARAMS = {
     "cook": {"source": "corpus", "heat": 1},
-    "bake": {"cakes": {"a": {"g": 1}, "b": {"g": 2}}},
+    "bake": {"cakes": {"a": {"g": 1}, "b": {"g": 2}}, "ovens": [0, 1]},
 }
 
 
@@ -41,7 +45,7 @@ def kitchen(tmp_path: Path) -> Path:
     (tmp_path / "dvc.yaml").write_text(PIPELINE)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS))
     (tmp_path / "code.py").write_text("x = 1\n")
-    for folder in ("corpus", "tins/a", "tins/b"):
+    for folder in ("corpus", "tins/a", "tins/b", "ovens/0", "ovens/1"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "file").write_text(folder)
     return tmp_path
@@ -101,12 +105,21 @@ def test_recordings_that_come_or_go_meanwhile_fail_the_stage(kitchen: Path) -> N
         guarded(cook, kitchen)
 
 
-def test_a_foreach_stage_depends_on_its_own_item_only(kitchen: Path) -> None:
-    before = snapshot(kitchen, "bake", "a")
+def test_a_matrix_stage_depends_on_its_own_items_only(kitchen: Path) -> None:
+    before = snapshot(kitchen, "bake", "a", "0")
     assert before["params.yaml: bake.cakes.a"] == {"g": 1}
-    assert "tins/a/file" in before
+    assert {"tins/a/file", "ovens/0/file"} <= before.keys()
     (kitchen / "tins/b/file").write_text("changed")
-    assert snapshot(kitchen, "bake", "a") == before
+    (kitchen / "ovens/1/file").write_text("changed")
+    assert snapshot(kitchen, "bake", "a", "0") == before
+
+
+def test_both_items_of_a_matrix_stage_are_watched(kitchen: Path) -> None:
+    def bake(root: Path, _cake: str, _oven: int) -> None:
+        (root / "ovens/1/file").write_text("changed meanwhile")
+
+    with pytest.raises(StageError, match=r"stage bake: ovens/1/file changed while it ran"):
+        guarded(bake, kitchen, "a", 1)
 
 
 def test_an_unknown_stage_is_named(kitchen: Path) -> None:
@@ -204,6 +217,20 @@ def test_bars_come_through_now_and_then_and_lines_always() -> None:
         ("done 100%", False),
         ("last, without an end", False),
     ]
+
+
+def test_students_and_seeds_have_stages_and_curves_of_their_own() -> None:
+    settings = tiny_params(distill={"seeds": [0, 12]})
+    settings["distill"]["students"]["conv-2"] = settings["distill"]["students"]["conv"]
+    params = Params.model_validate(settings)
+    names = stages.targets(params, "distill")
+    assert names == ["distill@conv-0", "distill@conv-12", "distill@conv-2-0", "distill@conv-2-12"]
+    assert models_of(params, "distill@conv-2-12") == [
+        "students/conv-2/seed-12",
+        "controls/conv-2/seed-12",
+    ]
+    alone = Params.model_validate(tiny_params(distill={"control": False}))
+    assert models_of(alone, "distill@conv-0") == ["students/conv/seed-0"]
 
 
 def test_a_second_run_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:

@@ -125,27 +125,51 @@ def test_another_payload_is_another_namespace_and_a_full_pass(copy: Path) -> Non
 
 
 def test_students_and_controls_are_saved_with_their_curves(copy: Path) -> None:
-    distill(copy, "conv")
+    distill(copy, "conv", 0)
     for kind in ("students", "controls"):
-        model = Recogniser.load(copy / "models" / kind / "conv", ARCHITECTURES)
+        model = Recogniser.load(copy / "models" / kind / "conv/seed-0", ARCHITECTURES)
         assert model.sample_rate_hz == 8000
-        rows = read_curves(copy / f"curves/{kind}/conv.jsonl")
+        rows = read_curves(copy / f"curves/{kind}/conv/seed-0.jsonl")
         keys = {row["key"] for row in rows}
         assert {"train/loss", "valid/wer", "train/learning_rate"} <= keys
         assert ("train/frame" in keys) == (kind == "students")
         assert all(set(row) == {"key", "value", "step", "timestamp"} for row in rows)
-    assert weights(copy / "models/students/conv") != weights(copy / "models/controls/conv")
+    assert weights(copy / "models/students/conv/seed-0") != weights(
+        copy / "models/controls/conv/seed-0"
+    )
     assert not list((copy / "scratch").glob("*.pt"))  # checkpoints are gone once all is saved
 
 
 def test_equal_inputs_give_equal_bytes(copy: Path, workspace: Path, tmp_path: Path) -> None:
-    distill(copy, "conv")
+    distill(copy, "conv", 0)
     other = Path(shutil.copytree(workspace, tmp_path / "other"))
-    distill(other, "conv")
+    distill(other, "conv", 0)
     for kind in ("students", "controls"):
-        one, two = copy / "models" / kind / "conv", other / "models" / kind / "conv"
+        one, two = copy / "models" / kind / "conv/seed-0", other / "models" / kind / "conv/seed-0"
         for path in one.iterdir():
             assert path.read_bytes() == (two / path.name).read_bytes()
+
+
+def test_a_seed_changes_the_student_and_its_control_alike(copy: Path) -> None:
+    """Without the teacher's share the pair stays one computation under every seed."""
+    change_params(copy, distill={"seeds": [0, 5], "objective": {"teacher_share": 0.0}})
+    for seed in (0, 5):
+        distill(copy, "conv", seed)
+    folder = copy / "models"
+    assert weights(folder / "students/conv/seed-0") != weights(folder / "students/conv/seed-5")
+    assert weights(folder / "students/conv/seed-5") == weights(folder / "controls/conv/seed-5")
+
+
+def test_other_seeds_in_the_settings_change_no_student(
+    copy: Path, workspace: Path, tmp_path: Path
+) -> None:
+    distill(copy, "conv", 0)
+    other = Path(shutil.copytree(workspace, tmp_path / "other"))
+    change_params(other, distill={"seeds": [7, 0]})
+    distill(other, "conv", 0)
+    for kind in ("students", "controls"):
+        name = f"models/{kind}/conv/seed-0"
+        assert weights(copy / name) == weights(other / name)
 
 
 def test_training_never_loads_the_teacher(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -153,8 +177,8 @@ def test_training_never_loads_the_teacher(copy: Path, caplog: pytest.LogCaptureF
     caplog.set_level("INFO")
     for name in ("model.safetensors", "config.json", "tokens.txt"):
         (copy / "models/teacher" / name).unlink()
-    distill(copy, "conv")
-    assert (copy / "models/students/conv/model.safetensors").exists()
+    distill(copy, "conv", 0)
+    assert (copy / "models/students/conv/seed-0/model.safetensors").exists()
     assert "audit: skipped" in caplog.text
 
 
@@ -170,14 +194,16 @@ def test_a_cache_that_no_longer_says_what_the_teacher_says_is_refused(copy: Path
             real = false.values[row, : false.num_frames[row]]
             writer.add(Entry(key, np.ascontiguousarray(real[:, ::-1]), "", 0.5))
     with pytest.raises(CacheMismatch, match=r"utterance 's.*' .* nat a frame from the live"):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
 
 
 def test_a_share_of_zero_gives_the_control(copy: Path) -> None:
     """With no teacher in the loss, student and control are one computation."""
     change_params(copy, distill={"objective": {"teacher_share": 0.0}})
-    distill(copy, "conv")
-    assert weights(copy / "models/students/conv") == weights(copy / "models/controls/conv")
+    distill(copy, "conv", 0)
+    assert weights(copy / "models/students/conv/seed-0") == weights(
+        copy / "models/controls/conv/seed-0"
+    )
 
 
 def test_a_share_of_one_needs_no_transcripts_of_the_training_audio(copy: Path) -> None:
@@ -186,10 +212,10 @@ def test_a_share_of_one_needs_no_transcripts_of_the_training_audio(copy: Path) -
     manifest.loc[manifest["split"] == "train", "text"] = None
     manifest.to_parquet(frame)
     change_params(copy, distill={"objective": {"teacher_share": 1.0}, "control": False})
-    distill(copy, "conv")
-    assert (copy / "models/students/conv/model.safetensors").exists()
-    assert [p.name for p in (copy / "models/controls/conv").iterdir()] == ["none.txt"]
-    assert (copy / "curves/controls/conv.jsonl").read_text() == ""
+    distill(copy, "conv", 0)
+    assert (copy / "models/students/conv/seed-0/model.safetensors").exists()
+    assert [p.name for p in (copy / "models/controls/conv/seed-0").iterdir()] == ["none.txt"]
+    assert (copy / "curves/controls/conv/seed-0.jsonl").read_text() == ""
 
 
 def test_a_control_without_any_transcript_is_an_error(copy: Path) -> None:
@@ -198,7 +224,7 @@ def test_a_control_without_any_transcript_is_an_error(copy: Path) -> None:
     manifest.loc[manifest["split"] == "train", "text"] = None
     manifest.to_parquet(frame)
     with pytest.raises(CorpusError, match="split 'train': holds no transcribed utterance"):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
 
 
 @pytest.mark.parametrize(
@@ -218,8 +244,8 @@ def test_a_control_without_any_transcript_is_an_error(copy: Path) -> None:
 )
 def test_every_objective_trains(copy: Path, objective) -> None:
     change_params(copy, distill={"objective": objective, "control": False})
-    distill(copy, "conv")
-    rows = read_curves(copy / "curves/students/conv.jsonl")
+    distill(copy, "conv", 0)
+    rows = read_curves(copy / "curves/students/conv/seed-0.jsonl")
     losses = [row["value"] for row in rows if row["key"] == "train/loss"]
     assert losses[-1] < losses[0]
 
@@ -231,9 +257,9 @@ def test_a_slower_student_faces_pooled_teacher_frames(copy: Path) -> None:
     write_params(copy, settings)
     teacher(copy)
     cache(copy)
-    distill(copy, "conv")
+    distill(copy, "conv", 0)
     store = TeacherCache.open_current(copy / "data/teacher_cache")
-    student = Recogniser.load(copy / "models/students/conv", ARCHITECTURES)
+    student = Recogniser.load(copy / "models/students/conv/seed-0", ARCHITECTURES)
     assert student.frame_shift_seconds == pytest.approx(2 * store.namespace.frame_shift_seconds)
 
 
@@ -244,7 +270,7 @@ def test_a_changed_teacher_is_refused_with_the_field(copy: Path) -> None:
     with pytest.raises(
         CacheMismatch, match="was made with teacher.preprocessing.features.num_mels = 16"
     ):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
 
 
 def test_a_payload_setting_other_than_the_caches_is_refused_with_its_name(copy: Path) -> None:
@@ -252,7 +278,7 @@ def test_a_payload_setting_other_than_the_caches_is_refused_with_its_name(copy: 
     with pytest.raises(
         CacheMismatch, match=r'made with payload.kind = "u8", .* have "f16"; run make cache'
     ):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
 
 
 SPARSE = {
@@ -265,8 +291,8 @@ def test_a_sparse_cache_teaches_by_frames_too(copy: Path) -> None:
     objective = {"frame": {"blank_mode": "all"}, "sequence": {"weight": 0.0}}
     change_params(copy, cache=SPARSE, distill={"objective": objective, "control": False})
     cache(copy)
-    distill(copy, "conv")
-    rows = read_curves(copy / "curves/students/conv.jsonl")
+    distill(copy, "conv", 0)
+    rows = read_curves(copy / "curves/students/conv/seed-0.jsonl")
     losses = [row["value"] for row in rows if row["key"] == "train/frame"]
     assert 0 < losses[-1] < losses[0]
 
@@ -302,7 +328,7 @@ def test_a_temperature_that_the_sparse_cache_lacks_is_named(copy: Path) -> None:
     change_params(copy, cache=SPARSE, distill=objective)
     cache(copy)
     with pytest.raises(CacheError, match=r"temperature 3 was not stored, only 1, 2; add"):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
 
 
 def test_what_sparse_targets_cannot_teach_is_refused(copy: Path) -> None:
@@ -310,11 +336,11 @@ def test_what_sparse_targets_cannot_teach_is_refused(copy: Path) -> None:
     cache(copy)
     message = r"student 'conv': frame.type 'logit_mse' reads all tokens.*expected kl; change"
     with pytest.raises(CacheMismatch, match=message):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
     objective = {"objective": {"frame": {"type": "logit_mse", "weight": 0.0}}, "control": False}
     change_params(copy, cache=SPARSE, distill=objective)
-    distill(copy, "conv")  # by sequence alone it can
-    assert (copy / "models/students/conv/model.safetensors").exists()
+    distill(copy, "conv", 0)  # by sequence alone it can
+    assert (copy / "models/students/conv/seed-0/model.safetensors").exists()
 
 
 def test_sparse_targets_are_not_pooled(copy: Path) -> None:
@@ -324,7 +350,7 @@ def test_sparse_targets_are_not_pooled(copy: Path) -> None:
     teacher(copy)
     cache(copy)
     with pytest.raises(CacheMismatch, match=r"one frame faces 2 of the cached teacher's.*equal"):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
 
 
 def test_utterances_that_are_not_cached_are_refused(copy: Path) -> None:
@@ -334,15 +360,15 @@ def test_utterances_that_are_not_cached_are_refused(copy: Path) -> None:
     manifest.loc[first, "audio_key"] = "0" * 64
     manifest.to_parquet(path)
     with pytest.raises(CacheMismatch, match="1 utterances are not in it"):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
 
 
 def test_recurrent_students_train_as_well(copy: Path) -> None:
     torch.manual_seed(0)
     students = {"rnn": {"architecture": {"type": "crnn", "conv_channels": 4, "hidden_size": 8}}}
     change_params(copy, distill={"students": students, "control": False})
-    distill(copy, "rnn")
-    assert (copy / "models/students/rnn/model.safetensors").exists()
+    distill(copy, "rnn", 0)
+    assert (copy / "models/students/rnn/seed-0/model.safetensors").exists()
 
 
 # --- hidden states, heads, several hypotheses, schedules -----------------------------------------
@@ -367,20 +393,20 @@ def enrich(root: Path, **changes) -> None:
 
 
 def initial_and_last(root: Path, key: str) -> tuple[float, float]:
-    rows = read_curves(root / "curves/students/conv.jsonl")
+    rows = read_curves(root / "curves/students/conv/seed-0.jsonl")
     values = [row["value"] for row in rows if row["key"] == f"train/{key}"]
     return values[0], values[-1]
 
 
 def test_a_student_learns_from_hidden_states_heads_and_several_hypotheses(copy: Path) -> None:
     enrich(copy, control=False)
-    distill(copy, "conv")
+    distill(copy, "conv", 0)
     for key in ("loss", "ctc", "frame", "sequence", "hidden", "intermediate"):
         first, last = initial_and_last(copy, key)
         assert 0 < last < first, key
     first, last = initial_and_last(copy, "teacher_share")
     assert 0.4 < last < first < 0.8
-    saved = Recogniser.load(copy / "models/students/conv", ARCHITECTURES)
+    saved = Recogniser.load(copy / "models/students/conv/seed-0", ARCHITECTURES)
     assert not [name for name in saved.network.state_dict() if "head" in name or "proj" in name]
 
 
@@ -403,7 +429,7 @@ def test_recurrent_and_slower_students_learn_from_hidden_states(copy: Path, chan
     write_params(copy, settings)
     teacher(copy)
     cache(copy)
-    distill(copy, "conv")
+    distill(copy, "conv", 0)
     first, last = initial_and_last(copy, "hidden")
     assert 0 < last < first
 
@@ -413,7 +439,7 @@ def test_a_killed_distillation_goes_on_with_its_projections_and_heads(
 ) -> None:
     enrich(copy, control=False)
     killed = Path(shutil.copytree(copy, tmp_path / "killed"))
-    distill(copy, "conv")
+    distill(copy, "conv", 0)
     save = Trainer._save
 
     class KilledError(Exception):
@@ -426,13 +452,15 @@ def test_a_killed_distillation_goes_on_with_its_projections_and_heads(
 
     monkeypatch.setattr(Trainer, "_save", save_and_die)
     with pytest.raises(KilledError):
-        distill(killed, "conv")
+        distill(killed, "conv", 0)
     monkeypatch.undo()
-    distill(killed, "conv")
-    assert weights(killed / "models/students/conv") == weights(copy / "models/students/conv")
+    distill(killed, "conv", 0)
+    assert weights(killed / "models/students/conv/seed-0") == weights(
+        copy / "models/students/conv/seed-0"
+    )
     curves = [
         [(row["key"], row["value"], row["step"]) for row in read_curves(path)]
-        for path in (root / "curves/students/conv.jsonl" for root in (killed, copy))
+        for path in (root / "curves/students/conv/seed-0.jsonl" for root in (killed, copy))
     ]
     assert curves[0] == curves[1]
 
@@ -442,8 +470,8 @@ def test_what_an_objective_owns_leaves_the_control_as_it_is(copy: Path, tmp_path
     plain = Path(shutil.copytree(copy, tmp_path / "plain"))
     change_params(plain, cache=RICH_CACHE)
     for root in (copy, plain):
-        distill(root, "conv")
-    controls, students = "models/controls/conv", "models/students/conv"
+        distill(root, "conv", 0)
+    controls, students = "models/controls/conv/seed-0", "models/students/conv/seed-0"
     assert weights(copy / controls) == weights(plain / controls)
     assert weights(copy / students) != weights(plain / students)
 
@@ -452,8 +480,10 @@ def test_a_schedule_that_never_changes_is_a_number(copy: Path, tmp_path: Path) -
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     for root, share in ((copy, 0.5), (other, {"start": 0.5, "end": 0.5})):
         change_params(root, distill={"objective": {"teacher_share": share}, "control": False})
-        distill(root, "conv")
-    assert weights(copy / "models/students/conv") == weights(other / "models/students/conv")
+        distill(root, "conv", 0)
+    assert weights(copy / "models/students/conv/seed-0") == weights(
+        other / "models/students/conv/seed-0"
+    )
 
 
 def targets_of(root: Path, **settings) -> tuple[CachedTargets, TeacherCache, np.ndarray]:
@@ -507,7 +537,7 @@ def test_hidden_states_come_from_the_cache_and_dropped_utterances_have_no_frames
 def test_a_student_layer_that_does_not_exist_is_named(copy: Path) -> None:
     change_params(copy, distill={"objective": {"intermediate": {"layers": ["blocks.9"]}}})
     with pytest.raises(ModelError, match=r"'blocks\.9': unknown .* \['front', 'blocks\.0'\]"):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
 
 
 # --- filtered hypotheses, hidden transcripts -----------------------------------------------------
@@ -614,14 +644,14 @@ def test_the_verdicts_are_saved_and_equal_inputs_still_give_equal_bytes(
     for root in (copy, other):
         with_hypotheses(root, {wrong: "ccc ccc ccc ccc", empty: ""})
         change_params(root, distill={"filter": {}})
-        distill(root, "conv")
-    report = json.loads((copy / "models/students/conv/filter.json").read_text())
+        distill(root, "conv", 0)
+    report = json.loads((copy / "models/students/conv/seed-0/filter.json").read_text())
     assert (report["num_hypotheses"], report["num_kept"]) == (32, 30)
     assert report["confidence"]["kept"][9] + report["confidence"]["kept"][8] == 30  # 0.9
     assert "filter: dropped word_errors 1" in caplog.text
-    assert not (copy / "models/controls/conv/filter.json").exists()
+    assert not (copy / "models/controls/conv/seed-0/filter.json").exists()
     for kind in ("students", "controls"):
-        one, two = copy / "models" / kind / "conv", other / "models" / kind / "conv"
+        one, two = copy / "models" / kind / "conv/seed-0", other / "models" / kind / "conv/seed-0"
         assert [path.name for path in one.iterdir()] == [path.name for path in two.iterdir()]
         for path in one.iterdir():
             assert path.read_bytes() == (two / path.name).read_bytes()
@@ -636,8 +666,8 @@ def test_the_filter_leaves_the_control_as_it_is(
     for root, settings in ((copy, {"enabled": True}), (other, {"enabled": False})):
         with_hypotheses(root, {wrong: "ccc ccc ccc ccc"})
         change_params(root, distill={"filter": settings})
-        distill(root, "conv")
-    controls, students = "models/controls/conv", "models/students/conv"
+        distill(root, "conv", 0)
+    controls, students = "models/controls/conv/seed-0", "models/students/conv/seed-0"
     assert weights(copy / controls) == weights(other / controls)
     assert weights(copy / students) != weights(other / students)
 
@@ -663,6 +693,6 @@ def test_hidden_transcripts_are_as_good_as_none(tmp_path: Path) -> None:
     for root in (hiding, without):
         teacher(root)
         cache(root)
-        distill(root, "conv")
-    for model in ("teacher", "students/conv", "controls/conv"):
+        distill(root, "conv", 0)
+    for model in ("teacher", "students/conv/seed-0", "controls/conv/seed-0"):
         assert weights(hiding / "models" / model) == weights(without / "models" / model)

@@ -27,8 +27,8 @@ from distillery.evaluation import (
 from distillery.manifest import COLUMNS, MANIFEST_FILE, PreparedData, audio_key, shard_name
 from distillery.params import CRNNParams, EvaluateParams, FeatureParams
 from distillery.recogniser import Recogniser
-from distillery.results import markdown_table, render_table
-from distillery.scoring import PairedResult
+from distillery.results import complaint, drops_line, markdown_table, render_table, runs_of
+from distillery.scoring import SeedsResult
 from distillery.text import Vocabulary
 from tasks.evaluate import evaluate
 from tests.tiny import tiny_params, write_params
@@ -104,6 +104,7 @@ def babbler(seed: int, data: PreparedData) -> Recogniser:
 
 
 def save_model(root: Path, key: str, model: Recogniser, valid_wers: tuple[float, ...]) -> None:
+    """Save under models/ and curves/ what a stage would leave there."""
     folder, curves = root / "models" / key, root / "curves" / f"{key}.jsonl"
     folder.mkdir(parents=True)
     curves.parent.mkdir(parents=True, exist_ok=True)
@@ -140,14 +141,15 @@ def write_workspace(root: Path) -> Path:
     params["distill"]["students"] = {"conv": conv, "rand": conv}
     write_params(root, params)
     save_model(root, "teacher", recogniser(0, "a"), (0.9, 0.3, 0.4))
-    save_model(root, "students/conv", recogniser(1, "b"), (0.8, 0.6))
-    save_model(root, "controls/conv", recogniser(1, "c"), (0.8, 0.7))
-    save_model(root, "students/rand", babbler(2, data), (1.5,))
-    save_model(root, "students/retired", recogniser(3), (0.1,))
-    empty = root / "models/controls/rand"  # what `distill` leaves without a control
-    empty.mkdir()
+    save_model(root, "students/conv/seed-0", recogniser(1, "b"), (0.8, 0.6))
+    save_model(root, "controls/conv/seed-0", recogniser(1, "c"), (0.8, 0.7))
+    save_model(root, "students/rand/seed-0", babbler(2, data), (1.5,))
+    save_model(root, "students/retired/seed-0", recogniser(3), (0.1,))
+    empty = root / "models/controls/rand/seed-0"  # what `distill` leaves without a control
+    empty.mkdir(parents=True)
     (empty / "none.txt").write_text("no control was trained\n")
-    (root / "curves/controls/rand.jsonl").write_text("")
+    (root / "curves/controls/rand").mkdir()
+    (root / "curves/controls/rand/seed-0.jsonl").write_text("")
     return root
 
 
@@ -217,7 +219,7 @@ def test_predictions_hold_what_the_models_say_one_by_one(evaluated: Path) -> Non
     own = predictions[predictions["model"] == "students/rand"]
     assert list(own["utterance_id"]) == ["t1", "t2", "t3", "t4"]
     data = PreparedData.open(evaluated / "data/prepared")
-    model = Recogniser.load(evaluated / "models/students/rand", ARCHITECTURES)
+    model = Recogniser.load(evaluated / "models/students/rand/seed-0", ARCHITECTURES)
     rows = labelled_test_rows(data).itertuples()
     alone = [model.transcribe([data.waveform(row)])[0] for row in rows]
     assert list(own["hypothesis"]) == alone
@@ -253,6 +255,7 @@ def test_equally_long_utterances_share_one_bin() -> None:
     predictions = pd.DataFrame(
         {
             "model": "teacher",
+            "seed": None,
             "utterance_id": ["x", "y"],
             "duration_seconds": [1.5, 1.5],
             "words": [2, 3],
@@ -276,6 +279,7 @@ def test_a_speaker_without_words_has_no_wer() -> None:
     predictions = pd.DataFrame(
         {
             "model": "teacher",
+            "seed": None,
             "speaker": ["ann", "bob"],
             "utterance_id": ["x", "y"],
             "words": [0, 2],
@@ -313,7 +317,9 @@ def test_all_pictures_are_drawn(evaluated: Path) -> None:
 
 def without_speed(summary: dict[str, Any]) -> dict[str, Any]:
     for row in summary["models"]:
-        del row["real_time_factor"]
+        for run in runs_of(row):
+            del run["real_time_factor"]
+        row.pop("real_time_factor", None)
     return summary
 
 
@@ -344,14 +350,14 @@ def test_a_failed_run_leaves_the_former_report(workspace: Path, monkeypatch) -> 
 
 
 def test_a_model_for_another_rate_is_refused_with_both_rates(workspace: Path) -> None:
-    recogniser(1, "b", rate_hz=16000).save(workspace / "models/students/conv")
+    recogniser(1, "b", rate_hz=16000).save(workspace / "models/students/conv/seed-0")
     with pytest.raises(ModelError, match="16000 Hz, the audio has 8000 Hz"):
         evaluate(workspace)
 
 
 def test_a_missing_student_is_named(workspace: Path) -> None:
-    (workspace / "models/students/rand/config.json").unlink()
-    with pytest.raises(ModelError, match=r"students/rand: holds no config\.json"):
+    (workspace / "models/students/rand/seed-0/config.json").unlink()
+    with pytest.raises(ModelError, match=r"students/rand/seed-0: holds no config\.json"):
         evaluate(workspace)
 
 
@@ -372,8 +378,10 @@ def test_a_test_split_without_words_is_refused(tmp_path: Path, utterances, messa
 
 
 def test_curves_that_are_missing_are_named(workspace: Path) -> None:
-    (workspace / "curves/controls/conv.jsonl").unlink()
-    with pytest.raises(StageError, match=r"controls/conv\.jsonl: no such file; run the stage"):
+    (workspace / "curves/controls/conv/seed-0.jsonl").unlink()
+    with pytest.raises(
+        StageError, match=r"controls/conv/seed-0\.jsonl: no such file; run the stage"
+    ):
         evaluate(workspace)
 
 
@@ -386,7 +394,7 @@ def test_a_damaged_curve_is_named_with_its_line(tmp_path: Path, line: str) -> No
 
 
 def test_models_come_in_the_order_of_the_table_and_others_are_ignored(workspace: Path) -> None:
-    found = find_candidates(workspace / "models", ["rand", "conv"])
+    found = find_candidates(workspace / "models", ["rand", "conv"], [0])
     assert [c.key for c in found] == ["teacher", "students/rand", "controls/conv", "students/conv"]
 
 
@@ -407,13 +415,19 @@ def test_the_clip_is_test_audio_that_starts_again_when_it_is_too_short(tmp_path:
     np.testing.assert_array_equal(speed_clip(data, rows, 5.0), np.concatenate([audio, audio]))
 
 
-def predictions_of(**word_errors: list[int]) -> pd.DataFrame:
-    """Return predictions of models with these errors in utterances of ten words."""
+def predictions_of(**word_errors: Any) -> pd.DataFrame:
+    """Return predictions of models with these errors in utterances of ten words.
+
+    A model's errors are a list, or a dict from seed to list.
+    """
     keys = {"teacher": "teacher", "student": "students/x", "control": "controls/x"}
     return pd.concat(
         [
-            pd.DataFrame({"model": keys[role], "word_errors": errors, "words": 10})
-            for role, errors in word_errors.items()
+            pd.DataFrame({"model": keys[role], "seed": seed, "word_errors": errors, "words": 10})
+            for role, runs in word_errors.items()
+            for seed, errors in (
+                runs if isinstance(runs, dict) else {None if role == "teacher" else 0: runs}
+            ).items()
         ]
     )
 
@@ -427,6 +441,49 @@ def test_a_clear_gain_is_called_one() -> None:
     assert figures["verdict"] == "distillation gained 30.0 points of WER (30.0 to 30.0)"
 
 
+SEEDS = {"teacher": [1] * 9, "control": {0: [5] * 9, 4: [6] * 9}}
+
+
+def test_a_gain_over_seeds_is_the_mean_of_pairs_with_its_spread() -> None:
+    predictions = predictions_of(**SEEDS, student={0: [2] * 9, 4: [4] * 9})
+    figures = compare("x", predictions, PARAMS)
+    assert figures["gain_wer"] == pytest.approx(0.25)  # 0.3 and 0.2
+    assert figures["gain_wer_sd"] == pytest.approx(0.05 * 2**0.5)
+    assert figures["excess_wer"] == pytest.approx(0.2)  # 0.1 and 0.3 above the teacher
+    assert figures["gap_closed"] == pytest.approx(45 / 81)  # not the mean of 27/36 and 18/45
+    assert figures["gap_closed_sd"] == pytest.approx(0.35 / 2**0.5)
+    assert [row["seed"] for row in figures["by_seed"]] == [0, 4]
+    assert [row["gain_wer"] for row in figures["by_seed"]] == pytest.approx([0.3, 0.2])
+    assert [row["gap_closed"] for row in figures["by_seed"]] == pytest.approx([0.75, 0.4])
+    assert figures["verdict"] == (
+        "distillation gained 25.0 points of WER (25.0 to 25.0), mean of 2 seeds, sd 7.1"
+    )
+
+
+def test_utterances_are_resampled_with_their_errors_averaged_over_the_seeds() -> None:
+    # Each seed gains on the other half of the utterances: alone neither is sure, together they are.
+    student = {0: [3, 5] * 2, 1: [5, 3] * 2}
+    figures = compare(
+        "x",
+        predictions_of(teacher=[1] * 4, control={0: [5] * 4, 1: [5] * 4}, student=student),
+        PARAMS,
+    )
+    assert (figures["gain_wer_low"], figures["gain_wer_high"]) == pytest.approx((0.1, 0.1))
+    assert figures["gain_significant"]
+    for row in figures["by_seed"]:
+        assert row["gain_wer_low"] == pytest.approx(0.0, abs=0.05)
+        assert row["gain_wer_high"] == pytest.approx(0.2, abs=0.05)
+
+
+def test_no_gap_on_average_is_none_whatever_single_seeds_say() -> None:
+    predictions = predictions_of(
+        teacher=[5] * 3, control={0: [4] * 3, 1: [6] * 3}, student={0: [4] * 3, 1: [5] * 3}
+    )
+    figures = compare("x", predictions, PARAMS)
+    assert figures["gap_closed"] is figures["gap_closed_sd"] is None
+    assert [row["gap_closed"] for row in figures["by_seed"]] == [None, 1.0]
+
+
 @pytest.mark.parametrize("teacher", [5, 6])
 def test_no_gap_can_be_closed_behind_a_control_as_good_as_the_teacher(teacher: int) -> None:
     predictions = predictions_of(teacher=[teacher] * 9, control=[5] * 9, student=[2] * 9)
@@ -437,20 +494,32 @@ def test_no_gap_can_be_closed_behind_a_control_as_good_as_the_teacher(teacher: i
     ("gain", "sentence"),
     [
         (
-            PairedResult(0.031, 0.012, 0.05),
+            SeedsResult((0.031,), 0.012, 0.05),
             "distillation gained 3.1 points of WER (1.2 to 5.0)",
         ),
         (
-            PairedResult(0.004, -0.01, 0.018),
+            SeedsResult((0.004,), -0.01, 0.018),
             "no significant gain: 0.4 points of WER (-1.0 to 1.8)",
         ),
         (
-            PairedResult(-0.02, -0.031, -0.005),
+            SeedsResult((-0.02,), -0.031, -0.005),
             "distillation made it worse by 2.0 points of WER (0.5 to 3.1)",
+        ),
+        (
+            SeedsResult((0.01, 0.02, 0.06), 0.012, 0.05),
+            "distillation gained 3.0 points of WER (1.2 to 5.0), mean of 3 seeds, sd 2.6",
+        ),
+        (
+            SeedsResult((0.0, 0.01), -0.01, 0.02),
+            "no significant gain: 0.5 points of WER (-1.0 to 2.0), mean of 2 seeds, sd 0.7",
+        ),
+        (
+            SeedsResult((-0.01, -0.02), -0.02, -0.01),
+            "distillation made it worse by 1.5 points of WER (1.0 to 2.0), mean of 2 seeds, sd 0.7",
         ),
     ],
 )
-def test_the_verdict_is_one_plain_sentence(gain: PairedResult, sentence: str) -> None:
+def test_the_verdict_is_one_plain_sentence(gain: SeedsResult, sentence: str) -> None:
     assert verdict(gain) == sentence
 
 
@@ -460,6 +529,34 @@ def test_the_untrained_have_no_validation_wer() -> None:
         "comparisons": {},
     }
     assert flat_metrics(summary)["teacher"] == {"wer": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("empty", "wer", "sentence"),
+    [
+        (0.97, 0.98, "student conv says nothing on 97 % of the utterances: it needs more data, "),
+        (0.1, 1.25, "student conv makes more errors than there are words (125 %): it needs more "),
+        (0.5, 1.0, None),
+    ],
+)
+def test_a_model_of_no_use_is_called_so(empty: float, wer: float, sentence: str | None) -> None:
+    row = {"role": "student", "name": "conv", "empty_fraction": empty, "wer": wer}
+    found = complaint(row)
+    assert found is None if sentence is None else (found or "").startswith(sentence)
+
+
+def test_what_was_filtered_is_one_line() -> None:
+    report = {
+        "num_hypotheses": 400,
+        "num_kept": 388,
+        "dropped": {"low_confidence": 8, "word_errors": 4},
+        "hours": 0.5,
+        "hours_kept": 0.484,
+    }
+    assert drops_line(report) == (
+        "the filter dropped 12 of 400 teacher texts (8 low_confidence, 4 word_errors); "
+        "0.48 of 0.50 hours kept"
+    )
 
 
 TableOf = Callable[[dict[str, Any]], str]
@@ -472,17 +569,123 @@ def test_tables_show_every_model_with_its_figures(evaluated: Path, table_of: Tab
     lines = text.splitlines()
     assert lines[0] == "Test split: 4 utterances, 7 words by 2 speakers"
     names = ("teacher", "control conv", "student conv", "student rand")
-    order = [line for line in lines if line.lstrip("| ").startswith(names)]
+    starts = [n for n, line in enumerate(lines) if line.lstrip("| ").startswith(names)]
+    # A row may take two lines; its intervals then stand on the second.
+    order = ["".join(lines[n : n + 2]) for n in starts]
     for line, name, row in zip(order, names, summary["models"], strict=True):
         assert name in line
         assert f"{row['parameters']:,}" in line
-        assert f"{100 * row['wer']:.1f} [{100 * row['wer_low']:.1f}, " in line
-    assert "57.1 [" in order[0]  # 4 of 7
+        assert f"{100 * row['wer']:.1f}" in line
+        assert f"[{100 * row['wer_low']:.1f}, {100 * row['wer_high']:.1f}]" in line
+    assert "57.1" in order[0]  # 4 of 7
     assert "1/3/0" in order[0]
-    assert "14.3 [" in order[2]
-    assert "14.3 [" not in order[1]
+    assert "14.3" in order[2]
+    assert "50 %" in order[2]  # of the gap
+    assert "14.3" not in order[0]
     assert "conv: no significant gain: 14.3 points of WER (" in text
     assert "rand: no control was trained" in text
+
+
+FILTERED = {
+    "num_hypotheses": 8,
+    "num_kept": 6,
+    "dropped": {"word_errors": 2},
+    "hours": 0.02,
+    "hours_kept": 0.01,
+    "confidence": {
+        "edges": [0.1 * edge for edge in range(11)],
+        "kept": [0] * 9 + [6],
+        "dropped": [2] + [0] * 9,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def two_seeds(tmp_path_factory) -> Path:
+    """A workspace in which one student was trained from the seeds 0 and 3, and evaluated."""
+    root = tmp_path_factory.mktemp("two-seeds")
+    write_prepared(root / "data/prepared")
+    params = tiny_params(
+        evaluate={"num_resamples": 200, "speed_seconds": 0.5, "speed_repeats": 2},
+        distill={"seeds": [0, 3]},
+    )
+    write_params(root, params)
+    save_model(root, "teacher", recogniser(0, "a"), (0.3,))
+    for seed, says, valid_wer in ((0, "b", 0.4), (3, "a", 0.5)):
+        save_model(root, f"students/conv/seed-{seed}", recogniser(1, says), (valid_wer,))
+        save_model(root, f"controls/conv/seed-{seed}", recogniser(1, "c"), (0.7,))
+        report = root / f"models/students/conv/seed-{seed}/filter.json"
+        report.write_text(json.dumps(FILTERED))
+    evaluate(root)
+    return root
+
+
+def test_a_model_of_several_seeds_has_their_mean_and_spread(two_seeds: Path) -> None:
+    summary = summary_of(two_seeds)
+    teacher, control, student = summary["models"]
+    assert [row["model"] for row in (control, student)] == ["controls/conv", "students/conv"]
+    assert student["wer"] == pytest.approx(4.5 / 7)  # seed 0 makes 5 errors, seed 3 makes 4
+    assert student["wer_sd"] == pytest.approx(1 / 7 / 2**0.5)
+    assert (student["substitutions"], student["deletions"], student["words"]) == (1.5, 3, 7)
+    assert control["wer_sd"] == 0
+    assert student["valid_wer"] == pytest.approx(0.45)
+    assert [row["model"] for row in student["by_seed"]] == [
+        "students/conv/seed-0",
+        "students/conv/seed-3",
+    ]
+    assert [row["wer"] for row in student["by_seed"]] == pytest.approx([5 / 7, 4 / 7])
+    assert teacher["wer_sd"] is None
+    figures = summary["comparisons"]["conv"]
+    assert figures["gain_wer"] == pytest.approx(1.5 / 7)
+    assert figures["gap_closed"] == pytest.approx(0.75)  # 6 errors, then 4.5, with 4 in reach
+
+
+def test_the_best_seed_is_chosen_on_the_validation_split(two_seeds: Path) -> None:
+    student = summary_of(two_seeds)["models"][2]
+    assert student["best_seed"] == 0  # although seed 3 makes fewer errors in the test
+
+
+def test_metrics_of_several_seeds_stand_beside_their_mean(two_seeds: Path) -> None:
+    metrics = json.loads((two_seeds / "reports/metrics.json").read_text())
+    assert metrics["students"]["conv"]["wer"] == pytest.approx(4.5 / 7)
+    assert metrics["students"]["conv"]["gap_closed_sd"] == pytest.approx(0.5 / 2**0.5)
+    third = metrics["students"]["conv"]["seeds"]["3"]
+    assert third == pytest.approx(
+        {"wer": 4 / 7, "valid_wer": 0.5, "gain_wer": 2 / 7, "gap_closed": 1.0}
+    )
+    assert metrics["controls"]["conv"]["seeds"]["0"] == {
+        "wer": pytest.approx(6 / 7),
+        "valid_wer": 0.7,
+    }
+
+
+def test_speakers_are_counted_once_whatever_the_number_of_seeds(two_seeds: Path) -> None:
+    folder = two_seeds / "reports/evaluation"
+    table = pd.read_csv(folder / "per_speaker.csv").set_index(["model", "speaker"])
+    assert table.loc[("students/conv", "bob")].tolist() == [1, 1, 0.5]  # one of two seeds is right
+    durations = pd.read_csv(folder / "by_duration.csv")
+    assert durations["utterances"].tolist() == [1] * 12
+    predictions = pd.read_parquet(folder / "predictions.parquet")
+    assert predictions["seed"].isna().sum() == 4
+    assert sorted(predictions["seed"].dropna().unique()) == [0, 3]
+
+
+def test_the_table_of_several_seeds_shows_means_spread_and_the_filter(two_seeds: Path) -> None:
+    text = render_table(summary_of(two_seeds))
+    assert "by 2 speakers; means ± standard deviations over 2 seeds" in text
+    (student,) = [line for line in text.splitlines() if line.startswith("student conv")]
+    for cell in ("64.3 ± 10.1", "2/3/0", "21.4 ± 10.1", "75 ± 35 %"):
+        assert cell in student
+    assert ", mean of 2 seeds, sd 10.1" in text
+    assert "conv: the filter dropped 2 of 8 teacher texts (2 word_errors)" in text
+    assert max(map(len, text.splitlines())) <= 100
+    markdown = markdown_table(summary_of(two_seeds))
+    assert "| 64.3 ± 10.1 [" in markdown
+    assert {line.count("|") for line in markdown.splitlines() if line.startswith("|")} == {10}
+
+
+def test_the_filter_is_drawn_where_there_was_one(two_seeds: Path) -> None:
+    assert (two_seeds / "reports/evaluation/plots/filter.png").stat().st_size > 5000
 
 
 def test_the_plain_table_is_at_most_100_columns_wide(evaluated: Path) -> None:
@@ -493,4 +696,4 @@ def test_the_markdown_table_has_equally_many_cells_in_every_row(evaluated: Path)
     table = markdown_table(summary_of(evaluated))
     rows = [line for line in table.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 4
-    assert {row.count("|") for row in rows} == {9}
+    assert {row.count("|") for row in rows} == {10}

@@ -64,6 +64,16 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
             "distill.students: Dictionary should have at least 1 item",
         ),
         ({"distill.students.Bad Name": {}}, "distill.students.Bad Name"),
+        ({"distill.seeds": []}, "distill.seeds: Tuple should have at least 1 item"),
+        ({"distill.seeds": [1, 0, 1]}, "distill: seeds [1, 0, 1] hold one twice; name each once"),
+        ({"distill.seeds": [-1]}, "distill.seeds.0: Input should be greater than or equal to 0"),
+        ({"distill.seeds": ["a"]}, "distill.seeds.0: Input should be a valid integer"),
+        ({"distill.seeds": [True]}, "distill.seeds.0: Input should be a valid integer"),
+        (
+            {"distill.training.seed": 3},
+            "distill: training.seed is 3, but students take their seeds from distill.seeds; remove "
+            "it and set seeds to [3]",
+        ),
         ({"distill.objective.frame.temperature": float("nan")}, "frame.temperature"),
         ({"distill.objective.frame.temperature": -1}, "frame.temperature"),
         (
@@ -253,6 +263,15 @@ def test_a_students_own_objective_comes_first(tmp_path: Path) -> None:
     distill = params.load(tmp_path / "params.yaml").distill
     assert distill.objective_of("other").teacher_share == 0.0
     assert distill.objective_of("conv") == distill.objective
+
+
+def test_the_settings_of_one_seed_tell_nothing_of_the_others(tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_params(distill={"seeds": [4, 2]}))
+    distill = params.load(tmp_path / "params.yaml").distill
+    alone = distill.for_seed(2)
+    assert (alone.seeds, alone.training.seed) == ((2,), 2)
+    assert alone == distill.model_copy(update={"seeds": (9, 2)}).for_seed(2)
+    assert distill.seeds == (4, 2)
 
 
 def test_every_field_is_read_by_some_code() -> None:

@@ -5,6 +5,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from distillery import plots
@@ -51,12 +52,46 @@ SPEAKERS = pd.DataFrame(
         for name, factor in (("ann", 0.5), ("bob", 1.5))
     ]
 )
+SEEDED = [
+    ROWS[0],
+    *(
+        {
+            **row,
+            "by_seed": [
+                {**row, "model": f"{row['model']}/seed-{seed}", "seed": seed, "wer": wer}
+                for seed, wer in ((0, row["wer"] - 0.1), (1, row["wer"] + 0.1))
+            ],
+        }
+        for row in ROWS[1:3]
+    ),
+]
+SEEDED_CURVES = {
+    "teacher": CURVES["teacher"],
+    **{
+        run["model"]: [{"key": "valid/wer", "value": run["wer"], "step": 10}]
+        for row in SEEDED[1:]
+        for run in row["by_seed"]
+    },
+}
+FILTER: dict[str, Any] = {
+    "num_hypotheses": 40,
+    "num_kept": 30,
+    "dropped": {"low_confidence": 7, "repetition": 3},
+    "hours": 0.5,
+    "hours_kept": 0.4,
+    "confidence": {
+        "edges": [number / 10 for number in range(11)],
+        "kept": [0, 0, 0, 0, 0, 0, 2, 8, 12, 8],
+        "dropped": [1, 1, 2, 1, 1, 1, 0, 0, 2, 1],
+    },
+}
 DRAWINGS = {
     "learning_curves": lambda path: plots.plot_learning_curves(CURVES, ROWS, path),
     "wer_against_size": lambda path: plots.plot_wer_against_size(ROWS, 0.95, path),
     "wer_against_speed": lambda path: plots.plot_wer_against_speed(ROWS, 0.95, path),
     "error_counts": lambda path: plots.plot_error_counts(ROWS, path),
     "wer_by_speaker": lambda path: plots.plot_wer_by_speaker(ROWS, SPEAKERS, path),
+    "filter": lambda path: plots.plot_filter({"conv": FILTER, "crnn": None}, path),
 }
 
 
@@ -196,3 +231,49 @@ def test_of_many_speakers_the_hardest_are_shown_and_the_title_says_so(
     assert len(axes.get_yticks()) == plots.MAX_SPEAKERS
     assert axes.get_yticklabels()[0].get_text() == "s49 (1 utt.)"
     assert axes.get_title() == "WER by test speaker, the 40 hardest of 50 speakers"
+
+
+def test_every_seed_has_a_curve_of_its_own_and_a_model_one_name(figures: list[Figure]) -> None:
+    plots.plot_learning_curves(SEEDED_CURVES, SEEDED, Path("unused"))
+    lines = figures[0].axes[1].lines
+    assert [line.get_ydata()[-1] for line in lines] == pytest.approx([20, 40, 60, 30, 50])
+    assert legend(figures[0], 1) == ["teacher", "control conv", "student conv"]
+    assert lines[1].get_color() == lines[2].get_color() != lines[3].get_color()
+    assert lines[0].get_alpha() == 1.0 > lines[1].get_alpha()
+
+
+def test_every_seed_is_a_pale_point_beside_the_mean(figures: list[Figure]) -> None:
+    plots.plot_wer_against_size(SEEDED, 0.95, Path("unused"))
+    (axes,) = figures[0].axes
+    assert "mean with 95 % interval; pale: each of 2 seeds" in axes.get_ylabel()
+    points = [
+        collection.get_offsets()
+        for collection in axes.collections
+        if isinstance(collection, PathCollection)
+    ]
+    np.testing.assert_allclose(points[0], [[150_000, 40], [150_000, 60]])
+    np.testing.assert_allclose(points[1], [[150_000, 30], [150_000, 50]])
+    assert len(points) == 2  # the teacher has no seeds
+    assert legend(figures[0]) == ["teacher", "control conv", "student conv"]
+
+
+def test_the_filter_is_shown_by_reason_and_by_confidence(figures: list[Figure]) -> None:
+    plots.plot_filter({"conv": FILTER, "crnn": FILTER, "plain": None}, Path("unused"))
+    reasons, confidences = figures[0].axes  # one row: both students share the report
+    assert reasons.get_title().startswith("Filter of conv, crnn:")
+    assert [bar.get_width() for bar in reasons.containers[0]] == [30, 7, 3]
+    names = [tick.get_text() for tick in reasons.get_yticklabels()]
+    assert names == ["kept", "low_confidence", "repetition"]
+    kept, dropped = confidences.containers
+    assert [bar.get_height() for bar in kept] == FILTER["confidence"]["kept"]
+    assert [bar.get_height() for bar in dropped] == FILTER["confidence"]["dropped"]
+    assert [bar.get_y() for bar in dropped] == FILTER["confidence"]["kept"]
+    assert [bar.get_x() for bar in kept] == FILTER["confidence"]["edges"][:-1]
+    assert legend(figures[0], 1) == ["kept", "dropped"]
+    assert "0.40 of 0.50 hours kept" in confidences.get_title()
+
+
+def test_students_that_were_filtered_differently_have_a_row_each(figures: list[Figure]) -> None:
+    other = {**FILTER, "num_kept": 33, "dropped": {"low_confidence": 7}}
+    plots.plot_filter({"conv": FILTER, "crnn": other}, Path("unused"))
+    assert len(figures[0].axes) == 4

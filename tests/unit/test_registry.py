@@ -49,6 +49,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def candidate(tracking: Tracking, folder: Path, md5: str, **changes: object) -> Candidate:
     plain = Candidate(
         name="conv",
+        seed=2,
         folder=folder,
         md5=md5,
         run=tracking.create_run("conv", {}),
@@ -82,6 +83,7 @@ def test_equal_bytes_are_one_version_and_later_runs_point_at_it(
     assert version.run_id == first.run
     assert version.tags["dvc.md5"] == "a" * 32
     assert version.tags["git.commit"] == "abc"
+    assert (version.tags["student"], version.tags["seed"]) == ("conv", "2")
     assert version.description == "a student"
 
 

@@ -8,7 +8,13 @@ import pytest
 
 from distillery import scoring
 from distillery.errors import DistilleryError
-from distillery.scoring import Counts, bootstrap_interval, count_errors, paired_bootstrap
+from distillery.scoring import (
+    Counts,
+    bootstrap_interval,
+    count_errors,
+    paired_bootstrap,
+    rate_over_seeds,
+)
 
 EXPECTED = json.loads(
     (Path(__file__).parents[1] / "expected" / "error_counts.json").read_text("utf-8")
@@ -147,6 +153,37 @@ def test_pairing_sees_what_two_separate_intervals_miss() -> None:
     _, high_b = bootstrap_interval(errors_b, lengths, 1000, 0.95, 0)
     assert low_a < high_b
     assert result.significant
+
+
+def test_one_seed_gives_what_the_plain_functions_give() -> None:
+    generator = np.random.default_rng(6)
+    errors_a, errors_b = generator.integers(0, 5, (2, 30))
+    lengths = generator.integers(5, 9, 30)
+    alone = rate_over_seeds(errors_a[None], lengths, 300, 0.9, 2)
+    assert alone.by_seed == (errors_a.sum() / lengths.sum(),)
+    assert (alone.low, alone.high) == bootstrap_interval(errors_a, lengths, 300, 0.9, 2)
+    assert alone.sd is None
+    paired = paired_bootstrap(errors_a, errors_b, lengths, 300, 0.9, 2)
+    result = rate_over_seeds((errors_a - errors_b)[None], lengths, 300, 0.9, 2)
+    assert (result.mean, result.low, result.high) == (paired.difference, paired.low, paired.high)
+
+
+def test_seeds_are_averaged_and_their_spread_told() -> None:
+    errors = np.array([[1, 0, 2], [3, 0, 0], [2, 3, 1]])  # 3, 3 and 6 errors in 12 words
+    result = rate_over_seeds(errors, np.array([4, 4, 4]), 2000, 0.9, 0)
+    assert result.by_seed == (0.25, 0.25, 0.5)
+    assert result.mean == pytest.approx(1 / 3)
+    assert result.sd == pytest.approx(0.25 / 3**0.5)
+    # the utterances make 2, 1 and 1 errors on average: a resample makes 3, 4, 5 or 6 of them, with
+    # chances 8/27, 12/27, 6/27 and 1/27
+    assert (result.low, result.high) == pytest.approx((3 / 12, 5 / 12))
+
+
+def test_seeds_that_are_not_stacked_are_refused() -> None:
+    with pytest.raises(DistilleryError, match=r"shape \(3,\), expected \(seeds, utterances\)"):
+        rate_over_seeds(np.ones(3), np.ones(3), 100, 0.95, 0)
+    with pytest.raises(DistilleryError, match=r"shape \(0, 3\), .*at least one seed"):
+        rate_over_seeds(np.ones((0, 3)), np.ones(3), 100, 0.95, 0)
 
 
 def test_equal_seeds_give_equal_intervals_and_other_seeds_others() -> None:

@@ -1,0 +1,150 @@
+"""What goes to MLflow under which names; the whole is run in tests/pipeline/test_flow.py."""
+
+from pathlib import Path
+from typing import Any
+
+from distillery.params import Params
+from distillery.registration import (
+    Sources,
+    _candidates,
+    child_name,
+    filter_metrics,
+    model_metrics,
+    model_params,
+)
+from tests.tiny import tiny_params
+
+FILTER = {
+    "num_hypotheses": 40,
+    "num_kept": 30,
+    "dropped": {"low_confidence": 7, "word_errors": 3},
+    "hours": 0.5,
+    "hours_kept": 0.4,
+}
+
+
+def figures(wer: float, valid_wer: float, sd: float | None = None) -> dict[str, Any]:
+    """Return the figures of a model, all rates around one."""
+    ends = {"wer": wer, "wer_sd": sd, "wer_low": wer - 0.1, "wer_high": wer + 0.1}
+    return {
+        **ends,
+        **{name.replace("wer", "cer"): value for name, value in ends.items()},
+        "substitutions": 3,
+        "deletions": 2,
+        "insertions": 1,
+        "words": 10,
+        "empty_fraction": 0.25,
+        "valid_wer": valid_wer,
+        "real_time_factor": 0.01,
+        "parameters": 1000,
+        "bytes": 4000,
+    }
+
+
+def seeded(role: str, *, best_seed: int, **by_seed: tuple[float, float]) -> dict[str, Any]:
+    """Return a model of two seeds, `s3=(WER, validation WER)`."""
+    base = {"role": role, "name": "conv"}
+    return {
+        **base,
+        "model": f"{role}s/conv",
+        **figures(0.5, 0.5, 0.07),
+        "best_seed": best_seed,
+        "by_seed": [
+            {
+                **base,
+                "model": f"{role}s/conv/seed-{name[1:]}",
+                "seed": int(name[1:]),
+                **figures(*wers),
+            }
+            for name, wers in by_seed.items()
+        ],
+    }
+
+
+STUDENT = seeded("student", best_seed=3, s0=(0.4, 0.6), s3=(0.6, 0.4))
+SUMMARY: dict[str, Any] = {
+    "confidence": 0.95,
+    "seeds": [0, 3],
+    "data": {"utterances": 4, "words": 10, "hours": 0.1, "speakers": 2},
+    "models": [
+        {"model": "teacher", "role": "teacher", "name": "teacher", **figures(0.2, 0.2)},
+        STUDENT,
+    ],
+    "comparisons": {
+        "conv": {
+            "gain_wer": 0.1,
+            "gain_wer_sd": 0.02,
+            "gain_wer_low": 0.05,
+            "gain_wer_high": 0.15,
+            "gap_closed": 0.5,
+            "gap_closed_sd": None,
+            "verdict": "it gained",
+            "by_seed": [
+                {
+                    "seed": seed,
+                    "gain_wer": gain,
+                    "gain_wer_sd": None,
+                    "gain_wer_low": gain - 0.1,
+                    "gain_wer_high": gain + 0.1,
+                    "gap_closed": None,
+                }
+                for seed, gain in ((0, 0.125), (3, 0.0625))
+            ],
+        }
+    },
+    "filters": {"conv": FILTER},
+}
+
+
+def test_a_student_over_its_seeds_has_mean_spread_and_filter() -> None:
+    metrics = model_metrics(STUDENT, SUMMARY)
+    expected = {
+        "gain/wer": 0.1,
+        "gain/sd": 0.02,
+        "gain/low": 0.05,
+        "gain/high": 0.15,
+        "gap_closed": 0.5,
+        "test/wer": 0.5,
+        "test/wer_sd": 0.07,
+        "filter/kept": 30,
+    }
+    assert expected.items() <= metrics.items()
+    assert "gap_closed_sd" not in metrics  # there is none: MLflow holds numbers alone
+
+
+def test_one_seed_has_its_own_gain_and_no_spread() -> None:
+    metrics = model_metrics(STUDENT["by_seed"][1], SUMMARY)
+    assert (metrics["test/wer"], metrics["gain/wer"]) == (0.6, 0.0625)
+    assert not {"gap_closed", "gain/sd", "test/wer_sd"} & metrics.keys()
+
+
+def test_what_the_filter_did_are_metrics_by_reason() -> None:
+    assert filter_metrics(FILTER) == {
+        "filter/kept": 30,
+        "filter/dropped/low_confidence": 7,
+        "filter/dropped/word_errors": 3,
+        "filter/hours": 0.5,
+        "filter/hours_kept": 0.4,
+    }
+    assert filter_metrics(None) == {}
+
+
+def test_the_seed_that_is_registered_is_the_best_on_the_validation_split() -> None:
+    params = Params.model_validate(tiny_params(distill={"seeds": [0, 3]}))
+    outputs = {f"models/students/conv/seed-{seed}": f"md5-{seed}" for seed in (0, 3)}
+    runs = {f"students/conv/seed-{seed}": f"run-{seed}" for seed in (0, 3)}
+    sources = Sources(Path("root"), params, SUMMARY, outputs, {"git.commit": "abc"}, [])
+    (candidate,) = _candidates(sources, runs, "digest")
+    assert (candidate.seed, candidate.md5, candidate.run) == (3, "md5-3", "run-3")
+    assert candidate.folder == Path("root/models/students/conv/seed-3")
+    assert (candidate.test_wer, candidate.valid_wer) == (0.6, 0.4)
+    assert candidate.tags == {"git.commit": "abc", "test.wer_mean": "0.5", "test.wer_sd": "0.07"}
+    assert "from seed 3, the best on the validation split of 2 seeds" in candidate.description
+
+
+def test_a_run_is_named_and_described_by_its_own_seed() -> None:
+    params = Params.model_validate(tiny_params(distill={"seeds": [0, 3]}))
+    name = child_name(params, "students/conv/seed-3", "0123456789")
+    assert name == "conv-seed3-T2-share0.5-012345"
+    assert child_name(params, "controls/conv/seed-0") == "conv-seed0-control"
+    assert model_params(params, STUDENT["by_seed"][1])["training.seed"] == "3"
