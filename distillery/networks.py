@@ -22,6 +22,8 @@ class Network(nn.Module):
     """A frame-synchronous network from features to token scores."""
 
     time_reduction: int
+    layer_stacks: tuple[str, ...] = ()
+    """Module lists that hold the equal layers, all as long; none where it cannot be sliced."""
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
@@ -161,6 +163,8 @@ def _reorder(x: Tensor, order: Tensor) -> Tensor:
 
 class ConvRecurrent(Network):
     """Convolutional front end, bidirectional recurrent layers, linear output."""
+
+    layer_stacks = ("recurrent.forwards", "recurrent.backwards")
 
     def __init__(
         self,

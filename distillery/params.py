@@ -33,6 +33,8 @@ PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 NAME_PATTERN = r"[a-z][a-z0-9_-]{0,40}"
 StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
+INIT_TEACHER = "teacher"
+INIT_REGISTRY = "models:/"
 
 
 class Section(BaseModel):
@@ -222,7 +224,10 @@ class CRNNParams(Section):
 
 
 TeacherArchitecture = Annotated[ConvBiLSTMParams | ConformerParams, Field(discriminator="type")]
-StudentArchitecture = Annotated[SeparableConvParams | CRNNParams, Field(discriminator="type")]
+StudentArchitecture = Annotated[
+    SeparableConvParams | CRNNParams | ConformerParams | ConvBiLSTMParams,
+    Field(discriminator="type"),
+]
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -611,6 +616,11 @@ class StudentParams(Section):
     """The network."""
     objective: ObjectiveParams | None = None
     """Its own objective; null takes distill.objective."""
+    features: FeatureParams | None = None
+    """What it hears; null takes distill.features."""
+    init: Annotated[str, Field(pattern=f"^({INIT_TEACHER}$|{INIT_REGISTRY}.)")] | None = None
+    """First weights: null draws random ones, `teacher` takes evenly spaced layers of a teacher of
+    the same architecture; its control starts from random ones always."""
 
 
 class DistillParams(Section):
@@ -632,6 +642,10 @@ class DistillParams(Section):
     def objective_of(self, student: str) -> ObjectiveParams:
         """Return the objective of one student: its own, or the common one."""
         return self.students[student].objective or self.objective
+
+    def features_of(self, student: str) -> FeatureParams:
+        """Return what one student hears: its own features, or the common ones."""
+        return self.students[student].features or self.features
 
 
 class EvaluateParams(Section):
@@ -686,7 +700,7 @@ class Params(Section):
     def _rates_fit(self) -> Params:
         teacher_shift = self.teacher.features.hop_seconds * self.teacher.architecture.time_reduction
         for name, student in self.distill.students.items():
-            shift = self.distill.features.hop_seconds * student.architecture.time_reduction
+            shift = self.distill.features_of(name).hop_seconds * student.architecture.time_reduction
             ratio = shift / teacher_shift
             objective = self.distill.objective_of(name)
             faces_frames = objective.uses_frames or objective.uses_hidden

@@ -187,7 +187,7 @@ def model_params(params: Params, row: Mapping[str, Any]) -> dict[str, str]:
             "role": row["role"],
             "architecture": distill.students[name].architecture.model_dump(),
             "objective": objective.model_dump() if is_student else {"teacher_share": 0.0},
-            "features": distill.features.model_dump(),
+            "features": distill.features_of(name).model_dump(),
             "training": distill.training.model_dump(),
             "prepare": {"corpus": params.prepare.corpus, "source": params.prepare.source},
         }
