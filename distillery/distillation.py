@@ -25,7 +25,6 @@ from distillery.manifest import PreparedData
 from distillery.networks import Network
 from distillery.objectives import DistillationObjective, Objective, TranscriptObjective
 from distillery.params import DistillParams, FeatureParams, ObjectiveParams, SequenceLossParams
-from distillery.objectives import DistillationObjective, TranscriptObjective
 from distillery.recogniser import Recogniser
 from distillery.students import STUDENTS
 from distillery.teacher_cache.store import TeacherCache

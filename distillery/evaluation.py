@@ -6,7 +6,8 @@
     plots/               learning curves, WER against size and speed, error counts, speakers
     summary.json         all figures; `wer`, `cer` and gains are fractions
 
-Everything but the real-time factor is a function of data, models and settings.
+Everything but the real-time factor and the computing time of streaming students is a function of
+data, models and settings.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from distillery.architectures import ARCHITECTURES
 from distillery.audio import compute_num_samples
 from distillery.errors import CorpusError, StageError
 from distillery.files import whole_folder, write_json
+from distillery.latency import Heard, latency_figures, listen
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams
 from distillery.recogniser import WEIGHTS_FILE, Recogniser
@@ -38,6 +40,7 @@ from distillery.scoring import (
     paired_bootstrap,
 )
 from distillery.speed import SpeedResult, measure_real_time_factor
+from distillery.streaming import can_stream
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +114,7 @@ def evaluate_models(
     recognisers = {c.key: Recogniser.load(models / c.key, ARCHITECTURES) for c in candidates}
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
-    predictions = predict(data, rows, recognisers)
+    predictions, heard = predict(data, rows, recognisers, params.stream_chunk_seconds)
     clip = speed_clip(data, rows, params.speed_seconds)
     clip_seconds = len(clip) / data.sample_rate_hz
     summaries = []
@@ -129,6 +132,14 @@ def evaluate_models(
                 **_speed_figures(speed),
             }
         )
+        if can_stream(recogniser):
+            summaries[-1]["latency_ms"] = latency_figures(
+                recogniser,
+                heard[candidate.key],
+                params.stream_chunk_seconds,
+                recognisers["teacher"],
+                heard["teacher"],
+            )
     summary = {
         "confidence": params.confidence,
         "data": _describe(rows),
@@ -178,30 +189,40 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
 
 
 def predict(
-    data: PreparedData, rows: pd.DataFrame, recognisers: Mapping[str, Recogniser]
-) -> pd.DataFrame:
+    data: PreparedData,
+    rows: pd.DataFrame,
+    recognisers: Mapping[str, Recogniser],
+    chunk_seconds: float,
+) -> tuple[pd.DataFrame, dict[str, list[Heard]]]:
     """Return every model's hypothesis and errors, one row per model and utterance.
+
+    Those that stream are fed chunk by chunk.
 
     Args:
         data: prepared data.
         rows: its utterances to recognise.
         recognisers: the models by key.
+        chunk_seconds: audio in one chunk.
+
+    Returns:
+        The table, and by model what it heard in each of the rows.
     """
     columns = ["utterance_id", "speaker", "duration_seconds", "text"]
-    parts = []
+    parts, everything = [], {}
     total = len(rows) * len(recognisers)
     with tqdm(total=total, desc="evaluate", unit="utt") as bar:
         for key, recogniser in recognisers.items():
-            hypotheses = [""] * len(rows)
+            found: dict[int, Heard] = {}
             for batch in batches(rows["duration_seconds"].to_numpy()):
                 waveforms = [data.waveform(row) for row in rows.iloc[batch].itertuples()]
-                for index, text in zip(batch, recogniser.transcribe(waveforms), strict=True):
-                    hypotheses[index] = text
+                found.update(zip(batch, listen(recogniser, waveforms, chunk_seconds), strict=True))
                 bar.update(len(batch))
+            everything[key] = [found[index] for index in range(len(rows))]
+            hypotheses = [heard.text for heard in everything[key]]
             part = rows[columns].assign(hypothesis=hypotheses)
             part.insert(0, "model", key)
             parts.append(part.join(_error_columns(rows["text"], hypotheses)))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True), everything
 
 
 def batches(seconds: np.ndarray) -> Iterator[list[int]]:
@@ -345,7 +366,9 @@ def flat_metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the summary's numbers as `dvc metrics` shows them: by group, then name."""
     metrics: dict[str, Any] = {"teacher": {}, "students": {}, "controls": {}}
     for row in summary["models"]:
-        numbers = _numbers(row)
+        numbers: dict[str, Any] = _numbers(row)
+        if "latency_ms" in row:
+            numbers["latency_ms"] = _numbers(row["latency_ms"])
         if row["role"] == "teacher":
             metrics["teacher"] = numbers
         else:

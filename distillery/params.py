@@ -134,9 +134,10 @@ class FeatureParams(Section):
     """Length of the analysis window in seconds."""
     hop_seconds: PositiveFloat = 0.01
     """Distance between feature frames in seconds."""
-    normalise: Literal["bands", "level"] = "bands"
+    normalise: Literal["bands", "level", "running"] = "bands"
     """What gets zero mean and unit variance over the utterance: every mel band, which removes the
-    channel, or all bands together, which keeps the spectrum's shape and suits single words."""
+    channel, or all bands together, which keeps the spectrum's shape and suits single words.
+    `running` is `bands` over the frames so far, for students that stream."""
 
 
 class ConvBiLSTMParams(Section):
@@ -207,6 +208,35 @@ class SeparableConvParams(Section):
         return self
 
 
+class CausalConvParams(Section):
+    """Separable convolutions that stream; features must be normalised `running`."""
+
+    type: Literal["causal_conv"]
+    channels: PositiveInt = 128
+    """Channels of every block."""
+    num_blocks: PositiveInt = 5
+    """Residual blocks."""
+    kernel_size: PositiveInt = 11
+    """Frames that each depthwise convolution sees."""
+    lookahead_frames: Annotated[int, Field(ge=0)] = 0
+    """Output frames that the network waits for after each one; more helps accuracy and adds as many
+    frames of latency."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout after each block."""
+    time_reduction: Literal[2, 4] = 4
+    """Feature frames per output frame."""
+
+    @model_validator(mode="after")
+    def _blocks_reach_so_far(self) -> CausalConvParams:
+        reach = self.num_blocks * (self.kernel_size // 2)
+        if self.lookahead_frames > reach:
+            raise ValueError(
+                f"lookahead_frames {self.lookahead_frames} is more than {self.num_blocks} blocks "
+                f"with kernels of {self.kernel_size} can see, {reach}; lower it"
+            )
+        return self
+
+
 class CRNNParams(Section):
     """Small convolutional front end and a bidirectional GRU."""
 
@@ -225,7 +255,7 @@ class CRNNParams(Section):
 
 TeacherArchitecture = Annotated[ConvBiLSTMParams | ConformerParams, Field(discriminator="type")]
 StudentArchitecture = Annotated[
-    SeparableConvParams | CRNNParams | ConformerParams | ConvBiLSTMParams,
+    SeparableConvParams | CausalConvParams | CRNNParams | ConformerParams | ConvBiLSTMParams,
     Field(discriminator="type"),
 ]
 
@@ -639,6 +669,18 @@ class DistillParams(Section):
     students: Annotated[dict[StudentName, StudentParams], Field(min_length=1)]
     """The students by name."""
 
+    @model_validator(mode="after")
+    def _streams_hear_no_future(self) -> DistillParams:
+        for name, student in self.students.items():
+            normalise = self.features_of(name).normalise
+            if student.architecture.type == "causal_conv" and normalise != "running":
+                raise ValueError(
+                    f"students.{name}: causal_conv streams, but features.normalise is "
+                    f"{normalise!r}, which reads the whole utterance first; give the student "
+                    "features: {normalise: running}"
+                )
+        return self
+
     def objective_of(self, student: str) -> ObjectiveParams:
         """Return the objective of one student: its own, or the common one."""
         return self.students[student].objective or self.objective
@@ -659,6 +701,8 @@ class EvaluateParams(Section):
     """Length of the recording on which the real-time factor is measured, in seconds."""
     speed_repeats: PositiveInt = 10
     """Timed passes per model, after a warm-up; the median counts."""
+    stream_chunk_seconds: PositiveFloat = 0.32
+    """Audio that a streaming student hears at once, in seconds; shorter costs more computing."""
 
 
 class RegisterParams(Section):
@@ -784,4 +828,12 @@ def _suggestion(location: tuple[Any, ...]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-_UNION_TAGS = {NUMBER_TAG, SCHEDULE_TAG, "conv_bilstm", "conformer", "separable_conv", "crnn"}
+_UNION_TAGS = {
+    NUMBER_TAG,
+    SCHEDULE_TAG,
+    "conv_bilstm",
+    "conformer",
+    "separable_conv",
+    "causal_conv",
+    "crnn",
+}

@@ -30,6 +30,7 @@ from distillery.features import LogMel, pad
 from distillery.files import write_bytes, write_json
 from distillery.networks import Network
 from distillery.params import (
+    CausalConvParams,
     ConformerParams,
     ConvBiLSTMParams,
     CRNNParams,
@@ -44,7 +45,9 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TOKENS_FILE = "tokens.txt"
 
-Architecture = ConvBiLSTMParams | ConformerParams | SeparableConvParams | CRNNParams
+Architecture = (
+    ConvBiLSTMParams | ConformerParams | SeparableConvParams | CausalConvParams | CRNNParams
+)
 Networks = Mapping[str, Callable[[Any, int, int], Network]]
 _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(TeacherArchitecture | StudentArchitecture)
 

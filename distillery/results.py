@@ -120,4 +120,19 @@ def _bytes(count: int) -> str:
 
 
 def _verdicts(summary: Mapping[str, Any]) -> list[str]:
-    return [f"{name}: {figures['verdict']}" for name, figures in summary["comparisons"].items()]
+    lines = [f"{name}: {figures['verdict']}" for name, figures in summary["comparisons"].items()]
+    return lines + [
+        f"{row['name']}: streams, {_latency(row['latency_ms'])}"
+        for row in summary["models"]
+        if row["role"] == "student" and "latency_ms" in row
+    ]
+
+
+def _latency(figures: Mapping[str, Any]) -> str:
+    delay = figures["emission_delay"]
+    behind = "" if delay is None else f"; tokens {delay:.0f} ms behind the teacher's"
+    return (
+        f"{figures['algorithmic']:.0f} ms of latency, in chunks of {figures['chunk']:.0f} ms "
+        f"computed in {figures['compute_median']:.1f} ms (95 %: {figures['compute_p95']:.1f} ms); "
+        f"final text {figures['final_median']:.1f} ms after the end{behind}"
+    )
