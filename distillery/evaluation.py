@@ -15,8 +15,9 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,9 +121,10 @@ def evaluate_models(
     summaries = []
     for candidate in candidates:
         recogniser = recognisers[candidate.key]
-        speed = measure_real_time_factor(
-            recogniser.transcribe, clip, clip_seconds, params.speed_repeats
-        )
+        transcribe: Callable[[Sequence[np.ndarray]], object] = recogniser.transcribe
+        if can_stream(recogniser):
+            transcribe = partial(listen, recogniser, chunk_seconds=params.stream_chunk_seconds)
+        speed = measure_real_time_factor(transcribe, clip, clip_seconds, params.speed_repeats)
         scored = predictions[predictions["model"] == candidate.key]
         summaries.append(
             {

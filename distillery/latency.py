@@ -86,7 +86,7 @@ def latency_figures(
         teacher_heard: what that one heard.
 
     Returns:
-        `algorithmic`: from a sound to the output that it may change, computing aside;
+        `algorithmic`: from a sound to the output of its frame, computing and chunks aside;
         `chunk`: audio in one chunk;
         `compute_median`, `compute_p95`: computing time of a chunk;
         `final_median`: from the end of the audio to the whole text;

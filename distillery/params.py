@@ -741,6 +741,37 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _some_student_streams(self) -> Params:
+        chunk = self.evaluate.stream_chunk_seconds
+        default = EvaluateParams.model_fields["stream_chunk_seconds"].default
+        types = [student.architecture.type for student in self.distill.students.values()]
+        if chunk != default and "causal_conv" not in types:
+            raise ValueError(
+                f"evaluate.stream_chunk_seconds is {chunk:g}, but no student streams; remove it, "
+                "or add a student of architecture causal_conv"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_layers_fit(self) -> Params:
+        for name, student in self.distill.students.items():
+            if student.init != INIT_TEACHER or self.teacher.kind != "trained":
+                continue
+            own, theirs = student.architecture.type, self.teacher.architecture.type
+            if own != theirs:
+                raise ValueError(
+                    f"distill.students.{name}: init is {INIT_TEACHER!r}, but the student is a "
+                    f"{own} and the teacher a {theirs}; give both one architecture, or remove init"
+                )
+            if self.distill.features_of(name) != self.teacher.features:
+                raise ValueError(
+                    f"distill.students.{name}: init is {INIT_TEACHER!r}, but the student's features "
+                    "differ from the teacher's; copy teacher.features into the student's features, "
+                    "or remove init"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _rates_fit(self) -> Params:
         teacher_shift = self.teacher.features.hop_seconds * self.teacher.architecture.time_reduction
         for name, student in self.distill.students.items():

@@ -27,10 +27,11 @@ def can_stream(recogniser: Recogniser) -> bool:
 
 
 def algorithmic_latency_seconds(recogniser: Recogniser) -> float:
-    """Return how late a sound may show in the outputs, computing and chunks aside, in seconds.
+    """Return the longest time from a sound to the output of its frame, in seconds.
 
-    It may fall right behind a frame's instant and wait for the next frame; that one waits for its
-    lookahead, and then for the half of the analysis window behind its instant.
+    Computing and chunks come on top. Frame t stands for the sounds since frame t - 1, the first of
+    which have waited for one frame; it then waits for its lookahead and for the half of the
+    analysis window behind its instant.
     """
     assert isinstance(recogniser.network, StreamingNetwork)
     frames = recogniser.network.lookahead_frames + 1
