@@ -48,6 +48,7 @@ def listen(
     if can_stream(recogniser):
         size = max(1, compute_num_samples(chunk_seconds, recogniser.sample_rate_hz))
         with num_threads(1):
+            _stream(recogniser, waveforms[0][: 2 * size], size)  # the first chunks are slow
             return [_stream(recogniser, waveform, size) for waveform in waveforms]
     heard = []
     for log_probs in recogniser.log_probs(waveforms):

@@ -765,9 +765,9 @@ class Params(Section):
                 )
             if self.distill.features_of(name) != self.teacher.features:
                 raise ValueError(
-                    f"distill.students.{name}: init is {INIT_TEACHER!r}, but the student's features "
-                    "differ from the teacher's; copy teacher.features into the student's features, "
-                    "or remove init"
+                    f"distill.students.{name}: init is {INIT_TEACHER!r}, but the student's "
+                    "features differ from the teacher's; copy teacher.features into the student's "
+                    "features, or remove init"
                 )
         return self
 

@@ -132,7 +132,7 @@ def _latency(figures: Mapping[str, Any]) -> str:
     delay = figures["emission_delay"]
     behind = "" if delay is None else f"; tokens {delay:.0f} ms behind the teacher's"
     return (
-        f"{figures['algorithmic']:.0f} ms of latency, in chunks of {figures['chunk']:.0f} ms "
+        f"{figures['algorithmic']:g} ms of latency, in chunks of {figures['chunk']:g} ms "
         f"computed in {figures['compute_median']:.1f} ms (95 %: {figures['compute_p95']:.1f} ms); "
         f"final text {figures['final_median']:.1f} ms after the end{behind}"
     )

@@ -1,4 +1,5 @@
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -91,7 +92,7 @@ def test_the_text_grows() -> None:
     for chunk in np.array_split(waveform, 20):
         stream.push(chunk)
         texts.append(stream.text)
-    assert all(later.startswith(former) for former, later in zip(texts, texts[1:], strict=False))
+    assert all(later.startswith(former) for former, later in pairwise(texts))
     assert len(set(texts)) > 5
 
 
@@ -128,9 +129,7 @@ def test_features_come_as_of_the_whole_even_where_hops_leave_gaps(
     torch.testing.assert_close(torch.cat(found), extractor(waveform), atol=1e-4, rtol=0)
 
 
-@given(
-    best=st.lists(st.integers(0, 3), max_size=20), cuts=st.lists(st.integers(0, 20), max_size=5)
-)
+@given(best=st.lists(st.integers(0, 3), max_size=20), cuts=st.lists(st.integers(0, 20), max_size=5))
 def test_repeats_collapse_across_pieces(best: list[int], cuts: list[int]) -> None:
     log_probs = np.eye(4)[best].reshape(-1, 4)
     path = GreedyPath()
