@@ -17,7 +17,6 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from distillery.architectures import ARCHITECTURES
 from distillery.audio import compute_num_samples
 from distillery.errors import CorpusError, StageError
 from distillery.files import whole_folder, write_json
-from distillery.latency import Heard, latency_figures, listen
+from distillery.latency import Heard, latency_figures, listen, stream
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams
 from distillery.recogniser import WEIGHTS_FILE, Recogniser
@@ -121,10 +120,12 @@ def evaluate_models(
     summaries = []
     for candidate in candidates:
         recogniser = recognisers[candidate.key]
-        transcribe: Callable[[Sequence[np.ndarray]], object] = recogniser.transcribe
-        if can_stream(recogniser):
-            transcribe = partial(listen, recogniser, chunk_seconds=params.stream_chunk_seconds)
-        speed = measure_real_time_factor(transcribe, clip, clip_seconds, params.speed_repeats)
+        speed = measure_real_time_factor(
+            _way_to_run(recogniser, params.stream_chunk_seconds),
+            clip,
+            clip_seconds,
+            params.speed_repeats,
+        )
         scored = predictions[predictions["model"] == candidate.key]
         summaries.append(
             {
@@ -396,6 +397,15 @@ def _identity(candidate: Candidate, recogniser: Recogniser, models: Path) -> dic
         "parameters": recogniser.num_parameters,
         "bytes": (models / candidate.key / WEIGHTS_FILE).stat().st_size,
     }
+
+
+def _way_to_run(
+    recogniser: Recogniser, chunk_seconds: float
+) -> Callable[[Sequence[np.ndarray]], object]:
+    """Return the function from a batch to texts as which the recogniser is meant to run."""
+    if not can_stream(recogniser):
+        return recogniser.transcribe
+    return lambda waveforms: [stream(recogniser, item, chunk_seconds) for item in waveforms]
 
 
 def _speed_figures(speed: SpeedResult) -> dict[str, Any]:

@@ -46,10 +46,9 @@ def listen(
         chunk_seconds: audio in one chunk.
     """
     if can_stream(recogniser):
-        size = max(1, compute_num_samples(chunk_seconds, recogniser.sample_rate_hz))
         with num_threads(1):
-            _stream(recogniser, waveforms[0][: 2 * size], size)  # the first chunks are slow
-            return [_stream(recogniser, waveform, size) for waveform in waveforms]
+            stream(recogniser, waveforms[0], chunk_seconds)  # the first chunks are slow
+            return [stream(recogniser, waveform, chunk_seconds) for waveform in waveforms]
     heard = []
     for log_probs in recogniser.log_probs(waveforms):
         path = GreedyPath()
@@ -59,15 +58,17 @@ def listen(
     return heard
 
 
-def _stream(recogniser: Recogniser, waveform: np.ndarray, size: int) -> Heard:
-    stream = StreamingRecogniser(recogniser)
+def stream(recogniser: Recogniser, waveform: np.ndarray, chunk_seconds: float) -> Heard:
+    """Return what a recogniser hears in `(samples,)` chunk by chunk, its text read after each."""
+    size = max(1, compute_num_samples(chunk_seconds, recogniser.sample_rate_hz))
+    listener = StreamingRecogniser(recogniser)
     seconds, text = [], ""
     for start in range(0, max(1, len(waveform)), size):
         started = time.perf_counter()
-        stream.push(waveform[start : start + size], last=start + size >= len(waveform))
-        text = stream.text
+        listener.push(waveform[start : start + size], last=start + size >= len(waveform))
+        text = listener.text
         seconds.append(time.perf_counter() - started)
-    return Heard(text, stream.path.tokens, stream.path.frames, seconds)
+    return Heard(text, listener.path.tokens, listener.path.frames, seconds)
 
 
 def latency_figures(

@@ -148,7 +148,8 @@ class Recogniser:
         return digest.hexdigest()
 
     @cached_property
-    def _extractor(self) -> LogMel:
+    def extractor(self) -> LogMel:
+        """What makes features of waveforms."""
         return LogMel(self.features, self.sample_rate_hz)
 
     def check_sample_rate(self, sample_rate_hz: int) -> None:
@@ -169,7 +170,7 @@ class Recogniser:
         Args:
             waveforms: float32 audio in [-1, 1) at `sample_rate_hz`, each `(samples,)`.
         """
-        return pad([self._extractor(torch.from_numpy(w)) for w in waveforms])
+        return pad([self.extractor(torch.from_numpy(w)) for w in waveforms])
 
     @torch.inference_mode()
     def forward(

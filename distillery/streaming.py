@@ -55,7 +55,7 @@ class StreamingRecogniser:
             )
         assert isinstance(recogniser.network, StreamingNetwork)
         self.recogniser = recogniser
-        self.features = LogMelStream(LogMel(recogniser.features, recogniser.sample_rate_hz))
+        self.features = LogMelStream(recogniser.extractor)
         self.network = recogniser.network.stream()
         self.path = GreedyPath()
         self.has_ended = False
