@@ -144,6 +144,7 @@ class SeparableNetwork(Network):
     def _tell(self, index: int, x: Tensor) -> None:
         self.taps[index](x.squeeze(2).transpose(1, 2))  # a view: (batch, frames, channels)
 
+
 class SeparableConv(SeparableNetwork):
     """Every convolution reads as many frames ahead as behind."""
 
