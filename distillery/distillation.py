@@ -19,11 +19,12 @@ from distillery.datasets import labelled, validation_set
 from distillery.errors import CacheMismatch, CorpusError
 from distillery.features import pack_features
 from distillery.filtering import Candidate, Filtered, filter_hypotheses
+from distillery.initialisation import Record, initialise
 from distillery.losses import SPARSE_FRAME_LOSSES
 from distillery.manifest import PreparedData
 from distillery.networks import Network
 from distillery.objectives import DistillationObjective, Objective, TranscriptObjective
-from distillery.params import DistillParams, ObjectiveParams, SequenceLossParams
+from distillery.params import DistillParams, FeatureParams, ObjectiveParams, SequenceLossParams
 from distillery.recogniser import Recogniser
 from distillery.students import STUDENTS
 from distillery.teacher_cache.store import TeacherCache
@@ -40,6 +41,8 @@ class Trained:
     recogniser: Recogniser
     num_epochs: int
     checkpoint: Path
+    init: Record | None = None
+    """Where its first weights came from; None: they were random."""
 
 
 class CachedTargets:
@@ -149,6 +152,8 @@ class Distillation:
     name: str
     params: DistillParams
     scratch: Path
+    models: Path = Path("models")
+    """Folder of all models, for a student whose first weights come from one."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -159,6 +164,11 @@ class Distillation:
     def objective(self) -> ObjectiveParams:
         """The student's own objective, or the common one."""
         return self.params.objective_of(self.name)
+
+    @property
+    def features(self) -> FeatureParams:
+        """What the student and its control hear."""
+        return self.params.features_of(self.name)
 
     @cached_property
     def filtered(self) -> Filtered | None:
@@ -189,7 +199,7 @@ class Distillation:
             CorpusError: the filter leaves nothing to learn from.
         """
         rows = self.student_rows()
-        shift = self.params.features.hop_seconds * self._network_reduction()
+        shift = self.features.hop_seconds * self._network_reduction()
         ratio = self._rate_ratio(shift)
         sparse = self.objective.uses_frames and self.cache.namespace.payload["kind"] == "sparse"
         if sparse:
@@ -204,10 +214,20 @@ class Distillation:
             seed=self.params.training.seed,
         )
         data = self._student_set(rows)
-        return self._train(f"student {self.name}", data, objective_of, rows, Curves(curves))
+        return self._train(
+            f"student {self.name}",
+            data,
+            objective_of,
+            rows,
+            Curves(curves),
+            init=self.params.students[self.name].init,
+        )
 
     def train_control(self, curves: Path, num_epochs: int) -> Trained:
         """Train the same network from the same seed for as many steps, on transcripts alone.
+
+        It starts from random weights even where the student starts from others': what they are
+        worth is part of the gain.
 
         Args:
             curves: JSONL file that receives the learning curves.
@@ -271,7 +291,7 @@ class Distillation:
         return self._training_set(rows, targets)
 
     def _training_set(self, rows: pd.DataFrame, targets: CachedTargets | None) -> TrainingSet:
-        packed = pack_features(self.data, rows, self.params.features, self.scratch)
+        packed = pack_features(self.data, rows, self.features, self.scratch)
         labels: Sequence[Sequence[int] | None] = [
             None if pd.isna(text) else self.vocabulary.encode(text) for text in rows["text"]
         ]
@@ -279,7 +299,7 @@ class Distillation:
         return TrainingSet(
             [packed],
             labels,
-            self.params.features.hop_seconds,
+            self.features.hop_seconds,
             training.batch_seconds,
             training.seed,
             targets,
@@ -331,26 +351,33 @@ class Distillation:
         *,
         like: TrainingSet | None = None,
         stop_after: int | None = None,
+        init: str | None = None,
     ) -> Trained:
         params, training = self.params, self.params.training
         description = f"{description} seed {training.seed}"
         architecture = params.students[self.name].architecture
         torch.manual_seed(training.seed)
         network = STUDENTS[architecture.type](
-            architecture, params.features.num_mels, len(self.vocabulary)
+            architecture, self.features.num_mels, len(self.vocabulary)
         )
+        recogniser = Recogniser(
+            network, architecture, self.features, self.vocabulary, self.data.sample_rate_hz
+        )
+        teacher_weights = str(self.cache.namespace.teacher["weights"])
+        record = initialise(recogniser, init, self.models, teacher_weights) if init else None
         digest = run_digest(
             description,
             params.model_dump(exclude={"students"}),
             params.students[self.name].model_dump(),
             self.cache.manifest_digest,
             [*rows["audio_key"], *rows["text"]],
+            record,
         )
         trainer = Trainer(
             network,
             data,
             objective_of(network),
-            validation_set(self.data, params.features, training, self.scratch, self.vocabulary),
+            validation_set(self.data, self.features, training, self.scratch, self.vocabulary),
             training if stop_after is None else training.model_copy(update={"patience": None}),
             self.scratch / f"{description.replace(' ', '-')}-{digest}.pt",
             curves,
@@ -359,11 +386,5 @@ class Distillation:
             stop_after=stop_after,
         )
         result = trainer.fit()
-        recogniser = Recogniser(
-            network.to("cpu"),
-            architecture,
-            params.features,
-            self.vocabulary,
-            self.data.sample_rate_hz,
-        )
-        return Trained(recogniser, result.num_epochs, trainer.checkpoint)
+        network.to("cpu")
+        return Trained(recogniser, result.num_epochs, trainer.checkpoint, record)

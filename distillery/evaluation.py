@@ -7,7 +7,8 @@
     summary.json         all figures; `wer`, `cer` and gains are fractions
 
 A student that was trained from several seeds is one model: its figures are means over its seeds,
-and what each seed gave stands beside them. Everything but the real-time factor is a function of
+and what each seed gave stands beside them. Everything but the real-time factor and the computing
+time of streaming students is a function of
 data, models and settings.
 """
 
@@ -17,7 +18,7 @@ import json
 import logging
 import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,11 +33,13 @@ from distillery.audio import compute_num_samples
 from distillery.errors import CorpusError, StageError
 from distillery.files import whole_folder, write_json
 from distillery.filtering import read_report
+from distillery.latency import Heard, latency_figures, listen, stream
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams
 from distillery.recogniser import WEIGHTS_FILE, Recogniser
 from distillery.scoring import SeedsResult, count_errors, rate_over_seeds, spread
 from distillery.speed import SpeedResult, measure_real_time_factor
+from distillery.streaming import can_stream
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +109,7 @@ class Measured:
     params: EvaluateParams
     recognisers: Mapping[Run, Recogniser]
     predictions: pd.DataFrame
+    heard: Mapping[Run, Sequence[Heard]]
     histories: Mapping[Run, Sequence[Mapping[str, Any]]]
     speeds: Mapping[Run, SpeedResult]
 
@@ -139,7 +143,7 @@ class Measured:
             scored = scored[scored["seed"].isin(seeds)]
         wers = [_best_valid_wer(self.histories[run]) for run in runs]
         known = [wer for wer in wers if wer is not None]
-        return {
+        figures = {
             "parameters": self.recognisers[runs[0]].num_parameters,
             "bytes": (self.models / runs[0].path / WEIGHTS_FILE).stat().st_size,
             **rates(scored, self.params),
@@ -147,6 +151,19 @@ class Measured:
             "real_time_factor": statistics.fmean(self.speeds[r].real_time_factor for r in runs),
             "device": self.speeds[runs[0]].device,
         }
+        if can_stream(self.recognisers[runs[0]]):
+            figures["latency_ms"] = self._latency(runs)
+        return figures
+
+    def _latency(self, runs: Sequence[Run]) -> dict[str, float | None]:
+        (teacher,) = (run for run in self.recognisers if run.seed is None)
+        return latency_figures(
+            self.recognisers[runs[0]],
+            [item for run in runs for item in self.heard[run]],
+            self.params.stream_chunk_seconds,
+            self.recognisers[teacher],
+            [item for _ in runs for item in self.heard[teacher]],
+        )
 
 
 def evaluate_models(
@@ -184,14 +201,19 @@ def evaluate_models(
     recognisers = {run: Recogniser.load(models / run.path, ARCHITECTURES) for run in runs}
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
-    predictions = predict(data, rows, recognisers)
+    predictions, heard = predict(data, rows, recognisers, params.stream_chunk_seconds)
     clip = speed_clip(data, rows, params.speed_seconds)
     clip_seconds = len(clip) / data.sample_rate_hz
     speeds = {
-        run: measure_real_time_factor(model.transcribe, clip, clip_seconds, params.speed_repeats)
+        run: measure_real_time_factor(
+            _way_to_run(model, params.stream_chunk_seconds),
+            clip,
+            clip_seconds,
+            params.speed_repeats,
+        )
         for run, model in recognisers.items()
     }
-    measured = Measured(models, params, recognisers, predictions, histories, speeds)
+    measured = Measured(models, params, recognisers, predictions, heard, histories, speeds)
     summary = {
         "confidence": params.confidence,
         "seeds": list(seeds),
@@ -245,31 +267,41 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
 
 
 def predict(
-    data: PreparedData, rows: pd.DataFrame, recognisers: Mapping[Run, Recogniser]
-) -> pd.DataFrame:
+    data: PreparedData,
+    rows: pd.DataFrame,
+    recognisers: Mapping[Run, Recogniser],
+    chunk_seconds: float,
+) -> tuple[pd.DataFrame, dict[Run, list[Heard]]]:
     """Return every run's hypothesis and errors, one row per model, seed and utterance.
+
+    Those that stream are fed chunk by chunk.
 
     Args:
         data: prepared data.
         rows: its utterances to recognise.
         recognisers: the models.
+        chunk_seconds: audio in one chunk.
+
+    Returns:
+        The table, and by run what it heard in each of the rows.
     """
     columns = ["utterance_id", "speaker", "duration_seconds", "text"]
-    parts = []
+    parts, everything = [], {}
     total = len(rows) * len(recognisers)
     with tqdm(total=total, desc="evaluate", unit="utt") as bar:
         for run, recogniser in recognisers.items():
-            hypotheses = [""] * len(rows)
+            found: dict[int, Heard] = {}
             for batch in batches(rows["duration_seconds"].to_numpy()):
                 waveforms = [data.waveform(row) for row in rows.iloc[batch].itertuples()]
-                for index, text in zip(batch, recogniser.transcribe(waveforms), strict=True):
-                    hypotheses[index] = text
+                found.update(zip(batch, listen(recogniser, waveforms, chunk_seconds), strict=True))
                 bar.update(len(batch))
+            everything[run] = [found[index] for index in range(len(rows))]
+            hypotheses = [heard.text for heard in everything[run]]
             part = rows[columns].assign(hypothesis=hypotheses)
             part.insert(0, "model", run.model)
             part.insert(1, "seed", pd.Series(run.seed, index=part.index, dtype="Int64"))
             parts.append(part.join(_error_columns(rows["text"], hypotheses)))
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(parts, ignore_index=True), everything
 
 
 def batches(seconds: np.ndarray) -> Iterator[list[int]]:
@@ -429,7 +461,9 @@ def flat_metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the summary's numbers as `dvc metrics` shows them: by group, then name."""
     metrics: dict[str, Any] = {"teacher": {}, "students": {}, "controls": {}}
     for row in summary["models"]:
-        numbers = _numbers(row)
+        numbers: dict[str, Any] = _numbers(row)
+        if "latency_ms" in row:
+            numbers["latency_ms"] = _numbers(row["latency_ms"])
         if row["role"] == "teacher":
             metrics["teacher"] = numbers
             continue
@@ -463,6 +497,15 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in values.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     }
+
+
+def _way_to_run(
+    recogniser: Recogniser, chunk_seconds: float
+) -> Callable[[Sequence[np.ndarray]], object]:
+    """Return the function from a batch to texts as which the recogniser is meant to run."""
+    if not can_stream(recogniser):
+        return recogniser.transcribe
+    return lambda waveforms: [stream(recogniser, item, chunk_seconds) for item in waveforms]
 
 
 def _describe(rows: pd.DataFrame) -> dict[str, Any]:

@@ -20,24 +20,25 @@ from distillery.audio import resample, to_int16
 from distillery.device import num_threads
 from distillery.files import write_bytes
 from distillery.manifest import SAMPLE_SCALE, PreparedData
+from distillery.normalisation import VARIANCE_FLOOR, RunningNormaliser
 from distillery.params import FeatureParams
 
 LOG_FLOOR = 1e-6
-VARIANCE_FLOOR = 1e-2
 
 
 class LogMel(nn.Module):
     """Turn one waveform into log-mel features of zero mean and unit variance.
 
     Normalising every band over the utterance removes level and channel, normalising all bands
-    together the level alone. Every utterance is computed by itself, so its features never depend
-    on what else is in the batch.
+    together the level alone; distillery/normalisation.py has the running form. Every utterance is
+    computed by itself, so its features never depend on what else is in the batch.
     """
 
     def __init__(self, params: FeatureParams, sample_rate_hz: int) -> None:
         super().__init__()
         window = round(params.window_seconds * sample_rate_hz)
-        self.normalised_dims = (0,) if params.normalise == "bands" else (0, 1)
+        self.is_running = params.normalise == "running"
+        self.normalised_dims = (0, 1) if params.normalise == "level" else (0,)
         self.hop_samples = round(params.hop_seconds * sample_rate_hz)
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate_hz,
@@ -55,6 +56,8 @@ class LogMel(nn.Module):
     def forward(self, waveform: Tensor) -> Tensor:
         """Return the features `(feature_frames, mels)` of a waveform `(samples,)`."""
         logs = torch.log(self.mel(waveform) + LOG_FLOOR).T  # (feature_frames, mels)
+        if self.is_running:
+            return RunningNormaliser()(logs)
         centred = logs - logs.mean(dim=self.normalised_dims)
         variance = centred.square().mean(dim=self.normalised_dims)
         return centred / torch.sqrt(variance + VARIANCE_FLOOR)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ class Network(nn.Module):
     """A frame-synchronous network from features to token scores."""
 
     time_reduction: int
+    layer_stacks: tuple[str, ...] = ()
+    """Module lists that hold the equal layers, all as long; none where it cannot be sliced."""
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
@@ -73,6 +76,27 @@ class Network(nn.Module):
     def num_output_frames(self, lengths: Tensor) -> Tensor:
         """Return output lengths for feature lengths `(batch,)`."""
         return -(-lengths // self.time_reduction)
+
+
+class NetworkStream(Protocol):
+    """A network on its way through one utterance."""
+
+    def push(self, features: Tensor, *, last: bool = False) -> Tensor:
+        """Return the scores `(new frames, vocab)` that `(feature_frames, mels)` more settle.
+
+        Together they are what `Network.forward` gives for the whole utterance.
+        """
+
+
+class StreamingNetwork(Network):
+    """A network whose outputs do not wait for the utterance's end."""
+
+    lookahead_frames: int
+    """Output frame t reads feature frames up to `time_reduction * (t + lookahead_frames)`."""
+
+    def stream(self) -> NetworkStream:
+        """Return the network at the start of one utterance, to be fed piece by piece."""
+        raise NotImplementedError
 
 
 def real_frames(lengths: Tensor, num_frames: int) -> Tensor:
@@ -161,6 +185,8 @@ def _reorder(x: Tensor, order: Tensor) -> Tensor:
 
 class ConvRecurrent(Network):
     """Convolutional front end, bidirectional recurrent layers, linear output."""
+
+    layer_stacks = ("recurrent.forwards", "recurrent.backwards")
 
     def __init__(
         self,

@@ -34,6 +34,8 @@ NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 NAME_PATTERN = r"[a-z][a-z0-9_-]{0,40}"
 StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+INIT_TEACHER = "teacher"
+INIT_REGISTRY = "models:/"
 
 
 class Section(BaseModel):
@@ -133,9 +135,10 @@ class FeatureParams(Section):
     """Length of the analysis window in seconds."""
     hop_seconds: PositiveFloat = 0.01
     """Distance between feature frames in seconds."""
-    normalise: Literal["bands", "level"] = "bands"
+    normalise: Literal["bands", "level", "running"] = "bands"
     """What gets zero mean and unit variance over the utterance: every mel band, which removes the
-    channel, or all bands together, which keeps the spectrum's shape and suits single words."""
+    channel, or all bands together, which keeps the spectrum's shape and suits single words.
+    `running` is `bands` over the frames so far, for students that stream."""
 
 
 class ConvBiLSTMParams(Section):
@@ -206,6 +209,35 @@ class SeparableConvParams(Section):
         return self
 
 
+class CausalConvParams(Section):
+    """Separable convolutions that stream; features must be normalised `running`."""
+
+    type: Literal["causal_conv"]
+    channels: PositiveInt = 128
+    """Channels of every block."""
+    num_blocks: PositiveInt = 5
+    """Residual blocks."""
+    kernel_size: PositiveInt = 11
+    """Frames that each depthwise convolution sees."""
+    lookahead_frames: Annotated[int, Field(ge=0)] = 0
+    """Output frames that the network waits for after each one; more helps accuracy and adds as many
+    frames of latency."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    """Dropout after each block."""
+    time_reduction: Literal[2, 4] = 4
+    """Feature frames per output frame."""
+
+    @model_validator(mode="after")
+    def _blocks_reach_so_far(self) -> CausalConvParams:
+        reach = self.num_blocks * (self.kernel_size // 2)
+        if self.lookahead_frames > reach:
+            raise ValueError(
+                f"lookahead_frames {self.lookahead_frames} is more than {self.num_blocks} blocks "
+                f"with kernels of {self.kernel_size} can see, {reach}; lower it"
+            )
+        return self
+
+
 class CRNNParams(Section):
     """Small convolutional front end and a bidirectional GRU."""
 
@@ -223,7 +255,10 @@ class CRNNParams(Section):
 
 
 TeacherArchitecture = Annotated[ConvBiLSTMParams | ConformerParams, Field(discriminator="type")]
-StudentArchitecture = Annotated[SeparableConvParams | CRNNParams, Field(discriminator="type")]
+StudentArchitecture = Annotated[
+    SeparableConvParams | CausalConvParams | CRNNParams | ConformerParams | ConvBiLSTMParams,
+    Field(discriminator="type"),
+]
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -612,6 +647,11 @@ class StudentParams(Section):
     """The network."""
     objective: ObjectiveParams | None = None
     """Its own objective; null takes distill.objective."""
+    features: FeatureParams | None = None
+    """What it hears; null takes distill.features."""
+    init: Annotated[str, Field(pattern=f"^({INIT_TEACHER}$|{INIT_REGISTRY}.)")] | None = None
+    """First weights: null draws random ones, `teacher` takes evenly spaced layers of a teacher of
+    the same architecture; its control starts from random ones always."""
 
 
 class DistillParams(Section):
@@ -648,6 +688,18 @@ class DistillParams(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _streams_hear_no_future(self) -> DistillParams:
+        for name, student in self.students.items():
+            normalise = self.features_of(name).normalise
+            if student.architecture.type == "causal_conv" and normalise != "running":
+                raise ValueError(
+                    f"students.{name}: causal_conv streams, but features.normalise is "
+                    f"{normalise!r}, which reads the whole utterance first; give the student "
+                    "features: {normalise: running}"
+                )
+        return self
+
     def for_seed(self, seed: int) -> DistillParams:
         """Return the settings of one of the seeds, as training reads them."""
         training = self.training.model_copy(update={"seed": seed})
@@ -656,6 +708,10 @@ class DistillParams(Section):
     def objective_of(self, student: str) -> ObjectiveParams:
         """Return the objective of one student: its own, or the common one."""
         return self.students[student].objective or self.objective
+
+    def features_of(self, student: str) -> FeatureParams:
+        """Return what one student hears: its own features, or the common ones."""
+        return self.students[student].features or self.features
 
 
 class EvaluateParams(Section):
@@ -669,6 +725,8 @@ class EvaluateParams(Section):
     """Length of the recording on which the real-time factor is measured, in seconds."""
     speed_repeats: PositiveInt = 10
     """Timed passes per model, after a warm-up; the median counts."""
+    stream_chunk_seconds: PositiveFloat = 0.32
+    """Audio that a streaming student hears at once, in seconds; shorter costs more computing."""
 
 
 class RegisterParams(Section):
@@ -707,10 +765,41 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _some_student_streams(self) -> Params:
+        chunk = self.evaluate.stream_chunk_seconds
+        default = EvaluateParams.model_fields["stream_chunk_seconds"].default
+        types = [student.architecture.type for student in self.distill.students.values()]
+        if chunk != default and "causal_conv" not in types:
+            raise ValueError(
+                f"evaluate.stream_chunk_seconds is {chunk:g}, but no student streams; remove it, "
+                "or add a student of architecture causal_conv"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_layers_fit(self) -> Params:
+        for name, student in self.distill.students.items():
+            if student.init != INIT_TEACHER or self.teacher.kind != "trained":
+                continue
+            own, theirs = student.architecture.type, self.teacher.architecture.type
+            if own != theirs:
+                raise ValueError(
+                    f"distill.students.{name}: init is {INIT_TEACHER!r}, but the student is a "
+                    f"{own} and the teacher a {theirs}; give both one architecture, or remove init"
+                )
+            if self.distill.features_of(name) != self.teacher.features:
+                raise ValueError(
+                    f"distill.students.{name}: init is {INIT_TEACHER!r}, but the student's "
+                    "features differ from the teacher's; copy teacher.features into the student's "
+                    "features, or remove init"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _rates_fit(self) -> Params:
         teacher_shift = self.teacher.features.hop_seconds * self.teacher.architecture.time_reduction
         for name, student in self.distill.students.items():
-            shift = self.distill.features.hop_seconds * student.architecture.time_reduction
+            shift = self.distill.features_of(name).hop_seconds * student.architecture.time_reduction
             ratio = shift / teacher_shift
             objective = self.distill.objective_of(name)
             faces_frames = objective.uses_frames or objective.uses_hidden
@@ -794,4 +883,12 @@ def _suggestion(location: tuple[Any, ...]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-_UNION_TAGS = {NUMBER_TAG, SCHEDULE_TAG, "conv_bilstm", "conformer", "separable_conv", "crnn"}
+_UNION_TAGS = {
+    NUMBER_TAG,
+    SCHEDULE_TAG,
+    "conv_bilstm",
+    "conformer",
+    "separable_conv",
+    "causal_conv",
+    "crnn",
+}

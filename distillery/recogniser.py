@@ -30,6 +30,7 @@ from distillery.features import LogMel, pad
 from distillery.files import write_bytes, write_json
 from distillery.networks import Network
 from distillery.params import (
+    CausalConvParams,
     ConformerParams,
     ConvBiLSTMParams,
     CRNNParams,
@@ -44,7 +45,9 @@ WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 TOKENS_FILE = "tokens.txt"
 
-Architecture = ConvBiLSTMParams | ConformerParams | SeparableConvParams | CRNNParams
+Architecture = (
+    ConvBiLSTMParams | ConformerParams | SeparableConvParams | CausalConvParams | CRNNParams
+)
 Networks = Mapping[str, Callable[[Any, int, int], Network]]
 _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(TeacherArchitecture | StudentArchitecture)
 
@@ -145,7 +148,8 @@ class Recogniser:
         return digest.hexdigest()
 
     @cached_property
-    def _extractor(self) -> LogMel:
+    def extractor(self) -> LogMel:
+        """What makes features of waveforms."""
         return LogMel(self.features, self.sample_rate_hz)
 
     def check_sample_rate(self, sample_rate_hz: int) -> None:
@@ -166,7 +170,7 @@ class Recogniser:
         Args:
             waveforms: float32 audio in [-1, 1) at `sample_rate_hz`, each `(samples,)`.
         """
-        return pad([self._extractor(torch.from_numpy(w)) for w in waveforms])
+        return pad([self.extractor(torch.from_numpy(w)) for w in waveforms])
 
     @torch.inference_mode()
     def forward(

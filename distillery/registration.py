@@ -161,6 +161,7 @@ def model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
         "valid/best_wer": row["valid_wer"],
         "model/parameters": row["parameters"],
         "model/bytes": row["bytes"],
+        **{f"latency_ms/{name}": value for name, value in row.get("latency_ms", {}).items()},
     }
     if row["role"] == "student":
         figures = summary["comparisons"][row["name"]]
@@ -218,7 +219,8 @@ def model_params(params: Params, row: Mapping[str, Any]) -> dict[str, str]:
             "role": row["role"],
             "architecture": distill.students[name].architecture.model_dump(),
             "objective": objective.model_dump() if is_student else {"teacher_share": 0.0},
-            "features": distill.features.model_dump(),
+            "features": distill.features_of(name).model_dump(),
+            "init": (distill.students[name].init if is_student else None) or "random",
             "training": distill.training.model_dump(),
             "prepare": {"corpus": params.prepare.corpus, "source": params.prepare.source},
         }

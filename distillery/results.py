@@ -147,15 +147,20 @@ def _bytes(count: int) -> str:
 
 
 def remarks(summary: Mapping[str, Any]) -> list[str]:
-    """Return what stands below the table: verdicts, models that do not work, filtered texts."""
+    """Return what stands below the table: verdicts, latencies, useless models, filtered texts."""
     verdicts = [f"{name}: {figures['verdict']}" for name, figures in summary["comparisons"].items()]
+    streams = [
+        f"{row['name']}: streams, {_latency(row['latency_ms'])}"
+        for row in summary["models"]
+        if row["role"] == "student" and "latency_ms" in row
+    ]
     complaints = [complaint(row) for row in summary["models"]]
     drops = [
         f"{name}: {drops_line(report)}"
         for name, report in summary["filters"].items()
         if report is not None and report["dropped"]
     ]
-    return [*verdicts, *filter(None, complaints), *drops]
+    return [*verdicts, *streams, *filter(None, complaints), *drops]
 
 
 def complaint(row: Mapping[str, Any]) -> str | None:
@@ -180,4 +185,14 @@ def drops_line(report: Mapping[str, Any]) -> str:
     return (
         f"the filter dropped {dropped} of {report['num_hypotheses']} teacher texts ({reasons}); "
         f"{report['hours_kept']:.2f} of {report['hours']:.2f} hours kept"
+    )
+
+
+def _latency(figures: Mapping[str, Any]) -> str:
+    delay = figures["emission_delay"]
+    behind = "" if delay is None else f"; tokens {delay:.0f} ms behind the teacher's"
+    return (
+        f"{figures['algorithmic']:g} ms of latency, in chunks of {figures['chunk']:g} ms "
+        f"computed in {figures['compute_median']:.1f} ms (95 %: {figures['compute_p95']:.1f} ms); "
+        f"final text {figures['final_median']:.1f} ms after the end{behind}"
     )

@@ -12,6 +12,7 @@ from distillery.cache_namespace import Places, expected_namespace
 from distillery.distillation import Distillation, Trained
 from distillery.files import whole_folder, write_json
 from distillery.filtering import FILTER_FILE, Filtered
+from distillery.initialisation import INIT_FILE
 from distillery.manifest import PreparedData
 from distillery.teacher_cache.store import TeacherCache
 from tasks.stage import run_stage
@@ -44,6 +45,7 @@ def distill(root: Path, student: str, seed: int) -> None:
         student,
         settings.for_seed(seed),
         root / "scratch",
+        root / "models",
     )
     for line in run.filtered.lines() if run.filtered else ():
         logger.info("%s", line)
@@ -66,6 +68,8 @@ def _save(trained: Trained | None, folder: Path, filtered: Filtered | None = Non
             (temporary / "none.txt").write_text(NO_CONTROL)
         else:
             trained.recogniser.save(temporary)
+            if trained.init is not None:
+                write_json(temporary / INIT_FILE, trained.init)
         if filtered is not None:
             write_json(temporary / FILTER_FILE, filtered.report())
     if trained is not None:

@@ -6,25 +6,58 @@ one-dimensional convolutions (docs/decisions/0004-student-layout.md).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from distillery.networks import Network, real_frames
-from distillery.params import SeparableConvParams
+from distillery.params import CausalConvParams, SeparableConvParams
+
+FRONT_KERNEL_SIZE = 5
+
+
+class TimeConvolution(nn.Conv2d):
+    """A convolution over time whose output t reads inputs up to `stride * t + lookahead`."""
+
+    def __init__(
+        self,
+        num_inputs: int,
+        num_outputs: int,
+        kernel_size: int,
+        *,
+        lookahead: int,
+        stride: int = 1,
+        groups: int = 1,
+    ) -> None:
+        past = kernel_size - 1 - lookahead
+        super().__init__(
+            num_inputs,
+            num_outputs,
+            (1, kernel_size),
+            stride=(1, stride),
+            # Padding inside the kernel costs nothing, but can only be the same on both sides.
+            padding=(0, lookahead if past == lookahead else 0),
+            groups=groups,
+            bias=False,
+        )
+        self.past, self.future = past, lookahead
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `(batch, outputs, 1, ceil(frames / stride))` for `(batch, inputs, 1, frames)`."""
+        if self.past != self.future:
+            x = F.pad(x, (self.past, self.future))
+        return super().forward(x)
 
 
 class SeparableBlock(nn.Module):
     """Depthwise over time, pointwise over channels, normalised, with a residual path."""
 
-    def __init__(self, channels: int, kernel_size: int, dropout: float) -> None:
+    def __init__(self, channels: int, kernel_size: int, lookahead: int, dropout: float) -> None:
         super().__init__()
-        self.depthwise = nn.Conv2d(
-            channels,
-            channels,
-            (1, kernel_size),
-            padding=(0, kernel_size // 2),
-            groups=channels,
-            bias=False,
+        self.depthwise = TimeConvolution(
+            channels, channels, kernel_size, lookahead=lookahead, groups=channels
         )
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
@@ -36,31 +69,47 @@ class SeparableBlock(nn.Module):
         return torch.relu(x + self.dropout(change))
 
 
-class SeparableConv(Network):
+class SeparableNetwork(Network):
     """Strided convolution, residual separable blocks, pointwise output."""
 
-    def __init__(self, params: SeparableConvParams, num_mels: int, num_tokens: int) -> None:
+    def __init__(
+        self,
+        params: SeparableConvParams | CausalConvParams,
+        num_mels: int,
+        num_tokens: int,
+        *,
+        front_lookahead: int,
+        lookaheads: Sequence[int],
+    ) -> None:
+        """Build the network.
+
+        Args:
+            params: sizes.
+            num_mels: width of the features.
+            num_tokens: width of the output.
+            front_lookahead: frames ahead that each of the two convolutions in front reads.
+            lookaheads: the same for each block.
+        """
         super().__init__()
         self.time_reduction = params.time_reduction
         self.strides = {2: (2, 1), 4: (2, 2)}[params.time_reduction]
         sizes = (num_mels, params.channels, params.channels)
         self.front = nn.ModuleList(
-            nn.Conv2d(
+            TimeConvolution(
                 sizes[i],
                 sizes[i + 1],
-                (1, 5),
-                stride=(1, self.strides[i]),
-                padding=(0, 2),
+                FRONT_KERNEL_SIZE,
+                lookahead=front_lookahead,
+                stride=self.strides[i],
                 groups=1 if i == 0 else params.channels,
-                bias=False,
             )
             for i in range(2)
         )
         self.mix = nn.Conv2d(params.channels, params.channels, 1, bias=False)
         self.norms = nn.ModuleList(nn.BatchNorm2d(params.channels) for _ in range(2))
         self.blocks = nn.ModuleList(
-            SeparableBlock(params.channels, params.kernel_size, params.dropout)
-            for _ in range(params.num_blocks)
+            SeparableBlock(params.channels, params.kernel_size, lookahead, params.dropout)
+            for lookahead in lookaheads
         )
         self.output = nn.Conv2d(params.channels, num_tokens, 1)
         self.taps = nn.ModuleList(nn.Identity() for _ in range(params.num_blocks + 1))
@@ -94,3 +143,16 @@ class SeparableConv(Network):
 
     def _tell(self, index: int, x: Tensor) -> None:
         self.taps[index](x.squeeze(2).transpose(1, 2))  # a view: (batch, frames, channels)
+
+
+class SeparableConv(SeparableNetwork):
+    """Every convolution reads as many frames ahead as behind."""
+
+    def __init__(self, params: SeparableConvParams, num_mels: int, num_tokens: int) -> None:
+        super().__init__(
+            params,
+            num_mels,
+            num_tokens,
+            front_lookahead=FRONT_KERNEL_SIZE // 2,
+            lookaheads=[params.kernel_size // 2] * params.num_blocks,
+        )

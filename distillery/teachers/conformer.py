@@ -1,4 +1,4 @@
-"""A teacher of torchaudio's Conformer blocks (Gulati et al., 2020) behind convolutions."""
+"""torchaudio's Conformer blocks (Gulati et al., 2020) behind convolutions."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ def _listen(tap: nn.Module, _block: nn.Module, _inputs: object, output: Tensor) 
     tap(output.transpose(0, 1))
 
 
-class ConformerTeacher(Network):
+class ConvConformer(Network):
     """Convolutional front end, Conformer blocks, linear output.
 
     torchaudio's block masks padding in its attention but not before its depthwise convolution,
     which would let an utterance hear its batch; hooks clear those frames.
     """
+
+    layer_stacks = ("blocks.conformer_layers",)
 
     def __init__(self, params: ConformerParams, num_mels: int, num_tokens: int) -> None:
         super().__init__()

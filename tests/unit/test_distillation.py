@@ -25,6 +25,7 @@ from distillery.params import (
     SequenceLossParams,
 )
 from distillery.recogniser import Recogniser
+from distillery.streaming import can_stream
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
 from distillery.text import Vocabulary
@@ -369,6 +370,65 @@ def test_recurrent_students_train_as_well(copy: Path) -> None:
     change_params(copy, distill={"students": students, "control": False})
     distill(copy, "rnn", 0)
     assert (copy / "models/students/rnn/seed-0/model.safetensors").exists()
+
+
+STREAM = {
+    "architecture": {"type": "causal_conv", "channels": 8, "num_blocks": 1, "lookahead_frames": 1},
+    "features": {"num_mels": 12, "normalise": "running"},
+}
+
+
+def test_a_student_hears_its_own_features_and_so_does_its_control(copy: Path) -> None:
+    change_params(copy, distill={"students": {"stream": STREAM}})
+    distill(copy, "stream", 0)
+    for kind in ("students", "controls"):
+        model = Recogniser.load(copy / "models" / kind / "stream/seed-0", ARCHITECTURES)
+        assert model.features == FeatureParams(num_mels=12, normalise="running")
+        assert can_stream(model)
+
+
+SLICED = {
+    "architecture": tiny_params()["teacher"]["architecture"],
+    "init": "teacher",
+}
+
+
+def test_a_student_may_start_from_its_teacher_and_its_control_never_does(
+    copy: Path, workspace: Path, tmp_path: Path
+) -> None:
+    """Equal inputs give equal bytes, the record of the first weights included."""
+    roots = {name: Path(shutil.copytree(workspace, tmp_path / name)) for name in ("again", "bare")}
+    for root in (copy, roots["again"]):
+        change_params(root, distill={"students": {"slim": SLICED}})
+        distill(root, "slim", 0)
+    change_params(roots["bare"], distill={"students": {"slim": {**SLICED, "init": None}}})
+    distill(roots["bare"], "slim", 0)
+    student, control = "models/students/slim/seed-0", "models/controls/slim/seed-0"
+    record = json.loads((copy / student / "init.json").read_text())
+    store = TeacherCache.open_current(copy / "data/teacher_cache")
+    assert record == {
+        "source": "teacher",
+        "weights": store.namespace.teacher["weights"],
+        "teacher_layers": [0],
+    }
+    for path in (copy / student).iterdir():
+        assert path.read_bytes() == (roots["again"] / student / path.name).read_bytes()
+    assert weights(copy / student) != weights(roots["bare"] / student)
+    assert weights(copy / control) == weights(roots["bare"] / control)
+    assert not (copy / control / "init.json").exists()
+    assert not (roots["bare"] / student / "init.json").exists()
+
+
+def test_a_start_from_another_teacher_than_the_cached_one_is_refused(copy: Path) -> None:
+    change_params(
+        copy, distill={"students": {"slim": SLICED}}, cache={"audit_utterances": 0, "payload": {}}
+    )
+    model = Recogniser.load(copy / "models/teacher", ARCHITECTURES)
+    with torch.no_grad():
+        model.network.output.bias += 1.0
+    model.save(copy / "models/teacher")
+    with pytest.raises(ModelError, match="the cache was made with .*; run make teacher, then"):
+        distill(copy, "slim", 0)
 
 
 # --- hidden states, heads, several hypotheses, schedules -----------------------------------------

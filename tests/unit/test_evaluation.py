@@ -1,4 +1,5 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 
 from distillery import evaluation
 from distillery.architectures import ARCHITECTURES
@@ -27,11 +29,14 @@ from distillery.evaluation import (
 from distillery.manifest import COLUMNS, MANIFEST_FILE, PreparedData, audio_key, shard_name
 from distillery.params import CRNNParams, EvaluateParams, FeatureParams
 from distillery.recogniser import Recogniser
+from distillery.registration import model_metrics
 from distillery.results import complaint, drops_line, markdown_table, render_table, runs_of
 from distillery.scoring import SeedsResult
+from distillery.streaming import can_stream
 from distillery.text import Vocabulary
 from tasks.evaluate import evaluate
 from tests.tiny import tiny_params, write_params
+from tests.unit.test_streaming import student
 
 RATE_HZ = 8000
 VOCABULARY = Vocabulary.from_alphabet("abc")
@@ -333,6 +338,87 @@ def test_a_second_run_gives_the_same_results_but_for_the_speed(workspace: Path) 
     second = without_speed(summary_of(workspace)), [(folder / name).read_bytes() for name in same]
     assert first == second
     assert not (folder / "stale.txt").exists()
+
+
+@pytest.fixture(scope="module")
+def streamed(tmp_path_factory) -> Path:
+    """A workspace after `evaluate` in which student `rand` and its control stream."""
+    root = write_workspace(tmp_path_factory.mktemp("streamed"))
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    settings["distill"]["students"]["rand"] = {
+        "architecture": {"type": "causal_conv"},
+        "features": {"num_mels": 16, "normalise": "running"},
+    }
+    settings["evaluate"]["stream_chunk_seconds"] = 0.1
+    write_params(root, settings)
+    for kind, lookahead in (("students", 3), ("controls", 1)):
+        folder = root / "models" / kind / "rand"
+        shutil.rmtree(folder)
+        save_model(root, f"{kind}/rand/seed-0", student(lookahead), (0.7,))
+    with pytest.MonkeyPatch.context() as patch:
+        batch = Recogniser.log_probs
+        patch.setattr(
+            Recogniser,
+            "log_probs",
+            lambda self, waveforms: (
+                pytest.fail("one batch") if can_stream(self) else batch(self, waveforms)
+            ),
+        )
+        evaluate(root)
+    return root
+
+
+def test_students_that_stream_are_scored_chunk_by_chunk(streamed: Path) -> None:
+    """The fixture fails if one is given a whole utterance; the texts are the same."""
+    predictions = pd.read_parquet(streamed / "reports/evaluation/predictions.parquet")
+    data = PreparedData.open(streamed / "data/prepared")
+    for kind in ("students", "controls"):
+        model = Recogniser.load(streamed / "models" / kind / "rand/seed-0", ARCHITECTURES)
+        own = predictions[predictions["model"] == f"{kind}/rand"]
+        rows = labelled_test_rows(data).itertuples()
+        whole = [model.transcribe([data.waveform(row)])[0] for row in rows]
+        assert list(own["hypothesis"]) == whole
+        assert len(set(whole)) > 1
+
+
+def test_students_that_stream_report_their_latency(streamed: Path) -> None:
+    rows = {row["model"]: row for row in summary_of(streamed)["models"]}
+    assert {key for key, row in rows.items() if "latency_ms" in row} == {
+        "students/rand",
+        "controls/rand",
+    }
+    figures = rows["students/rand"]["latency_ms"]
+    assert figures["algorithmic"] == pytest.approx(40 + 3 * 40 + 12.5)
+    assert rows["controls/rand"]["latency_ms"]["algorithmic"] == pytest.approx(92.5)
+    assert figures["chunk"] == 100
+    assert 0 < figures["compute_median"] <= figures["compute_p95"]
+    assert figures["final_median"] > 0
+    metrics = json.loads((streamed / "reports/metrics.json").read_text())
+    assert metrics["students"]["rand"]["latency_ms"]["chunk"] == 100
+    assert "latency_ms" not in metrics["students"]["conv"]
+
+
+@pytest.mark.parametrize("table_of", [render_table, markdown_table])
+def test_tables_say_below_how_long_a_stream_makes_one_wait(streamed: Path, table_of) -> None:
+    summary = summary_of(streamed)
+    text = " ".join(table_of(summary).split())
+    assert "rand: streams, 172.5 ms of latency, in chunks of 100 ms computed in" in text
+    assert "conv: streams" not in text
+    (row,) = [row for row in summary["models"] if row["model"] == "students/rand"]
+    row["latency_ms"]["emission_delay"] = None
+    assert "behind the teacher's" not in table_of(summary)
+    row["latency_ms"]["emission_delay"] = 81.7
+    assert "tokens 82 ms behind the teacher's" in " ".join(table_of(summary).split())
+
+
+def test_mlflow_is_told_the_latencies(streamed: Path) -> None:
+    summary = summary_of(streamed)
+    for row in summary["models"]:
+        metrics = model_metrics(row, summary)
+        latencies = {name for name in metrics if name.startswith("latency_ms/")}
+        known = {name for name, value in row.get("latency_ms", {}).items() if value is not None}
+        assert latencies == {f"latency_ms/{name}" for name in known}
+        assert bool(latencies) == (row["name"] == "rand")
 
 
 def test_a_failed_run_leaves_the_former_report(workspace: Path, monkeypatch) -> None:

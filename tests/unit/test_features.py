@@ -42,7 +42,14 @@ def test_normalising_the_level_keeps_the_shape_of_the_spectrum() -> None:
     assert features[:, :5].mean() > features[:, -5:].mean() + 1
 
 
-@pytest.mark.parametrize("normalise", ["bands", "level"])
+def test_running_features_are_those_of_the_frames_so_far() -> None:
+    extractor = LogMel(PARAMS.model_copy(update={"normalise": "running"}), 8000)
+    waveform = torch.randn(8000) * 0.1
+    # Frame 50 is centred on sample 4000 and reads 100 more, half a window.
+    torch.testing.assert_close(extractor(waveform[:4100])[:51], extractor(waveform)[:51])
+
+
+@pytest.mark.parametrize("normalise", ["bands", "level", "running"])
 def test_level_makes_no_difference(normalise) -> None:
     extractor = LogMel(PARAMS.model_copy(update={"normalise": normalise}), 8000)
     waveform = torch.randn(8000) * 0.1

@@ -4,8 +4,9 @@ import torch
 from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError
 from distillery.losses.ctc import CTC
-from distillery.networks import Network, real_frames
+from distillery.networks import Network, StreamingNetwork, real_frames
 from distillery.params import (
+    CausalConvParams,
     ConformerParams,
     ConvBiLSTMParams,
     CRNNParams,
@@ -24,6 +25,10 @@ ALL = [
     ),
     SeparableConvParams(type="separable_conv", channels=24, num_blocks=2, kernel_size=5),
     CRNNParams(type="crnn", conv_channels=4, hidden_size=24),
+    CausalConvParams(type="causal_conv", channels=24, num_blocks=2, kernel_size=5),
+    CausalConvParams(
+        type="causal_conv", channels=24, num_blocks=2, kernel_size=4, lookahead_frames=3
+    ),
 ]
 NUM_MELS = 16
 
@@ -164,6 +169,53 @@ def test_an_unknown_layer_is_refused() -> None:
 
 def test_widths_are_told_by_name() -> None:
     assert build(ALL[0]).widths(["recurrent.1", "project"]) == {"recurrent.1": 48, "project": 24}
+
+
+streaming = pytest.mark.parametrize(
+    "params", [params for params in ALL if params.type == "causal_conv"], ids=["0", "3"]
+)
+
+
+@streaming
+@pytest.mark.parametrize("time_reduction", [2, 4])
+def test_a_frame_reads_as_far_ahead_as_the_lookahead_says_and_no_further(
+    params, time_reduction: int
+) -> None:
+    network = build(params.model_copy(update={"time_reduction": time_reduction})).eval()
+    assert isinstance(network, StreamingNetwork)
+    assert network.lookahead_frames == params.lookahead_frames
+    features = torch.randn(1, 60, NUM_MELS, requires_grad=True)
+    scores, _ = network(features, torch.tensor([60]))
+    for frame in (0, 1, 7):
+        (gradient,) = torch.autograd.grad(scores[0, frame].sum(), features, retain_graph=True)
+        reads = gradient[0].abs().sum(dim=-1).nonzero().flatten()
+        assert reads.max() == time_reduction * (frame + params.lookahead_frames)
+
+
+@streaming
+@pytest.mark.parametrize("time_reduction", [2, 4])
+@pytest.mark.parametrize("num_frames", [1, 2, 5, 33])
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_a_network_fed_piece_by_piece_gives_the_same_scores(
+    params, time_reduction: int, num_frames: int, size: int
+) -> None:
+    network = build(params.model_copy(update={"time_reduction": time_reduction})).eval()
+    features = torch.randn(num_frames, NUM_MELS)
+    with torch.inference_mode():
+        whole, lengths = network(features[None], torch.tensor([num_frames]))
+        stream = network.stream()
+        pieces = [stream.push(piece) for piece in features.split(size)]
+        pieces.append(stream.push(features[:0], last=True))
+    found = torch.cat(pieces)
+    assert len(found) == lengths.item()
+    torch.testing.assert_close(found, whole[0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_blocks_share_the_lookahead() -> None:
+    params = CausalConvParams(
+        type="causal_conv", channels=8, num_blocks=3, kernel_size=7, lookahead_frames=5
+    )
+    assert [block.depthwise.future for block in build(params).blocks] == [2, 2, 1]
 
 
 def test_a_network_without_named_layers_offers_none() -> None:

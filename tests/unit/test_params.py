@@ -175,6 +175,49 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
         ),
         ({"teacher.architecture.type": "transformer"}, "teacher.architecture"),
         (
+            {"distill.students.conv.architecture": {"type": "causal_conv"}},
+            "distill: students.conv: causal_conv streams, but features.normalise is 'bands', which",
+        ),
+        (
+            {
+                "distill.students.conv.architecture": {
+                    "type": "causal_conv",
+                    "num_blocks": 2,
+                    "kernel_size": 5,
+                    "lookahead_frames": 5,
+                }
+            },
+            "architecture: lookahead_frames 5 is more than 2 blocks with kernels of 5 can see, 4",
+        ),
+        (
+            {"evaluate.stream_chunk_seconds": 0.5},
+            "evaluate.stream_chunk_seconds is 0.5, but no student streams; remove it",
+        ),
+        ({"distill.students.conv.init": "zeros"}, "distill.students.conv.init: String should"),
+        ({"distill.students.conv.init": "teachers"}, "distill.students.conv.init: String should"),
+        ({"distill.students.conv.init": "models:/"}, "distill.students.conv.init: String should"),
+        (
+            {"distill.students.conv.init": "teacher"},
+            "distill.students.conv: init is 'teacher', but the student is a separable_conv and the "
+            "teacher a conv_bilstm",
+        ),
+        (
+            {
+                "distill.students.conv": {
+                    "architecture": {"type": "conv_bilstm"},
+                    "features": {"num_mels": 12},
+                    "init": "teacher",
+                }
+            },
+            "distill.students.conv: init is 'teacher', but the student's features differ from",
+        ),
+        (
+            {
+                "distill.students.conv.features": {"num_mels": 16, "hop_seconds": 0.015},
+            },
+            "distill.students.conv: one frame per 60 ms is no whole multiple of the teacher's 40",
+        ),
+        (
             {"distill.students.conv.architecture.time_reduction": 2},
             "distill.students.conv: one frame per 20 ms is no whole multiple of the teacher's 40",
         ),
@@ -272,6 +315,19 @@ def test_the_settings_of_one_seed_tell_nothing_of_the_others(tmp_path: Path) -> 
     assert (alone.seeds, alone.training.seed) == ((2,), 2)
     assert alone == distill.model_copy(update={"seeds": (9, 2)}).for_seed(2)
     assert distill.seeds == (4, 2)
+
+
+def test_a_students_own_features_come_first(tmp_path: Path) -> None:
+    settings = tiny_params(evaluate={"stream_chunk_seconds": 0.5})
+    settings["distill"]["students"]["stream"] = {
+        "architecture": {"type": "causal_conv"},
+        "features": {"num_mels": 24, "normalise": "running"},
+        "init": "models:/tiny@champion",
+    }
+    write_params(tmp_path, settings)
+    distill = params.load(tmp_path / "params.yaml").distill
+    assert distill.features_of("stream").num_mels == 24
+    assert distill.features_of("conv") == distill.features
 
 
 def test_every_field_is_read_by_some_code() -> None:

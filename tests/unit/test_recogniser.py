@@ -13,6 +13,7 @@ from distillery.recogniser import Recogniser
 from distillery.students import STUDENTS
 from distillery.teachers import TEACHERS
 from distillery.text import Vocabulary
+from tests.unit.test_networks import ALL
 
 
 def small(seed: int = 0) -> Recogniser:
@@ -39,6 +40,21 @@ def test_a_saved_recogniser_answers_as_before(tmp_path: Path) -> None:
     assert loaded.transcribe(waveforms) == original.transcribe(waveforms)
     assert loaded.weights_digest == original.weights_digest
     assert loaded.frame_shift_seconds == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize("architecture", ALL, ids=lambda p: p.type)
+def test_every_architecture_is_saved_and_loaded_with_equal_outputs(
+    tmp_path: Path, architecture
+) -> None:
+    vocabulary = Vocabulary.from_alphabet("abc")
+    network = ARCHITECTURES[architecture.type](architecture, 16, len(vocabulary)).eval()
+    features = FeatureParams(num_mels=16, normalise="running")
+    original = Recogniser(network, architecture, features, vocabulary, 8000)
+    original.save(tmp_path)
+    loaded = Recogniser.load(tmp_path, ARCHITECTURES)
+    assert loaded.config == original.config
+    (before,), (after,) = original.log_probs([noise(4000)]), loaded.log_probs([noise(4000)])
+    np.testing.assert_array_equal(before, after)
 
 
 def test_log_probs_are_normalised_and_have_a_frame_per_shift() -> None:
