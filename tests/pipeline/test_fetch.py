@@ -15,7 +15,7 @@ from distillery.params import Params
 from distillery.registered import check_model, read_source
 from distillery.registry import CHAMPION, Candidate, register_version
 from distillery.tracking import Tracking
-from flows.fetch import fetch
+from flows.fetch import fetch, readers_that_run_anyway
 from tests.pipeline.conftest import make_workspace, run_module
 from tests.tiny import tiny_params, write_params
 from tests.unit.test_registered import recogniser
@@ -159,6 +159,57 @@ def test_a_version_that_was_changed_in_the_registry_is_refused(bare: Path) -> No
     assert not (bare / "models/registered").exists()
 
 
+# --- who runs anyway ------------------------------------------------------------------------------
+
+STAGES = """
+stages:
+  teacher: {cmd: echo > teacher, params: [teacher], outs: [teacher]}
+  cache: {cmd: echo > cache, params: [cache], deps: [teacher], outs: [cache]}
+  distill:
+    foreach: ${distill.students}
+    do:
+      cmd: echo > ${key}
+      params: ["distill.students.${key}"]
+      deps: [cache]
+      outs: ["${key}"]
+"""
+
+
+def test_an_alias_is_followed_when_its_reader_or_what_that_waits_for_is_out_of_date(
+    tmp_path: Path,
+) -> None:
+    """Ask the real DVC about stages of the same names that do nothing."""
+    run_module(tmp_path, "dvc", "init", "-q", "--no-scm")
+    (tmp_path / "dvc.yaml").write_text(STAGES)
+    plain = tiny_params()
+    conv = plain["distill"]["students"]["conv"]
+    plain["teacher"] = {"kind": "registry", "model": ALIAS}
+    plain["distill"]["students"] = {
+        "one": {**conv, "init": ALIAS},
+        "two": {**conv, "init": ALIAS},
+        "fixed": {**conv, "init": "models:/tiny/1"},
+    }
+
+    def due(changed: dict[str, Any]) -> list[str]:
+        write_params(tmp_path, changed)
+        return readers_that_run_anyway(tmp_path, Params.model_validate(changed))
+
+    everyone = ["teacher", "students/one", "students/two"]
+    assert due(plain) == everyone  # nothing has run yet
+    run_module(tmp_path, "dvc", "repro", "-q")
+    assert due(plain) == []
+    assert due({**plain, "evaluate": {"num_resamples": 300}}) == []
+    assert due({**plain, "cache": {"payload": {"log_probs": "f16"}}}) == everyone[1:]
+    assert due({**plain, "teacher": {"kind": "registry", "model": "models:/tiny@previous"}}) == (
+        everyone
+    )
+    students = plain["distill"]["students"]
+    one = {**students["one"], "objective": {"teacher_share": 0.4}}
+    distill = {**plain["distill"], "students": {**students, "one": one}}
+    assert due({**plain, "distill": distill}) == ["students/one"]
+    assert readers_that_run_anyway(tmp_path, Params.model_validate(tiny_params())) == []
+
+
 # --- the whole pipeline ---------------------------------------------------------------------------
 
 
@@ -192,9 +243,17 @@ def test_the_flow_makes_the_champion_teacher_and_start_and_then_rests(tmp_path: 
         assert (record["source"], record["version"]) == ("models:/tiny/1", "1")
         assert record["weights"] == fingerprint["weights"]
         assert (root / f"models/{kind}/conv/model.safetensors").read_bytes() != former
+    registered = json.loads((root / "reports/registered.json").read_text())
+    tracking = Tracking(Params.model_validate(plain).register, root)
+    runs = {
+        name: tracking.client.get_run(registered["runs"][name]).data
+        for name in ("parent", "students/conv", "controls/conv")
+    }
+    assert runs["parent"].tags["teacher.version"] == "models:/tiny/1"
+    for name in ("students/conv", "controls/conv"):
+        assert runs[name].params["init"] == "models:/tiny/1"
 
     # The run may have made another champion; nothing of it is read until something else changes.
-    tracking = Tracking(Params.model_validate(plain).register, root)
     tracking.client.set_registered_model_alias("tiny", CHAMPION, "2")
     lock = (root / "dvc.lock").read_bytes()
     again = run_module(root, "flows.run").stdout
