@@ -249,17 +249,19 @@ def test_the_flow_makes_the_champion_teacher_and_start_and_then_rests(
     assert parent.tags["teacher.version"] == "models:/tiny/1"
     start = bare / "student-2/model.safetensors"
     for kind in ("students", "controls"):
-        record = json.loads((root / f"models/{kind}/conv/init.json").read_text())
+        record = json.loads((root / f"models/{kind}/conv/seed-0/init.json").read_text())
         assert (record["source"], record["version"]) == ("models:/tiny/2", "2")
-        assert (root / f"models/{kind}/conv/model.safetensors").read_bytes() != start.read_bytes()
-        run = tracking.client.get_run(registered["runs"][f"{kind}/conv"]).data
+        assert (
+            root / f"models/{kind}/conv/seed-0/model.safetensors"
+        ).read_bytes() != start.read_bytes()
+        run = tracking.client.get_run(registered["runs"][f"{kind}/conv/seed-0"]).data
         assert run.params["init"] == "models:/tiny/2"
 
     # Another champion: nothing of it is read until something else changes.
     crown(bare, "2")
     lock = (root / "dvc.lock").read_bytes()
     again = run_module(root, "flows.run").stdout
-    for target in ("prepare", "fetch", "teacher", "cache", "distill@conv", "evaluate"):
+    for target in ("prepare", "fetch", "teacher", "cache", "distill@conv-0", "evaluate"):
         assert f"{target}: unchanged" in again
     assert (root / "dvc.lock").read_bytes() == lock
 

@@ -52,23 +52,23 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 
 
 def weights(root: Path, kind: str = "students") -> bytes:
-    return (root / f"models/{kind}/conv/model.safetensors").read_bytes()
+    return (root / f"models/{kind}/conv/seed-0/model.safetensors").read_bytes()
 
 
 def by_hand(root: Path, count: int) -> Recogniser:
     """Train generation after generation with the stages, each student laid down as the teacher."""
     settings(root, 1)
     for _ in range(count - 1):
-        distill(root, "conv")
-        student = Recogniser.load(root / "models/students/conv", ARCHITECTURES)
+        distill(root, "conv", 0)
+        student = Recogniser.load(root / "models/students/conv/seed-0", ARCHITECTURES)
         shutil.rmtree(root / "models/teacher")
         (root / "models/teacher").mkdir()
         student.save(root / "models/teacher")
         fields = generations.fingerprint(student)
         (root / "models/teacher/fingerprint.json").write_text(json.dumps(fields))
         cache(root)
-    distill(root, "conv")
-    return Recogniser.load(root / "models/students/conv", ARCHITECTURES)
+    distill(root, "conv", 0)
+    return Recogniser.load(root / "models/students/conv/seed-0", ARCHITECTURES)
 
 
 def test_each_generation_learns_from_the_one_before(copy: Path, tmp_path: Path) -> None:
@@ -76,10 +76,10 @@ def test_each_generation_learns_from_the_one_before(copy: Path, tmp_path: Path) 
     other = Path(shutil.copytree(copy, tmp_path / "other"))
     expected = by_hand(other, 3)
     settings(copy, 3)
-    distill(copy, "conv")
-    student = Recogniser.load(copy / "models/students/conv", ARCHITECTURES)
+    distill(copy, "conv", 0)
+    student = Recogniser.load(copy / "models/students/conv/seed-0", ARCHITECTURES)
     assert student.weights_digest == expected.weights_digest
-    records = json.loads((copy / "models/students/conv/generations.json").read_text())
+    records = json.loads((copy / "models/students/conv/seed-0/generations.json").read_text())
     assert [record["generation"] for record in records] == [1, 2, 3]
     assert [record["num_epochs"] for record in records] == [3, 3, 3]
     assert [record["num_hypotheses"] for record in records] == [32, 32, 32]
@@ -91,23 +91,23 @@ def test_each_generation_learns_from_the_one_before(copy: Path, tmp_path: Path) 
 
 def test_all_generations_have_curves_and_only_the_last_ones_bear_no_prefix(copy: Path) -> None:
     settings(copy, 2)
-    distill(copy, "conv")
-    rows = rows_of(copy / "curves/students/conv.jsonl")
+    distill(copy, "conv", 0)
+    rows = rows_of(copy / "curves/students/conv/seed-0.jsonl")
     wers = {
         key: [row["value"] for row in rows if row["key"] == key]
         for key in ("generation-1/valid/wer", "valid/wer")
     }
     assert [len(values) for values in wers.values()] == [3, 3]
-    records = json.loads((copy / "models/students/conv/generations.json").read_text())
+    records = json.loads((copy / "models/students/conv/seed-0/generations.json").read_text())
     assert [record["valid_wer"] for record in records] == [min(values) for values in wers.values()]
     assert not list((copy / "scratch").glob("generations/*"))
     assert not list((copy / "scratch").glob("*.pt"))
 
 
 def test_one_generation_leaves_no_trace_of_generations(copy: Path) -> None:
-    distill(copy, "conv")
-    assert not (copy / "models/students/conv/generations.json").exists()
-    keys = {row["key"] for row in rows_of(copy / "curves/students/conv.jsonl")}
+    distill(copy, "conv", 0)
+    assert not (copy / "models/students/conv/seed-0/generations.json").exists()
+    keys = {row["key"] for row in rows_of(copy / "curves/students/conv/seed-0.jsonl")}
     assert not [key for key in keys if key.startswith("generation")]
     assert not (copy / "scratch/generations").exists()
 
@@ -117,8 +117,8 @@ def test_a_student_that_ignores_its_teacher_has_one_generation(copy: Path) -> No
     conv = plain["distill"]["students"]["conv"]
     students = {"conv": {**conv, "objective": {"teacher_share": 0.0}}, "two": conv}
     settings(copy, 2, students=students)
-    distill(copy, "conv")
-    assert not (copy / "models/students/conv/generations.json").exists()
+    distill(copy, "conv", 0)
+    assert not (copy / "models/students/conv/seed-0/generations.json").exists()
 
 
 def test_hidden_states_are_learnt_from_layers_that_teacher_and_student_share(
@@ -132,8 +132,8 @@ def test_hidden_states_are_learnt_from_layers_that_teacher_and_student_share(
     plain = tiny_params(cache={"payload": payload}, distill={"generations": 2, **changes})
     write_params(copy, plain)
     cache(copy)
-    distill(copy, "conv")
-    rows = rows_of(copy / "curves/students/conv.jsonl")
+    distill(copy, "conv", 0)
+    rows = rows_of(copy / "curves/students/conv/seed-0.jsonl")
     values = [row["value"] for row in rows if row["key"] == "train/hidden"]
     assert len(values) == 3
 
@@ -148,7 +148,7 @@ def test_hidden_states_are_learnt_from_layers_that_teacher_and_student_share(
         r" who teaches the next generation, has \[.*\]; set generations to 1, or hidden\.weight"
     )
     with pytest.raises(ModelError, match=message):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
 
 
 class Killed(Exception):
@@ -160,7 +160,7 @@ def test_a_killed_run_redoes_no_finished_generation(
 ) -> None:
     settings(copy, 3)
     unbroken = Path(shutil.copytree(copy, tmp_path / "unbroken"))
-    distill(unbroken, "conv")
+    distill(unbroken, "conv", 0)
 
     trained: list[int] = []
     train_student = Distillation.train_student
@@ -174,16 +174,16 @@ def test_a_killed_run_redoes_no_finished_generation(
 
     monkeypatch.setattr(Distillation, "train_student", train)
     with pytest.raises(Killed):
-        distill(copy, "conv")
+        distill(copy, "conv", 0)
     assert trained == [1, 2]
-    distill(copy, "conv")
+    distill(copy, "conv", 0)
     assert trained == [1, 2, 2, 3]
     assert weights(copy) == weights(unbroken)
     assert weights(copy, "controls") == weights(unbroken, "controls")
-    one, two = (root / "models/students/conv/generations.json" for root in (copy, unbroken))
+    one, two = (root / "models/students/conv/seed-0/generations.json" for root in (copy, unbroken))
     assert one.read_bytes() == two.read_bytes()
-    keys = [row["key"] for row in rows_of(copy / "curves/students/conv.jsonl")]
-    expected = [row["key"] for row in rows_of(unbroken / "curves/students/conv.jsonl")]
+    keys = [row["key"] for row in rows_of(copy / "curves/students/conv/seed-0.jsonl")]
+    expected = [row["key"] for row in rows_of(unbroken / "curves/students/conv/seed-0.jsonl")]
     assert keys == expected
 
 
@@ -206,7 +206,7 @@ def test_other_settings_do_not_go_on_with_what_was_left(
         )
         return Generations(first, places.data, everything.cache)
 
-    curves = copy / "curves/students/conv.jsonl"
+    curves = copy / "curves/students/conv/seed-0.jsonl"
     _, (first,) = run().train_earlier(curves)
     _, (again,) = run().train_earlier(curves)
     assert first == again

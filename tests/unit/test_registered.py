@@ -75,6 +75,7 @@ def settings(**students: str | None) -> dict[str, Any]:
 
 def test_what_the_settings_name_is_listed_by_its_reader() -> None:
     plain = settings(conv=MODEL, two=None, sliced="teacher")
+    plain["distill"]["students"]["sliced"]["architecture"] = plain["teacher"]["architecture"]
     assert wanted_models(Params.model_validate(plain)) == {
         "teacher": None,
         "students/conv": MODEL,
