@@ -55,6 +55,10 @@ run: install ## the whole pipeline on what params.yaml says
 prepare: install ## stage: a corpus becomes data/prepared
 	$(RUN) --only prepare
 
+.PHONY: fetch
+fetch: install ## stage: registered models that the settings name; follows aliases that moved
+	$(RUN) --only fetch
+
 .PHONY: teacher
 teacher: install ## stage: the teacher, trained on the prepared data
 	$(RUN) --only teacher

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distillery.architectures import ARCHITECTURES
 from distillery.device import choose_device, num_threads
 from distillery.errors import CacheMismatch
 from distillery.manifest import PreparedData
@@ -15,7 +16,6 @@ from distillery.params import CacheParams
 from distillery.recogniser import WEIGHTS_FILE, Recogniser
 from distillery.teacher_cache.payload import Targets
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers import TEACHERS
 
 TOLERANCE = {"f32": 1e-5, "f16": 1e-4, "u8": 2e-3, "sparse": 1e-3}
 """By payload: nats a frame, KL(live ‖ cached), that an utterance may lie apart."""
@@ -165,7 +165,7 @@ def audit_saved(
         ModelError: the teacher cannot be loaded, or was made for another sample rate.
     """
     with num_threads(params.num_threads):
-        teacher = Recogniser.load(teacher_folder, TEACHERS, choose_device(params.device))
+        teacher = Recogniser.load(teacher_folder, ARCHITECTURES, choose_device(params.device))
         return audit(cache, data, teacher, count, seed)
 
 

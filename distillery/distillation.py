@@ -5,10 +5,12 @@ The teacher itself is never loaded here: all that training knows of it comes fro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,6 +45,8 @@ class Trained:
     checkpoint: Path
     init: Record | None = None
     """Where its first weights came from; None: they were random."""
+    valid_wer: float = math.inf
+    """Of its best epoch, whose weights it has."""
 
 
 class CachedTargets:
@@ -144,6 +148,24 @@ def weighted_texts(
 
 
 @dataclass(frozen=True)
+class Generation:
+    """Which of several generations of a student a run trains, see distillery/generations.py."""
+
+    number: int
+    """From 1."""
+    is_last: bool
+    teacher: TeacherCache
+    """Of the first generation's teacher, which is no student."""
+    earlier: Sequence[Mapping[str, Any]] = ()
+    """Points of the former generations' curves."""
+
+    def curves(self, path: Path) -> Curves:
+        """Return curves behind those of earlier generations; only the last one's bear no prefix."""
+        prefix = "" if self.is_last else f"generation-{self.number}/"
+        return Curves(path, self.earlier, prefix)
+
+
+@dataclass(frozen=True)
 class Distillation:
     """Everything that a student and its control have in common."""
 
@@ -154,6 +176,8 @@ class Distillation:
     scratch: Path
     models: Path = Path("models")
     """Folder of all models, for a student whose first weights come from one."""
+    generation: Generation | None = None
+    """None where there is one only; else `cache` is what the generation before says."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -214,20 +238,23 @@ class Distillation:
             seed=self.params.training.seed,
         )
         data = self._student_set(rows)
+        generation = self.generation
+        which = "" if generation is None else f" generation {generation.number}"
         return self._train(
-            f"student {self.name}",
+            f"student {self.name}{which}",
             data,
             objective_of,
             rows,
-            Curves(curves),
+            Curves(curves) if generation is None else generation.curves(curves),
             init=self.params.students[self.name].init,
         )
 
     def train_control(self, curves: Path, num_epochs: int) -> Trained:
         """Train the same network from the same seed for as many steps, on transcripts alone.
 
-        It starts from random weights even where the student starts from others': what they are
-        worth is part of the gain.
+        It starts from random weights even where the student starts from its teacher's: what they
+        are worth is part of the gain. Where the student goes on from a registered one, so does its
+        control, which is thus fine-tuned on transcripts: what is gained is distillation's alone.
 
         Args:
             curves: JSONL file that receives the learning curves.
@@ -244,6 +271,7 @@ class Distillation:
             Curves(curves),
             like=like,
             stop_after=num_epochs,
+            init=self.params.students[self.name].registered_init,
         )
 
     def student_rows(self) -> pd.DataFrame:
@@ -363,8 +391,11 @@ class Distillation:
         recogniser = Recogniser(
             network, architecture, self.features, self.vocabulary, self.data.sample_rate_hz
         )
-        teacher_weights = str(self.cache.namespace.teacher["weights"])
-        record = initialise(recogniser, init, self.models, teacher_weights) if init else None
+        first_cache = self.generation.teacher if self.generation else self.cache
+        teacher_weights = str(first_cache.namespace.teacher["weights"])
+        record = None
+        if init is not None:
+            record = initialise(recogniser, self.name, init, self.models, teacher_weights)
         digest = run_digest(
             description,
             params.model_dump(exclude={"students"}),
@@ -387,4 +418,4 @@ class Distillation:
         )
         result = trainer.fit()
         network.to("cpu")
-        return Trained(recogniser, result.num_epochs, trainer.checkpoint, record)
+        return Trained(recogniser, result.num_epochs, trainer.checkpoint, record, result.best_wer)

@@ -1,7 +1,8 @@
 """Where a student's first weights come from, when they are not random.
 
-The control never comes here: it measures all that the teacher gives, its weights included, so it
-starts from random ones.
+The control of a sliced student starts from random weights all the same: it measures all that the
+teacher gives, its weights included. The control of a student that goes on from a registered one
+goes on from it too, on transcripts alone: the gain then measures distillation, not the start.
 """
 
 from __future__ import annotations
@@ -11,34 +12,87 @@ from typing import Any
 
 import numpy as np
 
+from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError
 from distillery.params import INIT_TEACHER
 from distillery.recogniser import Recogniser
-from distillery.teachers import TEACHERS
+from distillery.registered import check_model
 
 INIT_FILE = "init.json"
 Record = dict[str, Any]
 
 
-def initialise(student: Recogniser, source: str, models: Path, teacher_weights: str) -> Record:
+def initialise(
+    student: Recogniser, name: str, source: str, models: Path, teacher_weights: str
+) -> Record:
     """Give a student's network its first weights, and return what init.json says of them.
 
     The record holds nothing that differs between equal runs.
 
     Args:
         student: a new one; its network is changed in place.
-        source: a student's `init` in params.yaml.
+        name: what params.yaml calls it.
+        source: its `init` in params.yaml.
         models: the folder of all models.
         teacher_weights: digest of the weights that filled the cache.
 
     Raises:
-        ModelError: the source is unknown, missing or damaged, or does not fit the student.
+        ModelError: the source is damaged, or does not fit the student.
+        StageError: the source is a registered model that has not been fetched.
     """
     if source == INIT_TEACHER:
         return slice_teacher(student, models / "teacher", teacher_weights)
-    raise ModelError(
-        f"init: found {source!r}, expected {INIT_TEACHER!r}; change the student's init"
-    )
+    return go_on_from(student, source, models / "registered/students" / name, f"student {name}")
+
+
+def go_on_from(student: Recogniser, model: str, folder: Path, reader: str) -> Record:
+    """Copy all weights of a registered student that has the same network and hears the same.
+
+    Args:
+        student: a new one.
+        model: the registered one, as the settings name it.
+        folder: where it was fetched to.
+        reader: what the settings name it for, in words.
+
+    Raises:
+        StageError: it has not been fetched.
+        ModelError: it is damaged; or architecture, features, tokens or sample rate differ.
+    """
+    source = check_model(folder, model, reader)
+    registered = Recogniser.load(folder, ARCHITECTURES)
+    _check_fits(student, registered, model)
+    student.network.load_state_dict(registered.network.state_dict())
+    return {
+        "source": model,
+        "name": source.name,
+        "version": source.version,
+        "weights": registered.weights_digest,
+    }
+
+
+def _check_fits(student: Recogniser, registered: Recogniser, model: str) -> None:
+    own_tokens, tokens = student.vocabulary.tokens, registered.vocabulary.tokens
+    pairs: dict[str, tuple[Any, Any]] = {
+        "architecture": (_shape_of(student), _shape_of(registered)),
+        "features": (student.features.model_dump(), registered.features.model_dump()),
+        "sample rate": (student.sample_rate_hz, registered.sample_rate_hz),
+        "tokens": (list(own_tokens), list(tokens)),
+    }
+    for what, (own, theirs) in pairs.items():
+        if own == theirs:
+            continue
+        if isinstance(own, dict):  # what differs is enough
+            names = sorted(name for name in {*own, *theirs} if own.get(name) != theirs.get(name))
+            own, theirs = ({name: x.get(name) for name in names} for x in (own, theirs))
+        raise ModelError(
+            f"init: the student's {what} is {own}, that of {model} is {theirs}, expected the same; "
+            "give the student what the registered one has, or set init to null"
+        )
+
+
+def _shape_of(model: Recogniser) -> dict[str, Any]:
+    """Return what decides the shapes of a network; dropout may change."""
+    return model.architecture.model_dump(exclude={"dropout"})
 
 
 def slice_teacher(student: Recogniser, folder: Path, weights: str) -> Record:
@@ -55,7 +109,7 @@ def slice_teacher(student: Recogniser, folder: Path, weights: str) -> Record:
         ModelError: the teacher is missing, damaged or not the cached one; or architecture,
             features, tokens or shapes differ.
     """
-    teacher = Recogniser.load(folder, TEACHERS)
+    teacher = Recogniser.load(folder, ARCHITECTURES)
     _check_same(teacher, student, folder, weights)
     theirs, state = teacher.network.state_dict(), {}
     stacks = student.network.layer_stacks

@@ -36,6 +36,8 @@ StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 INIT_TEACHER = "teacher"
 INIT_REGISTRY = "models:/"
+REGISTRY_PATTERN = rf"{INIT_REGISTRY}[^/@]+(@[^/@]+|/[1-9][0-9]*)"
+RegistryUri = Annotated[str, Field(pattern=f"^{REGISTRY_PATTERN}$")]
 
 
 class Section(BaseModel):
@@ -307,11 +309,11 @@ class TrainingParams(Section):
     """Masks on the features of the training split."""
 
 
-class TeacherParams(Section):
-    """Settings of the stage `teacher`."""
+class TrainedTeacherParams(Section):
+    """A teacher trained here, by CTC, on the training split."""
 
     kind: Literal["trained"] = "trained"
-    """Where the teacher comes from: trained here, by CTC, on the training split."""
+    """Where the teacher comes from."""
     architecture: TeacherArchitecture = ConvBiLSTMParams(type="conv_bilstm")
     """The network."""
     features: FeatureParams = FeatureParams()
@@ -320,6 +322,32 @@ class TeacherParams(Section):
     """Copies of the training audio played at these speeds are added; each adds one copy's cost."""
     training: TrainingParams = TrainingParams()
     """How it is trained."""
+
+
+class RegistryTeacherParams(Section):
+    """A registered student as the teacher of others, such as the last champion."""
+
+    kind: Literal["registry"]
+    """Where the teacher comes from."""
+    model: RegistryUri
+    """Which one: models:/NAME@ALIAS or models:/NAME/VERSION; make fetch follows a moved alias."""
+
+
+def _kind_of_teacher(value: Any) -> str:
+    """Return what tells the kinds apart; settings that name none mean a trained teacher."""
+    return str(value.get("kind", "trained") if isinstance(value, dict) else value.kind)
+
+
+TeacherParams = Annotated[
+    Annotated[TrainedTeacherParams, Tag("trained")]
+    | Annotated[RegistryTeacherParams, Tag("registry")],
+    Discriminator(
+        _kind_of_teacher,
+        custom_error_type="teacher_kind",
+        custom_error_message="kind should be 'trained' or 'registry'",
+    ),
+]
+"""Settings of the stage `teacher`, one form for each kind of teacher."""
 
 
 class SparseParams(Section):
@@ -649,9 +677,15 @@ class StudentParams(Section):
     """Its own objective; null takes distill.objective."""
     features: FeatureParams | None = None
     """What it hears; null takes distill.features."""
-    init: Annotated[str, Field(pattern=f"^({INIT_TEACHER}$|{INIT_REGISTRY}.)")] | None = None
-    """First weights: null draws random ones, `teacher` takes evenly spaced layers of a teacher of
-    the same architecture; its control starts from random ones always."""
+    init: Annotated[str, Field(pattern=f"^({INIT_TEACHER}|{REGISTRY_PATTERN})$")] | None = None
+    """First weights: null draws random ones; `teacher` takes evenly spaced layers of a teacher of
+    the same architecture, and its control starts from random ones; models:/NAME@ALIAS or
+    models:/NAME/VERSION goes on from a registered student, and so does its control."""
+
+    @property
+    def registered_init(self) -> str | None:
+        """The registered student that this one and its control go on from, if there is one."""
+        return self.init if (self.init or "").startswith(INIT_REGISTRY) else None
 
 
 class DistillParams(Section):
@@ -667,6 +701,9 @@ class DistillParams(Section):
     """What students hear."""
     training: TrainingParams = TrainingParams()
     """How students are trained."""
+    generations: PositiveInt = 1
+    """1 learns from the teacher alone; with more, the same student is trained anew so often, each
+    generation from the outputs of the one before, and the last one is kept."""
     control: bool = True
     """Also train each student without the teacher, same seed and steps, to measure the gain."""
     students: Annotated[dict[StudentName, StudentParams], Field(min_length=1)]
@@ -698,6 +735,16 @@ class DistillParams(Section):
                     f"{normalise!r}, which reads the whole utterance first; give the student "
                     "features: {normalise: running}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _some_student_has_a_teacher(self) -> DistillParams:
+        learning = any(self.objective_of(name).uses_teacher for name in self.students)
+        if self.generations > 1 and not learning:
+            raise ValueError(
+                f"generations is {self.generations}, but no student learns from a teacher: every "
+                "teacher_share is 0; raise one, or set generations to 1"
+            )
         return self
 
     def for_seed(self, seed: int) -> DistillParams:
@@ -748,7 +795,7 @@ class Params(Section):
     """The whole of params.yaml."""
 
     prepare: PrepareParams
-    teacher: TeacherParams = TeacherParams()
+    teacher: TeacherParams = TrainedTeacherParams()
     cache: CacheParams = CacheParams()
     distill: DistillParams
     evaluate: EvaluateParams = EvaluateParams()
@@ -797,6 +844,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _rates_fit(self) -> Params:
+        if not isinstance(self.teacher, TrainedTeacherParams):
+            return self  # training compares with the cache
         teacher_shift = self.teacher.features.hop_seconds * self.teacher.architecture.time_reduction
         for name, student in self.distill.students.items():
             shift = self.distill.features_of(name).hop_seconds * student.architecture.time_reduction
@@ -891,4 +940,6 @@ _UNION_TAGS = {
     "separable_conv",
     "causal_conv",
     "crnn",
+    "trained",
+    "registry",
 }

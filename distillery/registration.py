@@ -211,16 +211,17 @@ def cache_metrics(sources: Sources) -> dict[str, float]:
 def model_params(params: Params, row: Mapping[str, Any]) -> dict[str, str]:
     """Return the settings that concern one run of a model, under names that all share."""
     distill, name = params.distill.for_seed(row["seed"]), row["name"]
-    is_student = row["role"] == "student"
+    student, is_student = distill.students[name], row["role"] == "student"
     objective = distill.objective_of(name) if is_student else ObjectiveParams(teacher_share=0.0)
     return flatten(
         {
             "student": name,
             "role": row["role"],
-            "architecture": distill.students[name].architecture.model_dump(),
+            "architecture": student.architecture.model_dump(),
+            "init": (student.init if is_student else student.registered_init) or "random",
+            "generations": distill.generations if is_student else 1,
             "objective": objective.model_dump() if is_student else {"teacher_share": 0.0},
             "features": distill.features_of(name).model_dump(),
-            "init": (distill.students[name].init if is_student else None) or "random",
             "training": distill.training.model_dump(),
             "prepare": {"corpus": params.prepare.corpus, "source": params.prepare.source},
         }

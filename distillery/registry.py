@@ -199,6 +199,33 @@ def requirements() -> list[str]:
     return [f"{name}=={importlib.metadata.version(name)}" for name in RUNTIME_PACKAGES]
 
 
+def version_of(tracking: Tracking, model_uri: str) -> ModelVersion:
+    """Return the registered version that a URI stands for now.
+
+    Args:
+        tracking: the connection.
+        model_uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    Raises:
+        TrackingError: there is no such model, version or alias.
+    """
+    from mlflow.exceptions import MlflowException
+
+    name, separator, alias = model_uri.removeprefix("models:/").partition("@")
+    number = ""
+    if not separator:
+        name, _, number = name.partition("/")
+    try:
+        if separator:
+            return tracking.client.get_model_version_by_alias(name, alias)
+        return tracking.client.get_model_version(name, number)
+    except MlflowException as error:
+        raise TrackingError(
+            f"{model_uri}: not in the registry ({error.message}); run make run, or look "
+            "with make ui which models there are"
+        ) from error
+
+
 def version_folder(tracking: Tracking, model_uri: str) -> tuple[Path, str | None]:
     """Return where a registered model's bundle lies, fetched if it is remote, and its digest.
 
@@ -210,26 +237,10 @@ def version_folder(tracking: Tracking, model_uri: str) -> tuple[Path, str | None
         TrackingError: there is no such model, version or alias.
     """
     import mlflow
-    from mlflow.exceptions import MlflowException
 
-    name, separator, alias = model_uri.removeprefix("models:/").partition("@")
-    number = ""
-    if not separator:
-        name, _, number = name.partition("/")
-    try:
-        client = tracking.client
-        version = (
-            client.get_model_version_by_alias(name, alias)
-            if separator
-            else client.get_model_version(name, number)
-        )
-    except MlflowException as error:
-        raise TrackingError(
-            f"{model_uri}: not in the registry ({error.message}); run make run, or look "
-            "with make ui which models there are"
-        ) from error
+    version = version_of(tracking, model_uri)
     with tracking.explained():
         folder = mlflow.artifacts.download_artifacts(
-            f"models:/{name}/{version.version}", tracking_uri=tracking.uri
+            f"models:/{version.name}/{version.version}", tracking_uri=tracking.uri
         )
     return Path(folder) / "artifacts" / "model", version.tags.get(BUNDLE_TAG)

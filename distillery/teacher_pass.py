@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from distillery.architectures import ARCHITECTURES
 from distillery.caching import Partition, PartitionReport, cut_into_shards
 from distillery.decoding import confidence, greedy_text, n_best, score_texts
 from distillery.device import choose_device
@@ -28,7 +29,6 @@ from distillery.params import CacheParams
 from distillery.recogniser import Outputs, Recogniser
 from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers import TEACHERS
 
 BATCHES_AHEAD = 2  # read, and waiting to be written: what bounds memory beside the forward pass
 
@@ -77,7 +77,7 @@ def run_partition(
 @lru_cache(maxsize=1)
 def load_teacher(folder: Path, _fingerprint: str, device: str) -> Recogniser:
     """Return a saved teacher; a worker loads it once for all its partitions."""
-    return Recogniser.load(folder, TEACHERS, choose_device(device))
+    return Recogniser.load(folder, ARCHITECTURES, choose_device(device))
 
 
 class TeacherPass:

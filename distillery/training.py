@@ -60,22 +60,32 @@ class FitResult:
 class Curves:
     """Metrics by step, appended to a JSONL file that others may follow while it grows."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, earlier: Sequence[Mapping[str, Any]] = (), prefix: str = ""
+    ) -> None:
+        """Start a file anew.
+
+        Args:
+            path: the file.
+            earlier: rows of other runs, which stand in front.
+            prefix: what all keys of this run begin with.
+        """
         self.path = path
-        self.rows: list[dict[str, Any]] = []
+        self.prefix = prefix
+        self.earlier = list(earlier)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("")
+        self.restore([])
 
     def restore(self, rows: list[dict[str, Any]]) -> None:
         """Start again from the rows of a checkpoint."""
         self.rows = list(rows)
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in [*self.earlier, *rows]))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one row per value; the time-stamp in milliseconds never changes again."""
         now = int(time.time() * 1000)
         rows = [
-            {"key": key, "value": value, "step": step, "timestamp": now}
+            {"key": self.prefix + key, "value": value, "step": step, "timestamp": now}
             for key, value in values.items()
         ]
         self.rows += rows

@@ -1,4 +1,7 @@
-"""The pipeline as a Prefect flow: prepare → teacher → cache → distill → evaluate → register."""
+"""The pipeline as a Prefect flow.
+
+prepare → fetch → teacher → cache → distill → evaluate → register
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,8 @@ from prefect.client.schemas.objects import State, TaskRun
 from distillery import params
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
 from flows import results
+from flows.fetch import fetch as fetch_models
+from flows.fetch import readers_that_run_anyway
 from flows.live import LiveCurves
 from flows.stages import STAGES, Pipeline, distill_target, push
 from tasks import register as register_stage
@@ -25,6 +30,7 @@ class Run:
 
     def __init__(self, root: Path, settings: params.Params) -> None:
         self.root = root
+        self.settings = settings
         self.live = LiveCurves(root, settings)
         self.pipeline = Pipeline(root, settings)
 
@@ -55,6 +61,15 @@ _options: dict[str, Any] = {
 def prepare(run: Run) -> str:
     """Turn the corpus into prepared data."""
     return run.stage("prepare")
+
+
+@task(name="fetch", **_options)
+def fetch(run: Run) -> str:
+    """Bring registered models here that the settings name."""
+    follow = readers_that_run_anyway(run.root, run.settings)
+    for line in fetch_models(run.root, run.settings, follow):
+        get_run_logger().info(line)
+    return run.stage("fetch")
 
 
 @task(name="teacher", **_options)
@@ -109,6 +124,8 @@ def distillation(
     wanted = order[: order.index(until) + 1]
     try:
         prepare(run)
+        if "fetch" in wanted:
+            fetch(run)
         if "teacher" in wanted:
             teacher(run)
         if "cache" in wanted:

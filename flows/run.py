@@ -81,7 +81,14 @@ def _run_one(root: Path, settings: params.Params, stage: str) -> None:
 
         register(root)
         return
-    for target in stages.targets(settings, stage):
+    if stage == "fetch":
+        from flows.fetch import fetch
+
+        for line in fetch(root, settings):
+            logger.info("%s", line)
+    # What these two read may not be there yet; no registry is asked.
+    first = ["fetch"] if stage in ("teacher", "distill") else []
+    for target in [*first, *stages.targets(settings, stage)]:
         done = stages.run_stage(root, target, _write_line)
         logger.info("%s: %s (%.1f s)", done.target, done.outcome, done.seconds)
 

@@ -31,7 +31,7 @@ from distillery.params import PARAMS_FILE, Params
 from flows import environment
 from tasks.stage import PIPELINE_FILE, look_up
 
-STAGES = ("prepare", "teacher", "cache", "distill", "evaluate")
+STAGES = ("prepare", "fetch", "teacher", "cache", "distill", "evaluate")
 LOCK_FILE = "dvc.lock"
 
 KEPT_LINES = 30

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from distillery import params
 from distillery.auditing import audit_before_training
 from distillery.cache_namespace import Places, expected_namespace
 from distillery.distillation import Distillation, Trained
 from distillery.files import whole_folder, write_json
-from distillery.filtering import FILTER_FILE, Filtered
+from distillery.filtering import FILTER_FILE
+from distillery.generations import GENERATIONS_FILE, Generations, record_of
 from distillery.initialisation import INIT_FILE
 from distillery.manifest import PreparedData
 from distillery.teacher_cache.store import TeacherCache
@@ -47,10 +50,13 @@ def distill(root: Path, student: str, seed: int) -> None:
         root / "scratch",
         root / "models",
     )
+    item = f"{student}/seed-{seed}"
+    curves = root / f"curves/students/{item}.jsonl"
+    generations = Generations(run, places.data, everything.cache)
+    run, earlier = generations.train_earlier(curves)
     for line in run.filtered.lines() if run.filtered else ():
         logger.info("%s", line)
-    item = f"{student}/seed-{seed}"
-    trained = run.train_student(root / f"curves/students/{item}.jsonl")
+    trained = run.train_student(curves)
     control_curves = root / f"curves/controls/{item}.jsonl"
     control = None
     if settings.control:
@@ -58,20 +64,25 @@ def distill(root: Path, student: str, seed: int) -> None:
     else:
         control_curves.parent.mkdir(parents=True, exist_ok=True)
         control_curves.write_text("")
-    _save(trained, root / "models/students" / item, run.filtered)
-    _save(control, root / "models/controls" / item)
+    notes: dict[str, Any] = {INIT_FILE: trained.init}
+    if run.filtered is not None:
+        notes[FILTER_FILE] = run.filtered.report()
+    if earlier:
+        notes[GENERATIONS_FILE] = [*earlier, record_of(run, trained)]
+    _save(trained, root / "models/students" / item, notes)
+    _save(control, root / "models/controls" / item, {INIT_FILE: control and control.init})
+    generations.clean_up()
 
 
-def _save(trained: Trained | None, folder: Path, filtered: Filtered | None = None) -> None:
+def _save(trained: Trained | None, folder: Path, notes: Mapping[str, Any]) -> None:
     with whole_folder(folder) as temporary:
         if trained is None:
             (temporary / "none.txt").write_text(NO_CONTROL)
         else:
             trained.recogniser.save(temporary)
-            if trained.init is not None:
-                write_json(temporary / INIT_FILE, trained.init)
-        if filtered is not None:
-            write_json(temporary / FILTER_FILE, filtered.report())
+        for name, content in notes.items():
+            if content is not None:
+                write_json(temporary / name, content)
     if trained is not None:
         trained.checkpoint.unlink(missing_ok=True)
 

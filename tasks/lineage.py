@@ -13,6 +13,7 @@ import yaml
 
 from distillery.errors import StageError
 from distillery.fingerprint import read_fingerprint
+from distillery.registered import read_source
 from distillery.teacher_cache.store import TeacherCache
 
 LOCK_FILE = "dvc.lock"
@@ -45,12 +46,19 @@ def read_lineage(root: Path) -> Lineage:
         "dvc.data.md5": outputs["data/prepared"],
         "dvc.teacher.md5": outputs["models/teacher"],
         "teacher.fingerprint": read_fingerprint(root / "models/teacher")["fingerprint"],
+        **_teacher_version(root / "models/teacher"),
         "cache.manifest_sha256": TeacherCache.open_current(
             root / "data/teacher_cache"
         ).manifest_digest,
         **_git_tags(root),
     }
     return Lineage(outputs, tags)
+
+
+def _teacher_version(folder: Path) -> dict[str, str]:
+    """Return which registered version the teacher is, if it is one."""
+    source = read_source(folder)
+    return {} if source is None else {"teacher.version": f"models:/{source.name}/{source.version}"}
 
 
 def locked_outputs(path: Path) -> dict[str, str]:

@@ -102,6 +102,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
         "distill": {
             "seeds": [0],
             "control": True,
+            "generations": 1,
             "filter": {"enabled": False},  # three epochs teach the teacher to say nothing
             "objective": {},
             "features": dict(features),

@@ -72,6 +72,8 @@ class SeparableBlock(nn.Module):
 class SeparableNetwork(Network):
     """Strided convolution, residual separable blocks, pointwise output."""
 
+    layer_stacks = ("blocks",)
+
     def __init__(
         self,
         params: SeparableConvParams | CausalConvParams,

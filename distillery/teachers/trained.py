@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
 from distillery.batches import TrainingSet
 from distillery.datasets import labelled, validation_set
 from distillery.features import pack_features
-from distillery.manifest import PreparedData
 from distillery.objectives import TranscriptObjective
-from distillery.params import TeacherParams
+from distillery.params import TrainedTeacherParams
 from distillery.recogniser import Recogniser
 from distillery.teachers import TEACHERS
-from distillery.training import Curves, FitResult, Trainer, run_digest
+from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.training import Curves, Trainer, run_digest
 
 
-def train_teacher(
-    data: PreparedData, params: TeacherParams, scratch: Path, curves: Path
-) -> tuple[Recogniser, FitResult, Path]:
-    """Train a teacher, or go on where a killed run stopped.
-
-    Args:
-        data: prepared data with transcribed training and validation utterances.
-        params: the teacher's settings.
-        scratch: folder for packed features and the checkpoint.
-        curves: JSONL file that receives the learning curves.
-
-    Returns:
-        The teacher with its best epoch's weights, how training went, and the checkpoint's path,
-        which the caller removes once the teacher is saved.
-    """
+def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeacher:
+    """Train a teacher, or go on where a killed run stopped; it has its best epoch's weights."""
+    data, scratch = place.data, place.scratch
     rows = labelled(data, "train")
     copies = [
         pack_features(data, rows, params.features, scratch, speed)
@@ -58,12 +44,12 @@ def train_teacher(
         validation_set(data, params.features, params.training, scratch, vocabulary),
         params.training,
         scratch / f"teacher-{digest}.pt",
-        Curves(curves),
+        Curves(place.curves),
         "teacher",
     )
-    result = trainer.fit()
+    trainer.fit()
     network.to("cpu")
     teacher = Recogniser(
         network, params.architecture, params.features, vocabulary, data.sample_rate_hz
     )
-    return teacher, result, trainer.checkpoint
+    return ReadyTeacher(teacher, trainer.checkpoint)

@@ -6,9 +6,15 @@ import pytest
 import torch
 
 from distillery.architectures import ARCHITECTURES
-from distillery.errors import ModelError
+from distillery.errors import ModelError, StageError
 from distillery.initialisation import initialise, spaced_layers
-from distillery.params import ConformerParams, ConvBiLSTMParams, CRNNParams, FeatureParams
+from distillery.params import (
+    ConformerParams,
+    ConvBiLSTMParams,
+    CRNNParams,
+    FeatureParams,
+    SeparableConvParams,
+)
 from distillery.recogniser import Recogniser
 from distillery.text import Vocabulary
 from tests.tiny import speak
@@ -19,6 +25,8 @@ LSTM = ConvBiLSTMParams(type="conv_bilstm", conv_channels=4, hidden_size=8, num_
 CONFORMER = ConformerParams(
     type="conformer", conv_channels=4, model_size=8, num_heads=2, num_layers=5, kernel_size=3
 )
+
+CONVOLUTIONS = SeparableConvParams(type="separable_conv", channels=8, num_blocks=3, kernel_size=3)
 
 
 def recogniser(architecture: Any, seed: int = 0, **changes: Any) -> Recogniser:
@@ -58,16 +66,18 @@ def test_layers_are_evenly_spaced_and_the_last_is_kept(num_source, num_wanted, l
     ("architecture", "chosen", "stacks"),
     [
         (LSTM, [0, 3], ("recurrent.forwards", "recurrent.backwards")),
+        (CONVOLUTIONS, [0, 2], ("blocks",)),
         (CONFORMER, [0, 2, 4], ("blocks.conformer_layers",)),
     ],
-    ids=["conv_bilstm", "conformer"],
+    ids=["conv_bilstm", "separable_conv", "conformer"],
 )
 def test_a_sliced_student_is_made_of_its_teachers_parts(
     tmp_path: Path, architecture, chosen: list[int], stacks: tuple[str, ...]
 ) -> None:
     teacher = saved_teacher(tmp_path, architecture)
-    student = recogniser(architecture.model_copy(update={"num_layers": len(chosen)}))
-    record = initialise(student, "teacher", tmp_path, teacher.weights_digest)
+    depth = "num_blocks" if architecture is CONVOLUTIONS else "num_layers"
+    student = recogniser(architecture.model_copy(update={depth: len(chosen)}))
+    record = initialise(student, "slim", "teacher", tmp_path, teacher.weights_digest)
     assert record == {
         "source": "teacher",
         "weights": teacher.weights_digest,
@@ -83,7 +93,8 @@ def test_a_sliced_student_is_made_of_its_teachers_parts(
                 seen += 1
     others = [name for name in own if not name.startswith(stacks)]
     assert all(torch.equal(own[name], theirs[name]) for name in others)
-    assert {"output.weight", "project.weight", "front.norms.0.running_var"} <= set(others)
+    front = "norms" if architecture is CONVOLUTIONS else "front.norms"
+    assert {"output.weight", f"{front}.0.running_var"} <= set(others)
     assert seen + len(others) == len(own)
 
 
@@ -91,7 +102,7 @@ def test_with_all_layers_it_says_what_its_teacher_says(tmp_path: Path) -> None:
     teacher, student = saved_teacher(tmp_path), recogniser(LSTM)
     waveforms = [speak("abc", 0)]
     assert not np.allclose(student.log_probs(waveforms)[0], teacher.log_probs(waveforms)[0])
-    initialise(student, "teacher", tmp_path, teacher.weights_digest)
+    initialise(student, "slim", "teacher", tmp_path, teacher.weights_digest)
     np.testing.assert_array_equal(student.log_probs(waveforms)[0], teacher.log_probs(waveforms)[0])
 
 
@@ -134,18 +145,18 @@ def test_what_does_not_fit_is_named_on_both_sides(tmp_path: Path, student, messa
     teacher = saved_teacher(tmp_path)
     before = student.weights_digest
     with pytest.raises(ModelError, match=message):
-        initialise(student, "teacher", tmp_path, teacher.weights_digest)
+        initialise(student, "slim", "teacher", tmp_path, teacher.weights_digest)
     assert student.weights_digest == before
 
 
 def test_another_teacher_than_the_cached_one_is_refused(tmp_path: Path) -> None:
     saved_teacher(tmp_path)
     with pytest.raises(ModelError, match="the cache was made with 0123; run make teacher, then"):
-        initialise(recogniser(LSTM), "teacher", tmp_path, "0123")
+        initialise(recogniser(LSTM), "slim", "teacher", tmp_path, "0123")
 
 
-def test_a_missing_teacher_and_an_unknown_source_are_named(tmp_path: Path) -> None:
+def test_a_missing_teacher_and_a_model_that_was_not_fetched_are_named(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"teacher: holds no config\.json"):
-        initialise(recogniser(LSTM), "teacher", tmp_path, "")
-    with pytest.raises(ModelError, match="init: found 'models:/x@y', expected 'teacher'"):
-        initialise(recogniser(LSTM), "models:/x@y", tmp_path, "")
+        initialise(recogniser(LSTM), "slim", "teacher", tmp_path, "")
+    with pytest.raises(StageError, match="student slim: models:/x@y has not been fetched"):
+        initialise(recogniser(LSTM), "slim", "models:/x@y", tmp_path, "")

@@ -174,6 +174,23 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
             "distill.students.conv.architecture: kernel_size 4 is even",
         ),
         ({"teacher.architecture.type": "transformer"}, "teacher.architecture"),
+        ({"teacher.kind": "magic"}, "teacher: kind should be 'trained' or 'registry'"),
+        ({"teacher": {"kind": "registry"}}, "teacher.model: missing, and has no default"),
+        (
+            {"teacher": {"kind": "registry", "model": "models:/tiny/0"}},
+            "teacher.model: String should match pattern",
+        ),
+        (
+            {"teacher": {"kind": "registry", "model": "models:/tiny/1", "speed_factors": []}},
+            "teacher.speed_factors: unknown setting",
+        ),
+        ({"distill.students.conv.init": "models:/tiny"}, "students.conv.init: String should match"),
+        ({"distill.students.conv.init": "teachers"}, "students.conv.init: String should match"),
+        ({"distill.generations": 0}, "distill.generations: Input should be greater than 0"),
+        (
+            {"distill.generations": 2, "distill.objective": {"teacher_share": 0.0}},
+            "distill: generations is 2, but no student learns from a teacher: every teacher_share",
+        ),
         (
             {"distill.students.conv.architecture": {"type": "causal_conv"}},
             "distill: students.conv: causal_conv streams, but features.normalise is 'bands', which",

@@ -1,0 +1,108 @@
+"""Registered models that the settings name, from MLflow into models/registered.
+
+An alias moves: every run may make another version champion, and if each run followed it, nothing
+would ever be up to date. So `make fetch` follows aliases whenever it is called, while the flow
+fetches what is not here, and follows an alias only when the stage that reads it runs anyway. A
+version never moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from distillery.bundle import check_bundle
+from distillery.errors import ModelError, StageError, TrackingError
+from distillery.params import Params
+from distillery.registered import REGISTERED, Source, check_model, put_model, wanted_models
+from distillery.registry import BUNDLE_TAG, version_folder, version_of
+from distillery.tracking import Tracking
+from flows.stages import changed_targets, targets
+
+
+def fetch(root: Path, settings: Params, follow: Collection[str] | None = None) -> list[str]:
+    """Bring the registered models here that the settings name.
+
+    Args:
+        root: the workspace.
+        settings: the whole of params.yaml.
+        follow: readers whose alias is looked up although a copy is here, which stays where MLflow
+            cannot be asked; None: all, and MLflow must answer.
+
+    Returns:
+        What was done, in lines for a person.
+
+    Raises:
+        TrackingError: a model cannot be had, or is none of ours.
+        ModelError: it is damaged in the registry, or no recogniser.
+    """
+    tracking: Tracking | None = None
+    lines = []
+    for reader, model in wanted_models(settings).items():
+        if model is None:
+            continue
+        folder = root / REGISTERED / reader
+        here = _whole_copy(folder, model, reader)
+        if here is not None and not ("@" in model and (follow is None or reader in follow)):
+            continue
+        try:
+            tracking = tracking or Tracking(settings.register, root)
+            lines.append(f"{reader}: {_bring(tracking, model, folder, here)}")
+        except TrackingError as error:
+            if here is None or follow is None:
+                raise
+            lines.append(f"{reader}: {model} stays version {here.version}, for {error}")
+    return lines
+
+
+def _whole_copy(folder: Path, model: str, reader: str) -> Source | None:
+    try:
+        return check_model(folder, model, reader)
+    except (StageError, ModelError):  # absent, another model's, or damaged
+        return None
+
+
+def _bring(tracking: Tracking, model: str, folder: Path, here: Source | None) -> str:
+    with tracking.explained():
+        version = version_of(tracking, model)
+    name, number = str(version.name), str(version.version)
+    digest = version.tags.get(BUNDLE_TAG)
+    if digest is None:
+        raise TrackingError(
+            f"{model}: version {number} bears no tag {BUNDLE_TAG}, expected one that make register "
+            "made; name another version"
+        )
+    if here is not None and (here.version, here.bundle_sha256) == (number, digest):
+        return f"{model} is version {number}, as before"
+    files, _ = version_folder(tracking, f"models:/{name}/{number}")
+    check_bundle(files, digest)
+    put_model(files, folder, model, (name, number), digest)
+    return f"{model} is version {number}, fetched"
+
+
+def readers_that_run_anyway(root: Path, settings: Params) -> list[str]:
+    """Return the readers of aliases whose stages are out of date, whatever would be fetched.
+
+    Asked once `prepare` has run. A student waits for teacher and cache, so it runs when they do.
+
+    Raises:
+        BusyError: another DVC process works here.
+        StageError: DVC cannot tell.
+    """
+    aliases = [reader for reader, uri in wanted_models(settings).items() if uri and "@" in uri]
+    awaited = {reader: ["teacher", *_later_targets(settings, reader)] for reader in aliases}
+    if not aliases:
+        return []
+    names = sorted({name for stages in awaited.values() for name in stages})
+    changed = changed_targets(root, names)
+    return [reader for reader, stages in awaited.items() if not changed.keys().isdisjoint(stages)]
+
+
+def _later_targets(settings: Params, reader: str) -> list[str]:
+    """Return what a student waits for behind the teacher, itself included; a teacher: nothing."""
+    if reader == "teacher":
+        return []
+    name = reader.removeprefix("students/")
+    students = {name: settings.distill.students[name]}
+    distill = settings.distill.model_copy(update={"students": students})
+    return ["cache", *targets(settings.model_copy(update={"distill": distill}), "distill")]

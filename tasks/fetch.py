@@ -1,0 +1,31 @@
+"""Stage `fetch`: registered models that the settings name are here, whole, and the right ones.
+
+It talks to no registry: the flow and `make fetch` do, before DVC runs this.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from distillery import params
+from distillery.registered import tidy
+from tasks.stage import run_stage
+
+logger = logging.getLogger(__name__)
+
+
+def fetch(root: Path) -> None:
+    """Check models/registered under `root`, and leave a note where no model is wanted."""
+    found = tidy(root, params.load(root / params.PARAMS_FILE))
+    for reader, source in found.items():
+        logger.info("%s: %s, version %s", reader, source.model, source.version)
+
+
+def main() -> None:
+    """Run the stage in the current folder."""
+    run_stage(fetch, Path.cwd())
+
+
+if __name__ == "__main__":
+    main()
