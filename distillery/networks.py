@@ -8,7 +8,7 @@ sideways sees zeros where the utterance has ended, so a row does not depend on i
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Protocol
 
@@ -34,7 +34,8 @@ class Network(nn.Module):
     def layers(self) -> dict[str, tuple[nn.Module, int]]:
         """Hidden layers that may be asked for, by name: the module that gives it, its width.
 
-        Every module named here returns `(batch, frames, width)` at the rate of the output.
+        Every module named here returns `(batch, frames, width)` at the rate of the output. `last`
+        is another name of the one that the output layer reads.
         """
         return {}
 
@@ -97,6 +98,11 @@ class StreamingNetwork(Network):
     def stream(self) -> NetworkStream:
         """Return the network at the start of one utterance, to be fed piece by piece."""
         raise NotImplementedError
+
+
+def with_last(layers: Mapping[str, tuple[nn.Module, int]]) -> dict[str, tuple[nn.Module, int]]:
+    """Return a network's layers, first to last, with the name `last` for the last of them."""
+    return {**layers, "last": list(layers.values())[-1]}
 
 
 def real_frames(lengths: Tensor, num_frames: int) -> Tensor:
@@ -212,7 +218,7 @@ class ConvRecurrent(Network):
         recurrent = {
             f"recurrent.{index}": (tap, width) for index, tap in enumerate(self.recurrent.taps)
         }
-        return {"project": (self.project, self.project.out_features), **recurrent}
+        return with_last({"project": (self.project, self.project.out_features), **recurrent})
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""

@@ -371,7 +371,8 @@ class PayloadParams(Section):
     sparse: SparseParams = SparseParams()
     """Settings of the layout `sparse`."""
     hidden_layers: tuple[str, ...] = ()
-    """Hidden layers kept in half precision; models/teacher/fingerprint.json lists their names."""
+    """Hidden layers kept in half precision; models/teacher/fingerprint.json lists their names, of
+    which `last` is the one that the output layer reads."""
     num_hypotheses: PositiveInt = 1
     """Decodings kept with their scores; 1 is the best path, more ask for a beam search."""
     beam_size: PositiveInt = 20
@@ -516,8 +517,8 @@ class HiddenLossParams(Section):
     """A loss between hidden states of teacher and student, behind learnt projections."""
 
     layers: dict[str, str] = {}
-    """Student layer: teacher layer; the latter stands in cache.payload.hidden_layers. None
-    switches the term off."""
+    """Student layer: teacher layer, `last` being what the output layer reads; the latter stands in
+    cache.payload.hidden_layers. None switches the term off."""
     type: Literal["l1_cosine", "mse"] = "l1_cosine"
     """Absolute error plus cosine distance, or mean squared error."""
     weight: Scheduled = 1.0

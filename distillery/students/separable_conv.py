@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distillery.networks import Network, real_frames
+from distillery.networks import Network, real_frames, with_last
 from distillery.params import CausalConvParams, SeparableConvParams
 
 FRONT_KERNEL_SIZE = 5
@@ -123,7 +123,7 @@ class SeparableNetwork(Network):
         """The front end and every block."""
         names = ["front", *(f"blocks.{index}" for index in range(len(self.blocks)))]
         width = self.output.in_channels
-        return {name: (tap, width) for name, tap in zip(names, self.taps, strict=True)}
+        return with_last({n: (tap, width) for n, tap in zip(names, self.taps, strict=True)})
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.models import Conformer
 
-from distillery.networks import ConvFrontEnd, Network, real_frames
+from distillery.networks import ConvFrontEnd, Network, real_frames, with_last
 from distillery.params import ConformerParams
 
 
@@ -54,7 +54,7 @@ class ConvConformer(Network):
         """The projected front end and every block."""
         width = self.project.out_features
         blocks = {f"blocks.{index}": (tap, width) for index, tap in enumerate(self.taps)}
-        return {"project": (self.project, width), **blocks}
+        return with_last({"project": (self.project, width), **blocks})
 
     def _clear_padding(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         return (inputs[0] * self._mask,)

@@ -86,14 +86,23 @@ def test_the_mask_is_true_where_frames_are_real() -> None:
 
 
 RECORDED = [
-    (ALL[0], {"project": 24, "recurrent.0": 48, "recurrent.1": 48}),
-    (ALL[1], {"project": 16, "blocks.0": 16}),
-    (ALL[2], {"front": 24, "blocks.0": 24, "blocks.1": 24}),
-    (ALL[3], {"project": 24, "recurrent.0": 48}),
+    (ALL[0], {"project": 24, "recurrent.0": 48, "recurrent.1": 48, "last": 48}),
+    (ALL[1], {"project": 16, "blocks.0": 16, "last": 16}),
+    (ALL[2], {"front": 24, "blocks.0": 24, "blocks.1": 24, "last": 24}),
+    (ALL[3], {"project": 24, "recurrent.0": 48, "last": 48}),
 ]
 recorded = pytest.mark.parametrize(
     ("params", "widths"), RECORDED, ids=[params.type for params, _ in RECORDED]
 )
+
+
+@recorded
+def test_last_is_what_the_output_layer_reads(params, widths: dict[str, int]) -> None:
+    network = build(params).eval()
+    *_, (name, _) = [item for item in widths.items() if item[0] != "last"]
+    with network.recording(["last", name]) as states:
+        network(torch.randn(2, 37, NUM_MELS), torch.tensor([37, 20]))
+    assert torch.equal(states["last"], states[name])
 
 
 @recorded

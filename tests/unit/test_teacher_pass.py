@@ -439,5 +439,7 @@ def test_settings_that_change_no_output_change_no_name(places: Places) -> None:
 
 
 def test_a_layer_that_the_teacher_lacks_is_refused_with_those_it_has(places: Places) -> None:
-    with pytest.raises(CacheError, match=r"has no layer 'x', expected some of \['project', 'rec"):
+    with pytest.raises(
+        CacheError, match=r"has no layer 'x', expected some of \['last', 'project', 'rec"
+    ):
         expected_namespace(places.teacher, cache_params(payload={"hidden_layers": ["x"]}))
