@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import ROOT
+from distillery.architectures import ARCHITECTURES
 from distillery.batches import TeacherFrames, TrainingSet
 from distillery.cache_namespace import Places
 from distillery.caching import fill_cache
@@ -49,8 +50,6 @@ from distillery.preparation import prepare
 from distillery.recogniser import Recogniser
 from distillery.students.separable_conv import SeparableConv
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers import TEACHERS
-from distillery.teachers.conformer import ConformerTeacher
 from distillery.training import Curves, Trainer, Validation
 
 SOURCES = (ROOT / "data/raw/fsdd", ROOT.parent / "shared/data/fsdd")
@@ -155,7 +154,7 @@ class Digits:
     @cached_property
     def teacher(self) -> Recogniser:
         """The teacher, loaded."""
-        return Recogniser.load(self.places.teacher, TEACHERS)
+        return Recogniser.load(self.places.teacher, ARCHITECTURES)
 
     @cached_property
     def packed(self) -> PackedFeatures:
@@ -301,7 +300,7 @@ def write_workspace(root: Path, corpus: str, source: Path, architecture: Conform
     prepare(params, source, places.data, root)
     tokens = PreparedData.open(places.data).vocabulary
     torch.manual_seed(0)
-    network = ConformerTeacher(architecture, FEATURES.num_mels, len(tokens)).eval()
+    network = ARCHITECTURES[architecture.type](architecture, FEATURES.num_mels, len(tokens)).eval()
     teacher = Recogniser(network, architecture, FEATURES, tokens, RATE_HZ)
     make_blank(teacher, PreparedData.open(places.data))
     teacher.save(places.teacher)

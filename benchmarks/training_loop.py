@@ -49,7 +49,7 @@ def last_step(*arguments, **options):
     print("{FIRST_STEP}", time.process_time(), flush=True)
     os._exit(0)
 torch.optim.AdamW.step = last_step
-sys.argv = ["distill", "conv"]
+sys.argv = ["distill", "conv", "0"]
 runpy.run_module("tasks.distill", run_name="__main__")
 """
 
