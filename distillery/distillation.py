@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from distillery.augmentations.speed import training_rows, with_copies
 from distillery.batches import TeacherFrames, TrainingSet
 from distillery.datasets import labelled, validation_set
 from distillery.errors import CacheMismatch, CorpusError
@@ -178,6 +179,8 @@ class Distillation:
     """Folder of all models, for a student whose first weights come from one."""
     generation: Generation | None = None
     """None where there is one only; else `cache` is what the generation before says."""
+    speed_factors: Sequence[float] = ()
+    """Of the copies that are trained on beside the audio itself; the cache holds them."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -199,7 +202,7 @@ class Distillation:
         """What the filter says of the training split; None where it is not asked."""
         if not self.objective.uses_teacher or not self.params.filter.enabled:
             return None
-        rows = self.data.split("train")
+        rows = training_rows(self.data, self.speed_factors)
         cached = self.cache.rows(list(rows["audio_key"]))
         best = [items[0].text if items else None for items in self.cache.hypotheses(cached)]
         columns = zip(
@@ -260,7 +263,7 @@ class Distillation:
             curves: JSONL file that receives the learning curves.
             num_epochs: epochs that the student was trained for.
         """
-        rows = labelled(self.data, "train")
+        rows = self._labelled_rows()
         data = self._training_set(rows, None)
         like = self._student_set(self.student_rows())
         return self._train(
@@ -285,8 +288,8 @@ class Distillation:
             CorpusError: the filter leaves nothing to learn from.
         """
         if not self.objective.uses_teacher:
-            return labelled(self.data, "train").assign(fit=False)
-        rows = self.data.split("train").assign(fit=True)
+            return self._labelled_rows().assign(fit=False)
+        rows = training_rows(self.data, self.speed_factors).assign(fit=True)
         self.cache.require(rows["audio_key"])
         if self.filtered is None:
             return rows
@@ -300,6 +303,10 @@ class Distillation:
                 "expected something to learn from; train the teacher longer, or loosen the filter"
             )
         return kept
+
+    def _labelled_rows(self) -> pd.DataFrame:
+        rows = labelled(self.data, "train")
+        return with_copies(rows, self.speed_factors, self.data.sample_rate_hz)
 
     def _student_set(self, rows: pd.DataFrame) -> TrainingSet:
         if not self.objective.uses_teacher:

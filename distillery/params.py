@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -38,6 +39,18 @@ INIT_TEACHER = "teacher"
 INIT_REGISTRY = "models:/"
 REGISTRY_PATTERN = rf"{INIT_REGISTRY}[^/@]+(@[^/@]+|/[1-9][0-9]*)"
 RegistryUri = Annotated[str, Field(pattern=f"^{REGISTRY_PATTERN}$")]
+
+
+def _other_speeds(factors: tuple[float, ...]) -> tuple[float, ...]:
+    if 1.0 in factors:
+        raise ValueError("1 is the audio itself, which is always there; remove it")
+    if len(set(factors)) < len(factors):
+        raise ValueError("a factor stands twice; name each once")
+    return factors
+
+
+SpeedFactor = Annotated[float, Field(ge=0.5, le=2.0)]
+SpeedFactors = Annotated[tuple[SpeedFactor, ...], AfterValidator(_other_speeds)]
 
 
 class Section(BaseModel):
@@ -318,7 +331,7 @@ class TrainedTeacherParams(Section):
     """The network."""
     features: FeatureParams = FeatureParams()
     """What it hears."""
-    speed_factors: tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...] = ()
+    speed_factors: SpeedFactors = ()
     """Copies of the training audio played at these speeds are added; each adds one copy's cost."""
     training: TrainingParams = TrainingParams()
     """How it is trained."""
@@ -384,6 +397,9 @@ class CacheParams(Section):
 
     payload: PayloadParams = PayloadParams()
     """What is kept."""
+    speed_factors: SpeedFactors = ()
+    """Copies of the training audio played at these speeds have teacher outputs of their own, and
+    every student and its control train on them, too; each adds one copy's cost to both."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the teacher's forward pass; bf16 and fp16 are faster on recent hardware."""
     batch_seconds: PositiveFloat = 60.0

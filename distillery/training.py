@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distillery.augmentation import spec_augment
+from distillery.augmentations.spec_augment import spec_augment
 from distillery.batches import TrainingSet
 from distillery.decoding import greedy_tokens
 from distillery.device import choose_device, choose_precision

@@ -49,6 +49,7 @@ def distill(root: Path, student: str, seed: int) -> None:
         settings.for_seed(seed),
         root / "scratch",
         root / "models",
+        speed_factors=everything.cache.speed_factors,
     )
     item = f"{student}/seed-{seed}"
     curves = root / f"curves/students/{item}.jsonl"

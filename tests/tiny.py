@@ -94,6 +94,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
         },
         "cache": {
             "payload": {},
+            "speed_factors": [],
             "precision": "fp32",
             "batch_seconds": 8.0,
             "shard_seconds": 12.0,

@@ -1,6 +1,6 @@
 import torch
 
-from distillery.augmentation import spec_augment
+from distillery.augmentations.spec_augment import spec_augment
 from distillery.params import SpecAugmentParams
 
 
