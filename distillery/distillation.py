@@ -16,11 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from distillery.augmentations.augmenter import Augmenter, Effects
 from distillery.augmentations.speed import training_rows, with_copies
 from distillery.batches import TeacherFrames, TrainingSet
 from distillery.datasets import labelled, validation_set
 from distillery.errors import CacheMismatch, CorpusError
-from distillery.features import pack_features
+from distillery.features import LogMel, pack_features, unpacked_features, waveform_of
 from distillery.filtering import Candidate, Filtered, filter_hypotheses
 from distillery.initialisation import Record, initialise
 from distillery.losses import SPARSE_FRAME_LOSSES
@@ -181,6 +182,8 @@ class Distillation:
     """None where there is one only; else `cache` is what the generation before says."""
     speed_factors: Sequence[float] = ()
     """Of the copies that are trained on beside the audio itself; the cache holds them."""
+    root: Path = Path()
+    """Where folders that the settings name start from."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -196,6 +199,15 @@ class Distillation:
     def features(self) -> FeatureParams:
         """What the student and its control hear."""
         return self.params.features_of(self.name)
+
+    @cached_property
+    def effects(self) -> Effects:
+        """The augmentations that are switched on.
+
+        Raises:
+            CorpusError: a folder to draw from cannot be used.
+        """
+        return Effects.build(self.params.augmentation, self.root, self.data.sample_rate_hz)
 
     @cached_property
     def filtered(self) -> Filtered | None:
@@ -326,18 +338,39 @@ class Distillation:
         return self._training_set(rows, targets)
 
     def _training_set(self, rows: pd.DataFrame, targets: CachedTargets | None) -> TrainingSet:
-        packed = pack_features(self.data, rows, self.features, self.scratch)
+        augment = None
+        if self.params.augmentation.changes_audio:
+            augment = self._augmenter(rows)
+            seconds = rows["duration_seconds"].to_numpy() * self.data.sample_rate_hz
+            num_samples = np.rint(seconds).astype(np.int64)
+            features = unpacked_features(augment.extractor.num_frames(num_samples))
+        else:
+            features = pack_features(self.data, rows, self.features, self.scratch)
         labels: Sequence[Sequence[int] | None] = [
             None if pd.isna(text) else self.vocabulary.encode(text) for text in rows["text"]
         ]
         training = self.params.training
         return TrainingSet(
-            [packed],
+            [features],
             labels,
             self.features.hop_seconds,
             training.batch_seconds,
             training.seed,
             targets,
+            augment,
+        )
+
+    def _augmenter(self, rows: pd.DataFrame) -> Augmenter:
+        listed, reduction = list(rows.itertuples()), self._network_reduction()
+        return Augmenter(
+            self.effects,
+            lambda row: waveform_of(self.data, listed[row]),
+            list(rows["audio_key"]),
+            LogMel(self.features, self.data.sample_rate_hz),
+            reduction,
+            self._rate_ratio(self.features.hop_seconds * reduction),
+            self.vocabulary.encode(" ")[0],
+            self.params.training.seed,
         )
 
     def _network_reduction(self) -> int:
@@ -410,6 +443,7 @@ class Distillation:
             self.cache.manifest_digest,
             [*rows["audio_key"], *rows["text"]],
             record,
+            self.effects.digests,
         )
         trainer = Trainer(
             network,

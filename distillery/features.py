@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,6 +25,7 @@ from distillery.normalisation import VARIANCE_FLOOR, RunningNormaliser
 from distillery.params import FeatureParams
 
 LOG_FLOOR = 1e-6
+Samples = TypeVar("Samples", int, np.ndarray)
 
 
 class LogMel(nn.Module):
@@ -50,8 +51,8 @@ class LogMel(nn.Module):
             pad_mode="constant",
         )
 
-    def num_frames(self, num_samples: int) -> int:
-        """Return the number of feature frames of a waveform."""
+    def num_frames(self, num_samples: Samples) -> Samples:
+        """Return the number of feature frames of a waveform, or of many, `(utterances,)`."""
         return num_samples // self.hop_samples + 1
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -88,6 +89,12 @@ class PackedFeatures:
     def __getitem__(self, row: int) -> np.ndarray:
         """Return one utterance's features `(feature_frames, mels)`, float16, a view of the disk."""
         return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+
+def unpacked_features(num_frames: np.ndarray) -> PackedFeatures:
+    """Return lengths `(utterances,)` alone, for features that are made when they are needed."""
+    offsets = np.concatenate([[0], np.cumsum(num_frames)])
+    return PackedFeatures(np.zeros((0, 0), np.float16), offsets)
 
 
 def gather(items: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

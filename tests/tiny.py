@@ -107,6 +107,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
             "filter": {"enabled": False},  # three epochs teach the teacher to say nothing
             "objective": {},
             "features": dict(features),
+            "augmentation": {},
             "training": dict(training),
             "students": {
                 "conv": {

@@ -11,6 +11,7 @@ import pytest
 
 from distillery import params
 from distillery.architectures import ARCHITECTURES
+from distillery.batches import START, Batch, Moment
 from distillery.distillation import Distillation
 from distillery.manifest import PreparedData
 from distillery.recogniser import Recogniser
@@ -55,6 +56,20 @@ class Lab:
         (said,) = self.teacher.log_probs([np.asarray(waveform, np.float32)])
         return said
 
+    def batch(self, scratch: Path, moment: Moment = START, **distill: Any) -> Batch:
+        """Return a batch of all training utterances at speed 1, for a student of `conv`."""
+        run = self.distillation(scratch, **distill)
+        data = run._student_set(run.student_rows())
+        return data.batch(range(len(self.data.split("train"))), moment)
+
+    def said(self, batch: Batch) -> list[np.ndarray]:
+        """Return what the teacher says now about a batch's audio, each `(frames, vocab)`.
+
+        The tiny student hears the features that the teacher hears.
+        """
+        outputs = self.teacher.forward(batch.features, batch.feature_lengths)
+        return [outputs.log_probs[row, :n] for row, n in enumerate(outputs.num_frames)]
+
     def distillation(self, scratch: Path, **distill: Any) -> Distillation:
         """Return a run of student `conv`, with `distill` merged over its section."""
         write_params(scratch, lab_params(**distill))
@@ -67,6 +82,12 @@ class Lab:
             scratch,
             speed_factors=loaded.cache.speed_factors,
         )
+
+
+def targets_of(batch: Batch) -> list[np.ndarray]:
+    """Return a batch's re-timed targets without padding, each `(frames, vocab)`."""
+    pairs = zip(batch.teacher_log_probs.numpy(), batch.teacher_lengths.tolist(), strict=True)
+    return [values[:length] for values, length in pairs]
 
 
 @pytest.fixture(scope="session")

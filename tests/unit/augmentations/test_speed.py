@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distillery.augmentations.speed import copy_at, training_rows, with_copies
 from distillery.auditing import audit
+from distillery.augmentations.speed import copy_at, training_rows, with_copies
 from distillery.cache_cli import _prepared
 from distillery.cache_namespace import Places
 from distillery.caching import fill_cache

@@ -1,0 +1,72 @@
+"""Additive noise at a drawn signal-to-noise ratio, from recordings or generated.
+
+y = x + a·n with a so that 10·log10(Σx² / Σ(a·n)²) is the ratio, over the whole utterance. Generated
+noise is Gaussian with a power spectrum ∝ 1/f^β (Timmer & König, 1995), β uniform from 0, white, to
+2, brown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torchaudio.functional
+from torch import Tensor
+
+from distillery.augmentations.base import WaveformAugmentation
+from distillery.params import NoiseParams
+
+MAX_EXPONENT = 2.0
+FLAT_BELOW_HZ = 50.0
+"""Steep spectra would otherwise put all of their power where nobody hears it."""
+
+
+class Noise(WaveformAugmentation):
+    """Add noise to whole utterances."""
+
+    def __init__(
+        self, params: NoiseParams, sample_rate_hz: int, recordings: Sequence[np.ndarray] = ()
+    ) -> None:
+        """Prepare to add noise.
+
+        Args:
+            params: how often, and how much.
+            sample_rate_hz: of the waveforms.
+            recordings: noises to draw from, int16 `(samples,)`; none generates them.
+        """
+        self.probability = params.probability
+        self.snr_db = params.snr_db
+        self.sample_rate_hz = sample_rate_hz
+        self.recordings = recordings
+
+    def apply(self, waveform: Tensor, random: np.random.Generator) -> Tensor:
+        """Return the waveform `(samples,)` with noise; a silent stretch of noise adds nothing."""
+        ratio = torch.tensor(random.uniform(*self.snr_db))
+        if self.recordings:
+            recording = self.recordings[int(random.integers(len(self.recordings)))]
+            noise = stretch_of(recording, len(waveform), random)
+        else:
+            exponent = random.uniform(0.0, MAX_EXPONENT)
+            noise = coloured_noise(len(waveform), exponent, self.sample_rate_hz, random)
+        if not noise.any():
+            return waveform
+        noisy: Tensor = torchaudio.functional.add_noise(waveform, noise, ratio)
+        return noisy
+
+
+def stretch_of(recording: np.ndarray, num_samples: int, random: np.random.Generator) -> Tensor:
+    """Return samples `(samples,)`, float32, from a drawn place on, round and round if they end."""
+    places = int(random.integers(len(recording))) + np.arange(num_samples)
+    return torch.from_numpy(recording.take(places, mode="wrap").astype(np.float32))
+
+
+def coloured_noise(
+    num_samples: int, exponent: float, sample_rate_hz: int, random: np.random.Generator
+) -> Tensor:
+    """Return Gaussian noise `(samples,)`, float32, with a power spectrum ∝ 1/f^exponent."""
+    white = torch.from_numpy(random.standard_normal(num_samples, dtype=np.float32))
+    frequencies = torch.fft.rfftfreq(num_samples, 1 / sample_rate_hz).clamp(min=FLAT_BELOW_HZ)
+    spectrum = torch.fft.rfft(white) * (frequencies / FLAT_BELOW_HZ) ** (-exponent / 2)
+    noise: Tensor = torch.fft.irfft(spectrum, n=num_samples)
+    return noise
