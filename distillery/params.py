@@ -736,8 +736,9 @@ class ReverberationParams(Section):
     """Of generated rooms: least and most time in which sound falls by 60 dB; longer smears more."""
     direct_db: Annotated[
         tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_lowest_first)
-    ] = (0.0, 10.0)
-    """Of generated rooms: least and most decibels of the direct sound above all echoes."""
+    ] = (5.0, 15.0)
+    """Of generated rooms: least and most decibels of the direct sound above all echoes; near 0 and
+    below, what is heard is late by a frame or so."""
     folder: Folder | None = None
     """Impulse responses to draw from, with all folders below; null generates them."""
 

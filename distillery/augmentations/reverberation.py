@@ -70,8 +70,8 @@ def generate_response(
 ) -> Tensor:
     """Return an impulse response `(taps,)`, float32, its first sample the direct sound, 1."""
     num_taps = max(2, round(rt60_seconds * sample_rate_hz))
-    seconds = np.arange(num_taps) / sample_rate_hz
-    echoes = random.standard_normal(num_taps) * 10 ** (-3 * seconds / rt60_seconds)
+    decay = 10 ** (-3 * np.arange(num_taps) / num_taps)
+    echoes = random.standard_normal(num_taps) * decay
     echoes[0] = 0.0
     response = echoes * 10 ** (-direct_db / 20) / np.linalg.norm(echoes)
     response[0] = 1.0

@@ -81,6 +81,7 @@ class Lab:
             loaded.distill.for_seed(0),
             scratch,
             speed_factors=loaded.cache.speed_factors,
+            root=scratch,
         )
 
 
