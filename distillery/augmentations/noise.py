@@ -14,7 +14,7 @@ import torch
 import torchaudio.functional
 from torch import Tensor
 
-from distillery.augmentations.base import WaveformAugmentation
+from distillery.augmentations.base import WaveformAugmentation, fast_length
 from distillery.params import NoiseParams
 
 MAX_EXPONENT = 2.0
@@ -65,8 +65,9 @@ def coloured_noise(
     num_samples: int, exponent: float, sample_rate_hz: int, random: np.random.Generator
 ) -> Tensor:
     """Return Gaussian noise `(samples,)`, float32, with a power spectrum ∝ 1/f^exponent."""
-    white = torch.from_numpy(random.standard_normal(num_samples, dtype=np.float32))
-    frequencies = torch.fft.rfftfreq(num_samples, 1 / sample_rate_hz).clamp(min=FLAT_BELOW_HZ)
+    length = fast_length(num_samples)
+    white = torch.from_numpy(random.standard_normal(length, dtype=np.float32))
+    frequencies = torch.fft.rfftfreq(length, 1 / sample_rate_hz).clamp(min=FLAT_BELOW_HZ)
     spectrum = torch.fft.rfft(white) * (frequencies / FLAT_BELOW_HZ) ** (-exponent / 2)
-    noise: Tensor = torch.fft.irfft(spectrum, n=num_samples)
-    return noise
+    noise: Tensor = torch.fft.irfft(spectrum, n=length)
+    return noise[:num_samples]

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 import torchaudio.functional
 from torch import Tensor
+from torch.nn import functional as F
 
-from distillery.augmentations.base import WaveformAugmentation
+from distillery.augmentations.base import WaveformAugmentation, fast_length
 from distillery.params import ReverberationParams
 
 
@@ -61,7 +62,9 @@ def reverberate(waveform: Tensor, response: Tensor) -> Tensor:
     """
     direct = int(response.abs().argmax())
     unit = response / torch.linalg.vector_norm(response)
-    heard: Tensor = torchaudio.functional.fftconvolve(waveform, unit)
+    num_heard = len(waveform) + len(response) - 1
+    padded = F.pad(waveform, (0, fast_length(num_heard) - num_heard))
+    heard: Tensor = torchaudio.functional.fftconvolve(padded, unit)
     return heard[direct : direct + len(waveform)]
 
 

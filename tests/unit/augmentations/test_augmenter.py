@@ -16,6 +16,7 @@ import torch
 
 from distillery import params
 from distillery.augmentations.augmenter import CONTRACT, STREAMS
+from distillery.augmentations.base import fast_length
 from distillery.batches import Batch, Moment
 from distillery.errors import ParamsError
 from distillery.params import AugmentationParams
@@ -38,6 +39,11 @@ EVERYTHING: dict[str, Any] = {
 def equal(one: Batch, two: Batch) -> bool:
     tensors = ("features", "labels", "teacher_log_probs", "hypotheses", "teacher_lengths")
     return all(torch.equal(getattr(one, name), getattr(two, name)) for name in tensors)
+
+
+def test_fast_lengths_are_the_next_ones() -> None:
+    lengths = [fast_length(at_least) for at_least in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 47_981)]
+    assert lengths == [1, 2, 3, 4, 6, 6, 8, 12, 12, 16, 49_152]
 
 
 def test_every_setting_declares_what_it_does_to_time() -> None:
