@@ -20,7 +20,7 @@ from distillery.augmentations.base import Timing, WaveformAugmentation
 from distillery.augmentations.concatenation import Concatenation, join
 from distillery.augmentations.crop import Crop, cut
 from distillery.augmentations.gain import Gain
-from distillery.augmentations.noise import Noise
+from distillery.augmentations.noise import Noise, generated_noises
 from distillery.augmentations.retiming import Piece, retime, what_is_known
 from distillery.augmentations.reverberation import Reverberation
 from distillery.augmentations.sounds import Sounds, read_sounds
@@ -83,7 +83,7 @@ class Effects:
             effects["reverberation"] = Reverberation(room, sample_rate_hz, responses)
         if (noise := params.noise) is not None:
             noises = recordings("noise", noise.folder)
-            effects["noise"] = Noise(noise, sample_rate_hz, noises)
+            effects["noise"] = Noise(noise, noises or generated_noises(sample_rate_hz))
         if params.gain is not None:
             effects["gain"] = Gain(params.gain)
         return cls(

@@ -10,7 +10,13 @@ import soundfile
 import torch
 
 from distillery.augmentations.base import Timing
-from distillery.augmentations.noise import Noise, coloured_noise, stretch_of
+from distillery.augmentations.noise import (
+    EXPONENTS,
+    Noise,
+    coloured_noise,
+    generated_noises,
+    stretch_of,
+)
 from distillery.params import NoiseParams
 from tests.tiny import RATE_HZ
 from tests.unit.augmentations.alignment import best_lag, divergence
@@ -46,7 +52,7 @@ def test_recorded_noise_moves_nothing_either(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("snr_db", [0.0, 12.0])
 def test_the_ratio_is_that_of_the_energies(snr_db: float) -> None:
-    noisy = Noise(always(snr_db), RATE_HZ).apply(SPEECH, np.random.default_rng(0))
+    noisy = Noise(always(snr_db), generated_noises(RATE_HZ)).apply(SPEECH, np.random.default_rng(0))
     assert noisy.shape == SPEECH.shape
     ratio = SPEECH.square().sum() / (noisy - SPEECH).square().sum()
     assert 10 * float(ratio.log10()) == pytest.approx(snr_db, abs=0.01)
@@ -54,7 +60,7 @@ def test_the_ratio_is_that_of_the_energies(snr_db: float) -> None:
 
 def test_recorded_noise_is_what_is_added() -> None:
     hum = np.array([0, 100, 0, -100], np.int16)
-    noisy = Noise(always(10.0), RATE_HZ, [hum]).apply(SPEECH, np.random.default_rng(0))
+    noisy = Noise(always(10.0), [hum]).apply(SPEECH, np.random.default_rng(0))
     added = noisy - SPEECH
     torch.testing.assert_close(added[2:], -added[:-2], atol=1e-4, rtol=0)
     assert added.abs().max() > 0.1
@@ -69,9 +75,9 @@ def test_short_recordings_go_round() -> None:
 @pytest.mark.parametrize(("silent", "other"), [("noise", 1.0), ("speech", 0.0)])
 def test_silence_gives_no_nonsense(silent: str, other: float) -> None:
     """Neither a silent stretch of a recording nor silent speech has a level to scale by."""
-    recordings = [np.zeros(10, np.int16)] if silent == "noise" else ()
+    recordings = [np.zeros(10, np.int16)] if silent == "noise" else generated_noises(RATE_HZ)
     speech = SPEECH if silent == "noise" else torch.zeros(4000)
-    heard = Noise(always(10.0), RATE_HZ, recordings).apply(speech, np.random.default_rng(0))
+    heard = Noise(always(10.0), recordings).apply(speech, np.random.default_rng(0))
     torch.testing.assert_close(heard, other * SPEECH)
 
 
@@ -88,11 +94,21 @@ def test_a_steeper_spectrum_falls_by_3_db_an_octave_for_each_unit() -> None:
 
 
 def test_draws_repeat_with_their_generator_and_probability_counts() -> None:
-    noise = Noise(always(10.0), RATE_HZ)
+    noises = generated_noises(RATE_HZ)
+    noise = Noise(always(10.0), noises)
     one, two, three = (noise(SPEECH, np.random.default_rng(seed)) for seed in (5, 5, 6))
     assert torch.equal(one, two)
     assert not torch.equal(one, three)
-    seldom = Noise(NoiseParams(probability=0.25), RATE_HZ)
+    seldom = Noise(NoiseParams(probability=0.25), noises)
     random = np.random.default_rng(0)
     changed = sum(not torch.equal(seldom(SPEECH, random), SPEECH) for _ in range(400))
     assert 70 < changed < 130
+
+
+def test_generated_noises_are_always_the_same_and_none_is_clipped() -> None:
+    one, two = generated_noises(RATE_HZ), generated_noises(RATE_HZ)
+    assert len(one) == len(EXPONENTS)
+    assert all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+    assert all(len(noise) == 30 * RATE_HZ for noise in one)
+    assert all(30_000 < np.abs(noise.astype(int)).max() < 32_769 for noise in one)
+    assert all((np.abs(noise.astype(int)) > 32_766).sum() <= 1 for noise in one)
