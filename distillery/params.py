@@ -55,16 +55,6 @@ def _lowest_first(ends: tuple[float, float]) -> tuple[float, float]:
     return ends
 
 
-def _refuse_time_warp(value: object) -> None:
-    if value is not None:
-        raise ValueError(
-            "time warping moves frames by amounts that change along an utterance, so cached "
-            "teacher frames would face other audio than they were made from; remove it, and set "
-            "cache.speed_factors (copies with teacher outputs of their own) or "
-            "training.specaugment (masks)"
-        )
-
-
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
 Folder = Annotated[str, Field(min_length=1)]
@@ -790,8 +780,19 @@ class AugmentationParams(Section):
     """Targets are sliced at whole frames of the student."""
     concatenate: ConcatenateParams | None = None
     """Targets, hypotheses and transcripts are joined."""
-    time_warp: Annotated[Any, AfterValidator(_refuse_time_warp)] = None
+    time_warp: Any = None
     """Refused: cached frames would face other audio than they were made from."""
+
+    @model_validator(mode="after")
+    def _time_is_not_warped(self) -> AugmentationParams:
+        if self.time_warp is not None:
+            raise ValueError(
+                f"time_warp is {self.time_warp!r}, but time warping moves frames by amounts that "
+                "change along an utterance, so cached teacher frames would face other audio than "
+                "they were made from; remove it, and set cache.speed_factors (copies with teacher "
+                "outputs of their own) or training.specaugment (masks)"
+            )
+        return self
 
     @property
     def changes_audio(self) -> bool:

@@ -20,8 +20,8 @@ def test_time_warping_is_refused(tmp_path: Path, value: Any) -> None:
     write_params(tmp_path, tiny_params(distill={"augmentation": {"time_warp": value}}))
     with pytest.raises(
         ParamsError,
-        match=r"distill.augmentation.time_warp: time warping moves frames .* cached teacher frames "
-        r"would face other audio .*; remove it, and set cache.speed_factors .* or "
+        match=r"distill.augmentation: time_warp is .*, but time warping moves frames .* cached "
+        r"teacher frames would face other audio .*; remove it, and set cache.speed_factors .* or "
         r"training.specaugment",
     ):
         params.load(tmp_path / "params.yaml")
