@@ -1075,6 +1075,7 @@ def _suggestion(location: tuple[Any, ...]) -> str:
     known = set(Params.model_fields)
     for section in Section.__subclasses__():
         known.update(section.model_fields)
+    known.discard(str(location[-1]))  # it is known elsewhere
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
