@@ -38,7 +38,7 @@ from torch import Tensor
 from benchmarks.common import paired_rounds, row, write_rows
 from benchmarks.digits import FEATURES, Digits, Epoch, OtherFrames, recordings
 from benchmarks.student_step import Conv1dStudent
-from distillery.batches import Batch, TrainingSet
+from distillery.batches import START, Batch, Moment, TrainingSet
 from distillery.features import LogMel, PackedFeatures, pad
 
 MIN_LIVE, MAX_PASS = 6.5, 1.1
@@ -55,10 +55,10 @@ class HeldBatches(TrainingSet):
 
     held: dict[tuple[int, ...], Batch] = field(default_factory=dict)
 
-    def batch(self, items: Sequence[int]) -> Batch:
+    def batch(self, items: Sequence[int], moment: Moment = START) -> Batch:
         """Return one batch; the first time, it is gathered."""
         if tuple(items) not in self.held:
-            self.held[tuple(items)] = super().batch(items)
+            self.held[tuple(items)] = super().batch(items, moment)
         return self.held[tuple(items)]
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from distillery.architectures import ARCHITECTURES
+from distillery.augmentations.speed import with_copies
 from distillery.device import choose_device, num_threads
 from distillery.errors import CacheMismatch
+from distillery.features import waveform_of
 from distillery.manifest import PreparedData
 from distillery.params import CacheParams
 from distillery.recogniser import WEIGHTS_FILE, Recogniser
@@ -41,7 +43,12 @@ class Audited:
 
 
 def audit(
-    cache: TeacherCache, data: PreparedData, teacher: Recogniser, count: int, seed: int = 0
+    cache: TeacherCache,
+    data: PreparedData,
+    teacher: Recogniser,
+    count: int,
+    seed: int = 0,
+    speed_factors: Sequence[float] = (),
 ) -> list[Audited]:
     """Run the teacher again over some cached utterances, one by one, and compare.
 
@@ -51,6 +58,7 @@ def audit(
         teacher: the live teacher.
         count: utterances, drawn at random from those that are both prepared and cached.
         seed: fixes the draw.
+        speed_factors: of the copies that are cached, too.
 
     Raises:
         CacheMismatch: the cache is another teacher's, or holds nothing that was prepared.
@@ -58,7 +66,8 @@ def audit(
     """
     check_weights(cache, teacher)
     teacher.check_sample_rate(data.sample_rate_hz)
-    rows = data.frame.drop_duplicates("audio_key")
+    rows = with_copies(data.frame, speed_factors, data.sample_rate_hz)
+    rows = rows.drop_duplicates("audio_key")
     rows = rows[~rows["audio_key"].isin(cache.missing(rows["audio_key"]))]
     if rows.empty:
         raise CacheMismatch(
@@ -68,7 +77,7 @@ def audit(
     found = []
     for row in rows.sample(min(count, len(rows)), random_state=seed).itertuples():
         key = str(row.audio_key)
-        (live,) = teacher.log_probs([data.waveform(row)])
+        (live,) = teacher.log_probs([waveform_of(data, row)])
         cached = cache.targets(cache.rows([key]))
         frames = int(cached.num_frames[0])
         found.append(Audited(str(row.utterance_id), key, frames, divergence(live, cached)))
@@ -166,7 +175,7 @@ def audit_saved(
     """
     with num_threads(params.num_threads):
         teacher = Recogniser.load(teacher_folder, ARCHITECTURES, choose_device(params.device))
-        return audit(cache, data, teacher, count, seed)
+        return audit(cache, data, teacher, count, seed, params.speed_factors)
 
 
 def audit_before_training(

@@ -74,6 +74,25 @@ class TeacherTargets(Protocol):
 
 
 @dataclass(frozen=True)
+class Moment:
+    """Which step of training a batch is for."""
+
+    epoch: int = 0
+    step: int = 0
+    """In the epoch."""
+
+
+START = Moment()
+
+
+class Augment(Protocol):
+    """What changes audio anew in every step, and its targets with it."""
+
+    def __call__(self, batch: Batch, rows: Sequence[int], moment: Moment) -> Batch:
+        """Return a batch with features for one that has none, of some rows of a training set."""
+
+
+@dataclass(frozen=True)
 class TrainingSet:
     """Utterances to train on; several copies of the features (other speeds) count as more."""
 
@@ -83,6 +102,8 @@ class TrainingSet:
     batch_seconds: float
     seed: int
     targets: TeacherTargets | None = None
+    augment: Augment | None = None
+    """Makes features and changes targets; `copies` then say how long utterances are, no more."""
 
     def __len__(self) -> int:
         return len(self.copies) * len(self.labels)
@@ -121,8 +142,19 @@ class TrainingSet:
             batches[-1].append(item)
         return batches
 
-    def batch(self, items: Sequence[int]) -> Batch:
-        """Gather one batch."""
+    def batch(self, items: Sequence[int], moment: Moment = START) -> Batch:
+        """Gather one batch.
+
+        Args:
+            items: of the plan.
+            moment: which step it is for; augmentation depends on it.
+        """
+        batch = self._gather(items)
+        if self.augment is None:
+            return batch
+        return self.augment(batch, [item % len(self.labels) for item in items], moment)
+
+    def _gather(self, items: Sequence[int]) -> Batch:
         count = len(self.labels)
         rows = [item % count for item in items]
         features, lengths = gather(

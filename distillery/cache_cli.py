@@ -15,12 +15,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
 from distillery import params
+from distillery.augmentations.speed import with_copies
 from distillery.cache_namespace import Places, expected_namespace
 from distillery.errors import CacheError, CacheMismatch
 from distillery.fingerprint import FINGERPRINT_FILE
@@ -178,7 +180,7 @@ def verify(options: argparse.Namespace) -> int:
         ]
     left = [item for item in found if item.damages and not item.repaired]
     status = EXIT_BAD if left or current is None else EXIT_GOOD
-    names = _utterance_ids(places, (d.key for item in found for d in item.damages))
+    names = _utterance_ids(options.root, places, (d.key for item in found for d in item.damages))
     if options.json:
         content = {"namespaces": [_verified_json(item, names) for item in found]}
         return _show_json({**content, "current": current, "sound": status == EXIT_GOOD}, status)
@@ -218,14 +220,21 @@ def _verified_json(item: Verified, names: dict[str, str]) -> dict[str, Any]:
     return content
 
 
-def _utterance_ids(places: Places, keys: Iterable[str | None]) -> dict[str, str]:
+def _utterance_ids(root: Path, places: Places, keys: Iterable[str | None]) -> dict[str, str]:
     """Return the ids of keys, as far as they are prepared."""
     wanted = {key for key in keys if key}
     if not wanted or not (places.data / MANIFEST_FILE).exists():
         return {}
-    frame = PreparedData.open(places.data).frame
+    frame = _prepared(root, places)
     mine = frame[frame["audio_key"].isin(wanted)]
     return dict(zip(mine["audio_key"], mine["utterance_id"], strict=True))
+
+
+def _prepared(root: Path, places: Places) -> pd.DataFrame:
+    """Return the manifest, and behind it the copies that params.yaml names."""
+    data, path = PreparedData.open(places.data), root / params.PARAMS_FILE
+    factors = params.load(path).cache.speed_factors if path.exists() else ()
+    return with_copies(data.frame, factors, data.sample_rate_hz)
 
 
 # --- audit ----------------------------------------------------------------------------------------
@@ -283,7 +292,7 @@ def gc(options: argparse.Namespace) -> int:
     """List what nothing needs; delete it if asked to."""
     places = Places.in_workspace(options.root)
     kept = set() if options.all else _needed_namespaces(options.root, places)
-    used = set(PreparedData.open(places.data).frame["audio_key"]) if options.unused else None
+    used = set(_prepared(options.root, places)["audio_key"]) if options.unused else None
     found = maintenance.collect(places.cache, kept, used, delete=options.delete)
     total = sum(item.num_bytes for item in found)
     if options.json:

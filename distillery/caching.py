@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from distillery.augmentations.speed import training_rows
 from distillery.cache_namespace import Places, expected_namespace
 from distillery.files import digest_of_file
 from distillery.manifest import MANIFEST_FILE, PreparedData
@@ -41,7 +42,7 @@ class Partition:
     manifest_sha256: str
     """Of the manifest that the rows below count in."""
     batches: Sequence[np.ndarray]
-    """Manifest positions; every array is one batch, whoever runs it."""
+    """Positions in the training rows, copies included; every array is one batch."""
     params: CacheParams
 
 
@@ -109,7 +110,7 @@ class PassReport:
 def fill_cache(
     places: Places, params: CacheParams, former: dict[str, Any] | None = None
 ) -> PassReport:
-    """Run the teacher over the training utterances that the cache lacks.
+    """Run the teacher over the training utterances, copies included, that the cache lacks.
 
     A killed run loses the open shards at most; the next run does what is missing.
 
@@ -125,7 +126,7 @@ def fill_cache(
     data = PreparedData.open(places.data)
     namespace = expected_namespace(places.teacher, params)
     cache = TeacherCache.create(places.cache, namespace)
-    rows = data.split("train")
+    rows = training_rows(data, params.speed_factors)
     missing = set(cache.missing(rows["audio_key"]))
     is_hit = ~rows["audio_key"].isin(missing)
     todo = rows[~is_hit].drop_duplicates("audio_key")
@@ -177,7 +178,7 @@ def plan_batches(rows: pd.DataFrame, batch_seconds: float) -> list[np.ndarray]:
         rows: manifest rows; the index of the frame says their positions.
         batch_seconds: padded audio in one batch; a longer utterance gets a batch of its own.
     """
-    ordered = rows.sort_values(["num_samples", "audio_key"])
+    ordered = rows.sort_values(["duration_seconds", "audio_key"])
     durations, positions = ordered["duration_seconds"].to_numpy(), ordered.index.to_numpy()
     starts = [0]
     for position, duration in enumerate(durations):
@@ -217,7 +218,7 @@ def _run(
     from distillery.fan_out import Workers  # brings PyTorch
 
     remove_leftovers(cache.folder)
-    train = data.split("train")
+    train = training_rows(data, params.speed_factors)
     digest = digest_of_file(places.data / MANIFEST_FILE)
     batches = plan_batches(todo, params.batch_seconds)
     with (

@@ -16,10 +16,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from distillery.augmentations.augmenter import Augmenter, Effects
+from distillery.augmentations.speed import training_rows, with_copies
 from distillery.batches import TeacherFrames, TrainingSet
 from distillery.datasets import labelled, validation_set
 from distillery.errors import CacheMismatch, CorpusError
-from distillery.features import pack_features
+from distillery.features import LogMel, pack_features, unpacked_features, waveform_of
 from distillery.filtering import Candidate, Filtered, filter_hypotheses
 from distillery.initialisation import Record, initialise
 from distillery.losses import SPARSE_FRAME_LOSSES
@@ -178,6 +180,10 @@ class Distillation:
     """Folder of all models, for a student whose first weights come from one."""
     generation: Generation | None = None
     """None where there is one only; else `cache` is what the generation before says."""
+    speed_factors: Sequence[float] = ()
+    """Of the copies that are trained on beside the audio itself; the cache holds them."""
+    root: Path = Path()
+    """Where folders that the settings name start from."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -195,11 +201,20 @@ class Distillation:
         return self.params.features_of(self.name)
 
     @cached_property
+    def effects(self) -> Effects:
+        """The augmentations that are switched on.
+
+        Raises:
+            CorpusError: a folder to draw from cannot be used.
+        """
+        return Effects.build(self.params.augmentation, self.root, self.data.sample_rate_hz)
+
+    @cached_property
     def filtered(self) -> Filtered | None:
         """What the filter says of the training split; None where it is not asked."""
         if not self.objective.uses_teacher or not self.params.filter.enabled:
             return None
-        rows = self.data.split("train")
+        rows = training_rows(self.data, self.speed_factors)
         cached = self.cache.rows(list(rows["audio_key"]))
         best = [items[0].text if items else None for items in self.cache.hypotheses(cached)]
         columns = zip(
@@ -260,7 +275,7 @@ class Distillation:
             curves: JSONL file that receives the learning curves.
             num_epochs: epochs that the student was trained for.
         """
-        rows = labelled(self.data, "train")
+        rows = self._labelled_rows()
         data = self._training_set(rows, None)
         like = self._student_set(self.student_rows())
         return self._train(
@@ -285,8 +300,8 @@ class Distillation:
             CorpusError: the filter leaves nothing to learn from.
         """
         if not self.objective.uses_teacher:
-            return labelled(self.data, "train").assign(fit=False)
-        rows = self.data.split("train").assign(fit=True)
+            return self._labelled_rows().assign(fit=False)
+        rows = training_rows(self.data, self.speed_factors).assign(fit=True)
         self.cache.require(rows["audio_key"])
         if self.filtered is None:
             return rows
@@ -300,6 +315,10 @@ class Distillation:
                 "expected something to learn from; train the teacher longer, or loosen the filter"
             )
         return kept
+
+    def _labelled_rows(self) -> pd.DataFrame:
+        rows = labelled(self.data, "train")
+        return with_copies(rows, self.speed_factors, self.data.sample_rate_hz)
 
     def _student_set(self, rows: pd.DataFrame) -> TrainingSet:
         if not self.objective.uses_teacher:
@@ -319,18 +338,39 @@ class Distillation:
         return self._training_set(rows, targets)
 
     def _training_set(self, rows: pd.DataFrame, targets: CachedTargets | None) -> TrainingSet:
-        packed = pack_features(self.data, rows, self.features, self.scratch)
+        augment = None
+        if self.params.augmentation.changes_audio:
+            augment = self._augmenter(rows)
+            seconds = rows["duration_seconds"].to_numpy() * self.data.sample_rate_hz
+            num_samples = np.rint(seconds).astype(np.int64)
+            features = unpacked_features(augment.extractor.num_frames(num_samples))
+        else:
+            features = pack_features(self.data, rows, self.features, self.scratch)
         labels: Sequence[Sequence[int] | None] = [
             None if pd.isna(text) else self.vocabulary.encode(text) for text in rows["text"]
         ]
         training = self.params.training
         return TrainingSet(
-            [packed],
+            [features],
             labels,
             self.features.hop_seconds,
             training.batch_seconds,
             training.seed,
             targets,
+            augment,
+        )
+
+    def _augmenter(self, rows: pd.DataFrame) -> Augmenter:
+        listed, reduction = list(rows.itertuples()), self._network_reduction()
+        return Augmenter(
+            self.effects,
+            lambda row: waveform_of(self.data, listed[row]),
+            list(rows["audio_key"]),
+            LogMel(self.features, self.data.sample_rate_hz),
+            reduction,
+            self._rate_ratio(self.features.hop_seconds * reduction),
+            self.vocabulary.encode(" ")[0],
+            self.params.training.seed,
         )
 
     def _network_reduction(self) -> int:
@@ -403,6 +443,7 @@ class Distillation:
             self.cache.manifest_digest,
             [*rows["audio_key"], *rows["text"]],
             record,
+            self.effects.digests,
         )
         trainer = Trainer(
             network,

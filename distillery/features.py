@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from distillery.normalisation import VARIANCE_FLOOR, RunningNormaliser
 from distillery.params import FeatureParams
 
 LOG_FLOOR = 1e-6
+Samples = TypeVar("Samples", int, np.ndarray)
 
 
 class LogMel(nn.Module):
@@ -49,8 +51,8 @@ class LogMel(nn.Module):
             pad_mode="constant",
         )
 
-    def num_frames(self, num_samples: int) -> int:
-        """Return the number of feature frames of a waveform."""
+    def num_frames(self, num_samples: Samples) -> Samples:
+        """Return the number of feature frames of a waveform, or of many, `(utterances,)`."""
         return num_samples // self.hop_samples + 1
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -89,6 +91,12 @@ class PackedFeatures:
         return self.values[self.offsets[row] : self.offsets[row + 1]]
 
 
+def unpacked_features(num_frames: np.ndarray) -> PackedFeatures:
+    """Return lengths `(utterances,)` alone, for features that are made when they are needed."""
+    offsets = np.concatenate([[0], np.cumsum(num_frames)])
+    return PackedFeatures(np.zeros((0, 0), np.float16), offsets)
+
+
 def gather(items: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """Copy `(frames, …)` arrays into float32 `(batch, frames, …)`, zeros behind, with lengths."""
     lengths = [len(item) for item in items]
@@ -99,12 +107,27 @@ def gather(items: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     return batch, torch.tensor(lengths)
 
 
+def waveform_of(data: PreparedData, row: Any) -> np.ndarray:
+    """Return a prepared utterance, or a copy of one, as float32 in [-1, 1) `(samples,)`.
+
+    Args:
+        data: the prepared audio.
+        row: as of `PreparedData.samples`; it may say the rate that the samples are taken to have,
+            as rows of distillery/augmentations/speed.py do.
+    """
+    rate = data.sample_rate_hz
+    played_hz = int(getattr(row, "played_hz", rate))
+    if played_hz == rate:
+        return data.waveform(row)
+    changed = resample(to_int16(data.waveform(row)), played_hz, rate)
+    return changed.astype(np.float32) / np.float32(SAMPLE_SCALE)
+
+
 def pack_features(
     data: PreparedData,
     rows: pd.DataFrame,
     params: FeatureParams,
     scratch: Path,
-    speed: float = 1.0,
 ) -> PackedFeatures:
     """Compute features once, or reopen what an earlier run computed.
 
@@ -112,20 +135,19 @@ def pack_features(
 
     Args:
         data: the prepared audio.
-        rows: its utterances to pack, in order.
+        rows: its utterances to pack, in order; copies at other speeds may be among them.
         params: feature settings.
         scratch: folder for the packed file; may be deleted at any time between runs.
-        speed: factor at which the audio is played; above 1 it is shorter and higher.
     """
     extractor = LogMel(params, data.sample_rate_hz)
-    spec = f"{params.model_dump_json()} {data.sample_rate_hz} {speed} 1"
+    spec = f"{params.model_dump_json()} {data.sample_rate_hz} 1.0 1"
     digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[:20]
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / f"features-{digest}.npy"
     if not path.exists():
         bar = tqdm(rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False)
         with num_threads(1), bar:
-            waveforms = (torch.from_numpy(_at_speed(data, row, speed)) for row in bar)
+            waveforms = (torch.from_numpy(waveform_of(data, row)) for row in bar)
             parts = [extractor(waveform).half().numpy() for waveform in waveforms]
         _save_packed(path, parts)
     with open(path, "rb") as file:
@@ -142,11 +164,3 @@ def _save_packed(path: Path, parts: Sequence[np.ndarray]) -> None:
     for part in parts:
         buffer.write(np.ascontiguousarray(part).tobytes())
     write_bytes(path, buffer.getvalue())
-
-
-def _at_speed(data: PreparedData, row: object, speed: float) -> np.ndarray:
-    if speed == 1.0:
-        return data.waveform(row)
-    rate = data.sample_rate_hz
-    changed = resample(to_int16(data.waveform(row)), round(rate * speed), rate)
-    return changed.astype(np.float32) / np.float32(SAMPLE_SCALE)

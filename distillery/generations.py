@@ -153,6 +153,7 @@ def _digest_of(run: Distillation) -> str:
         "student": run.params.students[run.name].model_dump(),
         "cache": run.cache.manifest_digest,
         "rows": [*rows["audio_key"], *rows["text"]],
+        "sounds": run.effects.digests,
         "source": source.read_text("utf-8") if source.exists() else None,
     }
     return run_digest(keys)

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Discriminator,
@@ -38,6 +39,27 @@ INIT_TEACHER = "teacher"
 INIT_REGISTRY = "models:/"
 REGISTRY_PATTERN = rf"{INIT_REGISTRY}[^/@]+(@[^/@]+|/[1-9][0-9]*)"
 RegistryUri = Annotated[str, Field(pattern=f"^{REGISTRY_PATTERN}$")]
+
+
+def _other_speeds(factors: tuple[float, ...]) -> tuple[float, ...]:
+    if 1.0 in factors:
+        raise ValueError("1 is the audio itself, which is always there; remove it")
+    if len(set(factors)) < len(factors):
+        raise ValueError("a factor stands twice; name each once")
+    return factors
+
+
+def _lowest_first(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] > ends[1]:
+        raise ValueError(f"the ends stand in reverse, expected [{ends[1]:g}, {ends[0]:g}]")
+    return ends
+
+
+Probability = Annotated[float, Field(gt=0.0, le=1.0)]
+PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
+Folder = Annotated[str, Field(min_length=1)]
+SpeedFactor = Annotated[float, Field(ge=0.5, le=2.0)]
+SpeedFactors = Annotated[tuple[SpeedFactor, ...], AfterValidator(_other_speeds)]
 
 
 class Section(BaseModel):
@@ -318,7 +340,7 @@ class TrainedTeacherParams(Section):
     """The network."""
     features: FeatureParams = FeatureParams()
     """What it hears."""
-    speed_factors: tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...] = ()
+    speed_factors: SpeedFactors = ()
     """Copies of the training audio played at these speeds are added; each adds one copy's cost."""
     training: TrainingParams = TrainingParams()
     """How it is trained."""
@@ -384,6 +406,9 @@ class CacheParams(Section):
 
     payload: PayloadParams = PayloadParams()
     """What is kept."""
+    speed_factors: SpeedFactors = ()
+    """Copies of the training audio played at these speeds have teacher outputs of their own, and
+    every student and its control train on them, too; each adds one copy's cost to both."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Arithmetic of the teacher's forward pass; bf16 and fp16 are faster on recent hardware."""
     batch_seconds: PositiveFloat = 60.0
@@ -669,6 +694,112 @@ class FilterParams(Section):
         return self
 
 
+class NoiseParams(Section):
+    """Noise added to whole utterances."""
+
+    probability: Probability = 0.5
+    """Share of the utterances that get some, drawn anew in every epoch."""
+    snr_db: Annotated[tuple[float, float], AfterValidator(_lowest_first)] = (5.0, 20.0)
+    """Least and most decibels of the speech above the noise; lower is louder noise."""
+    folder: Folder | None = None
+    """Recordings to draw from, with all folders below; null generates coloured noise."""
+
+
+class GainParams(Section):
+    """Loudness of whole utterances."""
+
+    probability: Probability = 0.5
+    """Share of the utterances that become louder or softer, drawn anew in every epoch."""
+    gain_db: Annotated[tuple[float, float], AfterValidator(_lowest_first)] = (-6.0, 6.0)
+    """Least and most decibels; positive is louder."""
+
+
+class ReverberationParams(Section):
+    """Rooms that utterances are heard in."""
+
+    probability: Probability = 0.5
+    """Share of the utterances that get a room, drawn anew in every epoch."""
+    rt60_seconds: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(_lowest_first)] = (
+        0.1,
+        0.5,
+    )
+    """Of generated rooms: least and most time in which sound falls by 60 dB; longer smears more."""
+    direct_db: Annotated[
+        tuple[NonNegativeFloat, NonNegativeFloat], AfterValidator(_lowest_first)
+    ] = (5.0, 15.0)
+    """Of generated rooms: least and most decibels of the direct sound above all echoes; near 0 and
+    below, what is heard is late by a frame or so."""
+    folder: Folder | None = None
+    """Impulse responses to draw from, with all folders below; null generates them."""
+
+    @model_validator(mode="after")
+    def _all_settings_count(self) -> ReverberationParams:
+        for name in ("rt60_seconds", "direct_db"):
+            default = type(self).model_fields[name].default
+            if self.folder is not None and getattr(self, name) != default:
+                raise ValueError(
+                    f"{name} is set, but impulse responses come from folder {self.folder!r}; "
+                    f"remove {name}, or folder to generate them"
+                )
+        return self
+
+
+class CropParams(Section):
+    """Stretches cut out of utterances, of which the teacher's frames alone are learnt."""
+
+    probability: Probability = 0.3
+    """Share of the utterances that are cut, drawn anew in every epoch; a cut one's transcript and
+    hypotheses do not count."""
+    kept_fraction: Annotated[
+        tuple[PositiveFraction, PositiveFraction], AfterValidator(_lowest_first)
+    ] = (0.5, 0.9)
+    """Least and most that is kept, as a share of the utterance."""
+
+
+class ConcatenateParams(Section):
+    """Utterances joined two by two."""
+
+    probability: Probability = 0.3
+    """Share of the batches whose utterances are joined, drawn anew in every epoch."""
+
+
+class AugmentationParams(Section):
+    """What students and controls hear otherwise than it was recorded; null switches each off.
+
+    Each says what it does to time, and so to the teacher's cached outputs. Masks on features are
+    training.specaugment, other speeds cache.speed_factors.
+    """
+
+    noise: NoiseParams | None = None
+    """Time stays: targets stay valid."""
+    gain: GainParams | None = None
+    """Time stays: targets stay valid."""
+    reverberation: ReverberationParams | None = None
+    """Time stays, echoes follow the direct sound: targets stay valid."""
+    crop: CropParams | None = None
+    """Targets are sliced at whole frames of the student."""
+    concatenate: ConcatenateParams | None = None
+    """Targets, hypotheses and transcripts are joined."""
+    time_warp: Any = None
+    """Refused: cached frames would face other audio than they were made from."""
+
+    @model_validator(mode="after")
+    def _time_is_not_warped(self) -> AugmentationParams:
+        if self.time_warp is not None:
+            raise ValueError(
+                f"time_warp is {self.time_warp!r}, but time warping moves frames by amounts that "
+                "change along an utterance, so cached teacher frames would face other audio than "
+                "they were made from; remove it, and set cache.speed_factors (copies with teacher "
+                "outputs of their own) or training.specaugment (masks)"
+            )
+        return self
+
+    @property
+    def changes_audio(self) -> bool:
+        """Whether features must be made anew in every step."""
+        return any(getattr(self, name) is not None for name in type(self).model_fields)
+
+
 class StudentParams(Section):
     """One named student."""
 
@@ -700,6 +831,8 @@ class DistillParams(Section):
     """Which of the teacher's hypotheses are fit to learn from."""
     features: FeatureParams = FeatureParams(num_mels=40)
     """What students hear."""
+    augmentation: AugmentationParams = AugmentationParams()
+    """How what they hear is changed in every step."""
     training: TrainingParams = TrainingParams()
     """How students are trained."""
     generations: PositiveInt = 1
@@ -735,6 +868,19 @@ class DistillParams(Section):
                     f"students.{name}: causal_conv streams, but features.normalise is "
                     f"{normalise!r}, which reads the whole utterance first; give the student "
                     "features: {normalise: running}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _crops_have_frames_to_learn(self) -> DistillParams:
+        for name in self.students if self.augmentation.crop else ():
+            objective = self.objective_of(name)
+            if not (objective.uses_frames or objective.uses_hidden):
+                raise ValueError(
+                    f"augmentation.crop is set, but students.{name} learns neither frames nor "
+                    "hidden states of the teacher, and texts are not valid for a part of an "
+                    "utterance; remove crop, or give the student frame.weight above 0 or "
+                    "hidden.layers"
                 )
         return self
 
@@ -929,6 +1075,7 @@ def _suggestion(location: tuple[Any, ...]) -> str:
     known = set(Params.model_fields)
     for section in Section.__subclasses__():
         known.update(section.model_fields)
+    known.discard(str(location[-1]))  # it is known elsewhere
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 

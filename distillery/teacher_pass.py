@@ -18,10 +18,12 @@ import torch
 from torch import Tensor
 
 from distillery.architectures import ARCHITECTURES
+from distillery.augmentations.speed import training_rows
 from distillery.caching import Partition, PartitionReport, cut_into_shards
 from distillery.decoding import confidence, greedy_text, n_best, score_texts
 from distillery.device import choose_device
 from distillery.errors import CacheError
+from distillery.features import waveform_of
 from distillery.files import digest_of_file
 from distillery.fingerprint import FINGERPRINT_FILE
 from distillery.manifest import MANIFEST_FILE, PreparedData
@@ -60,7 +62,7 @@ def run_partition(
     data = PreparedData.open(places.data)
     teacher.check_sample_rate(data.sample_rate_hz)
     cache = TeacherCache(places.cache / partition.namespace)
-    rows = data.split("train")
+    rows = training_rows(data, params.speed_factors)
     keys = rows["audio_key"].to_numpy()
     found = [not cache.missing(keys[batch]) for batch in partition.batches]
     progress = on_progress or (lambda _: None)
@@ -133,7 +135,7 @@ class TeacherPass:
     def _features(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
         started = time.perf_counter()
         with torch.inference_mode():
-            features = self.teacher.extract([self.data.waveform(self.rows[i]) for i in batch])
+            features = self.teacher.extract([waveform_of(self.data, self.rows[i]) for i in batch])
         self.seconds += time.perf_counter() - started
         return features
 

@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distillery.augmentation import spec_augment
-from distillery.batches import TrainingSet
+from distillery.augmentations.spec_augment import spec_augment
+from distillery.batches import Moment, TrainingSet
 from distillery.decoding import greedy_tokens
 from distillery.device import choose_device, choose_precision
 from distillery.errors import DistilleryError, ModelError
@@ -180,7 +180,8 @@ class Trainer:
         for position, items in enumerate(plan):
             progress = (self.epoch + position / len(plan)) / self.params.num_epochs
             rate = self._learning_rate(progress)
-            for term, value in self._train_step(items, rate, progress).items():
+            moment = Moment(self.epoch, position)
+            for term, value in self._train_step(items, moment, rate, progress).items():
                 sums[term] = sums[term] + value.detach().cpu().double()
             self.step += 1
             bar.update()
@@ -192,8 +193,8 @@ class Trainer:
             )
         return {**means, "train/learning_rate": rate}
 
-    def _train_step(self, items: list[int], rate: float, progress: float) -> Terms:
-        batch = self.data.batch(items)
+    def _train_step(self, items: list[int], moment: Moment, rate: float, progress: float) -> Terms:
+        batch = self.data.batch(items, moment)
         masked = spec_augment(batch.features, batch.feature_lengths, self.params.specaugment)
         batch = batch.to(self.device)
         with self.network.recording(self.objective.layers) as hidden:

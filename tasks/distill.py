@@ -10,6 +10,7 @@ from typing import Any
 
 from distillery import params
 from distillery.auditing import audit_before_training
+from distillery.augmentations.augmenter import SOUNDS_FILE
 from distillery.cache_namespace import Places, expected_namespace
 from distillery.distillation import Distillation, Trained
 from distillery.files import whole_folder, write_json
@@ -49,6 +50,8 @@ def distill(root: Path, student: str, seed: int) -> None:
         settings.for_seed(seed),
         root / "scratch",
         root / "models",
+        speed_factors=everything.cache.speed_factors,
+        root=root,
     )
     item = f"{student}/seed-{seed}"
     curves = root / f"curves/students/{item}.jsonl"
@@ -64,7 +67,7 @@ def distill(root: Path, student: str, seed: int) -> None:
     else:
         control_curves.parent.mkdir(parents=True, exist_ok=True)
         control_curves.write_text("")
-    notes: dict[str, Any] = {INIT_FILE: trained.init}
+    notes: dict[str, Any] = {INIT_FILE: trained.init, SOUNDS_FILE: run.effects.digests or None}
     if run.filtered is not None:
         notes[FILTER_FILE] = run.filtered.report()
     if earlier:

@@ -94,6 +94,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
         },
         "cache": {
             "payload": {},
+            "speed_factors": [],
             "precision": "fp32",
             "batch_seconds": 8.0,
             "shard_seconds": 12.0,
@@ -106,6 +107,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
             "filter": {"enabled": False},  # three epochs teach the teacher to say nothing
             "objective": {},
             "features": dict(features),
+            "augmentation": {},
             "training": dict(training),
             "students": {
                 "conv": {

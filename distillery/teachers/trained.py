@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from distillery.augmentations.speed import copy_at
 from distillery.batches import TrainingSet
 from distillery.datasets import labelled, validation_set
 from distillery.features import pack_features
@@ -19,10 +20,8 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
     """Train a teacher, or go on where a killed run stopped; it has its best epoch's weights."""
     data, scratch = place.data, place.scratch
     rows = labelled(data, "train")
-    copies = [
-        pack_features(data, rows, params.features, scratch, speed)
-        for speed in (1.0, *params.speed_factors)
-    ]
+    played = [rows, *(copy_at(rows, speed, data.sample_rate_hz) for speed in params.speed_factors)]
+    copies = [pack_features(data, copy, params.features, scratch) for copy in played]
     vocabulary = data.vocabulary
     training_set = TrainingSet(
         copies,

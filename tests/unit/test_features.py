@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
+from distillery.augmentations.speed import copy_at
 from distillery.features import LogMel, gather, pack_features, pad
 from distillery.manifest import audio_key
 from distillery.params import FeatureParams
@@ -20,7 +21,14 @@ class Prepared:
     def __init__(self) -> None:
         random = np.random.default_rng(0)
         self.audio = [random.normal(0, 0.1, n).astype(np.float32) for n in (8000, 4000)]
-        self.rows = pd.DataFrame({"row": [0, 1], "audio_key": [audio_key(a) for a in self.audio]})
+        self.rows = pd.DataFrame(
+            {
+                "row": [0, 1],
+                "utterance_id": ["long", "short"],
+                "audio_key": [audio_key(a) for a in self.audio],
+                "num_samples": [len(a) for a in self.audio],
+            }
+        )
 
     def waveform(self, row) -> np.ndarray:
         return self.audio[row.row]
@@ -82,13 +90,13 @@ def test_other_settings_or_audio_are_packed_anew(tmp_path: Path) -> None:
     pack_features(data, data.rows, PARAMS, tmp_path)
     pack_features(data, data.rows.iloc[:1], PARAMS, tmp_path)
     pack_features(data, data.rows, FeatureParams(num_mels=10), tmp_path)
-    pack_features(data, data.rows, PARAMS, tmp_path, speed=1.1)
+    pack_features(data, copy_at(data.rows, 1.1, 8000), PARAMS, tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_faster_speech_is_shorter(tmp_path: Path) -> None:
     data = Prepared()
-    fast = pack_features(data, data.rows, PARAMS, tmp_path, speed=1.25)
+    fast = pack_features(data, copy_at(data.rows, 1.25, 8000), PARAMS, tmp_path)
     assert fast.num_frames[0] == 6400 // 80 + 1
 
 

@@ -1,11 +1,13 @@
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from distillery.batches import TrainingSet
+from distillery.batches import Batch, Moment, TrainingSet
 from distillery.errors import DistilleryError, ModelError
 from distillery.features import PackedFeatures
 from distillery.objectives import NetworkOutputs, Objective, TranscriptObjective
@@ -229,3 +231,21 @@ def test_a_missing_gpu_is_an_error() -> None:
         assert choose_device("auto") == "cpu"
         with pytest.raises(ModelError, match="this machine shows no GPU; use 'auto'"):
             choose_device("cuda")
+
+
+def test_augmentation_is_told_every_step_of_every_epoch(tmp_path: Path) -> None:
+    told: list[tuple[int, int, list[int]]] = []
+
+    def listen(batch: Batch, rows: Sequence[int], moment: Moment) -> Batch:
+        told.append((moment.epoch, moment.step, list(rows)))
+        return batch
+
+    run = trainer(tmp_path, PARAMS.model_copy(update={"num_epochs": 3}))
+    run.data = replace(run.data, augment=listen)
+    run.fit()
+    plans = [run.data.plan(epoch) for epoch in range(3)]
+    assert told == [
+        (epoch, step, [item % len(TEXTS) for item in items])
+        for epoch, plan in enumerate(plans)
+        for step, items in enumerate(plan)
+    ]

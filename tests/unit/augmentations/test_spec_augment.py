@@ -1,7 +1,17 @@
+"""SpecAugment: masks leave every frame where it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import torch
 
-from distillery.augmentation import spec_augment
+from distillery.augmentations.spec_augment import spec_augment
 from distillery.params import SpecAugmentParams
+from tests.unit.augmentations.alignment import best_lag, divergence
+from tests.unit.augmentations.conftest import Lab, targets_of
 
 
 def test_masks_stay_within_their_share_and_keep_every_frame_in_place() -> None:
@@ -30,3 +40,14 @@ def test_no_masks_leave_the_features_alone() -> None:
     features = torch.randn(2, 10, 4)
     params = SpecAugmentParams(num_time_masks=0, num_frequency_masks=0)
     assert torch.equal(spec_augment(features, torch.tensor([10, 5]), params), features)
+
+
+def test_a_live_teacher_says_the_same_in_the_same_places(lab: Lab, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    batch = lab.batch(tmp_path)
+    params = SpecAugmentParams(max_time_fraction=0.05)
+    masked = spec_augment(batch.features, batch.feature_lengths, params)
+    assert not torch.equal(masked, batch.features)
+    pairs = list(zip(targets_of(batch), lab.said(replace(batch, features=masked)), strict=True))
+    assert [best_lag(*pair) for pair in pairs] == [0] * 32
+    assert np.mean([divergence(*pair) for pair in pairs]) < 0.5

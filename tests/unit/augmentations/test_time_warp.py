@@ -1,0 +1,32 @@
+"""Time warping is refused, and the message says what to do instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillery import params
+from distillery.augmentations.augmenter import CONTRACT
+from distillery.augmentations.base import Timing
+from distillery.errors import ParamsError
+from tests.tiny import tiny_params, write_params
+
+
+@pytest.mark.parametrize("value", [5, {"max_frames": 80}, True])
+def test_time_warping_is_refused(tmp_path: Path, value: Any) -> None:
+    assert CONTRACT["time_warp"] is Timing.REFUSED
+    write_params(tmp_path, tiny_params(distill={"augmentation": {"time_warp": value}}))
+    with pytest.raises(
+        ParamsError,
+        match=r"distill.augmentation: time_warp is .*, but time warping moves frames .* cached "
+        r"teacher frames would face other audio .*; remove it, and set cache.speed_factors .* or "
+        r"training.specaugment",
+    ):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_none_is_no_time_warping(tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_params(distill={"augmentation": {"time_warp": None}}))
+    assert not params.load(tmp_path / "params.yaml").distill.augmentation.changes_audio
