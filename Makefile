@@ -134,6 +134,11 @@ types: install ## mypy
 check: lint types ## lint, types and unit tests
 	$(PYTHON) -m pytest tests/unit
 
+.PHONY: quality
+quality: install ## a study of objectives, hours: make quality STUDY=an4_all SOURCE=data/raw/an4
+	@test -n "$(STUDY)" -a -n "$(SOURCE)" || { echo 'error: make quality STUDY=an4_all SOURCE=data/raw/an4; studies are the files benchmarks/quality/*.yaml' >&2; exit 2; }
+	$(PYTHON) -m benchmarks.quality.study benchmarks/quality/$(STUDY).yaml --source $(SOURCE)
+
 .PHONY: bench
 bench: install ## the benchmarks, on this workspace's teacher; results go to benchmarks/results
 	$(RUN) --until teacher

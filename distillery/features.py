@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -88,7 +89,12 @@ class PackedFeatures:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """Return one utterance's features `(feature_frames, mels)`, float16, a view of the disk."""
-        return self.values[self.offsets[row] : self.offsets[row + 1]]
+        # As a plain array: slicing a np.memmap costs 5 microseconds.
+        return self._plain[self.offsets[row] : self.offsets[row + 1]]
+
+    @cached_property
+    def _plain(self) -> np.ndarray:
+        return self.values.view(np.ndarray)
 
 
 def unpacked_features(num_frames: np.ndarray) -> PackedFeatures:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distillery.networks import Network, real_frames, with_last
+from distillery.networks import Dropout, Network, real_frames, with_last
 from distillery.params import CausalConvParams, SeparableConvParams
 
 FRONT_KERNEL_SIZE = 5
@@ -61,7 +61,7 @@ class SeparableBlock(nn.Module):
         )
         self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return `(batch, channels, 1, frames)` for the same shape."""

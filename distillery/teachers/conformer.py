@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchaudio.models import Conformer
 
-from distillery.networks import ConvFrontEnd, Network, real_frames, with_last
+from distillery.networks import ConvFrontEnd, Dropout, Network, real_frames, with_last
 from distillery.params import ConformerParams
 
 
@@ -30,7 +30,7 @@ class ConvConformer(Network):
         self.time_reduction = params.time_reduction
         self.front = ConvFrontEnd(num_mels, params.conv_channels, params.time_reduction)
         self.project = nn.Linear(self.front.num_outputs, params.model_size)
-        self.dropout = nn.Dropout(params.dropout)
+        self.dropout = Dropout(params.dropout)
         self.blocks = Conformer(
             params.model_size,
             params.num_heads,

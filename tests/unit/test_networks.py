@@ -4,7 +4,7 @@ import torch
 from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError
 from distillery.losses.ctc import CTC
-from distillery.networks import Network, StreamingNetwork, real_frames
+from distillery.networks import Dropout, Network, StreamingNetwork, real_frames
 from distillery.params import (
     CausalConvParams,
     ConformerParams,
@@ -229,3 +229,34 @@ def test_the_blocks_share_the_lookahead() -> None:
 
 def test_a_network_without_named_layers_offers_none() -> None:
     assert Network().layers == {}
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
+    torch.manual_seed(0)
+    layer = Dropout(0.3)
+    x = torch.ones(200, 50, 1, 40, requires_grad=True)  # 400,000 elements
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        given = x.contiguous(memory_format=memory_format)
+        out = layer(given)
+        # The standard error of the share is 0.0007.
+        assert (out == 0).float().mean().item() == pytest.approx(0.3, abs=0.004)
+        assert torch.unique(out.detach()).tolist() == pytest.approx([0, 1 / 0.7], abs=1e-4)
+        assert torch.autograd.grad(out.sum(), given)[0].equal(out)
+    neighbours = (out[:, :-1] == 0) & (out[:, 1:] == 0)
+    assert neighbours.float().mean().item() == pytest.approx(0.09, abs=0.003)
+
+
+def test_dropout_follows_the_seed_and_does_nothing_in_evaluation() -> None:
+    layer, x = Dropout(0.5), torch.randn(3, 7, 5)
+    torch.manual_seed(1)
+    first, second = layer(x), layer(x)
+    torch.manual_seed(1)
+    assert layer(x).equal(first)
+    assert not second.equal(first)
+    assert layer.eval()(x).equal(x)
+
+
+def test_dropout_of_nothing_and_of_everything() -> None:
+    x = torch.randn(4, 6)
+    assert Dropout(0.0)(x).equal(x)
+    assert Dropout(1.0)(x).equal(torch.zeros(4, 6))

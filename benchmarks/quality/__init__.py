@@ -1,0 +1,1 @@
+"""Studies of what distillation is worth: settings beside, results in benchmarks/results."""

@@ -1,0 +1,388 @@
+"""What each objective is worth on real speech: students and controls of several seeds, compared.
+
+    python -m benchmarks.quality.study benchmarks/quality/an4_all.yaml --source data/raw/an4
+
+A study is a YAML file: settings of a whole pipeline, and rows that change some of `distill`. All
+rows share data, teacher, cache and, where they share what a control depends on, the controls. What
+is finished is kept in the study's workspace, so the same command goes on where it was stopped, and
+two processes may work on different rows (`--rows`). The table and the settings that made it go to
+benchmarks/results/quality_NAME.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from benchmarks.common import ROOT, commit, machine, write_rows
+from distillery import params
+from distillery.architectures import ARCHITECTURES
+from distillery.distillation import Distillation, Trained
+from distillery.errors import DistilleryError
+from distillery.evaluation import Run, gap_closed, labelled_test_rows, predict
+from distillery.files import write_json
+from distillery.manifest import PreparedData
+from distillery.recogniser import Recogniser
+from distillery.scoring import rate_over_seeds
+from distillery.teacher_cache.store import TeacherCache
+from distillery.training import run_digest
+from tasks.cache import cache
+from tasks.prepare import prepare
+from tasks.teacher import teacher
+
+WORKSPACES = ROOT / "scratch/quality"
+NUM_RESAMPLES, CONFIDENCE, BOOTSTRAP_SEED = 1000, 0.95, 0
+CHUNK_SECONDS = 0.32
+REPLACED = ("objective", "architecture")
+"""Settings that a change takes the place of; all others are merged."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study's file, and the workspace where it is done."""
+
+    name: str
+    title: str
+    student: str
+    seeds: tuple[int, ...]
+    settings: Mapping[str, Any]
+    """As in params.yaml, the source of the corpus missing."""
+    rows: Mapping[str, Mapping[str, Any]]
+    """By name, changes to `settings["distill"]`; the first row is the default."""
+    goal: Mapping[str, Any]
+    workspace: Path
+    teacher_of: str | None = None
+    """Another study whose teacher serves here, too."""
+
+    @classmethod
+    def read(cls, path: Path, workspaces: Path) -> Study:
+        """Read a study.
+
+        Raises:
+            DistilleryError: it lacks a key, or has one too many.
+        """
+        content = yaml.safe_load(path.read_text("utf-8"))
+        base = yaml.safe_load((ROOT / content.pop("settings")).read_text("utf-8"))
+        settings = merged(base, content.pop("changes", {}))
+        try:
+            seeds = tuple(content.pop("seeds"))
+            return cls(
+                path.stem,
+                seeds=seeds,
+                settings=settings,
+                workspace=workspaces / path.stem,
+                **content,
+            )
+        except (KeyError, TypeError) as error:
+            raise DistilleryError(f"{path}: {error}; see benchmarks/quality/study.py") from None
+
+    def write_settings(self, source: Path) -> params.Params:
+        """Write params.yaml into the workspace and return what it holds.
+
+        Raises:
+            DistilleryError: the workspace was made with other settings of data or teacher.
+        """
+        content = merged(self.settings, {"prepare": {"source": str(source)}})
+        path = self.workspace / params.PARAMS_FILE
+        former = params.load(path) if path.exists() else None
+        self.workspace.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        present = params.load(path)
+        if former and (former.prepare, former.teacher) != (present.prepare, present.teacher):
+            raise DistilleryError(
+                f"{self.workspace}: data and teacher were made with other settings than the "
+                "study now has; remove the folder to begin anew"
+            )
+        return present
+
+    def bring_up(self, source: Path) -> params.Params:
+        """Prepare data, teacher and cache; what is there stays."""
+        present = self.write_settings(source)
+        if not (self.workspace / "data/prepared").exists():
+            prepare(self.workspace)
+        models = self.workspace / "models/teacher"
+        if not models.exists() and self.teacher_of:
+            shutil.copytree(self.workspace.parent / self.teacher_of / "models/teacher", models)
+        if not models.exists():
+            teacher(self.workspace)
+        cache(self.workspace)
+        (self.workspace / "runs").mkdir(exist_ok=True)
+        return present
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Trains what a study asks for, and keeps what each training gave."""
+
+    study: Study
+    present: params.Params
+
+    @cached_property
+    def data(self) -> PreparedData:
+        """The prepared corpus."""
+        return PreparedData.open(self.study.workspace / "data/prepared")
+
+    @cached_property
+    def cache(self) -> TeacherCache:
+        """What the teacher said."""
+        return TeacherCache.open_current(self.study.workspace / "data/teacher_cache")
+
+    @cached_property
+    def test_rows(self) -> pd.DataFrame:
+        """What all models are judged on."""
+        return labelled_test_rows(self.data)
+
+    def settings_of(self, row: str, seed: int) -> params.DistillParams:
+        """Return the settings of a row, one student in them."""
+        content = merged(self.study.settings["distill"], {})
+        content["students"] = {self.study.student: content["students"][self.study.student]}
+        changes = dict(self.study.rows[row])
+        student = {key: changes.pop(key) for key in ("architecture", "init") if key in changes}
+        content = merged(content, {**changes, "students": {self.study.student: student}})
+        return params.DistillParams.model_validate(content).for_seed(seed)
+
+    def teacher(self) -> dict[str, Any]:
+        """Return the teacher's errors."""
+        path = self.study.workspace / "runs/teacher.json"
+        if not path.exists():
+            model = Recogniser.load(self.study.workspace / "models/teacher", ARCHITECTURES)
+            write_json(path, self._judge(model))
+        return _read(path)
+
+    def student(self, row: str, seed: int) -> dict[str, Any]:
+        """Return what a row's student of one seed gave, trained where it was not before."""
+        settings = self.settings_of(row, seed)
+        return self._once("student", settings, seed, lambda run, path: run.train_student(path))
+
+    def control(self, row: str, seed: int) -> dict[str, Any]:
+        """Return what the control of a row's student gave; rows of equal controls share one."""
+        settings = self.settings_of(row, seed)
+        plain = settings.model_copy(update={"objective": params.ObjectiveParams()})
+        epochs = settings.training.num_epochs
+        return self._once("control", plain, seed, lambda run, path: run.train_control(path, epochs))
+
+    def _once(
+        self, role: str, settings: params.DistillParams, seed: int, train: Any
+    ) -> dict[str, Any]:
+        digest = run_digest(role, settings.model_dump(exclude_defaults=True), self._origin())
+        path = self.study.workspace / f"runs/{role}-{digest}.json"
+        if not path.exists():
+            run = Distillation(
+                self.data,
+                self.cache,
+                self.study.student,
+                settings,
+                self.study.workspace / "scratch",
+                self.study.workspace / "models",
+            )
+            trained: Trained = train(run, path.with_suffix(".jsonl"))
+            heard = self._judge(trained.recogniser)
+            extra = {"valid_wer": trained.valid_wer, "num_epochs": trained.num_epochs}
+            write_json(path, {**heard, **extra, "role": role, "seed": seed})
+            trained.checkpoint.unlink(missing_ok=True)
+        return _read(path)
+
+    def _origin(self) -> list[str]:
+        return [
+            str(self.cache.namespace.teacher["weights"]),
+            *(str(key) for key in sorted(self.data.split("train")["audio_key"])),
+            *(str(text) for text in sorted(self.data.split("train")["text"].dropna())),
+        ]
+
+    def _judge(self, recogniser: Recogniser) -> dict[str, Any]:
+        recogniser.network.eval()
+        run = Run("model", None)
+        predictions, _ = predict(self.data, self.test_rows, {run: recogniser}, CHUNK_SECONDS)
+        return {
+            "parameters": recogniser.num_parameters,
+            "words": predictions["words"].tolist(),
+            "word_errors": predictions["word_errors"].tolist(),
+        }
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with changes merged into them, sections of REPLACED as a whole."""
+    content = dict(base)
+    for key, value in changes.items():
+        old = content.get(key)
+        together = isinstance(old, Mapping) and isinstance(value, Mapping) and key not in REPLACED
+        content[key] = merged(old, value) if together else value  # type: ignore[arg-type]
+    return content
+
+
+def summarise(
+    students: Sequence[Mapping[str, Any]],
+    controls: Sequence[Mapping[str, Any]],
+    teacher_run: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return a row of the table: mean WERs over the seeds, gain with interval, gap closed.
+
+    Args:
+        students: one run per seed.
+        controls: those of the same seeds.
+        teacher_run: the teacher's.
+    """
+    words = np.array(teacher_run["words"])
+    own, plain = (np.array([run["word_errors"] for run in runs]) for runs in (students, controls))
+    results = [
+        rate_over_seeds(errors, words, NUM_RESAMPLES, CONFIDENCE, BOOTSTRAP_SEED)
+        for errors in (own, plain, plain - own)
+    ]
+    student, control, gain = results
+    teacher_errors = np.array(teacher_run["word_errors"])
+    return {
+        "wer": student.mean,
+        "wer_low": student.low,
+        "wer_high": student.high,
+        "wer_by_seed": list(student.by_seed),
+        "valid_wer": float(np.mean([run["valid_wer"] for run in students])),
+        "control_wer": control.mean,
+        "control_wer_by_seed": list(control.by_seed),
+        "control_valid_wer": float(np.mean([run["valid_wer"] for run in controls])),
+        "gain_wer": gain.mean,
+        "gain_wer_low": gain.low,
+        "gain_wer_high": gain.high,
+        "relative_gain": gain.mean / control.mean if control.mean else None,
+        "gap_closed": gap_closed((plain - own).sum(), (plain - teacher_errors).sum()),
+        "times_smaller": teacher_run["parameters"] / students[0]["parameters"],
+        "num_epochs": students[0]["num_epochs"],
+    }
+
+
+def check_goal(row: Mapping[str, Any], goal: Mapping[str, Any]) -> dict[str, bool]:
+    """Return for each part of a goal whether a row reaches it.
+
+    Args:
+        row: as `summarise` returns it.
+        goal: least values of some of its figures, and `significant`: the interval excludes 0.
+
+    Raises:
+        DistilleryError: the goal names a figure that a row does not have.
+    """
+    if unknown := set(goal) - set(row) - {"significant"}:
+        raise DistilleryError(f"goal: {sorted(unknown)} is no figure, expected {sorted(row)}")
+    reached = {
+        name: row[name] is not None and row[name] >= least
+        for name, least in goal.items()
+        if name != "significant"
+    }
+    if goal.get("significant"):
+        reached["significant"] = row["gain_wer_low"] > 0
+    return reached
+
+
+def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the table of a study."""
+    lines = [
+        "| row | WER, % (by seed) | control, % | gain, points (95 %) | relative | gap closed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in rows.items():
+        each = ", ".join(f"{100 * wer:.1f}" for wer in row["wer_by_seed"])
+        interval = f"{100 * row['gain_wer_low']:.1f} to {100 * row['gain_wer_high']:.1f}"
+        closed = "–" if row["gap_closed"] is None else f"{100 * row['gap_closed']:.0f} %"
+        relative = "–" if row["relative_gain"] is None else f"{100 * row['relative_gain']:.1f} %"
+        lines.append(
+            f"| {name} | {100 * row['wer']:.1f} ({each}) | {100 * row['control_wer']:.1f} "
+            f"| {100 * row['gain_wer']:.1f} ({interval}) | {relative} | {closed} |"
+        )
+    return "\n".join(lines)
+
+
+def run_study(study: Study, source: Path, names: Sequence[str]) -> dict[str, Any]:
+    """Train all that the named rows need and return the study's results."""
+    runs = Runs(study, study.bring_up(source))
+    teacher_run = runs.teacher()
+    for name in names:
+        for seed in study.seeds:
+            runs.control(name, seed)
+            runs.student(name, seed)
+        print(f"finished: {name}", flush=True)
+    rows = {
+        name: summarise(
+            [runs.student(name, seed) for seed in study.seeds],
+            [runs.control(name, seed) for seed in study.seeds],
+            teacher_run,
+        )
+        for name in names
+    }
+    words, errors = sum(teacher_run["words"]), sum(teacher_run["word_errors"])
+    return {
+        "title": study.title,
+        "teacher_wer": errors / words,
+        "teacher_parameters": teacher_run["parameters"],
+        "seeds": list(study.seeds),
+        "student": study.student,
+        "settings": study.settings,
+        "changes": dict(study.rows),
+        "rows": rows,
+        "goal": dict(study.goal),
+        "reached": check_goal(next(iter(rows.values())), study.goal),
+        "machine": machine(),
+        "commit": commit(),
+    }
+
+
+def plot_gains(results: Mapping[str, Any], path: Path) -> None:
+    """Draw each row's gain over its control with its interval, in points of WER."""
+    from matplotlib.figure import Figure
+
+    rows = results["rows"]
+    figure = Figure(figsize=(9, 1.5 + 0.32 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(rows.values()):
+        gain, low, high = (100 * row[key] for key in ("gain_wer", "gain_wer_low", "gain_wer_high"))
+        colour = "#0072b2" if low > 0 else "#d55e00" if high < 0 else "#4d4d4d"
+        axes.errorbar(gain, place, xerr=[[gain - low], [high - gain]], fmt="o", color=colour)
+        axes.annotate(
+            f"{100 * row['wer']:.1f} %", (high, place), (6, -3), textcoords="offset points"
+        )
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.margins(x=0.12)
+    axes.set_xlabel("gain over the control, points of WER (95 % interval); beside it the WER")
+    axes.set_title(results["title"])
+    figure.savefig(path, dpi=110)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    return content
+
+
+def main() -> None:
+    """Run a study, or some of its rows, and print the table."""
+    parser = argparse.ArgumentParser(description="What objectives are worth on real speech.")
+    parser.add_argument("study", type=Path, help="YAML file beside this module")
+    parser.add_argument("--source", type=Path, required=True, help="folder of the corpus")
+    parser.add_argument("--workspaces", type=Path, default=WORKSPACES, help="default: %(default)s")
+    parser.add_argument("--rows", nargs="+", help="train these alone, and write no results")
+    parser.add_argument("--plot", type=Path, help="PNG file for the gains")
+    options = parser.parse_args()
+    study = Study.read(options.study, options.workspaces.resolve())
+    if unknown := set(options.rows or ()) - set(study.rows):
+        parser.error(f"no rows {sorted(unknown)}; expected some of {list(study.rows)}")
+    results = run_study(study, options.source.resolve(), options.rows or list(study.rows))
+    print(markdown(results["rows"]))
+    if options.rows:
+        return
+    print(f"goal {results['goal']}: {results['reached']}")
+    print(write_rows(f"quality_{study.name}", results))
+    if options.plot:
+        plot_gains(results, options.plot)
+
+
+if __name__ == "__main__":
+    main()
