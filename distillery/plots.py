@@ -245,7 +245,7 @@ def plot_data_curve(summary: Row, path: Path) -> None:
     axes.set_ylabel(f"word error rate on the test split (%){shown}")
     axes.set_title("Test WER against the amount of training data; lower left is better")
     axes.grid(alpha=0.3)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), handlelength=3.5)
     _save(figure, path)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distillery import data_curve
+from distillery.manifest import PreparedData
 from distillery.params import Params
 from flows import results, stages
 from tasks import curve as task
@@ -28,6 +29,8 @@ def run(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
         TrackingError: MLflow cannot be reached or refuses; by then all else is done.
         DistilleryError: what training and evaluating raise.
     """
+    # Tell what is unfit before anything is trained.
+    data_curve.amounts(PreparedData.open(root / "data/prepared"), settings)
     if 1.0 in settings.curve.fractions:
         for student in settings.curve_students:
             for seed in settings.distill.seeds:

@@ -55,7 +55,7 @@ def curve(root: Path) -> dict[str, Any]:
     """
     settings = params.load(root / params.PARAMS_FILE)
     data = PreparedData.open(root / "data/prepared")
-    data_curve.amounts(data, settings)  # tell what is unfit before anything is trained
+    data_curve.amounts(data, settings)  # raises before anything is trained
     models = data_curve.models_of(settings)
     for model in models:
         if model.is_stages and not (model.folder(root) / WEIGHTS_FILE).exists():
