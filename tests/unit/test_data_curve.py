@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def settings(**curve: Any) -> Params:
 
 def test_a_share_lies_inside_every_larger_one_and_has_about_its_size() -> None:
     shares = [drawn(DATA, fraction) for fraction in (0.1, 0.25, 0.5, 1.0)]
-    for small, large in zip(shares, shares[1:], strict=False):
+    for small, large in itertools.pairwise(shares):
         assert set(small) < set(large)
     assert [len(share) / NUM_TRAIN for share in shares] == pytest.approx(
         [0.1, 0.25, 0.5, 1.0], abs=0.06
@@ -220,7 +221,13 @@ def test_the_table_has_one_row_per_student_share_and_role(
 
 def test_the_terminal_shows_hours_and_gains(summary: dict[str, Any]) -> None:
     text = data_curve.render(summary)
-    for words in ("0.25 h (25 %)", "1 h (100 %)", "60.0 ± 14.1", "90.0 ± 14.1", "teacher: WER 10.0"):
+    for words in (
+        "0.25 h (25 %)",
+        "1 h (100 %)",
+        "60.0 ± 14.1",
+        "90.0 ± 14.1",
+        "teacher: WER 10.0",
+    ):
         assert words in text, words
     assert max(map(len, text.splitlines())) <= 100
 
