@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from distillery.errors import CorpusError
+from distillery.params import Params
+from flows import curve, stages
 from tests.pipeline.conftest import kill, make_workspace, run_module, start_module
 from tests.pipeline.test_flow import lock, query, wait_for, wait_until_nothing_is_left
 from tests.tiny import tiny_params, write_params
@@ -17,9 +20,9 @@ from tests.tiny import tiny_params, write_params
 FOLDERS = ("models/curve/students/conv/seed-0", "models/curve/controls/conv/seed-0")
 
 
-def settings(num_epochs: int = 2) -> dict[str, Any]:
+def settings() -> dict[str, Any]:
     params = tiny_params() | {"curve": {"fractions": [0.5, 1.0]}}
-    params["distill"]["training"]["num_epochs"] = num_epochs
+    params["distill"]["training"]["num_epochs"] = 2
     return params
 
 
@@ -96,13 +99,12 @@ def test_a_killed_run_goes_on_where_it_stopped(drawn: Path, tmp_path: Path) -> N
     assert json.loads(made_from.read_text())["num_epochs"] == 2
 
 
-def test_a_share_that_draws_nothing_stops_before_any_training(drawn: Path, tmp_path: Path) -> None:
-    root = Path(shutil.copytree(drawn, tmp_path / "copy", symlinks=True))
-    params = settings(num_epochs=3)
-    params["curve"]["fractions"] = [0.001, 1.0]
-    write_params(root, params)
-    before = lock(root)
-    done = run_module(root, "flows.run", "--curve", check=False)
-    assert done.returncode == 1
-    assert "error: curve.fractions: 0.001 draws 0 of the 32 training utterances" in done.stdout
-    assert lock(root) == before
+def test_a_share_that_draws_nothing_stops_before_any_stage(
+    drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[str] = []
+    monkeypatch.setattr(stages, "run_stage", lambda root, target, emit: reached.append(target))
+    params = Params.model_validate(settings() | {"curve": {"fractions": [0.001, 1.0]}})
+    with pytest.raises(CorpusError, match="fractions: 0.001 draws 0 of the 32 training utterances"):
+        curve.run(drawn, params, reached.append)
+    assert not reached
