@@ -100,6 +100,7 @@ def amounts(data: PreparedData, settings: Params) -> list[Amount]:
     needs_text = distill.control or not all(
         distill.objective_of(name).uses_teacher for name in settings.curve_students
     )
+    reader = "the control" if distill.control else "a student that has no teacher"
     for item in found:
         which = f"curve.fractions: {item.fraction:g} draws {item.num_utterances} of the {total}"
         if not item.num_utterances:
@@ -109,7 +110,7 @@ def amounts(data: PreparedData, settings: Params) -> list[Amount]:
         if needs_text and not item.num_transcribed:
             raise CorpusError(
                 f"{which} training utterances and none of them has a transcript, at least one is "
-                "needed by the control; leave it out, take more, or add transcripts"
+                f"needed by {reader}; leave it out, take more, or add transcripts"
             )
     return found
 

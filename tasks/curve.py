@@ -7,7 +7,6 @@ where that changed. The models of all data are those of the stage `distill`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import time
@@ -181,7 +180,7 @@ def _made_from(folder: Path) -> Mapping[str, Any]:
 
 
 def log(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Log the curves as an MLflow run of their own; equal curves are logged once.
+    """Log the curves as an MLflow run of their own; equal curves and settings are logged once.
 
     Returns:
         Where the run is: `tracking_uri`, `experiment_id` and, in `runs`, `parent`.
@@ -191,10 +190,11 @@ def log(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     """
     settings = params.load(root / params.PARAMS_FILE)
     tracking = Tracking(settings.register, root, again="make curve")
-    lineage = read_lineage(root, ("data/prepared", "models/teacher"))
+    made_from = ("data/prepared", "models/teacher")
+    lineage = read_lineage(root, made_from)
     csv = root / "reports" / data_curve.CSV_FILE
-    facts = [lineage.tags["dvc.data.md5"], lineage.tags["dvc.teacher.md5"], csv.read_text("utf-8")]
-    digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
+    hashes = [lineage.outputs[name] for name in made_from]
+    digest = run_digest(settings.model_dump(), hashes, csv.read_text("utf-8"))
     with tracking.explained():
         run = tracking.find_run({"distillery.role": ROLE, DIGEST_TAG: digest})
         if run is None or tracking.is_open(run):

@@ -14,6 +14,7 @@ from distillery import data_curve, params
 from distillery.data_curve import CurveModel
 from distillery.errors import CorpusError, StageError, TrackingError
 from distillery.manifest import PreparedData
+from distillery.tracking import Tracking
 from distillery.training import Trainer
 from tasks import curve as task
 from tasks.cache import cache
@@ -258,3 +259,35 @@ def test_a_dead_mlflow_costs_nothing_and_says_what_to_do(
     with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:9.* run make curve$"):
         task.log(copy, summary)
     assert (copy / "reports/curve.png").exists()
+
+
+LOCK = """
+stages:
+  prepare: {outs: [{path: data/prepared, md5: 0123456789abcdef.dir}]}
+  teacher: {outs: [{path: models/teacher, md5: fedcba9876543210.dir}]}
+"""
+
+
+def test_a_curve_whose_logging_broke_off_is_logged_into_the_same_run(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (copy / "dvc.lock").write_text(LOCK)
+    summary = curve(copy)
+    end_run = Tracking.end_run
+
+    def break_off(self: Tracking, run: str, status: str = "FINISHED") -> None:
+        raise OSError("the network is down")
+
+    monkeypatch.setattr(Tracking, "end_run", break_off)
+    with pytest.raises(TrackingError, match="the network is down.* run make curve$"):
+        task.log(copy, summary)
+    monkeypatch.setattr(Tracking, "end_run", end_run)
+    first, second = task.log(copy, summary), task.log(copy, summary)
+    assert first == second
+    client = Tracking(params.load(copy / "params.yaml").register, copy).client
+    found = client.search_runs([first["experiment_id"]])
+    assert [run.info.run_id for run in found] == [first["runs"]["parent"]]
+    assert found[0].info.status == "FINISHED"
+    assert found[0].data.tags["dvc.teacher.md5"] == "fedcba9876543210"
+    write_params(copy, with_curve(evaluate={"num_resamples": 300}))
+    assert task.log(copy, summary)["runs"] != first["runs"]
