@@ -84,9 +84,6 @@ class Amount:
             int(has_text.sum()),
         )
 
-    def __str__(self) -> str:
-        return f"{percent(self.fraction)} % ({self.hours:.3g} h)"
-
 
 def amounts(data: PreparedData, settings: Params) -> list[Amount]:
     """Return what every share holds, smallest first.
