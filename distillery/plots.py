@@ -237,7 +237,7 @@ def plot_data_curve(summary: Row, path: Path) -> None:
     shares = {point["hours"]: point["fraction"] for point in points}
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticks(list(shares), [f"{h:.2g}\n{100 * f:g} %" for h, f in shares.items()])
+    axes.set_xticks(list(shares), [f"{h:.3g}\n{100 * f:g} %" for h, f in shares.items()])
     axes.margins(x=0.08)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("hours of training audio (log scale), and their share of all")
