@@ -21,6 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from distillery import data_curve, params
 from distillery.auditing import audit_before_training
+from distillery.augmentations.augmenter import Effects
 from distillery.cache_namespace import Places, expected_namespace
 from distillery.data_curve import CurveModel
 from distillery.distillation import Distillation, Trained
@@ -83,6 +84,12 @@ class Workshop:
         )
         return cache
 
+    @cached_property
+    def sounds(self) -> Mapping[str, str]:
+        """Digests of the recordings that augmentation draws from."""
+        wanted, rate = self.settings.distill.augmentation, self.data.sample_rate_hz
+        return Effects.build(wanted, self.root, rate).digests
+
     def audit(self) -> None:
         """Compare the cache with the live teacher, as before every training."""
         teacher = Places.in_workspace(self.root).teacher
@@ -98,6 +105,8 @@ class Workshop:
             self.settings.distill.for_seed(model.seed),
             self.root / "scratch",
             self.root / "models",
+            speed_factors=self.settings.cache.speed_factors,
+            root=self.root,
             pace=self.data,
         )
 
@@ -115,6 +124,7 @@ class Workshop:
             run.cache.manifest_digest,
             [[*part["audio_key"], *part["text"]] for part in rows],
             run.pace_keys,
+            self.sounds,
             run.data.sample_rate_hz,
             str(read_source(self.root / REGISTERED / "students" / model.student)),
         )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
 from distillery import data_curve, params
 from distillery.data_curve import CurveModel
@@ -22,7 +23,7 @@ from tasks.curve import Workshop, curve
 from tasks.distill import distill
 from tasks.prepare import prepare
 from tasks.teacher import teacher
-from tests.tiny import tiny_params, write_corpus, write_params
+from tests.tiny import RATE_HZ, speak, tiny_params, write_corpus, write_params
 
 ROOT = Path(__file__).resolve().parents[2]
 CURVE: dict[str, Any] = {"fractions": [0.5, 1.0]}
@@ -166,6 +167,32 @@ def test_code_that_training_reaches_trains_again(copy: Path, epochs: list[str]) 
         file.write("# another line\n")
     curve(copy)
     assert epochs == [STUDENT] * NUM_EPOCHS + [CONTROL] * NUM_EPOCHS
+
+
+def test_copies_and_noise_of_the_settings_are_trained_on(copy: Path, epochs: list[str]) -> None:
+    noise = copy / "noise/hum.wav"
+    noise.parent.mkdir()
+    soundfile.write(noise, speak("cc", 1), RATE_HZ)
+    settings = with_curve(curve={"fractions": [0.5]}, cache={"speed_factors": [0.9]})
+    settings["distill"]["augmentation"] = {"noise": {"folder": "noise"}}
+    write_params(copy, settings)
+    cache(copy)
+    before = num_steps(copy)
+    curve(copy)
+    assert epochs == [STUDENT] * NUM_EPOCHS + [CONTROL] * NUM_EPOCHS
+    assert num_steps(copy) > before  # copies count
+    epochs.clear()
+    curve(copy)
+    assert epochs == []
+    soundfile.write(noise, speak("cab", 1), RATE_HZ)
+    curve(copy)
+    assert epochs == [STUDENT] * NUM_EPOCHS + [CONTROL] * NUM_EPOCHS
+
+
+def num_steps(root: Path) -> int:
+    """Return how many steps the student of the share took."""
+    lines = model("student").learning_curve(root).read_text().splitlines()
+    return int(json.loads(lines[-1])["step"])
 
 
 def test_data_that_a_share_holds_train_again(copy: Path, epochs: list[str]) -> None:
