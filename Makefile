@@ -79,6 +79,10 @@ evaluate: install ## stage: all models on the test split
 register: install ## stage: results and students into MLflow and its registry
 	$(RUN) --only register
 
+.PHONY: curve
+curve: install ## WER against hours of training audio, for students, controls and the teacher
+	$(RUN) --curve
+
 # --- using it -------------------------------------------------------------------------------------
 
 .PHONY: transcribe

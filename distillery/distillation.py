@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -184,6 +184,8 @@ class Distillation:
     """Of the copies that are trained on beside the audio itself; the cache holds them."""
     root: Path = Path()
     """Where folders that the settings name start from."""
+    pace: PreparedData | None = None
+    """Data whose epochs have as many steps as those of this run; None: its own."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -199,6 +201,11 @@ class Distillation:
     def features(self) -> FeatureParams:
         """What the student and its control hear."""
         return self.params.features_of(self.name)
+
+    @property
+    def pace_keys(self) -> list[str] | None:
+        """Audio keys of the training split that sets the number of steps, if it is not our own."""
+        return None if self.pace is None else list(self.pace.split("train")["audio_key"])
 
     @cached_property
     def effects(self) -> Effects:
@@ -261,6 +268,7 @@ class Distillation:
             objective_of,
             rows,
             Curves(curves) if generation is None else generation.curves(curves),
+            like=self._pace_set(),
             init=self.params.students[self.name].init,
         )
 
@@ -277,7 +285,9 @@ class Distillation:
         """
         rows = self._labelled_rows()
         data = self._training_set(rows, None)
-        like = self._student_set(self.student_rows())
+        like = self._pace_set()
+        if like is None:
+            like = self._student_set(self.student_rows())
         return self._train(
             f"control {self.name}",
             data,
@@ -319,6 +329,13 @@ class Distillation:
     def _labelled_rows(self) -> pd.DataFrame:
         rows = labelled(self.data, "train")
         return with_copies(rows, self.speed_factors, self.data.sample_rate_hz)
+
+    def _pace_set(self) -> TrainingSet | None:
+        """Return what the student would be trained on, had it all the data that sets the pace."""
+        if self.pace is None:
+            return None
+        whole = replace(self, data=self.pace, pace=None)
+        return whole._training_set(whole.student_rows(), None)
 
     def _student_set(self, rows: pd.DataFrame) -> TrainingSet:
         if not self.objective.uses_teacher:
@@ -444,6 +461,7 @@ class Distillation:
             [*rows["audio_key"], *rows["text"]],
             record,
             self.effects.digests,
+            *([] if self.pace_keys is None else [self.pace_keys]),
         )
         trainer = Trainer(
             network,

@@ -217,7 +217,7 @@ def evaluate_models(
     summary = {
         "confidence": params.confidence,
         "seeds": list(seeds),
-        "data": _describe(rows),
+        "data": describe(rows),
         "models": [measured.row(candidate) for candidate in candidates],
         "comparisons": {name: compare(name, predictions, params) for name in students},
         "filters": {  # the same under every seed
@@ -508,7 +508,8 @@ def _way_to_run(
     return lambda waveforms: [stream(recogniser, item, chunk_seconds) for item in waveforms]
 
 
-def _describe(rows: pd.DataFrame) -> dict[str, Any]:
+def describe(rows: pd.DataFrame) -> dict[str, Any]:
+    """Return how much some utterances are."""
     return {
         "utterances": len(rows),
         "words": sum(len(text.split()) for text in rows["text"]),

@@ -155,5 +155,6 @@ def _digest_of(run: Distillation) -> str:
         "rows": [*rows["audio_key"], *rows["text"]],
         "sounds": run.effects.digests,
         "source": source.read_text("utf-8") if source.exists() else None,
+        "pace": run.pace_keys,
     }
     return run_digest(keys)

@@ -934,6 +934,24 @@ class RegisterParams(Section):
     """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
 
 
+class CurveParams(Section):
+    """Settings of `make curve`, which is no stage: WER against the amount of training data."""
+
+    fractions: Annotated[
+        tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)
+    ] = (0.1, 0.25, 0.5, 1.0)
+    """Shares of the training audio to train on; each costs as much as all of it."""
+    students: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Which students are drawn, names under distill.students; null takes all."""
+
+    @model_validator(mode="after")
+    def _everything_once(self) -> CurveParams:
+        for name, values in (("fractions", self.fractions), ("students", self.students or ())):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name} {list(values)} hold one twice; name each once")
+        return self
+
+
 # pydantic's metaclass has a method of the name that our last stage bears.
 warnings.filterwarnings("ignore", 'Field name "register" in "Params" shadows')
 
@@ -947,6 +965,22 @@ class Params(Section):
     distill: DistillParams
     evaluate: EvaluateParams = EvaluateParams()
     register: RegisterParams = RegisterParams()
+    curve: CurveParams = CurveParams()
+
+    @property
+    def curve_students(self) -> list[str]:
+        """The students whose curves `make curve` draws."""
+        return list(self.curve.students or self.distill.students)
+
+    @model_validator(mode="after")
+    def _curves_of_known_students(self) -> Params:
+        known = list(self.distill.students)
+        if unknown := [name for name in self.curve_students if name not in known]:
+            raise ValueError(
+                f"curve.students: {unknown[0]!r} is no student, expected some of {known}; correct "
+                "it, or add it to distill.students"
+            )
+        return self
 
     @model_validator(mode="after")
     def _decodings_to_compare(self) -> Params:

@@ -13,7 +13,13 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FormatStrFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    FormatStrFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
 
 from distillery.results import label, runs_of
 
@@ -28,6 +34,11 @@ LINE_STYLES = ("-", "--", ":", "-.")
 CONTROL_BAR = {"elinewidth": 5, "capsize": 0, "alpha": 0.45}
 STUDENT_BAR = {"elinewidth": 1.5, "capsize": 5, "alpha": 1.0}
 """A control has exactly its student's size: a wide pale bar shows behind a thin one."""
+CURVE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Of students on curves over the amount of data, where a control has its student's colour."""
+CURVE_STYLES = {"student": "-", "control": "--"}
+DODGE = 1.02
+"""Factor between the hours at which neighbouring curves are drawn, so that bars do not hide."""
 SEED_ALPHA = 0.45
 FILTER_COLOURS = {"kept": "#0072b2", "dropped": "#d55e00"}
 ERROR_COLOURS = {
@@ -200,6 +211,72 @@ def plot_filter(reports: Mapping[str, Row | None], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_data_curve(summary: Row, path: Path) -> None:
+    """Draw test WER against hours of training audio, with the teacher as a line.
+
+    Args:
+        summary: `teacher`, `points`, `confidence` and `seeds` as `data_curve.score` returns them.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    points = summary["points"]
+    names = list(dict.fromkeys(point["name"] for point in points))
+    curves = [
+        (role, [point for point in points if point["name"] == name])
+        for name in names
+        for role in CURVE_STYLES
+        if all(role in point for point in points)
+    ]
+    for number, (role, mine) in enumerate(curves):
+        dodge = DODGE ** (number - (len(curves) - 1) / 2)
+        _draw_curve(axes, role, mine, names.index(mine[0]["name"]), dodge)
+    low, wer, high = (100 * summary["teacher"][key] for key in ("wer_low", "wer", "wer_high"))
+    axes.axhline(wer, color=COLOURS["teacher"], linewidth=1.5, label="teacher, all data")
+    axes.axhspan(low, high, color=COLOURS["teacher"], alpha=0.12, linewidth=0)
+    shares = {point["hours"]: point["fraction"] for point in points}
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(list(shares), [f"{h:.3g}\n{100 * f:g} %" for h, f in shares.items()])
+    axes.margins(x=0.08)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("hours of training audio (log scale), and their share of all")
+    shown = _what_bars_show(summary["confidence"], len(summary["seeds"]))
+    axes.set_ylabel(f"word error rate on the test split (%){shown}")
+    axes.set_title("Test WER against the amount of training data; lower left is better")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), handlelength=3.5)
+    _save(figure, path)
+
+
+def _draw_curve(axes: Axes, role: str, points: Sequence[Row], position: int, dodge: float) -> None:
+    """Draw one student's curve, or its control's; each seed is a pale mark if there are several."""
+    colour = CURVE_COLOURS[position % len(CURVE_COLOURS)]
+    marker = STUDENT_MARKERS[position % len(STUDENT_MARKERS)]
+    hours = [dodge * point["hours"] for point in points]
+    rows = [point[role] for point in points]
+    below = [max(0.0, 100 * (row["wer"] - row["wer_low"])) for row in rows]
+    above = [max(0.0, 100 * (row["wer_high"] - row["wer"])) for row in rows]
+    axes.errorbar(
+        hours,
+        [100 * row["wer"] for row in rows],
+        yerr=[below, above],
+        color=colour,
+        linestyle=CURVE_STYLES[role],
+        marker=marker,
+        markerfacecolor=colour if role == "student" else "white",
+        elinewidth=1,
+        capsize=3,
+        label=f"{role} {points[0]['name']}",
+    )
+    for hour, row in zip(hours, rows, strict=True):
+        if len(runs := runs_of(row)) > 1:
+            wers = [100 * run["wer"] for run in runs]
+            axes.scatter(
+                [hour] * len(runs), wers, color=colour, marker=marker, s=18, alpha=SEED_ALPHA
+            )
+
+
 def _scatter(rows: Sequence[Row], column: str, confidence: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
@@ -231,14 +308,17 @@ def _scatter(rows: Sequence[Row], column: str, confidence: float) -> tuple[Figur
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.1)
     axes.set_ylim(bottom=0)
-    seeds = max(len(runs_of(row)) for row in rows)
-    shown = f", {100 * confidence:g} % interval"
-    if seeds > 1:
-        shown = f"\nmean with {100 * confidence:g} % interval; pale: each of {seeds} seeds"
+    shown = _what_bars_show(confidence, max(len(runs_of(row)) for row in rows))
     axes.set_ylabel(f"word error rate on the test split (%){shown}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure, axes
+
+
+def _what_bars_show(confidence: float, num_seeds: int) -> str:
+    if num_seeds == 1:
+        return f", {100 * confidence:g} % interval"
+    return f"\nmean with {100 * confidence:g} % interval; pale: each of {num_seeds} seeds"
 
 
 def _markers(rows: Sequence[Row]) -> list[str]:

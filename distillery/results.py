@@ -47,7 +47,7 @@ def _table(summary: Mapping[str, Any], before_interval: str) -> Table:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
-        title=_title(summary),
+        title=title(summary),
         title_justify="left",
     )
     headers = _headers(summary)
@@ -75,10 +75,11 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     rules = [":--", *["--:"] * (len(headers) - 1)]
     lines = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *_cells(summary, " "))]
     notes = [f"- {line}" for line in remarks(summary)]
-    return "\n".join([_title(summary), "", *lines, "", *notes]) + "\n"
+    return "\n".join([title(summary), "", *lines, "", *notes]) + "\n"
 
 
-def _title(summary: Mapping[str, Any]) -> str:
+def title(summary: Mapping[str, Any]) -> str:
+    """Return in a line what was scored, and from how many seeds."""
     data = summary["data"]
     speakers = f" by {data['speakers']} speakers" if data["speakers"] else ""
     seeds = len(summary["seeds"])
@@ -107,7 +108,7 @@ def _cells(summary: Mapping[str, Any], before_interval: str) -> list[list[str]]:
             label(row),
             f"{row['parameters']:,}",
             _bytes(row["bytes"]),
-            _with_interval(row, "wer", before_interval),
+            with_interval(row, "wer", before_interval),
             f"{100 * row['cer']:.1f}",
             "/".join(f"{row[kind]:.0f}" for kind in ("substitutions", "deletions", "insertions")),
             f"{row['real_time_factor']:.2g}",
@@ -130,10 +131,11 @@ def _gain(
     share = MISSING if closed is None else f"{100 * closed:.0f} %"
     if closed is not None and sd is not None:
         share = f"{100 * closed:.0f} ± {100 * sd:.0f} %"
-    return _with_interval(figures, "gain_wer", before_interval), share
+    return with_interval(figures, "gain_wer", before_interval), share
 
 
-def _with_interval(figures: Mapping[str, Any], name: str, before_interval: str) -> str:
+def with_interval(figures: Mapping[str, Any], name: str, before_interval: str) -> str:
+    """Return a rate in percent, with its spread over seeds if there are several, and interval."""
     value, low, high = (100 * figures[f"{name}{end}"] for end in ("", "_low", "_high"))
     sd = figures[f"{name}_sd"]
     spread = "" if sd is None else f" ± {100 * sd:.1f}"

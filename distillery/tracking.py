@@ -187,8 +187,13 @@ class CurveFile:
 
 
 @contextlib.contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turn whatever MLflow and its stores raise into a TrackingError that says what to do."""
+def explained(uri: str, again: str = "make register") -> Iterator[None]:
+    """Turn whatever MLflow and its stores raise into a TrackingError that says what to do.
+
+    Args:
+        uri: where MLflow is.
+        again: the command that makes up for what was not logged.
+    """
     import requests
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
@@ -200,7 +205,7 @@ def explained(uri: str) -> Iterator[None]:
         raise TrackingError(
             f"MLflow at {without_credentials(uri)}: {without_credentials(reason)}; the results are "
             "safe in the workspace. Start the server, or correct register.tracking_uri, and run "
-            "make register"
+            f"{again}"
         ) from error
 
 
@@ -216,8 +221,13 @@ def file_lock(path: Path) -> Iterator[None]:
 class Tracking:
     """An MLflow experiment, and the runs we write into it."""
 
-    def __init__(self, settings: RegisterParams, root: Path) -> None:
+    def __init__(self, settings: RegisterParams, root: Path, again: str = "make register") -> None:
         """Connect, and create store and experiment if they are not there yet.
+
+        Args:
+            settings: where MLflow is, and the experiment.
+            root: the workspace.
+            again: the command that makes up for what was not logged.
 
         Raises:
             TrackingError: the store cannot be reached or refuses.
@@ -227,8 +237,9 @@ class Tracking:
 
         self.uri = tracking_uri(settings, root)
         self.root = root
+        self.again = again
         # Two processes that create one database at a time break it.
-        with explained(self.uri), file_lock(root / CREATION_LOCK):
+        with self.explained(), file_lock(root / CREATION_LOCK):
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
             self.client: MlflowClient = mlflow.MlflowClient(self.uri, self.uri)
@@ -250,12 +261,18 @@ class Tracking:
 
     def explained(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which MLflow's errors become a TrackingError."""
-        return explained(self.uri)
+        return explained(self.uri, self.again)
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> str:
         """Create a run and return its id."""
         run = self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name)
         return str(run.info.run_id)
+
+    def find_run(self, tags: Mapping[str, str]) -> str | None:
+        """Return the id of the latest run that bears these tags, None where there is none."""
+        wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        found = self.client.search_runs([self.experiment_id], wanted, max_results=1)
+        return str(found[0].info.run_id) if found else None
 
     def child(self, parent: str, model: str, name: str) -> str:
         """Return the id of a parent's run for one model, created on first need.
@@ -265,14 +282,8 @@ class Tracking:
             model: which model, such as `students/conv/seed-0`.
             name: the run's name if it must be created.
         """
-        found = self.client.search_runs(
-            [self.experiment_id],
-            f"tags.`{PARENT_TAG}` = '{parent}' and tags.`{MODEL_TAG}` = '{model}'",
-            max_results=1,
-        )
-        if found:
-            return str(found[0].info.run_id)
-        return self.create_run(name, {PARENT_TAG: parent, MODEL_TAG: model})
+        tags = {PARENT_TAG: parent, MODEL_TAG: model}
+        return self.find_run(tags) or self.create_run(name, tags)
 
     def is_open(self, run: str) -> bool:
         """Return whether a run exists here and has not ended."""

@@ -1,4 +1,4 @@
-"""The command behind make's targets: python -m flows.run [--until STAGE | --only STAGE].
+"""The command behind make's targets: python -m flows.run [--until STAGE | --only STAGE | --curve].
 
 Slow imports come late, and only where they are needed: the Prefect server starts meanwhile.
 """
@@ -35,6 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
         with stages.workspace_lock(root):
             if options.only:
                 _run_one(root, settings, options.only)
+            elif options.curve:
+                _run_flow(root, "cache", options.trigger)
+                _run_curve(root, settings)
             else:
                 _run_flow(root, options.until, options.trigger)
     except ParamsError as error:
@@ -54,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--until", choices=names, default="register", help="the last stage to run")
     choice.add_argument("--only", choices=names, help="one stage, without Prefect")
+    choice.add_argument("--curve", action="store_true", help="WER against hours of training audio")
     parser.add_argument("--trigger", default="manual", help="what started this, for the record")
     return parser
 
@@ -106,6 +110,12 @@ def _run_flow(root: Path, until: str, trigger: str) -> None:
             server.flush_events()
     if registered is not None:
         _write_line(results.text(root, registered))
+
+
+def _run_curve(root: Path, settings: params.Params) -> None:
+    # Prefect has taken the root logger; from here on lines stand for themselves.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    importlib.import_module("flows.curve").run(root, settings, _write_line)
 
 
 def _write_line(line: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from distillery.registered import read_source
 from distillery.teacher_cache.store import TeacherCache
 
 LOCK_FILE = "dvc.lock"
+RESULTS = ("data/prepared", "models/teacher", "reports/evaluation")
 CODE = ("distillery", "tasks", "flows", "dvc.yaml", "params.yaml", "requirements.txt")
 
 
@@ -30,15 +31,18 @@ class Lineage:
     """The ones that every run bears."""
 
 
-def read_lineage(root: Path) -> Lineage:
+def read_lineage(root: Path, needed: Sequence[str] = RESULTS) -> Lineage:
     """Read where the workspace's results come from.
+
+    Args:
+        root: the workspace.
+        needed: outputs without which there is nothing to tell.
 
     Raises:
         StageError: dvc.lock is missing or damaged, or lacks a stage.
     """
     path = root / LOCK_FILE
     outputs = locked_outputs(path)
-    needed = ("data/prepared", "models/teacher", "reports/evaluation")
     if missing := [name for name in needed if name not in outputs]:
         raise StageError(f"{path}: names no {', '.join(missing)}; run make run first")
     tags = {

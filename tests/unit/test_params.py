@@ -375,3 +375,34 @@ def test_every_field_has_a_sentence() -> None:
                 if name != "type":
                     bare.append(f"{node.name}.{name}")
     assert not bare
+
+
+@pytest.mark.parametrize(
+    ("curve", "words"),
+    [
+        ({"students": ["conv", "nobody"]}, "curve.students: 'nobody' is no student, expected some"),
+        ({"students": ["conv", "conv"]}, r"curve: students \['conv', 'conv'\] hold one twice"),
+        ({"students": []}, "curve.students"),
+        ({"fractions": [0.5, 0.5]}, r"curve: fractions \[0.5, 0.5\] hold one twice"),
+        ({"fractions": [0.0]}, r"curve.fractions.0: .*greater than 0 \(found 0.0\)"),
+        ({"fractions": [0.1, 1.5]}, r"curve.fractions.1: .*less than or equal to 1 \(found 1.5\)"),
+        ({"fractions": []}, "curve.fractions"),
+    ],
+)
+def test_curves_that_cannot_be_drawn_are_named(
+    curve: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    write_params(tmp_path, tiny_params() | {"curve": curve})
+    with pytest.raises(ParamsError, match=words):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_curves_are_of_all_students_unless_some_are_named(tmp_path: Path) -> None:
+    settings = tiny_params()
+    settings["distill"]["students"]["other"] = settings["distill"]["students"]["conv"]
+    write_params(tmp_path, settings)
+    loaded = params.load(tmp_path / "params.yaml")
+    assert loaded.curve_students == ["conv", "other"]
+    assert loaded.curve.fractions == (0.1, 0.25, 0.5, 1.0)
+    write_params(tmp_path, settings | {"curve": {"students": ["other"]}})
+    assert params.load(tmp_path / "params.yaml").curve_students == ["other"]

@@ -85,6 +85,37 @@ FILTER: dict[str, Any] = {
         "dropped": [1, 1, 2, 1, 1, 1, 0, 0, 2, 1],
     },
 }
+
+
+def on_curve(name: str, hours: float, fraction: float, **wers: float) -> dict[str, Any]:
+    """Return one amount of data on a student's curve: two seeds, a tenth apart."""
+    return {
+        "name": name,
+        "hours": hours,
+        "fraction": fraction,
+        **{
+            role: {
+                "wer": wer,
+                "wer_low": wer - 0.02,
+                "wer_high": wer + 0.05,
+                "by_seed": [{"seed": 0, "wer": wer - 0.05}, {"seed": 1, "wer": wer + 0.05}],
+            }
+            for role, wer in wers.items()
+        },
+    }
+
+
+DATA_CURVE: dict[str, Any] = {
+    "confidence": 0.95,
+    "seeds": [0, 1],
+    "teacher": {"wer": 0.1, "wer_low": 0.08, "wer_high": 0.13},
+    "points": [
+        on_curve("conv", 0.5, 0.25, control=0.8, student=0.6),
+        on_curve("conv", 2.0, 1.0, control=0.4, student=0.3),
+        on_curve("crnn", 0.5, 0.25, control=0.9, student=0.7),
+        on_curve("crnn", 2.0, 1.0, control=0.5, student=0.2),
+    ],
+}
 DRAWINGS = {
     "learning_curves": lambda path: plots.plot_learning_curves(CURVES, ROWS, path),
     "wer_against_size": lambda path: plots.plot_wer_against_size(ROWS, 0.95, path),
@@ -92,6 +123,7 @@ DRAWINGS = {
     "error_counts": lambda path: plots.plot_error_counts(ROWS, path),
     "wer_by_speaker": lambda path: plots.plot_wer_by_speaker(ROWS, SPEAKERS, path),
     "filter": lambda path: plots.plot_filter({"conv": FILTER, "crnn": None}, path),
+    "data_curve": lambda path: plots.plot_data_curve(DATA_CURVE, path),
 }
 
 
@@ -277,3 +309,47 @@ def test_students_that_were_filtered_differently_have_a_row_each(figures: list[F
     other = {**FILTER, "num_kept": 33, "dropped": {"low_confidence": 7}}
     plots.plot_filter({"conv": FILTER, "crnn": other}, Path("unused"))
     assert len(figures[0].axes) == 4
+
+
+def test_curves_stand_over_hours_with_the_teacher_as_a_line(figures: list[Figure]) -> None:
+    plots.plot_data_curve(DATA_CURVE, Path("unused"))
+    (axes,) = figures[0].axes
+    assert axes.get_xscale() == "log"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5\n25 %", "2\n100 %"]
+    assert legend(figures[0]) == [
+        "teacher, all data",
+        "student conv",
+        "control conv",
+        "student crnn",
+        "control crnn",
+    ]
+    lines = [container[0] for container in axes.containers]
+    for line, wers in zip(lines, [[60, 30], [80, 40], [70, 20], [90, 50]], strict=True):
+        assert list(line.get_ydata()) == pytest.approx(wers)
+        assert list(line.get_xdata()) == pytest.approx([0.5, 2.0], rel=0.05)
+    bars = axes.containers[0][2][0].get_segments()
+    np.testing.assert_allclose(bars[0][:, 1], [58, 65])
+    (teacher,) = [line for line in axes.lines if line.get_label() == "teacher, all data"]
+    assert list(teacher.get_ydata()) == [10, 10]
+
+
+def test_a_control_on_a_curve_is_dashed_in_its_students_colour(figures: list[Figure]) -> None:
+    plots.plot_data_curve(DATA_CURVE, Path("unused"))
+    student, control, other, _ = [container[0] for container in figures[0].axes[0].containers]
+    assert (student.get_linestyle(), control.get_linestyle()) == ("-", "--")
+    assert student.get_color() == control.get_color() != other.get_color()
+
+
+def test_every_seed_is_a_pale_point_on_a_curve(figures: list[Figure]) -> None:
+    plots.plot_data_curve(DATA_CURVE, Path("unused"))
+    (axes,) = figures[0].axes
+    assert "mean with 95 % interval; pale: each of 2 seeds" in axes.get_ylabel()
+    points = [c.get_offsets()[:, 1] for c in axes.collections if isinstance(c, PathCollection)]
+    np.testing.assert_allclose(points[:2], [[55, 65], [25, 35]])
+    assert len(points) == 8
+
+
+def test_a_curve_without_controls_has_students_alone(figures: list[Figure]) -> None:
+    points = [on_curve("conv", 0.5, 0.25, student=0.6), on_curve("conv", 2.0, 1.0, student=0.3)]
+    plots.plot_data_curve({**DATA_CURVE, "points": points}, Path("unused"))
+    assert legend(figures[0]) == ["teacher, all data", "student conv"]

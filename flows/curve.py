@@ -1,0 +1,43 @@
+"""What `make curve` does once the cache is up to date: python -m flows.run --curve."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from distillery import data_curve
+from distillery.manifest import PreparedData
+from distillery.params import Params
+from flows import results, stages
+from tasks import curve as task
+
+logger = logging.getLogger(__name__)
+
+
+def run(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
+    """Train, score and draw the curves, and log them to MLflow.
+
+    The models of all data are those of the stage `distill`, which DVC runs where it has to.
+
+    Args:
+        root: a workspace whose cache is up to date, and whose lock the caller holds.
+        settings: the whole of params.yaml.
+        emit: receives each line for the user.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses; by then all else is done.
+        DistilleryError: what training and evaluating raise.
+    """
+    # Tell what is unfit before anything is trained.
+    data_curve.amounts(PreparedData.open(root / "data/prepared"), settings)
+    if 1.0 in settings.curve.fractions:
+        for student in settings.curve_students:
+            for seed in settings.distill.seeds:
+                done = stages.run_stage(root, stages.distill_target(student, seed), emit)
+                logger.info("%s: %s (%.1f s)", done.target, done.outcome, done.seconds)
+    summary = task.curve(root)
+    reports = root / "reports"
+    emit(f"\n{data_curve.render(summary)}\n")
+    emit(f"Written: {reports / data_curve.CSV_FILE}, {reports / data_curve.PLOT_FILE}")
+    emit(f"MLflow run: {results.mlflow_link(task.log(root, summary))}  (make ui)")
