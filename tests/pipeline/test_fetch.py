@@ -37,6 +37,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "tiny",
             Candidate(
                 name="conv",
+                seed=0,
                 folder=folder,
                 md5=str(seed) * 32,
                 run=tracking.create_run("conv", {}),
@@ -166,12 +167,13 @@ stages:
   teacher: {cmd: echo > teacher, params: [teacher], outs: [teacher]}
   cache: {cmd: echo > cache, params: [cache], deps: [teacher], outs: [cache]}
   distill:
-    foreach: ${distill.students}
-    do:
-      cmd: echo > ${key}
-      params: ["distill.students.${key}"]
-      deps: [cache]
-      outs: ["${key}"]
+    matrix:
+      student: ${distill.students}
+      seed: ${distill.seeds}
+    cmd: echo > ${item.student}-${item.seed}
+    params: ["distill.students.${item.student}"]
+    deps: [cache]
+    outs: ["${item.student}-${item.seed}"]
 """
 
 
