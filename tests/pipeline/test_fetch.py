@@ -209,6 +209,8 @@ def test_an_alias_is_followed_when_its_reader_or_what_that_waits_for_is_out_of_d
     one = {**students["one"], "objective": {"teacher_share": 0.4}}
     distill = {**plain["distill"], "students": {**students, "one": one}}
     assert due({**plain, "distill": distill}) == ["students/one"]
+    # A seed that is added trains alone: it starts where the others did.
+    assert due({**plain, "distill": {**plain["distill"], "seeds": [0, 1]}}) == []
     assert readers_that_run_anyway(tmp_path, Params.model_validate(tiny_params())) == []
 
 
