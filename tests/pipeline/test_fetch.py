@@ -110,8 +110,9 @@ def test_a_damaged_copy_is_fetched_again(bare: Path) -> None:
 
 
 def test_a_copy_stays_where_mlflow_cannot_be_asked_unless_the_command_wants_it(
-    bare: Path,
+    bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # test_tracking.py waits for them
     fetch(bare, settings(), follow=())
     dead = settings(register={"tracking_uri": "http://127.0.0.1:9"})
     (line,) = fetch(bare, dead, follow=["students/conv"])
