@@ -2,8 +2,8 @@
 
 An alias moves: every run may make another version champion, and if each run followed it, nothing
 would ever be up to date. So `make fetch` follows aliases whenever it is called, while the flow
-fetches what is not here, and follows an alias only when the stage that reads it runs anyway. A
-version never moves.
+fetches what is not here, and follows an alias only when the teacher, or every seed of the student,
+that reads it is made anew anyway. A version never moves.
 """
 
 from __future__ import annotations
