@@ -2,13 +2,14 @@
 
 An alias moves: every run may make another version champion, and if each run followed it, nothing
 would ever be up to date. So `make fetch` follows aliases whenever it is called, while the flow
-fetches what is not here, and follows an alias only when the stage that reads it runs anyway. A
-version never moves.
+fetches what is not here, and follows an alias only when the teacher, or every seed of the student,
+that reads it is made anew anyway. A version never moves.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from itertools import chain
 from pathlib import Path
 
 from distillery.bundle import check_bundle
@@ -17,7 +18,7 @@ from distillery.params import Params
 from distillery.registered import REGISTERED, Source, check_model, put_model, wanted_models
 from distillery.registry import BUNDLE_TAG, version_folder, version_of
 from distillery.tracking import Tracking
-from flows.stages import changed_targets, targets
+from flows.stages import changed_targets, distill_target
 
 
 def fetch(root: Path, settings: Params, follow: Collection[str] | None = None) -> list[str]:
@@ -81,28 +82,28 @@ def _bring(tracking: Tracking, model: str, folder: Path, here: Source | None) ->
 
 
 def readers_that_run_anyway(root: Path, settings: Params) -> list[str]:
-    """Return the readers of aliases whose stages are out of date, whatever would be fetched.
+    """Return the readers of aliases that are made anew, whatever would be fetched.
 
-    Asked once `prepare` has run. A student waits for teacher and cache, so it runs when they do.
+    Asked once `prepare` has run. A student is made anew when teacher or cache is, for which it
+    waits, or when all its seeds are: another start would train a seed again that is up to date.
 
     Raises:
         BusyError: another DVC process works here.
         StageError: DVC cannot tell.
     """
     aliases = [reader for reader, uri in wanted_models(settings).items() if uri and "@" in uri]
-    awaited = {reader: ["teacher", *_later_targets(settings, reader)] for reader in aliases}
     if not aliases:
         return []
-    names = sorted({name for stages in awaited.values() for name in stages})
-    changed = changed_targets(root, names)
-    return [reader for reader, stages in awaited.items() if not changed.keys().isdisjoint(stages)]
+    seeds = {reader: _seeds_of(settings, reader) for reader in aliases if reader != "teacher"}
+    changed = set(changed_targets(root, ["teacher", "cache", *chain(*seeds.values())]))
+    if "teacher" in changed:
+        return aliases
+    return [
+        reader for reader, own in seeds.items() if "cache" in changed or changed.issuperset(own)
+    ]
 
 
-def _later_targets(settings: Params, reader: str) -> list[str]:
-    """Return what a student waits for behind the teacher, itself included; a teacher: nothing."""
-    if reader == "teacher":
-        return []
+def _seeds_of(settings: Params, reader: str) -> list[str]:
+    """Return DVC's names of a student's stages, one per seed."""
     name = reader.removeprefix("students/")
-    students = {name: settings.distill.students[name]}
-    distill = settings.distill.model_copy(update={"students": students})
-    return ["cache", *targets(settings.model_copy(update={"distill": distill}), "distill")]
+    return [distill_target(name, seed) for seed in settings.distill.seeds]

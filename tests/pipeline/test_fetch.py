@@ -37,6 +37,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "tiny",
             Candidate(
                 name="conv",
+                seed=0,
                 folder=folder,
                 md5=str(seed) * 32,
                 run=tracking.create_run("conv", {}),
@@ -109,8 +110,9 @@ def test_a_damaged_copy_is_fetched_again(bare: Path) -> None:
 
 
 def test_a_copy_stays_where_mlflow_cannot_be_asked_unless_the_command_wants_it(
-    bare: Path,
+    bare: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # test_tracking.py waits for them
     fetch(bare, settings(), follow=())
     dead = settings(register={"tracking_uri": "http://127.0.0.1:9"})
     (line,) = fetch(bare, dead, follow=["students/conv"])
@@ -166,12 +168,13 @@ stages:
   teacher: {cmd: echo > teacher, params: [teacher], outs: [teacher]}
   cache: {cmd: echo > cache, params: [cache], deps: [teacher], outs: [cache]}
   distill:
-    foreach: ${distill.students}
-    do:
-      cmd: echo > ${key}
-      params: ["distill.students.${key}"]
-      deps: [cache]
-      outs: ["${key}"]
+    matrix:
+      student: ${distill.students}
+      seed: ${distill.seeds}
+    cmd: echo > ${item.student}-${item.seed}
+    params: ["distill.students.${item.student}"]
+    deps: [cache]
+    outs: ["${item.student}-${item.seed}"]
 """
 
 
@@ -207,6 +210,8 @@ def test_an_alias_is_followed_when_its_reader_or_what_that_waits_for_is_out_of_d
     one = {**students["one"], "objective": {"teacher_share": 0.4}}
     distill = {**plain["distill"], "students": {**students, "one": one}}
     assert due({**plain, "distill": distill}) == ["students/one"]
+    # A seed that is added trains alone: it starts where the others did.
+    assert due({**plain, "distill": {**plain["distill"], "seeds": [0, 1]}}) == []
     assert readers_that_run_anyway(tmp_path, Params.model_validate(tiny_params())) == []
 
 

@@ -596,7 +596,9 @@ def test_hidden_states_come_from_the_cache_and_dropped_utterances_have_no_frames
 
 def test_a_student_layer_that_does_not_exist_is_named(copy: Path) -> None:
     change_params(copy, distill={"objective": {"intermediate": {"layers": ["blocks.9"]}}})
-    with pytest.raises(ModelError, match=r"'blocks\.9': unknown .* \['front', 'blocks\.0'\]"):
+    with pytest.raises(
+        ModelError, match=r"'blocks\.9': unknown .* \['front', 'blocks\.0', 'last'\]"
+    ):
         distill(copy, "conv", 0)
 
 

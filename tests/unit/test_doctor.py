@@ -124,7 +124,8 @@ def test_the_generated_corpus_needs_its_voices(tmp_path: Path) -> None:
     assert names == ["settings", "corpus", "voices"]
 
 
-def test_stores_and_servers_are_asked(tmp_path: Path) -> None:
+def test_stores_and_servers_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # test_tracking.py waits for them
     assert doctor.check_mlflow(RegisterParams(), tmp_path).ok
     down = doctor.check_mlflow(RegisterParams(tracking_uri="http://127.0.0.1:9"), tmp_path)
     assert not down.ok
