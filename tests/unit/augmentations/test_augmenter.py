@@ -24,7 +24,7 @@ from distillery.training import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
 from tests.tiny import tiny_params, write_params
-from tests.unit.augmentations.alignment import best_lag
+from tests.unit.augmentations.alignment import Pair, stand_in_place
 from tests.unit.augmentations.conftest import Lab, lab_params, targets_of
 
 EVERYTHING: dict[str, Any] = {
@@ -52,12 +52,11 @@ def test_every_setting_declares_what_it_does_to_time() -> None:
 
 
 def test_targets_fit_when_everything_happens_at_once(lab: Lab, tmp_path: Path) -> None:
-    lags = []
+    pairs: list[Pair] = []
     for step in range(4):
         batch = lab.batch(tmp_path, Moment(0, step), augmentation=EVERYTHING)
-        lags += [best_lag(*pair) for pair in zip(targets_of(batch), lab.said(batch), strict=True)]
-    assert set(lags) <= {-1, 0, 1}
-    assert lags.count(0) > 0.9 * len(lags)
+        pairs += zip(targets_of(batch), lab.said(batch), strict=True)
+    assert stand_in_place(pairs)
 
 
 def test_draws_come_from_seed_epoch_step_and_utterance_alone(lab: Lab, tmp_path: Path) -> None:
