@@ -11,7 +11,7 @@ import yaml
 from benchmarks.quality import study as module
 from benchmarks.quality.study import Study, check_goal, markdown, merged, run_study, summarise
 from distillery.errors import DistilleryError
-from distillery.params import DistillParams
+from distillery.params import DistillParams, ObjectiveParams
 from tests.tiny import tiny_params, write_corpus
 
 STUDIES = sorted(Path(module.__file__).parent.glob("*.yaml"))
@@ -129,12 +129,16 @@ def test_other_settings_of_the_teacher_are_refused(tmp_path: Path) -> None:
         study.write_settings(tmp_path)
 
 
-def test_the_ready_settings_carry_the_same_objective() -> None:
+def test_the_ready_settings_carry_the_objective_that_was_measured() -> None:
+    """Single digits have their own: what pays elsewhere costs them."""
     root = Path(module.__file__).parents[2]
-    ready = [root / "params.yaml", *sorted((root / "examples").glob("[afm]*.yaml"))]
-    found = [
-        DistillParams.model_validate(yaml.safe_load(path.read_text())["distill"]).objective
-        for path in ready
-    ]
-    assert len(found) == 4
-    assert all(objective == found[0] for objective in found)
+    ready = ["params.yaml", "examples/an4.yaml", "examples/manifest.yaml", "examples/fsdd.yaml"]
+    default, *same, digits = (
+        DistillParams.model_validate(yaml.safe_load((root / name).read_text())["distill"]).objective
+        for name in ready
+    )
+    assert all(objective == default for objective in same)
+    assert default.uses_hidden and default.uses_sequence and not default.uses_frames
+    assert digits.uses_sequence and not digits.uses_hidden and not digits.uses_frames
+    study = Study.read(Path(module.__file__).parent / "fsdd.yaml", root)
+    assert ObjectiveParams.model_validate(study.settings["distill"]["objective"]) == default
