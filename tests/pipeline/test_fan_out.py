@@ -139,11 +139,19 @@ class Cluster:
         """Return the scheduler's address once both workers are there."""
         from distributed import Client
 
-        wait_for(self.file.exists)
+        wait_for(self._is_written)
         address = str(json.loads(self.file.read_text())["address"])
         with Client(address, set_as_default=False) as client:
             client.wait_for_workers(2, timeout=START_SECONDS)
         return address
+
+    def _is_written(self) -> bool:
+        """Tell whether the scheduler's file is whole; Dask writes it in place, not at once."""
+        try:
+            json.loads(self.file.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return False
+        return True
 
     def stop(self) -> None:
         """End every process that was started here."""
