@@ -32,7 +32,7 @@ $(STAMP): requirements.txt pyproject.toml
 
 .PHONY: lock
 lock: ## compile requirements.txt anew from pyproject.toml
-	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra dev --universal \
+	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra transformers --extra dev --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" -o requirements.txt
 
