@@ -90,6 +90,19 @@ transcribe: install ## text of recordings, by the champion: make transcribe FILE
 	@test -n "$(FILES)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac"' >&2; exit 2; }
 	@$(PYTHON) -m distillery.cli transcribe $(FILES)
 
+.PHONY: champion
+champion: install ## which version is champion, since when, and what the gate said
+	@$(PYTHON) -m distillery.cli champion
+
+.PHONY: promote
+promote: install ## make a version champion by hand: make promote VERSION=3
+	@test -n "$(VERSION)" || { echo 'error: which version? make promote VERSION=3; make champion lists some' >&2; exit 2; }
+	@$(PYTHON) -m distillery.cli promote "$(VERSION)"
+
+.PHONY: rollback
+rollback: install ## swap the champion and the previous one
+	@$(PYTHON) -m distillery.cli rollback
+
 # ARGS="…" passes options: --json for programs, --help lists the others.
 .PHONY: cache-stats
 cache-stats: install ## the teacher cache: utterances, hours, bytes, blank frames, shards

@@ -208,7 +208,7 @@ def evaluate_models(
     clip_seconds = len(clip) / data.sample_rate_hz
     speeds = {
         run: measure_real_time_factor(
-            _way_to_run(model, params.stream_chunk_seconds),
+            way_to_run(model, params.stream_chunk_seconds),
             clip,
             clip_seconds,
             params.speed_repeats,
@@ -508,7 +508,7 @@ def weights_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _way_to_run(
+def way_to_run(
     recogniser: Teacher, chunk_seconds: float
 ) -> Callable[[Sequence[np.ndarray]], object]:
     """Return the function from a batch to texts as which the recogniser is meant to run."""

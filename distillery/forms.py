@@ -1,0 +1,141 @@
+"""What the gate judges: students and champions, scored on one test split in one process.
+
+Speeds are taken in turns, twice each, and the better one counts: a moment in which the machine was
+busy then spoils nobody's figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from distillery.aliases import check_version
+from distillery.architectures import ARCHITECTURES
+from distillery.errors import ModelError, StageError
+from distillery.evaluation import (
+    Run,
+    labelled_test_rows,
+    predict,
+    speed_clip,
+    way_to_run,
+    weights_bytes,
+)
+from distillery.gate import PYTORCH, Form
+from distillery.manifest import PreparedData
+from distillery.params import EvaluateParams
+from distillery.recogniser import Recogniser
+from distillery.speed import measure_real_time_factor
+from distillery.teachers.base import Teacher
+from distillery.tracking import Tracking
+
+NUM_TURNS = 2
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model in one form, ready to run."""
+
+    form: str
+    recogniser: Teacher
+    num_bytes: int
+    """Size of its weights."""
+    predictions: pd.DataFrame | None = None
+    """Its rows of the evaluation, where it was scored on this test split before."""
+
+
+class TestSplit:
+    """The split that decides, and how to score on it."""
+
+    def __init__(self, data: PreparedData, settings: EvaluateParams) -> None:
+        """Take the transcribed utterances of the test split.
+
+        Raises:
+            CorpusError: there is none.
+        """
+        self.data = data
+        self.settings = settings
+        self.rows = labelled_test_rows(data)
+
+    def score(self, contestants: Sequence[Contestant]) -> list[Form]:
+        """Return what each contestant did, in their order.
+
+        Raises:
+            StageError: one brings predictions of other utterances.
+        """
+        clip = speed_clip(self.data, self.rows, self.settings.speed_seconds)
+        speeds: list[list[float]] = [[] for _ in contestants]
+        for _ in range(NUM_TURNS):
+            for contestant, taken in zip(contestants, speeds, strict=True):
+                result = measure_real_time_factor(
+                    way_to_run(contestant.recogniser, self.settings.stream_chunk_seconds),
+                    clip,
+                    len(clip) / self.data.sample_rate_hz,
+                    self.settings.speed_repeats,
+                )
+                taken.append(result.real_time_factor)
+        return [
+            Form(item.form, self._predictions(item), item.num_bytes, min(taken))
+            for item, taken in zip(contestants, speeds, strict=True)
+        ]
+
+    def ordered(self, predictions: pd.DataFrame, whose: str) -> pd.DataFrame:
+        """Return predictions in the order of the split's rows.
+
+        Raises:
+            StageError: they are of other utterances.
+        """
+        wanted = list(self.rows["utterance_id"])
+        if sorted(predictions["utterance_id"]) != sorted(wanted):
+            raise StageError(
+                f"reports/evaluation: {whose} was scored on {len(predictions)} utterances, "
+                f"data/prepared has {len(wanted)} to test on, expected the same; run make evaluate"
+            )
+        return predictions.set_index("utterance_id").loc[wanted].reset_index()
+
+    def _predictions(self, contestant: Contestant) -> pd.DataFrame:
+        if contestant.predictions is not None:
+            return self.ordered(contestant.predictions, contestant.form)
+        run = Run(contestant.form, None)
+        chunk_seconds = self.settings.stream_chunk_seconds
+        found, _ = predict(self.data, self.rows, {run: contestant.recogniser}, chunk_seconds)
+        return found
+
+
+def of_student(folder: Path, predictions: pd.DataFrame) -> list[Contestant]:
+    """Return a student in all its forms.
+
+    Args:
+        folder: where it was saved.
+        predictions: what the evaluation found, as PyTorch runs it.
+
+    Raises:
+        ModelError: it is damaged.
+    """
+    recogniser = Recogniser.load(folder, ARCHITECTURES)
+    # Exported files join here, each as a contestant of its own.
+    return [Contestant(PYTORCH, recogniser, weights_bytes(folder), predictions)]
+
+
+def of_version(
+    tracking: Tracking, model_name: str, version: str, split: TestSplit
+) -> list[Contestant]:
+    """Return a registered version in all its forms, its files checked against the registry.
+
+    Raises:
+        TrackingError: its files cannot be had.
+        ModelError: they are damaged, or it cannot hear this data.
+    """
+    folder = check_version(tracking, model_name, version)
+    recogniser = Recogniser.load(folder, ARCHITECTURES)
+    if recogniser.sample_rate_hz != split.data.sample_rate_hz:
+        raise ModelError(
+            f"it hears {recogniser.sample_rate_hz} Hz and the test split has "
+            f"{split.data.sample_rate_hz} Hz"
+        )
+    letters = "".join(sorted(set("".join(split.rows["text"]))))
+    if unknown := recogniser.vocabulary.unknown(letters):
+        raise ModelError(f"it has no token for {sorted(unknown)}, which the test split holds")
+    return [Contestant(PYTORCH, recogniser, weights_bytes(folder))]
