@@ -359,7 +359,7 @@ class PretrainedTeacherParams(Section):
     """What all pre-trained CTC models have in common: how they hear, and how texts are found."""
 
     chunk_seconds: PositiveFloat | None = None
-    """Longer audio is cut into pieces of so many seconds, their frames joined again; null: whole."""
+    """Longer audio is cut into pieces of so many seconds, their frames joined; null: whole."""
     context_seconds: NonNegativeFloat = 2.0
     """Audio that each piece hears before and behind itself, in seconds; more comes nearer to what
     the whole would give, and costs time."""
@@ -406,7 +406,9 @@ TeacherParams = Annotated[
     Discriminator(
         _kind_of_teacher,
         custom_error_type="teacher_kind",
-        custom_error_message="kind should be one of 'trained', 'registry', 'torchaudio', 'transformers'",
+        custom_error_message=(
+            "kind should be one of 'registry', 'torchaudio', 'trained', 'transformers'"
+        ),
     ),
 ]
 """Settings of the stage `teacher`, one form for each kind of teacher."""

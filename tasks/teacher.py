@@ -12,14 +12,18 @@ from distillery.manifest import PreparedData
 from distillery.registered import REGISTERED, SOURCE_FILE
 from distillery.teachers.base import GetTeacher, Workplace
 from distillery.teachers.registry import take_registered
+from distillery.teachers.torchaudio_bundle import take_bundle
 from distillery.teachers.trained import train_teacher
+from distillery.teachers.transformers_ctc import take_model
 from distillery.teachers.validation import VALIDATION_FILE, validation_wer
 from distillery.training import Curves
 from tasks.stage import run_stage
 
 SOURCES: dict[str, GetTeacher] = {
     "registry": take_registered,
+    "torchaudio": take_bundle,
     "trained": train_teacher,
+    "transformers": take_model,
 }
 """By teacher.kind."""
 
@@ -34,6 +38,7 @@ def teacher(root: Path) -> None:
         root / "scratch",
         root / REGISTERED / "teacher",
         root / "curves/teacher.jsonl",
+        root,
     )
     ready = SOURCES[settings.kind](settings, place)
     wer = validation_wer(ready.teacher, place.data)

@@ -108,6 +108,8 @@ class Workplace:
     """Folder of the registered model that the settings name, if they name one."""
     curves: Path
     """JSONL file that receives the learning curves; the last `valid/wer` is the teacher's."""
+    root: Path = Path()
+    """Where files and folders that the settings name start from."""
 
 
 @dataclass(frozen=True)

@@ -216,9 +216,7 @@ class Hearing:
         return cls(**{name: getattr(params, name) for name in cls.__dataclass_fields__})
 
 
-def plan_pieces(
-    row: int, num_samples: int, backend: Backend, hearing: Hearing
-) -> list[Piece]:
+def plan_pieces(row: int, num_samples: int, backend: Backend, hearing: Hearing) -> list[Piece]:
     """Return the pieces of one utterance; together they keep each of its frames once.
 
     Pieces start at whole frames, so that their frames lie where those of the whole would.
@@ -381,7 +379,10 @@ class PretrainedTeacher:
             centred = waveform - waveform.mean()
             variance = centred.square().mean()
             waveform = centred / torch.sqrt(variance + backend.variance_floor)
-        return nn.functional.pad(waveform, (0, max(0, backend.window_samples - len(waveform))))
+        # Silence behind the end: n samples give n // samples_per_frame frames, one at least, as
+        # students have them; convolutions without padding would give up to two less.
+        missing = backend.window_samples - min(backend.samples_per_frame, len(waveform))
+        return nn.functional.pad(waveform, (0, missing))
 
     @torch.inference_mode()
     def forward(
@@ -450,6 +451,7 @@ class PretrainedTeacher:
             batch, sizes = batch.to(self.device), sizes.to(self.device)
             with torch.autocast(batch.device.type, dtype, enabled=dtype is not None):
                 said, states = self.backend.forward(batch, sizes, layers)
+            _check_finite({"scores": said, **states}, precision)
             for place, piece in enumerate(group):
                 kept = slice(piece.skip, piece.skip + piece.keep)
                 scores[piece.row].append(said[place, kept])
@@ -466,6 +468,20 @@ class PretrainedTeacher:
         if outputs.hypotheses is not None:
             return [items[0][0] for items in outputs.hypotheses]
         return [greedy_text(item, self.vocabulary) for item in outputs.items]
+
+
+def _check_finite(values: Mapping[str, Tensor], precision: str) -> None:
+    for name, tensor in values.items():
+        if not bool(tensor.isfinite().all()):
+            what = name if name == "scores" else f"layer {name!r}"
+            raise ModelError(
+                f"teacher: {what} are NaN or infinite in arithmetic {precision}, expected numbers; "
+                + (
+                    "its weights are damaged, or it is another model's configuration"
+                    if precision == "fp32"
+                    else "set cache.precision to fp32"
+                )
+            )
 
 
 @lru_cache(maxsize=4)
@@ -558,7 +574,9 @@ def dropped_mass(
         ", ".join(names[:8]),
         mean,
         largest,
-        "; students learn a distorted teacher, extend prepare.alphabet" if mean > MUCH_DROPPED else "",
+        "; that much of it students cannot learn, see prepare.alphabet"
+        if mean > MUCH_DROPPED
+        else "",
     )
     return {"dropped_tokens": names, "dropped_mass_mean": mean, "dropped_mass_max": largest}
 

@@ -30,7 +30,6 @@ VARIANCE_FLOOR = 1e-5  # of the layer norm that bundles with _normalize_waveform
 OUTPUT = ("aux.weight", "aux.bias")
 
 
-
 class TorchaudioBackend(TorchBackend):
     """torchaudio's Wav2Vec2Model with an output layer."""
 
@@ -44,7 +43,10 @@ class TorchaudioBackend(TorchBackend):
             table: its tokens.
         """
         params, model_type = architecture["params"], architecture["model_type"]
-        factory = {"Wav2Vec2": torchaudio.models.wav2vec2_model, "WavLM": torchaudio.models.wavlm_model}
+        factory = {
+            "Wav2Vec2": torchaudio.models.wav2vec2_model,
+            "WavLM": torchaudio.models.wavlm_model,
+        }
         module = factory[model_type](**params).eval()
         hop, window = receptive_field(params["extractor_conv_layer_config"])
         return cls(
@@ -63,13 +65,14 @@ class TorchaudioBackend(TorchBackend):
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The Transformer's layers."""
-        return list(self.module.encoder.transformer.layers)
+        module: Any = self.module
+        return list(module.encoder.transformer.layers)
 
     @property
     def output(self) -> nn.Linear:
         """The output layer."""
-        output: nn.Linear = self.module.aux
-        return output
+        output: Any = self.module.aux
+        return output  # type: ignore[no-any-return]
 
     def scores(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """Return scores `(batch, frames, tokens)`."""
@@ -98,6 +101,7 @@ def take_bundle(params: TorchaudioTeacherParams, place: Workplace) -> ReadyTeach
             cannot be fetched, are damaged or another model's.
     """
     bundle = find_bundle(params.bundle)
+    # Underscored fields: the public get_model() downloads by itself and checks less.
     what = f"teacher: bundle {params.bundle}"
     if params.weights is not None:
         path = place.root / params.weights

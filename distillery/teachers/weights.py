@@ -43,7 +43,9 @@ def can_reach(url: str, seconds: float = REACH_SECONDS) -> bool:
         url: what would be read.
         seconds: after which the answer is no, name resolution included.
     """
-    if any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE_SETTINGS):
+    if any(
+        os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE_SETTINGS
+    ):
         return False
     target = urlsplit(url)
     host = target.hostname or ""
@@ -192,8 +194,8 @@ def digest_of_module(module: nn.Module) -> str:
 
 
 def _modern(name: str) -> str:
-    name = re.sub(r"(?<=\.)weight_g$", "parametrizations.weight.original0", name)
-    return re.sub(r"(?<=\.)weight_v$", "parametrizations.weight.original1", name)
+    name = re.sub(r"\bweight_g$", "parametrizations.weight.original0", name)
+    return re.sub(r"\bweight_v$", "parametrizations.weight.original1", name)
 
 
 def _shape(tensor: Tensor | None) -> str:
