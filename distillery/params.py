@@ -924,6 +924,15 @@ class EvaluateParams(Section):
     """Audio that a streaming student hears at once, in seconds; shorter costs more computing."""
 
 
+class ServeLimits(Section):
+    """What one request to `make serve` may hold; more is refused with a reason."""
+
+    max_seconds: PositiveFloat = 120.0
+    """Audio of all its recordings together, in seconds; more takes longer and needs more memory."""
+    max_bytes: PositiveInt = 16_000_000
+    """Bytes of all its recordings together, as files."""
+
+
 class RegisterParams(Section):
     """Settings of the stage `register`."""
 
@@ -933,6 +942,8 @@ class RegisterParams(Section):
     """Registered model that the students become versions of."""
     tracking_uri: str | None = None
     """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
+    serve_limits: ServeLimits = ServeLimits()
+    """How much one request may hold; new versions keep it, and `make serve` takes what stands."""
 
 
 class CurveParams(Section):
