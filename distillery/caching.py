@@ -124,7 +124,7 @@ def fill_cache(
         ModelError: the teacher is damaged, or made for another sample rate.
     """
     data = PreparedData.open(places.data)
-    namespace = expected_namespace(places.teacher, params)
+    namespace = expected_namespace(places, params)
     cache = TeacherCache.create(places.cache, namespace)
     rows = training_rows(data, params.speed_factors)
     missing = set(cache.missing(rows["audio_key"]))

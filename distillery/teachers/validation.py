@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from distillery.datasets import labelled
-from distillery.manifest import PreparedData
+from distillery.manifest import PreparedData, labelled
 from distillery.scoring import Counts, count_errors
 from distillery.teachers.base import Teacher
 
