@@ -355,6 +355,17 @@ class RegistryTeacherParams(Section):
     """Which one: models:/NAME@ALIAS or models:/NAME/VERSION; make fetch follows a moved alias."""
 
 
+class WhisperParams(Section):
+    """How a Whisper teacher decodes."""
+
+    language: str = "en"
+    """What is spoken, as Whisper's two- or three-letter code; English-only models ignore it."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Whether to write down what is said, or translate it into English."""
+    beam_size: PositiveInt = 5
+    """Beams of the search, and hypotheses that it gives; more find better ones and take longer."""
+
+
 def _kind_of_teacher(value: Any) -> str:
     """Return what tells the kinds apart; settings that name none mean a trained teacher."""
     return str(value.get("kind", "trained") if isinstance(value, dict) else value.kind)
