@@ -182,6 +182,8 @@ def prepare_idle(root: Path, count: int) -> None:
         "architecture": {"time_reduction": 4},
         "preprocessing": {"features": features, "sample_rate_hz": RATE_HZ},
         "layers": {},
+        "frame_shift_seconds": FRAME_SHIFT_SECONDS,
+        "gives_frames": True,
     }
     write_json(places.teacher / FINGERPRINT_FILE, {**fields, "fingerprint": digest_of(fields)})
     namespace = expected_namespace(places.teacher, CacheParams())

@@ -8,19 +8,20 @@ from pathlib import Path
 
 import numpy as np
 
-from distillery.architectures import ARCHITECTURES
 from distillery.augmentations.speed import with_copies
 from distillery.device import choose_device, num_threads
 from distillery.errors import CacheMismatch
 from distillery.features import waveform_of
 from distillery.manifest import PreparedData
 from distillery.params import CacheParams
-from distillery.recogniser import WEIGHTS_FILE, Recogniser
+from distillery.recogniser import CONFIG_FILE
 from distillery.teacher_cache.payload import Targets
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.base import Teacher
+from distillery.teachers.loading import load_teacher
 
-TOLERANCE = {"f32": 1e-5, "f16": 1e-4, "u8": 2e-3, "sparse": 1e-3}
-"""By payload: nats a frame, KL(live ‖ cached), that an utterance may lie apart."""
+TOLERANCE = {"f32": 1e-5, "f16": 1e-4, "u8": 2e-3, "sparse": 1e-3, "none": 0.0}
+"""By payload: nats a frame, KL(live ‖ cached), that an utterance may lie apart; of texts, none."""
 ROUGH_ARITHMETIC = 2e-2
 """Nats a frame that half-precision arithmetic may add."""
 LEAST_REST = 1e-2
@@ -39,13 +40,14 @@ class Audited:
     num_frames: int
     """As cached."""
     divergence: float
-    """Mean KL(live ‖ cached), nats a frame; infinite where it has no value."""
+    """Mean KL(live ‖ cached), nats a frame; infinite where it has no value. Where no frames are
+    cached, 0 for equal texts, infinite for others."""
 
 
 def audit(
     cache: TeacherCache,
     data: PreparedData,
-    teacher: Recogniser,
+    teacher: Teacher,
     count: int,
     seed: int = 0,
     speed_factors: Sequence[float] = (),
@@ -77,14 +79,19 @@ def audit(
     found = []
     for row in rows.sample(min(count, len(rows)), random_state=seed).itertuples():
         key = str(row.audio_key)
-        (live,) = teacher.log_probs([waveform_of(data, row)])
-        cached = cache.targets(cache.rows([key]))
-        frames = int(cached.num_frames[0])
-        found.append(Audited(str(row.utterance_id), key, frames, divergence(live, cached)))
+        waveform, cached = waveform_of(data, row), cache.rows([key])
+        frames = int(cache.num_frames(cached)[0])
+        if cache.namespace.payload["kind"] == "none":
+            same = teacher.transcribe([waveform]) == cache.greedy_texts(cached)
+            apart = 0.0 if same else float("inf")
+        else:
+            (live,) = teacher.forward(*teacher.extract([waveform])).items
+            apart = divergence(live, cache.targets(cached))
+        found.append(Audited(str(row.utterance_id), key, frames, apart))
     return found
 
 
-def check_weights(cache: TeacherCache, teacher: Recogniser) -> None:
+def check_weights(cache: TeacherCache, teacher: Teacher) -> None:
     """Make sure that these are the weights that filled the cache.
 
     The namespace is compared with fingerprint.json; this sees weights that fingerprint.json no
@@ -174,7 +181,7 @@ def audit_saved(
         ModelError: the teacher cannot be loaded, or was made for another sample rate.
     """
     with num_threads(params.num_threads):
-        teacher = Recogniser.load(teacher_folder, ARCHITECTURES, choose_device(params.device))
+        teacher = load_teacher(teacher_folder, choose_device(params.device))
         return audit(cache, data, teacher, count, seed, params.speed_factors)
 
 
@@ -191,8 +198,8 @@ def audit_before_training(
     """
     if params.audit_utterances == 0:
         return []
-    if not (teacher_folder / WEIGHTS_FILE).exists():
-        return [f"audit: skipped, {teacher_folder / WEIGHTS_FILE} is not here"]
+    if not (teacher_folder / CONFIG_FILE).exists():
+        return [f"audit: skipped, {teacher_folder / CONFIG_FILE} is not here"]
     audited = audit_saved(cache, data, teacher_folder, params, params.audit_utterances)
     check_audit(cache, audited)
     worst = max((item.divergence for item in audited), default=0.0)

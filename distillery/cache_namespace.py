@@ -54,14 +54,11 @@ def expected_namespace(
             f"cache.payload.hidden_layers: the teacher has no layer {unknown[0]!r}, expected "
             f"some of {sorted(layers)}"
         )
-    preprocessing, architecture = fingerprint["preprocessing"], fingerprint["architecture"]
     return Namespace(
         teacher=fingerprint,
         tokens=tokens,
-        frame_shift_seconds=(
-            preprocessing["features"]["hop_seconds"] * architecture["time_reduction"]
-        ),
-        payload=payload_settings(params, len(tokens)),
+        frame_shift_seconds=fingerprint["frame_shift_seconds"],
+        payload=payload_settings(params, len(tokens), gives_frames=fingerprint["gives_frames"]),
         compute_dtype=COMPUTE_DTYPES[params.precision],
         hidden={name: layers[name] for name in payload.hidden_layers},
         num_hypotheses=payload.num_hypotheses,
@@ -69,9 +66,17 @@ def expected_namespace(
     )
 
 
-def payload_settings(params: CacheParams, num_tokens: int) -> dict[str, Any]:
-    """Return the layout's kind and what that kind needs, no more: the rest changes nothing."""
-    kind = params.payload.log_probs
+def payload_settings(
+    params: CacheParams, num_tokens: int, *, gives_frames: bool = True
+) -> dict[str, Any]:
+    """Return the layout's kind and what that kind needs, no more: the rest changes nothing.
+
+    Args:
+        params: settings of the stage `cache`.
+        num_tokens: size of the vocabulary.
+        gives_frames: whether the teacher has distributions to keep.
+    """
+    kind = params.payload.log_probs if gives_frames else "none"
     if kind == "auto":
         kind = "u8" if num_tokens <= AUTO_U8_TOKENS else "sparse"
     if kind != "sparse":

@@ -20,15 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery import evaluation, plots
-from distillery.architectures import ARCHITECTURES
 from distillery.errors import CorpusError
 from distillery.evaluation import GROUPS, SECONDS_PER_HOUR, Run
 from distillery.files import write_bytes
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams, Params
 from distillery.preparation import hash_fraction
-from distillery.recogniser import Recogniser
 from distillery.results import MISSING, TABLE_COLUMNS, title, with_interval
+from distillery.teachers.loading import load_teacher
 from distillery.tracking import Point
 
 CSV_FILE, PLOT_FILE = "curve.csv", "curve.png"
@@ -175,7 +174,7 @@ def score(root: Path, data: PreparedData, settings: Params) -> dict[str, Any]:
     models = models_of(settings)
     places = {Run("teacher", None): root / "models/teacher"}
     places |= {model.run: model.folder(root) for model in models}
-    recognisers = {run: Recogniser.load(place, ARCHITECTURES) for run, place in places.items()}
+    recognisers = {run: load_teacher(place) for run, place in places.items()}
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
     chunk_seconds = settings.evaluate.stream_chunk_seconds

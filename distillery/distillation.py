@@ -247,7 +247,14 @@ class Distillation:
         rows = self.student_rows()
         shift = self.features.hop_seconds * self._network_reduction()
         ratio = self._rate_ratio(shift)
-        sparse = self.objective.uses_frames and self.cache.namespace.payload["kind"] == "sparse"
+        kind = self.cache.namespace.payload["kind"]
+        if self.objective.uses_frames and kind == "none":
+            raise CacheMismatch(
+                f"student {self.name!r}: learns the teacher frame by frame, but this teacher says "
+                "nothing about the students' tokens there (its own are others, or it gives texts); "
+                "set frame.weight to 0: sequence learns from its texts, hidden from its layers"
+            )
+        sparse = self.objective.uses_frames and kind == "sparse"
         if sparse:
             self._check_sparse(ratio)
         objective_of = partial(

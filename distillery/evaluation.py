@@ -28,7 +28,6 @@ import pandas as pd
 from tqdm import tqdm
 
 from distillery import plots
-from distillery.architectures import ARCHITECTURES
 from distillery.audio import compute_num_samples
 from distillery.errors import CorpusError, StageError
 from distillery.files import whole_folder, write_json
@@ -40,6 +39,8 @@ from distillery.recogniser import WEIGHTS_FILE, Recogniser
 from distillery.scoring import SeedsResult, count_errors, rate_over_seeds, spread
 from distillery.speed import SpeedResult, measure_real_time_factor
 from distillery.streaming import can_stream
+from distillery.teachers.base import Teacher
+from distillery.teachers.loading import load_teacher
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ class Measured:
 
     models: Path
     params: EvaluateParams
-    recognisers: Mapping[Run, Recogniser]
+    recognisers: Mapping[Run, Teacher]
     predictions: pd.DataFrame
     heard: Mapping[Run, Sequence[Heard]]
     histories: Mapping[Run, Sequence[Mapping[str, Any]]]
@@ -145,20 +146,21 @@ class Measured:
         known = [wer for wer in wers if wer is not None]
         figures = {
             "parameters": self.recognisers[runs[0]].num_parameters,
-            "bytes": (self.models / runs[0].path / WEIGHTS_FILE).stat().st_size,
+            "bytes": weights_bytes(self.models / runs[0].path),
             **rates(scored, self.params),
             "valid_wer": statistics.fmean(known) if known else None,
             "real_time_factor": statistics.fmean(self.speeds[r].real_time_factor for r in runs),
             "device": self.speeds[runs[0]].device,
         }
-        if can_stream(self.recognisers[runs[0]]):
-            figures["latency_ms"] = self._latency(runs)
+        recogniser = self.recognisers[runs[0]]
+        if can_stream(recogniser):
+            figures["latency_ms"] = self._latency(recogniser, runs)
         return figures
 
-    def _latency(self, runs: Sequence[Run]) -> dict[str, float | None]:
+    def _latency(self, recogniser: Recogniser, runs: Sequence[Run]) -> dict[str, float | None]:
         (teacher,) = (run for run in self.recognisers if run.seed is None)
         return latency_figures(
-            self.recognisers[runs[0]],
+            recogniser,
             [item for run in runs for item in self.heard[run]],
             self.params.stream_chunk_seconds,
             self.recognisers[teacher],
@@ -198,7 +200,7 @@ def evaluate_models(
     candidates = find_candidates(models, students, seeds)
     runs = [run for candidate in candidates for run in candidate.runs]
     histories = {run: read_curves(curves / f"{run.path}.jsonl") for run in runs}
-    recognisers = {run: Recogniser.load(models / run.path, ARCHITECTURES) for run in runs}
+    recognisers = {run: load_teacher(models / run.path) for run in runs}
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
     predictions, heard = predict(data, rows, recognisers, params.stream_chunk_seconds)
@@ -269,7 +271,7 @@ def read_curves(path: Path) -> list[dict[str, Any]]:
 def predict(
     data: PreparedData,
     rows: pd.DataFrame,
-    recognisers: Mapping[Run, Recogniser],
+    recognisers: Mapping[Run, Teacher],
     chunk_seconds: float,
 ) -> tuple[pd.DataFrame, dict[Run, list[Heard]]]:
     """Return every run's hypothesis and errors, one row per model, seed and utterance.
@@ -499,8 +501,15 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def weights_bytes(folder: Path) -> int:
+    """Return the size of a saved model's weights, whatever files they are in."""
+    if (folder / WEIGHTS_FILE).exists():
+        return (folder / WEIGHTS_FILE).stat().st_size
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
 def _way_to_run(
-    recogniser: Recogniser, chunk_seconds: float
+    recogniser: Teacher, chunk_seconds: float
 ) -> Callable[[Sequence[np.ndarray]], object]:
     """Return the function from a batch to texts as which the recogniser is meant to run."""
     if not can_stream(recogniser):

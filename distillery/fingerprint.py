@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distillery.errors import ModelError
 
 if TYPE_CHECKING:  # reading a fingerprint needs no model code
-    from distillery.recogniser import Recogniser
+    from distillery.teachers.base import Teacher
 
 FINGERPRINT_FILE = "fingerprint.json"
 
@@ -20,18 +20,17 @@ def digest_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint(teacher: Recogniser) -> dict[str, Any]:
+def fingerprint(teacher: Teacher) -> dict[str, Any]:
     """Return every field that decides a teacher's outputs, and `fingerprint`, the hash of them."""
-    config = teacher.config
+    config = dict(teacher.config)
     fields = {
         "weights": teacher.weights_digest,
         "tokens": teacher.vocabulary.digest,
-        "architecture": config["architecture"],
-        "preprocessing": {
-            "features": config["features"],
-            "sample_rate_hz": config["sample_rate_hz"],
-        },
-        "layers": {name: width for name, (_, width) in teacher.network.layers.items()},
+        "architecture": config.pop("architecture"),
+        "preprocessing": config,
+        "layers": dict(teacher.layer_widths),
+        "frame_shift_seconds": teacher.frame_shift_seconds,
+        "gives_frames": teacher.gives_frames,
     }
     return {**fields, "fingerprint": digest_of(fields)}
 
@@ -49,6 +48,10 @@ def read_fingerprint(folder: Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError, KeyError):
         raise ModelError(f"{path}: missing or unreadable; run make teacher") from None
     fields = {name: value for name, value in content.items() if name != "fingerprint"}
+    if missing := {"layers", "frame_shift_seconds", "gives_frames"} - set(fields):
+        raise ModelError(
+            f"{path}: lacks {sorted(missing)}, an earlier Distillery wrote it; run make teacher"
+        )
     if digest_of(fields) != claimed:
         raise ModelError(f"{path}: its fields do not give the hash it names; run make teacher")
     return content

@@ -17,6 +17,7 @@ from distillery.errors import ModelError
 from distillery.params import INIT_TEACHER
 from distillery.recogniser import Recogniser
 from distillery.registered import check_model
+from distillery.teachers.loading import load_teacher
 
 INIT_FILE = "init.json"
 Record = dict[str, Any]
@@ -109,7 +110,12 @@ def slice_teacher(student: Recogniser, folder: Path, weights: str) -> Record:
         ModelError: the teacher is missing, damaged or not the cached one; or architecture,
             features, tokens or shapes differ.
     """
-    teacher = Recogniser.load(folder, ARCHITECTURES)
+    teacher = load_teacher(folder)
+    if not isinstance(teacher, Recogniser):
+        raise ModelError(
+            f"init: the student takes layers of the teacher, but {folder} holds a pre-trained one, "
+            "expected a teacher that was trained here; set init to null"
+        )
     _check_same(teacher, student, folder, weights)
     theirs, state = teacher.network.state_dict(), {}
     stacks = student.network.layer_stacks

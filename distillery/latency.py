@@ -18,6 +18,7 @@ from distillery.streaming import (
     algorithmic_latency_seconds,
     can_stream,
 )
+from distillery.teachers.base import Teacher
 
 TAIL_PERCENTILE = 95
 MILLISECONDS = 1000
@@ -36,7 +37,7 @@ class Heard:
 
 
 def listen(
-    recogniser: Recogniser, waveforms: Sequence[np.ndarray], chunk_seconds: float
+    recogniser: Teacher, waveforms: Sequence[np.ndarray], chunk_seconds: float
 ) -> list[Heard]:
     """Return what a recogniser hears: chunk by chunk on one thread if it can, else in one batch.
 
@@ -49,8 +50,11 @@ def listen(
         with num_threads(1):
             stream(recogniser, waveforms[0], chunk_seconds)  # the first chunks are slow
             return [stream(recogniser, waveform, chunk_seconds) for waveform in waveforms]
+    outputs = recogniser.forward(*recogniser.extract(waveforms))
+    if outputs.hypotheses is not None:
+        return [Heard(items[0][0] if items else "", [], [], []) for items in outputs.hypotheses]
     heard = []
-    for log_probs in recogniser.log_probs(waveforms):
+    for log_probs in outputs.items:
         path = GreedyPath()
         path.push(log_probs)
         text = recogniser.vocabulary.decode(path.tokens)
@@ -75,7 +79,7 @@ def latency_figures(
     recogniser: Recogniser,
     heard: Sequence[Heard],
     chunk_seconds: float,
-    teacher: Recogniser,
+    teacher: Teacher,
     teacher_heard: Sequence[Heard],
 ) -> dict[str, float | None]:
     """Return a streaming recogniser's latencies in milliseconds.

@@ -399,8 +399,9 @@ class SparseParams(Section):
 class PayloadParams(Section):
     """What the cache keeps of the teacher's outputs; each change means another namespace."""
 
-    log_probs: Literal["auto", "u8", "f16", "f32", "sparse"] = "auto"
-    """Layout of the token distributions; auto takes u8 up to 256 tokens, sparse above."""
+    log_probs: Literal["auto", "u8", "f16", "f32", "sparse", "none"] = "auto"
+    """Layout of the token distributions; auto takes u8 up to 256 tokens, sparse above, none where
+    the teacher has none in the students' tokens; none saves most bytes and teaches no frames."""
     sparse: SparseParams = SparseParams()
     """Settings of the layout `sparse`."""
     hidden_layers: tuple[str, ...] = ()
@@ -1063,6 +1064,11 @@ class Params(Section):
                     f"distill.students.{name}: learns from {wanted} hypotheses, the cache keeps "
                     f"{payload.num_hypotheses}; set cache.payload.num_hypotheses to {wanted} or "
                     "more, or sequence.num_hypotheses to less"
+                )
+            if objective.uses_frames and payload.log_probs == "none":
+                raise ValueError(
+                    f"distill.students.{name}: learns frames of the teacher, but "
+                    "cache.payload.log_probs is 'none'; set it to auto, or frame.weight to 0"
                 )
             for layer in objective.hidden.layers.values() if objective.uses_hidden else ():
                 if layer not in payload.hidden_layers:

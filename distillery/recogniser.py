@@ -54,11 +54,24 @@ _ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(TeacherArchitecture | Stu
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network says about a batch; frames behind an utterance's end mean nothing."""
+    """What a model says about a batch; frames behind an utterance's end mean nothing.
 
-    log_probs: np.ndarray  # (batch, frames, vocab), float32
+    A model that gives no frames gives `hypotheses` and `confidences`, and `num_frames` are those of
+    its hidden states, 0 where there are none.
+    """
+
+    log_probs: np.ndarray | None  # (batch, frames, vocab), float32
     num_frames: list[int]
     hidden: dict[str, np.ndarray]  # by layer: (batch, frames, width), float32
+    hypotheses: Sequence[Sequence[tuple[str, float]]] | None = None  # texts, best first, and ln P
+    confidences: Sequence[float] | None = None  # in (0, 1]
+
+    @property
+    def items(self) -> list[np.ndarray]:
+        """Log-probabilities `(frames, vocab)` of each utterance; without frames `(frames, 0)`."""
+        if self.log_probs is None:
+            return [np.zeros((n, 0), np.float32) for n in self.num_frames]
+        return [self.log_probs[row, :n] for row, n in enumerate(self.num_frames)]
 
 
 @dataclass
@@ -138,6 +151,16 @@ class Recogniser:
         return sum(p.numel() for p in self.network.parameters())
 
     @property
+    def layer_widths(self) -> dict[str, int]:
+        """Widths of the network's hidden layers."""
+        return {name: width for name, (_, width) in self.network.layers.items()}
+
+    @property
+    def gives_frames(self) -> bool:
+        """Always: every network here is a CTC one."""
+        return True
+
+    @property
     def weights_digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights and buffers."""
         digest = hashlib.sha256()
@@ -207,8 +230,7 @@ class Recogniser:
         Args:
             waveforms: float32 audio in [-1, 1) at `sample_rate_hz`; together one batch.
         """
-        outputs = self.forward(*self.extract(waveforms))
-        return [outputs.log_probs[row, :n] for row, n in enumerate(outputs.num_frames)]
+        return self.forward(*self.extract(waveforms)).items
 
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """Return the greedy transcripts of a batch of waveforms `(samples,)`."""

@@ -6,6 +6,8 @@ what the whole utterance would have given, wherever it was cut.
 
 from __future__ import annotations
 
+from typing import TypeGuard
+
 import numpy as np
 import torch
 import torchaudio
@@ -18,12 +20,16 @@ from distillery.features import LOG_FLOOR, LogMel
 from distillery.networks import StreamingNetwork
 from distillery.normalisation import RunningNormaliser
 from distillery.recogniser import Recogniser
+from distillery.teachers.base import Teacher
 
 
-def can_stream(recogniser: Recogniser) -> bool:
+def can_stream(recogniser: Teacher) -> TypeGuard[Recogniser]:
     """Return whether neither network nor features wait for the end of an utterance."""
-    is_causal = isinstance(recogniser.network, StreamingNetwork)
-    return is_causal and recogniser.features.normalise == "running"
+    return (
+        isinstance(recogniser, Recogniser)
+        and isinstance(recogniser.network, StreamingNetwork)
+        and recogniser.features.normalise == "running"
+    )
 
 
 def algorithmic_latency_seconds(recogniser: Recogniser) -> float:

@@ -17,7 +17,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from distillery.architectures import ARCHITECTURES
 from distillery.augmentations.speed import training_rows
 from distillery.caching import Partition, PartitionReport, cut_into_shards
 from distillery.decoding import confidence, greedy_text, n_best, score_texts
@@ -28,9 +27,11 @@ from distillery.files import digest_of_file
 from distillery.fingerprint import FINGERPRINT_FILE
 from distillery.manifest import MANIFEST_FILE, PreparedData
 from distillery.params import CacheParams
-from distillery.recogniser import Outputs, Recogniser
+from distillery.recogniser import Outputs
 from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.base import Teacher
+from distillery.teachers.loading import load_teacher
 
 BATCHES_AHEAD = 2  # read, and waiting to be written: what bounds memory beside the forward pass
 
@@ -56,7 +57,7 @@ def run_partition(
             "all workers need the same folders, start again when they have them"
         )
     torch.set_num_threads(params.num_threads)
-    teacher = load_teacher(
+    teacher = _teacher(
         places.teacher, digest_of_file(places.teacher / FINGERPRINT_FILE), params.device
     )
     data = PreparedData.open(places.data)
@@ -77,9 +78,9 @@ def run_partition(
 
 
 @lru_cache(maxsize=1)
-def load_teacher(folder: Path, _fingerprint: str, device: str) -> Recogniser:
+def _teacher(folder: Path, _fingerprint: str, device: str) -> Teacher:
     """Return a saved teacher; a worker loads it once for all its partitions."""
-    return Recogniser.load(folder, ARCHITECTURES, choose_device(device))
+    return load_teacher(folder, choose_device(device))
 
 
 class TeacherPass:
@@ -87,7 +88,7 @@ class TeacherPass:
 
     def __init__(
         self,
-        teacher: Recogniser,
+        teacher: Teacher,
         data: PreparedData,
         rows: pd.DataFrame,
         cache: TeacherCache,
@@ -140,30 +141,37 @@ class TeacherPass:
         return features
 
     def _store(self, batch: np.ndarray, outputs: Outputs, writer: ShardWriter) -> None:
+        kept = outputs.items
+        if self.namespace.payload["kind"] == "none":
+            kept = [np.zeros((len(item), 0), np.float32) for item in kept]
+        for row, (index, said) in enumerate(zip(batch, self._said(outputs), strict=True)):
+            hidden = {
+                name: values[row, : outputs.num_frames[row]]
+                for name, values in outputs.hidden.items()
+            }
+            writer.add(Entry(self.rows[index].audio_key, kept[row], *said, hidden))
+
+    def _said(self, outputs: Outputs) -> list[tuple[str, float, list[Hypothesis]]]:
+        """Return best text, confidence and hypotheses, best first, of each utterance."""
+        wanted, beam_size = self.namespace.num_hypotheses, self.namespace.beam_size
+        if outputs.log_probs is None:
+            assert outputs.hypotheses is not None and outputs.confidences is not None
+            given = [[Hypothesis(*item) for item in items] for items in outputs.hypotheses]
+            return [
+                (items[0].text if items else "", value, items[:wanted])
+                for items, value in zip(given, outputs.confidences, strict=True)
+            ]
         vocabulary = self.teacher.vocabulary
-        items = [outputs.log_probs[row, :n] for row, n in enumerate(outputs.num_frames)]
-        greedy = [greedy_text(item, vocabulary) for item in items]
+        greedy = [greedy_text(item, vocabulary) for item in outputs.items]
         texts = [[text] for text in greedy]
-        if self.namespace.beam_size is not None:
-            texts = n_best(
-                items, vocabulary, self.namespace.num_hypotheses, self.namespace.beam_size
-            )
+        if beam_size is not None:
+            texts = n_best(outputs.items, vocabulary, wanted, beam_size)
         scores = score_texts(outputs.log_probs, outputs.num_frames, texts, vocabulary)
-        for row, index in enumerate(batch):
-            ranked = sorted(zip(texts[row], scores[row], strict=True), key=lambda item: -item[1])
-            writer.add(
-                Entry(
-                    self.rows[index].audio_key,
-                    items[row],
-                    greedy[row],
-                    confidence(items[row]),
-                    [Hypothesis(*item) for item in ranked],
-                    {
-                        name: values[row, : outputs.num_frames[row]]
-                        for name, values in outputs.hidden.items()
-                    },
-                )
-            )
+        ranked = [
+            sorted(map(Hypothesis, *pair), key=lambda item: -item.score)
+            for pair in zip(texts, scores, strict=True)
+        ]
+        return list(zip(greedy, map(confidence, outputs.items), ranked, strict=True))
 
 
 def _finish(written: list[tuple[Future[None], int]], progress: Callable[[int], object]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from distillery import params
@@ -12,6 +13,8 @@ from distillery.registered import REGISTERED, SOURCE_FILE
 from distillery.teachers.base import GetTeacher, Workplace
 from distillery.teachers.registry import take_registered
 from distillery.teachers.trained import train_teacher
+from distillery.teachers.validation import VALIDATION_FILE, validation_wer
+from distillery.training import Curves
 from tasks.stage import run_stage
 
 SOURCES: dict[str, GetTeacher] = {
@@ -19,6 +22,8 @@ SOURCES: dict[str, GetTeacher] = {
     "trained": train_teacher,
 }
 """By teacher.kind."""
+
+logger = logging.getLogger(__name__)
 
 
 def teacher(root: Path) -> None:
@@ -31,9 +36,14 @@ def teacher(root: Path) -> None:
         root / "curves/teacher.jsonl",
     )
     ready = SOURCES[settings.kind](settings, place)
+    wer = validation_wer(ready.teacher, place.data)
+    logger.info("teacher: kind %s, validation WER %.2f %%", settings.kind, 100 * wer)
+    if ready.checkpoint is None:  # nothing was trained, so nothing was logged
+        Curves(place.curves).log(0, {"valid/wer": wer})
     with whole_folder(root / "models/teacher") as folder:
-        ready.recogniser.save(folder)
-        write_json(folder / FINGERPRINT_FILE, fingerprint(ready.recogniser))
+        ready.teacher.save(folder)
+        write_json(folder / FINGERPRINT_FILE, fingerprint(ready.teacher))
+        write_json(folder / VALIDATION_FILE, {"wer": wer})
         if ready.source is not None:
             write_json(folder / SOURCE_FILE, ready.source)
     if ready.checkpoint is not None:

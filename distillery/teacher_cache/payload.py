@@ -5,6 +5,7 @@
     f32     as the teacher gave it: 4 x vocab bytes a frame
     sparse  the likeliest tokens alone, more of them where something is said; for any temperature
             that is stored the kept tokens' probabilities are exact
+    none    nothing: texts and hidden states are kept beside it
 
 `u8` counts how many steps every token lies below the likeliest one. The step is the frame's own;
 the likeliest token's log-probability is chosen so that the decoded frame sums to one, hence
@@ -297,6 +298,39 @@ class Sparse:
         return [counts, sums, values, record[ends[2] :].copy().view(self.id_dtype)]
 
 
+@dataclass(frozen=True)
+class Nothing:
+    """`none`: no token distributions."""
+
+    num_tokens: int = 0
+
+    def encode(self, log_probs: np.ndarray) -> list[np.ndarray]:
+        """Return no block."""
+        return []
+
+    def log_probs(self, records: Iterable[np.ndarray], num_frames: np.ndarray) -> np.ndarray:
+        """Refuse: none are kept.
+
+        Raises:
+            CacheError: always.
+        """
+        raise CacheError(
+            "payload none: keeps no token distributions, but they were asked for; learn texts "
+            "(sequence) or hidden states (hidden), or, where the teacher has frames in the "
+            "students' tokens, set cache.payload.log_probs to auto and run make cache"
+        )
+
+    def targets(
+        self, records: Iterable[np.ndarray], num_frames: np.ndarray, temperature: float
+    ) -> Targets:
+        """Refuse: none are kept.
+
+        Raises:
+            CacheError: always.
+        """
+        return Targets(self.log_probs(records, num_frames), None, None, num_frames)
+
+
 def payload_of(settings: Mapping[str, Any], num_tokens: int, blank: int) -> Payload:
     """Return the layout that a namespace's settings describe.
 
@@ -312,7 +346,9 @@ def payload_of(settings: Mapping[str, Any], num_tokens: int, blank: int) -> Payl
     if kind == "sparse":
         options["temperatures"] = tuple(options["temperatures"])
         return Sparse(num_tokens, blank, **options)
-    raise CacheError(f"payload {kind!r}: unknown, expected u8, f16, f32 or sparse")
+    if kind == "none":
+        return Nothing()
+    raise CacheError(f"payload {kind!r}: unknown, expected u8, f16, f32, sparse or none")
 
 
 def gather(

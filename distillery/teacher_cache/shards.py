@@ -146,7 +146,7 @@ class ShardWriter:
                 len(entry.log_probs),
                 checksum,
                 hidden_checksum,
-                np.count_nonzero(entry.log_probs[:, self.blank] > HALF_THE_MASS),
+                np.count_nonzero(entry.log_probs[:, self.blank : self.blank + 1] > HALF_THE_MASS),
                 entry.confidence,
                 entry.greedy_text,
                 [tuple(item) for item in entry.hypotheses],

@@ -1,18 +1,99 @@
-"""What every kind of teacher answers to: settings and a workplace in, a teacher out.
+"""What a teacher is to everybody else, and what every kind of teacher answers to.
 
-One file per kind: `trained.py` trains one here, `registry.py` takes a registered student. The stage
-`teacher` picks by `teacher.kind`, and saves and fingerprints what comes back.
+A teacher turns batches of waveforms into what is cached of it. `Recogniser`, which every model
+trained here is, answers to `Teacher`; so does every pre-trained one. One file per kind: settings
+and a workplace in, a teacher out. The stage `teacher` picks by `teacher.kind`, and saves and
+fingerprints what comes back; loading.py loads it again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+from torch import Tensor
 
 from distillery.manifest import PreparedData
-from distillery.recogniser import Recogniser
+from distillery.recogniser import Outputs
+from distillery.text import Vocabulary
+
+
+class Teacher(Protocol):
+    """What the cache, the audit and the evaluation ask of a teacher."""
+
+    vocabulary: Vocabulary
+    """The tokens that its students share."""
+    sample_rate_hz: int
+    """Of the waveforms that it is given, in hertz; one that hears other rates resamples itself."""
+
+    @property
+    def frame_shift_seconds(self) -> float:
+        """Time from one output frame to the next, in seconds."""
+
+    @property
+    def num_parameters(self) -> int:
+        """Trainable parameters."""
+
+    @property
+    def layer_widths(self) -> Mapping[str, int]:
+        """Widths of the hidden layers that it can give; `last` is what the output layer reads."""
+
+    @property
+    def gives_frames(self) -> bool:
+        """Whether it says something about `vocabulary` frame by frame; if not, it gives texts."""
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 over all weights and buffers."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What config.json holds: `architecture`, and everything that happens to the audio."""
+
+    def check_sample_rate(self, sample_rate_hz: int) -> None:
+        """Make sure that audio of this rate is what the teacher was made for.
+
+        Raises:
+            ModelError: it is not.
+        """
+
+    def extract(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+        """Return one batch's inputs `(batch, …)` and their lengths `(batch,)`.
+
+        Args:
+            waveforms: float32 audio in [-1, 1) at `sample_rate_hz`, each `(samples,)`.
+
+        Raises:
+            ModelError: one is longer than the teacher can take.
+        """
+
+    def forward(
+        self,
+        inputs: Tensor,
+        lengths: Tensor,
+        layers: Sequence[str] = (),
+        precision: str = "fp32",
+    ) -> Outputs:
+        """Return what the teacher says about one batch.
+
+        Args:
+            inputs: of `extract`.
+            lengths: of `extract`.
+            layers: hidden layers wanted, of `layer_widths`.
+            precision: arithmetic: fp32, bf16 or fp16.
+
+        Raises:
+            ModelError: it has no such layer.
+        """
+
+    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
+        """Return the best text of each waveform `(samples,)`, spelt as the corpus is."""
+
+    def save(self, folder: Path) -> None:
+        """Write the teacher into an existing folder; equal teachers give equal bytes."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +114,9 @@ class Workplace:
 class ReadyTeacher:
     """A teacher, and what its source leaves."""
 
-    recogniser: Recogniser
+    teacher: Teacher
     checkpoint: Path | None = None
-    """To be removed once the teacher is saved."""
+    """To be removed once the teacher is saved; None: nothing was trained."""
     source: dict[str, Any] | None = None
     """Where it comes from, for source.json; None: from here."""
 

@@ -6,22 +6,14 @@ Source: Furlanello et al. (2018), "Born-Again Neural Networks", arXiv 1805.04770
 from __future__ import annotations
 
 import importlib
-import logging
 from dataclasses import asdict
 
-from distillery.datasets import labelled
 from distillery.errors import ModelError
 from distillery.manifest import PreparedData
 from distillery.params import RegistryTeacherParams
 from distillery.recogniser import Recogniser
 from distillery.registered import check_model
-from distillery.scoring import Counts, count_errors
 from distillery.teachers.base import ReadyTeacher, Workplace
-from distillery.training import Curves
-
-BATCH_UTTERANCES = 16
-
-logger = logging.getLogger(__name__)
 
 
 def take_registered(params: RegistryTeacherParams, place: Workplace) -> ReadyTeacher:
@@ -30,7 +22,6 @@ def take_registered(params: RegistryTeacherParams, place: Workplace) -> ReadyTea
     Raises:
         StageError: it has not been fetched.
         ModelError: it is damaged, made for another sample rate, or lacks characters of the corpus.
-        CorpusError: the validation split holds no transcripts.
     """
     source = check_model(place.registered, params.model, "teacher")
     # By name: were it among this stage's imports, dvc.yaml would have to list every student's code
@@ -39,32 +30,7 @@ def take_registered(params: RegistryTeacherParams, place: Workplace) -> ReadyTea
     recogniser = Recogniser.load(place.registered, networks)
     recogniser.check_sample_rate(place.data.sample_rate_hz)
     _check_tokens(recogniser, place.data, params.model)
-    wer = validation_wer(recogniser, place.data)
-    Curves(place.curves).log(0, {"valid/wer": wer})
-    logger.info(
-        "teacher: %s, version %s of %s, validation WER %.2f %%",
-        params.model,
-        source.version,
-        source.name,
-        100 * wer,
-    )
     return ReadyTeacher(recogniser, source=asdict(source))
-
-
-def validation_wer(recogniser: Recogniser, data: PreparedData) -> float:
-    """Return the word error rate on the transcribed validation utterances, as a fraction.
-
-    Raises:
-        CorpusError: there is none.
-    """
-    rows = labelled(data, "valid").sort_values(["num_samples", "audio_key"])
-    total = Counts(0, 0, 0, 0)
-    for start in range(0, len(rows), BATCH_UTTERANCES):
-        batch = list(rows.iloc[start : start + BATCH_UTTERANCES].itertuples())
-        texts = recogniser.transcribe([data.waveform(row) for row in batch])
-        for row, text in zip(batch, texts, strict=True):
-            total = total + count_errors(str(row.text).split(), text.split())
-    return total.rate
 
 
 def _check_tokens(recogniser: Recogniser, data: PreparedData, model: str) -> None:

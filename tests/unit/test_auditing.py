@@ -200,7 +200,7 @@ def test_before_training_as_many_are_audited_as_the_settings_say(
 
     assert said(0, folder) == []
     assert said(3, folder)[0].startswith("audit: 3 utterances, at most ")
-    assert said(3, tmp_path) == [f"audit: skipped, {tmp_path / 'model.safetensors'} is not here"]
+    assert said(3, tmp_path) == [f"audit: skipped, {tmp_path / 'config.json'} is not here"]
     forged = forge(workspace, tmp_path / "forged", lambda x: x[:, ::-1], a_name(workspace))
     with pytest.raises(CacheMismatch, match=a_name(workspace)):
         audit_before_training(forged, workspace.data, folder, settings(audit_utterances=4))

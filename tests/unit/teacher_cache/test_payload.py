@@ -366,7 +366,9 @@ def test_sparse_refuses_to_give_all_tokens() -> None:
 
 
 def test_an_unknown_payload_is_refused() -> None:
-    with pytest.raises(CacheError, match="payload 'u4': unknown, expected u8, f16, f32 or sparse"):
+    with pytest.raises(
+        CacheError, match="payload 'u4': unknown, expected u8, f16, f32, sparse or none"
+    ):
         payload_of({"kind": "u4"}, 7, BLANK)
 
 
