@@ -123,7 +123,7 @@ def match_tokens(
         )
     case = case_of(corpus)
     groups: dict[str, list[int]] = {token: [] for token in corpus.tokens}
-    dropped = []
+    dropped: list[int] = []
     for index in range(len(table.tokens)):
         token = corpus.tokens[0] if index == table.blank else _meaning(table.spelling(index), case)
         groups.get(token, dropped).append(index)

@@ -11,6 +11,7 @@ from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.manifest import PreparedData
 from distillery.registered import REGISTERED, SOURCE_FILE
 from distillery.teachers.base import GetTeacher, Workplace
+from distillery.teachers.joined import join_teachers
 from distillery.teachers.registry import take_registered
 from distillery.teachers.trained import train_teacher
 from distillery.teachers.validation import VALIDATION_FILE, validation_wer
@@ -18,6 +19,7 @@ from distillery.training import Curves
 from tasks.stage import run_stage
 
 SOURCES: dict[str, GetTeacher] = {
+    "ensemble": lambda settings, place: join_teachers(settings, place, SOURCES),
     "registry": take_registered,
     "trained": train_teacher,
 }
@@ -39,15 +41,16 @@ def teacher(root: Path) -> None:
     wer = validation_wer(ready.teacher, place.data)
     logger.info("teacher: kind %s, validation WER %.2f %%", settings.kind, 100 * wer)
     if ready.checkpoint is None:  # nothing was trained, so nothing was logged
-        Curves(place.curves).log(0, {"valid/wer": wer})
+        Curves(place.curves, ready.points).log(0, {"valid/wer": wer})
     with whole_folder(root / "models/teacher") as folder:
         ready.teacher.save(folder)
         write_json(folder / FINGERPRINT_FILE, fingerprint(ready.teacher))
         write_json(folder / VALIDATION_FILE, {"wer": wer})
         if ready.source is not None:
             write_json(folder / SOURCE_FILE, ready.source)
-    if ready.checkpoint is not None:
-        ready.checkpoint.unlink(missing_ok=True)
+    for path in (ready.checkpoint, *ready.leftovers):
+        if path is not None:
+            path.unlink(missing_ok=True)
 
 
 def main() -> None:
