@@ -37,6 +37,8 @@ StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 INIT_TEACHER = "teacher"
 MEMBERS = "members"  # setting, and folder, of an ensemble's
+CONFIGURED = "teacher"
+"""What `make teachers` calls the teacher of the section `teacher`."""
 INIT_REGISTRY = "models:/"
 REGISTRY_PATTERN = rf"{INIT_REGISTRY}[^/@]+(@[^/@]+|/[1-9][0-9]*)"
 RegistryUri = Annotated[str, Field(pattern=f"^{REGISTRY_PATTERN}$")]
@@ -332,7 +334,15 @@ class TrainingParams(Section):
     """Masks on the features of the training split."""
 
 
-class TrainedTeacherParams(Section):
+class TeacherSection(Section):
+    """What all kinds of teachers share."""
+
+    allow_poor: bool = False
+    """Go on with a teacher whose validation WER is above that of a student's control, which has
+    learnt nothing from it; else the stage `distill` stops there."""
+
+
+class TrainedTeacherParams(TeacherSection):
     """A teacher trained here, by CTC, on the training split."""
 
     kind: Literal["trained"] = "trained"
@@ -347,7 +357,7 @@ class TrainedTeacherParams(Section):
     """How it is trained."""
 
 
-class RegistryTeacherParams(Section):
+class RegistryTeacherParams(TeacherSection):
     """A registered student as the teacher of others, such as the last champion."""
 
     kind: Literal["registry"]
@@ -373,13 +383,14 @@ SingleTeacherParams = Annotated[
 """One form for each kind of teacher that is not made of others."""
 
 
-class EnsembleTeacherParams(Section):
+class EnsembleTeacherParams(TeacherSection):
     """Several teachers as one."""
 
     kind: Literal["ensemble"]
     """Where the teacher comes from."""
     members: Annotated[tuple[SingleTeacherParams, ...], Field(min_length=2)]
-    """The teachers, of any other kind, the best one first: it decides among equals."""
+    """The teachers, of any other kind, the best one first: it decides among equals. Whether they
+    are allowed to be poor is asked of the ensemble alone."""
     combine: Literal["auto", "posteriors", "rover", "best"] = "auto"
     """What is combined: the mean of the members' posteriors, which needs equal tokens and frame
     rates, or their texts, by vote (ROVER) or by taking the surest member's; auto takes posteriors
@@ -392,10 +403,11 @@ class EnsembleTeacherParams(Section):
 
     @model_validator(mode="after")
     def _members_differ(self) -> EnsembleTeacherParams:
-        for number, member in enumerate(self.members):
-            if member in self.members[:number]:
+        own = [member.model_dump(exclude={"allow_poor"}) for member in self.members]
+        for number, member in enumerate(own):
+            if member in own[:number]:
                 raise ValueError(
-                    f"members {self.members.index(member)} and {number} are equal, which would "
+                    f"members {own.index(member)} and {number} are equal, which would "
                     "count one teacher twice; give trained ones other seeds or settings, or use "
                     "weights"
                 )
@@ -1000,6 +1012,38 @@ class CurveParams(Section):
         return self
 
 
+class PilotParams(Section):
+    """The short distillation by which `make teachers` ranks teachers."""
+
+    student: StudentName | None = None
+    """Which student learns, a name under distill.students; null takes the first."""
+    fraction: PositiveFraction = 1.0
+    """Share of the training audio that it learns from, and that teachers have to hear; less is
+    quicker and says less."""
+    num_epochs: PositiveInt = 15
+    """Passes over that share; more is nearer to what a whole training gains."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Student and control are trained once from each; several tell luck from gain."""
+
+
+class TeacherCandidatesParams(Section):
+    """Settings of `make teachers`, which is no stage: teachers compared before one is chosen."""
+
+    teachers: dict[StudentName, TeacherParams] = {}
+    """By name, what would stand under teacher:; the configured teacher is always one of them."""
+    pilot: PilotParams = PilotParams()
+    """The distillation that ranks them."""
+
+    @model_validator(mode="after")
+    def _the_configured_one_has_its_name(self) -> TeacherCandidatesParams:
+        if CONFIGURED in self.teachers:
+            raise ValueError(
+                f"teachers: {CONFIGURED!r} is what the configured teacher is called, which is a "
+                "candidate by itself; choose another name"
+            )
+        return self
+
+
 # pydantic's metaclass has a method of the name that our last stage bears.
 warnings.filterwarnings("ignore", 'Field name "register" in "Params" shadows')
 
@@ -1014,11 +1058,33 @@ class Params(Section):
     evaluate: EvaluateParams = EvaluateParams()
     register: RegisterParams = RegisterParams()
     curve: CurveParams = CurveParams()
+    teacher_candidates: TeacherCandidatesParams = TeacherCandidatesParams()
 
     @property
     def curve_students(self) -> list[str]:
         """The students whose curves `make curve` draws."""
         return list(self.curve.students or self.distill.students)
+
+    @property
+    def pilot_student(self) -> str:
+        """The student that ranks teachers in `make teachers`."""
+        return self.teacher_candidates.pilot.student or next(iter(self.distill.students))
+
+    @property
+    def all_candidates(self) -> dict[str, TeacherParams]:
+        """The teachers that `make teachers` compares: the configured one, then its candidates.
+
+        A candidate with the settings of the configured one takes its place.
+        """
+        named = self.teacher_candidates.teachers
+        if any(self.is_configured(settings) for settings in named.values()):
+            return dict(named)
+        return {CONFIGURED: self.teacher, **named}
+
+    def is_configured(self, teacher: TeacherParams) -> bool:
+        """Return whether these settings make the teacher that the stage `teacher` makes."""
+        own, theirs = (item.model_dump(exclude={"allow_poor"}) for item in (self.teacher, teacher))
+        return own == theirs
 
     @model_validator(mode="after")
     def _curves_of_known_students(self) -> Params:
@@ -1027,6 +1093,22 @@ class Params(Section):
             raise ValueError(
                 f"curve.students: {unknown[0]!r} is no student, expected some of {known}; correct "
                 "it, or add it to distill.students"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _pilots_learn(self) -> Params:
+        name, known = self.pilot_student, list(self.distill.students)
+        if name not in known:
+            raise ValueError(
+                f"teacher_candidates.pilot.student: {name!r} is no student, expected one of "
+                f"{known}; correct it, or add it to distill.students"
+            )
+        named = self.teacher_candidates.teachers
+        if named and not self.distill.objective_of(name).uses_teacher:
+            raise ValueError(
+                f"teacher_candidates.pilot.student: {name!r} ignores its teacher, for its "
+                "teacher_share is 0, so it cannot rank teachers; name another student"
             )
         return self
 
@@ -1160,7 +1242,9 @@ def _explain(error: ValidationError) -> list[str]:
 
 def _suggestion(location: tuple[Any, ...]) -> str:
     known = set(Params.model_fields)
-    for section in Section.__subclasses__():
+    sections = [Section]
+    for section in sections:
+        sections.extend(section.__subclasses__())
         known.update(section.model_fields)
     known.discard(str(location[-1]))  # it is known elsewhere
     close = difflib.get_close_matches(str(location[-1]), known, n=1)

@@ -83,6 +83,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
             "alphabet": LETTERS,
         },
         "teacher": {
+            "allow_poor": True,  # it is trained as briefly as its students
             "architecture": {
                 "type": "conv_bilstm",
                 "conv_channels": 4,

@@ -1,0 +1,282 @@
+"""CTC beam search over the words of a lexicon with an n-gram model, and the choice of its weights.
+
+A text W scores, for the log-probabilities X of an acoustic model,
+
+    s(W) = ln P(W|X) + weight · ln P(W) + word_score · |W|
+
+with CTC's P(W|X), summed over the alignments that the beams keep, and the n-gram model's P(W).
+A word that the lexicon lacks cannot be written. Weight and word score are those of the lowest word
+error rate on the validation split.
+
+Sources: Graves and Jaitly (2014), "Towards End-To-End Speech Recognition with Recurrent Neural
+Networks", for the score; Kahn et al. (2022), "Flashlight", arXiv 2201.12465, for the search.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from distillery.decoding import BLANK_INDEX, greedy_text
+from distillery.errors import ModelError
+from distillery.files import digest_of_file, write_json
+from distillery.language_model import ARPA_FILE, LEXICON_FILE
+from distillery.scoring import Counts, count_errors
+from distillery.text import SPACE, Vocabulary
+
+DECODER_FILE = "decoder.json"
+BEAM_THRESHOLD = 50.0
+"""Beams so many nats below the best are given up."""
+IMPOSSIBLE = -1e4
+"""Nats; far below every beam, and unlike -inf harmless in sums."""
+SECONDS_BEFORE_BAR = 3.0
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What decides a search beside the language model."""
+
+    weight: float
+    """Factor of ln P(W)."""
+    word_score: float
+    """Nats added for every word; larger makes more and shorter words."""
+    beam_size: int
+    """Beams kept at each frame; more finds better texts and takes longer."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The settings that the validation split chose, and what it says of them."""
+
+    settings: SearchSettings
+    valid_wer: float | None
+    """With the language model, as a fraction; None where no utterance was transcribed."""
+    valid_wer_greedy: float | None
+    """Of the best path."""
+
+    def save(self, folder: Path) -> None:
+        """Write decoder.json beside the language model."""
+        content = asdict(self)
+        write_json(folder / DECODER_FILE, {**content.pop("settings"), **content})
+
+
+def read_tuned(folder: Path) -> Tuned:
+    """Read decoder.json.
+
+    Raises:
+        ModelError: it is missing, or not what this Distillery writes.
+    """
+    path = folder / DECODER_FILE
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        wers = [content.pop(name) for name in ("valid_wer", "valid_wer_greedy")]
+        return Tuned(SearchSettings(**content), *wers)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{path}: missing or unreadable; run make teacher") from None
+
+
+def decoder_fields(folder: Path) -> dict[str, Any]:
+    """Return what decides the texts of a saved decoder: its settings and its files' hashes."""
+    return {
+        **asdict(read_tuned(folder).settings),
+        **{name: digest_of_file(folder / name) for name in (ARPA_FILE, LEXICON_FILE)},
+    }
+
+
+class LanguageModelDecoder:
+    """Log-probabilities to texts of known words."""
+
+    def __init__(self, folder: Path, vocabulary: Vocabulary, settings: SearchSettings) -> None:
+        """Read lm.arpa and lexicon.txt.
+
+        Args:
+            folder: where they lie.
+            vocabulary: tokens of the log-probabilities to come.
+            settings: the search's, as decoder.json has them.
+
+        Raises:
+            ModelError: a file is missing or damaged, or spells with other tokens.
+        """
+        from flashlight.lib.text.decoder import SmearingMode, Trie
+        from flashlight.lib.text.decoder.kenlm import KenLM
+        from flashlight.lib.text.dictionary import Dictionary
+
+        spellings = _read_lexicon(folder / LEXICON_FILE, vocabulary)
+        if not (folder / ARPA_FILE).exists():
+            raise ModelError(f"{folder / ARPA_FILE}: no such file; run make teacher")
+        self._words = list(spellings)
+        self._index = {word: index for index, word in enumerate(self._words)}
+        self._num_tokens = len(vocabulary)
+        self._boundary = vocabulary.tokens.index(SPACE)
+        try:
+            with _quiet():
+                self._model = KenLM(str(folder / ARPA_FILE), Dictionary(self._words))
+        except RuntimeError as error:
+            raise ModelError(
+                f"{folder / ARPA_FILE}: not a language model that KenLM reads: "
+                f"{str(error).splitlines()[-1]}; run make teacher"
+            ) from None
+        self._trie = Trie(self._num_tokens, self._boundary)
+        start = self._model.start(False)
+        for index, tokens in enumerate(spellings.values()):
+            self._trie.insert(tokens, index, self._model.score(start, index)[1])
+        self._trie.smear(SmearingMode.MAX)
+        self.use(settings)
+
+    def use(self, settings: SearchSettings) -> None:
+        """Search with other settings from now on; the files are not read again."""
+        from flashlight.lib.text.decoder import (
+            CriterionType,
+            LexiconDecoder,
+            LexiconDecoderOptions,
+        )
+
+        self.settings = settings
+        options = LexiconDecoderOptions(
+            beam_size=settings.beam_size,
+            beam_size_token=self._num_tokens,
+            beam_threshold=BEAM_THRESHOLD,
+            lm_weight=settings.weight * math.log(10),  # KenLM's logarithms are decimal
+            word_score=settings.word_score,
+            unk_score=-math.inf,
+            sil_score=0.0,
+            log_add=True,
+            criterion_type=CriterionType.CTC,
+        )
+        no_word, of_tokens = -1, False
+        no_transitions: list[float] = []
+        self._search = LexiconDecoder(
+            options,
+            self._trie,
+            self._model,
+            self._boundary,
+            BLANK_INDEX,
+            no_word,
+            no_transitions,
+            of_tokens,
+        )
+
+    def n_best(self, items: Sequence[np.ndarray], num_hypotheses: int = 1) -> list[list[str]]:
+        """Return up to so many different texts of each utterance, best first.
+
+        Args:
+            items: log-probabilities `(frames, vocab)` of each utterance.
+            num_hypotheses: texts wanted.
+        """
+        found = []
+        for item in items:
+            # Spellings end in a word boundary, which the last word's audio need not: give it one.
+            frames = np.full((len(item) + 1, self._num_tokens), IMPOSSIBLE, np.float32)
+            frames[:-1] = np.maximum(item, IMPOSSIBLE)
+            frames[-1, self._boundary] = 0.0
+            results = self._search.decode(frames.ctypes.data, *frames.shape)
+            texts = (self._text(result.words) for result in results)
+            found.append(list(dict.fromkeys(texts))[:num_hypotheses])
+        return found
+
+    def text_score(self, text: str) -> float:
+        """Return what a text of known words scores before anything is heard, in nats."""
+        words, state = text.split(), self._model.start(False)
+        total = 0.0
+        for word in words:
+            state, score = self._model.score(state, self._index[word])
+            total += float(score)
+        total += float(self._model.finish(state)[1])
+        return self.settings.weight * math.log(10) * total + self.settings.word_score * len(words)
+
+    def _text(self, words: Sequence[int]) -> str:
+        return " ".join(self._words[index] for index in words if index >= 0)
+
+
+def tune(
+    decoder: LanguageModelDecoder,
+    items: Sequence[np.ndarray],
+    references: Sequence[str],
+    vocabulary: Vocabulary,
+    weights: Sequence[float],
+    word_scores: Sequence[float],
+) -> Tuned:
+    """Try all pairs of weight and word score, and leave the decoder with the best.
+
+    Of pairs with equally many word errors the one with the smaller weight wins, then the one whose
+    word score is nearer to zero. Without utterances, that is the first of them all.
+
+    Args:
+        decoder: what to tune.
+        items: log-probabilities `(frames, vocab)` of each utterance.
+        references: their transcripts.
+        vocabulary: the tokens.
+        weights: factors of ln P(W) to try.
+        word_scores: nats per word to try.
+    """
+    beam_size = decoder.settings.beam_size
+    pairs = sorted(
+        itertools.product(sorted(set(weights)), sorted(set(word_scores))),
+        key=lambda pair: (pair[0], abs(pair[1]), pair[1]),
+    )
+    tried = []
+    bar = tqdm(pairs, desc="language model", unit="pair", delay=SECONDS_BEFORE_BAR)
+    for pair in bar if items else []:
+        decoder.use(SearchSettings(*pair, beam_size))
+        tried.append(_word_errors(references, [texts[0] for texts in decoder.n_best(items)]))
+    best = min(range(len(tried)), key=lambda index: tried[index].errors, default=0)
+    decoder.use(SearchSettings(*pairs[best], beam_size))
+    if not tried:
+        return Tuned(decoder.settings, None, None)
+    greedy = _word_errors(references, [greedy_text(item, vocabulary) for item in items])
+    return Tuned(decoder.settings, tried[best].rate, greedy.rate)
+
+
+def _word_errors(references: Sequence[str], texts: Sequence[str]) -> Counts:
+    pairs = zip(references, texts, strict=True)
+    counts = (count_errors(reference.split(), text.split()) for reference, text in pairs)
+    return sum(counts, Counts(0, 0, 0, 0))
+
+
+def _read_lexicon(path: Path, vocabulary: Vocabulary) -> dict[str, list[int]]:
+    """Return the spelling of every word in token indices.
+
+    Raises:
+        ModelError: the file is missing, or a line is no word with its spelling in these tokens.
+    """
+    index = {token: position for position, token in enumerate(vocabulary.tokens)}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; run make teacher") from None
+    spellings = {}
+    for number, line in enumerate(lines, 1):
+        word, _, tokens = line.partition("\t")
+        try:
+            spellings[word] = [index[token] for token in tokens.split(" ")]
+        except KeyError as missing:
+            raise ModelError(
+                f"{path}: line {number}: {line[:60]!r} spells with {missing}, which is none of the "
+                f"{len(vocabulary)} tokens; run make teacher"
+            ) from None
+    return spellings
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what compiled code writes to the standard error stream: KenLM draws a bar there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
