@@ -1012,6 +1012,39 @@ class CurveParams(Section):
         return self
 
 
+class LanguageModelParams(Section):
+    """An n-gram model of the training transcripts, which beam search can use in place of the best
+    path; words that stand in no training transcript cannot then be written."""
+
+    for_teacher: bool = False
+    """Whether the teacher's texts, which `sequence` learns from, are decoded with it."""
+    for_students: bool = False
+    """Whether `evaluate` measures students and controls with it, too."""
+    order: Annotated[int, Field(ge=2, le=5)] = 3
+    """Words in its longest n-grams; more knows longer phrases and needs more transcripts."""
+    beam_size: PositiveInt = 20
+    """Beams of the search; more find better texts and take longer."""
+    weights: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
+        0.0,
+        0.25,
+        0.5,
+        0.75,
+        1.0,
+        1.5,
+    )
+    """How much the model counts against the audio: the best on the validation split is taken;
+    larger trusts it more, 0 uses its words alone."""
+    word_scores: Annotated[
+        tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1)
+    ] = (0.0, 1.0, 2.0, 3.0)
+    """What each word adds, in nats: the best is taken; larger makes up for short texts."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is decoded with it."""
+        return self.for_teacher or self.for_students
+
+
 class PilotParams(Section):
     """The short distillation by which `make teachers` ranks teachers."""
 
@@ -1058,6 +1091,7 @@ class Params(Section):
     evaluate: EvaluateParams = EvaluateParams()
     register: RegisterParams = RegisterParams()
     curve: CurveParams = CurveParams()
+    language_model: LanguageModelParams = LanguageModelParams()
     teacher_candidates: TeacherCandidatesParams = TeacherCandidatesParams()
 
     @property
@@ -1119,6 +1153,16 @@ class Params(Section):
             raise ValueError(
                 f"distill.filter.max_disagreement is {limit:g}, but the cache keeps one decoding; "
                 "set cache.payload.num_hypotheses to 2 or more, or max_disagreement to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decodings_that_can_disagree(self) -> Params:
+        if self.distill.filter.max_disagreement is not None and self.language_model.for_teacher:
+            raise ValueError(
+                "distill.filter.max_disagreement compares the best path with the best of several "
+                "hypotheses, but with language_model.for_teacher both are what the language model "
+                "chose; set one of them to null or false"
             )
         return self
 
