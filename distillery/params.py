@@ -36,6 +36,7 @@ NAME_PATTERN = r"[a-z][a-z0-9_-]{0,40}"
 StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 INIT_TEACHER = "teacher"
+MEMBERS = "members"  # setting, and folder, of an ensemble's
 CONFIGURED = "teacher"
 """What `make teachers` calls the teacher of the section `teacher`."""
 INIT_REGISTRY = "models:/"
@@ -370,14 +371,62 @@ def _kind_of_teacher(value: Any) -> str:
     return str(value.get("kind", "trained") if isinstance(value, dict) else value.kind)
 
 
-TeacherParams = Annotated[
+SingleTeacherParams = Annotated[
     Annotated[TrainedTeacherParams, Tag("trained")]
     | Annotated[RegistryTeacherParams, Tag("registry")],
     Discriminator(
         _kind_of_teacher,
         custom_error_type="teacher_kind",
-        custom_error_message="kind should be 'trained' or 'registry'",
+        custom_error_message="kind should be 'trained', 'registry', or 'ensemble' of these",
     ),
+]
+"""One form for each kind of teacher that is not made of others."""
+
+
+class EnsembleTeacherParams(TeacherSection):
+    """Several teachers as one."""
+
+    kind: Literal["ensemble"]
+    """Where the teacher comes from."""
+    members: Annotated[tuple[SingleTeacherParams, ...], Field(min_length=2)]
+    """The teachers, of any other kind, the best one first: it decides among equals. Whether they
+    are allowed to be poor is asked of the ensemble alone."""
+    combine: Literal["auto", "posteriors", "rover", "best"] = "auto"
+    """What is combined: the mean of the members' posteriors, which needs equal tokens and frame
+    rates, or their texts, by vote (ROVER) or by taking the surest member's; auto takes posteriors
+    where it can, and rover elsewhere."""
+    weights: tuple[PositiveFloat, ...] | None = None
+    """Of the members, in their order; only the ratios matter; null: equal."""
+    count_share: Fraction = 0.5
+    """Share of voices in ROVER's vote, the rest is confidence; with two members voices alone never
+    decide."""
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> EnsembleTeacherParams:
+        own = [member.model_dump(exclude={"allow_poor"}) for member in self.members]
+        for number, member in enumerate(own):
+            if member in own[:number]:
+                raise ValueError(
+                    f"members {own.index(member)} and {number} are equal, which would "
+                    "count one teacher twice; give trained ones other seeds or settings, or use "
+                    "weights"
+                )
+        if self.weights is not None and len(self.weights) != len(self.members):
+            raise ValueError(
+                f"weights holds {len(self.weights)} numbers for {len(self.members)} members; give "
+                "one for each"
+            )
+        return self
+
+
+def _is_ensemble(value: Any) -> str:
+    return "ensemble" if _kind_of_teacher(value) == "ensemble" else "single"
+
+
+TeacherParams = Annotated[
+    Annotated[SingleTeacherParams, Tag("single")]
+    | Annotated[EnsembleTeacherParams, Tag("ensemble")],
+    Discriminator(_is_ensemble),
 ]
 """Settings of the stage `teacher`, one form for each kind of teacher."""
 
@@ -1267,4 +1316,6 @@ _UNION_TAGS = {
     "crnn",
     "trained",
     "registry",
+    "single",
+    "ensemble",
 }
