@@ -8,6 +8,8 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
+SERVE_PORT ?= 5001
+SERVE_HOST ?= 127.0.0.1
 export MLFLOW_PORT PREFECT_PORT
 
 # Starts with the cheap part of `make doctor`.
@@ -89,6 +91,10 @@ curve: install ## WER against hours of training audio, for students, controls an
 transcribe: install ## text of recordings, by the champion: make transcribe FILES="a.wav b.flac"
 	@test -n "$(FILES)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac"' >&2; exit 2; }
 	@$(PYTHON) -m distillery.cli transcribe $(FILES)
+
+.PHONY: serve
+serve: install ## the champion over HTTP, on loopback, until Ctrl-C
+	@exec $(PYTHON) -m flows.serve --host "$(SERVE_HOST)" --port $(SERVE_PORT)
 
 # ARGS="…" passes options: --json for programs, --help lists the others.
 .PHONY: cache-stats

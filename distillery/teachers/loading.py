@@ -11,6 +11,7 @@ from distillery.errors import ModelError
 from distillery.recogniser import CONFIG_FILE, Recogniser
 from distillery.teachers import torchaudio_bundle, transformers_ctc
 from distillery.teachers.base import Teacher
+from distillery.teachers.ensemble import load_ensemble
 
 RECOGNISER = "recogniser"
 
@@ -19,7 +20,12 @@ def _load_recogniser(folder: Path, device: str) -> Teacher:
     return Recogniser.load(folder, ARCHITECTURES, device)
 
 
+def _load_ensemble(folder: Path, device: str) -> Teacher:
+    return load_ensemble(folder, device, load_teacher)
+
+
 LOADERS: Mapping[str, Callable[[Path, str], Teacher]] = {
+    "ensemble": _load_ensemble,
     RECOGNISER: _load_recogniser,
     torchaudio_bundle.KIND: torchaudio_bundle.load,
     transformers_ctc.KIND: transformers_ctc.load,

@@ -161,7 +161,9 @@ def test_layers_of_a_pretrained_teacher_start_no_student(root: Path) -> None:
 def test_a_kind_that_nobody_knows_is_named(root: Path) -> None:
     folder = root / "models/teacher"
     write_json(folder / CONFIG_FILE, {"kind": "oracle"})
-    with pytest.raises(ModelError, match=r"kind 'oracle', expected one of \['recogniser', 'teller'"):
+    with pytest.raises(
+        ModelError, match=r"kind 'oracle', expected one of .*'recogniser'.*'teller'"
+    ):
         loading.load_teacher(folder)
     (folder / CONFIG_FILE).write_text("[]")
     with pytest.raises(ModelError, match="cannot be used"):

@@ -26,7 +26,7 @@ def place(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TORCH_HOME", str(prepared / "torch"))
     data = PreparedData.open(prepared / "data/prepared")
-    return Workplace(data, prepared / "scratch", prepared, prepared / "curves.jsonl", prepared)
+    return Workplace(data, prepared / "scratch", prepared, prepared / "curves.jsonl", root=prepared)
 
 
 def settings(**changes: object) -> TorchaudioTeacherParams:

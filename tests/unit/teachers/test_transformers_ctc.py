@@ -29,7 +29,7 @@ from tests.tiny_models import CHARACTERS, SUBWORDS, write_transformers
 def place(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     data = PreparedData.open(prepared / "data/prepared")
-    return Workplace(data, prepared / "scratch", prepared, prepared / "curves.jsonl", prepared)
+    return Workplace(data, prepared / "scratch", prepared, prepared / "curves.jsonl", root=prepared)
 
 
 def settings(model: str = "model") -> TransformersTeacherParams:
