@@ -8,6 +8,8 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
+SERVE_PORT ?= 5001
+SERVE_HOST ?= 127.0.0.1
 export MLFLOW_PORT PREFECT_PORT
 
 # Starts with the cheap part of `make doctor`.
@@ -94,6 +96,10 @@ transcribe: install ## text of recordings, by the champion: make transcribe FILE
 reproduce: install ## make a student again from its lineage and compare: make reproduce RUN=<MLflow run or version>
 	@test -n "$(RUN)" || { echo 'error: which one? make reproduce RUN=3, RUN=models:/NAME@champion, or an MLflow run id' >&2; exit 2; }
 	@$(PYTHON) -m flows.reproduce "$(RUN)"
+
+.PHONY: serve
+serve: install ## the champion over HTTP, on loopback, until Ctrl-C
+	@exec $(PYTHON) -m flows.serve --host "$(SERVE_HOST)" --port $(SERVE_PORT)
 
 # ARGS="…" passes options: --json for programs, --help lists the others.
 .PHONY: cache-stats
