@@ -6,29 +6,25 @@ busy then spoils nobody's figure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from distillery.aliases import check_version
 from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError, StageError
-from distillery.evaluation import (
-    Run,
-    labelled_test_rows,
-    predict,
-    speed_clip,
-    way_to_run,
-    weights_bytes,
-)
+from distillery.evaluation import batches, labelled_test_rows, speed_clip, weights_bytes
 from distillery.gate import PYTORCH, Form
+from distillery.latency import stream
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams
 from distillery.recogniser import Recogniser
+from distillery.scoring import count_errors
 from distillery.speed import measure_real_time_factor
-from distillery.teachers.base import Teacher
+from distillery.streaming import can_stream
 from distillery.tracking import Tracking
 
 NUM_TURNS = 2
@@ -39,7 +35,8 @@ class Contestant:
     """A model in one form, ready to run."""
 
     form: str
-    recogniser: Teacher
+    transcribe: Callable[[Sequence[np.ndarray]], Sequence[str]]
+    """From a batch of waveforms `(samples,)` to texts, as it is meant to run."""
     num_bytes: int
     """Size of its weights."""
     predictions: pd.DataFrame | None = None
@@ -70,7 +67,7 @@ class TestSplit:
         for _ in range(NUM_TURNS):
             for contestant, taken in zip(contestants, speeds, strict=True):
                 result = measure_real_time_factor(
-                    way_to_run(contestant.recogniser, self.settings.stream_chunk_seconds),
+                    contestant.transcribe,
                     clip,
                     len(clip) / self.data.sample_rate_hz,
                     self.settings.speed_repeats,
@@ -98,25 +95,35 @@ class TestSplit:
     def _predictions(self, contestant: Contestant) -> pd.DataFrame:
         if contestant.predictions is not None:
             return self.ordered(contestant.predictions, contestant.form)
-        run = Run(contestant.form, None)
-        chunk_seconds = self.settings.stream_chunk_seconds
-        found, _ = predict(self.data, self.rows, {run: contestant.recogniser}, chunk_seconds)
-        return found
+        texts: dict[int, str] = {}
+        for batch in batches(self.rows["duration_seconds"].to_numpy()):
+            waveforms = [self.data.waveform(row) for row in self.rows.iloc[batch].itertuples()]
+            texts.update(zip(batch, contestant.transcribe(waveforms), strict=True))
+        counts = [
+            count_errors(text.split(), texts[index].split())
+            for index, text in enumerate(self.rows["text"])
+        ]
+        return self.rows[["utterance_id", "speaker"]].assign(
+            words=[count.reference_length for count in counts],
+            word_errors=[count.errors for count in counts],
+        )
 
 
-def of_student(folder: Path, predictions: pd.DataFrame) -> list[Contestant]:
+def of_student(folder: Path, predictions: pd.DataFrame, chunk_seconds: float) -> list[Contestant]:
     """Return a student in all its forms.
 
     Args:
         folder: where it was saved.
         predictions: what the evaluation found, as PyTorch runs it.
+        chunk_seconds: audio that a streaming student hears at once.
 
     Raises:
         ModelError: it is damaged.
     """
     recogniser = Recogniser.load(folder, ARCHITECTURES)
     # Exported files join here, each as a contestant of its own.
-    return [Contestant(PYTORCH, recogniser, weights_bytes(folder), predictions)]
+    transcribe = _texts(recogniser, chunk_seconds)
+    return [Contestant(PYTORCH, transcribe, weights_bytes(folder), predictions)]
 
 
 def of_version(
@@ -138,4 +145,14 @@ def of_version(
     letters = "".join(sorted(set("".join(split.rows["text"]))))
     if unknown := recogniser.vocabulary.unknown(letters):
         raise ModelError(f"it has no token for {sorted(unknown)}, which the test split holds")
-    return [Contestant(PYTORCH, recogniser, weights_bytes(folder))]
+    transcribe = _texts(recogniser, split.settings.stream_chunk_seconds)
+    return [Contestant(PYTORCH, transcribe, weights_bytes(folder))]
+
+
+def _texts(
+    recogniser: Recogniser, chunk_seconds: float
+) -> Callable[[Sequence[np.ndarray]], Sequence[str]]:
+    """Return the function from waveforms to texts, chunk by chunk where the recogniser streams."""
+    if not can_stream(recogniser):
+        return recogniser.transcribe
+    return lambda waveforms: [stream(recogniser, item, chunk_seconds).text for item in waveforms]

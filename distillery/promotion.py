@@ -104,7 +104,7 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
     split = forms.TestSplit(terms.data, terms.evaluate)
     mine = terms.predictions[terms.predictions["seed"] == entry.seed]
     own = mine[mine["model"] == f"students/{entry.name}"]
-    contestants = forms.of_student(entry.folder, own)
+    contestants = forms.of_student(entry.folder, own, terms.evaluate.stream_chunk_seconds)
     rival = aliases.champion or aliases.previous
     rivals: list[Contestant] = []
     obstacle = None
