@@ -4,7 +4,7 @@ MLflow moves one alias at a time, the last writer wins, and it drops an alias wi
 its version is deleted. So moves happen under a lock, a file beside a local database. A remote
 server has no such place: there every move compares what stands with what was read before, reads
 back what it wrote, and says who won. The order of writing is such that a process that dies between
-two writes leaves a champion, and the same command completes what it began.
+two writes leaves a champion: the former one, or the one that a rollback wanted.
 
 A registered model bears a tag for every change of champion, `champion.20260131T093000.123456Z`; a
 version bears since when and by whom it is champion, or that it was taken back.
@@ -27,6 +27,8 @@ from distillery.registry import (
     CHAMPION,
     PREVIOUS,
     registry_lock,
+    stored_aliases,
+    version_exists,
     version_folder,
 )
 from distillery.tracking import Tracking
@@ -58,33 +60,14 @@ class Move:
 
 def read_aliases(tracking: Tracking, model_name: str) -> Aliases:
     """Return who is who; nobody where the model does not exist."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        found = tracking.client.get_registered_model(model_name).aliases
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return Aliases()
-        raise
+    found = stored_aliases(tracking, model_name)
     known = {
-        alias: str(version)
+        alias: version
         for alias, version in found.items()
         if alias in (CHAMPION, PREVIOUS, CHALLENGER)
-        and version_exists(tracking, model_name, str(version))
+        and version_exists(tracking, model_name, version)
     }
     return Aliases(**known)
-
-
-def version_exists(tracking: Tracking, model_name: str, version: str) -> bool:
-    """Return whether a version is there and usable."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return bool(tracking.client.get_model_version(model_name, version).status == "READY")
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return False
-        raise
 
 
 def crown(
@@ -249,7 +232,7 @@ def _move(
     _check_exists(tracking, model_name, version)
     writes = [(CHAMPION, version)]
     if expected.champion is not None:
-        # What a crash between the two leaves can be repeated: a promotion, or a swap.
+        # After a crash between the two, a promotion can be repeated, and a swap has its champion.
         first = 1 if version == expected.previous else 0
         writes.insert(first, (PREVIOUS, expected.champion))
     for alias, target in writes:
@@ -280,8 +263,8 @@ def _check_exists(tracking: Tracking, model_name: str, version: str) -> None:
 
 def _drop_dangling(tracking: Tracking, model_name: str) -> None:
     """Remove aliases of versions that somebody deleted at the moment they were set."""
-    for alias, version in tracking.client.get_registered_model(model_name).aliases.items():
-        if not version_exists(tracking, model_name, str(version)):
+    for alias, version in stored_aliases(tracking, model_name).items():
+        if not version_exists(tracking, model_name, version):
             tracking.client.delete_registered_model_alias(model_name, alias)
 
 

@@ -107,6 +107,31 @@ def find_version(tracking: Tracking, model_name: str, md5: str) -> ModelVersion 
     return min(ready, key=lambda version: int(version.version), default=None)
 
 
+def stored_aliases(tracking: Tracking, model_name: str) -> dict[str, str]:
+    """Return the versions that a model's aliases name; none where there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = tracking.client.get_registered_model(model_name).aliases
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def version_exists(tracking: Tracking, model_name: str, version: str) -> bool:
+    """Return whether a version is there and usable."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(tracking.client.get_model_version(model_name, version).status == "READY")
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return False
+        raise
+
+
 def best_candidate(candidates: list[Candidate]) -> Candidate:
     """Return the student of the lowest validation WER; of equals, the smaller one."""
     return min(candidates, key=lambda item: (item.valid_wer, item.num_parameters, item.name))

@@ -121,7 +121,7 @@ def test_rolling_back_swaps_and_back_again(registry: Tracking) -> None:
     assert withdrawn(registry, "m", "1") is None
 
 
-def test_what_a_crash_between_two_moves_leaves_is_completed_by_the_same_command(
+def test_a_crash_between_two_moves_leaves_a_champion(
     registry: Tracking,
 ) -> None:
     registry.client.set_registered_model_alias("m", "previous", "1")  # promote 2, half done
