@@ -24,7 +24,7 @@ from distillery.files import digest_of_file
 from distillery.params import TransformersTeacherParams
 from distillery.recogniser import CONFIG_FILE, WEIGHTS_FILE
 from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
-from distillery.teachers.pretrained import PretrainedTeacher, TorchBackend, adapt
+from distillery.teachers.pretrained import TorchBackend, adapt, load_saved
 from distillery.teachers.torchaudio_bundle import receptive_field
 from distillery.teachers.weights import can_reach, fit_state, read_state
 from distillery.text import SPACE
@@ -317,15 +317,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, device: str) -> Teacher:
-    """Load a saved teacher of this kind; neither the network nor the original folder is needed.
+    """Load a saved teacher of this kind.
 
     Raises:
         ModelError: transformers or a file is missing, damaged, or does not fit the others.
     """
-    config = read_json(folder / CONFIG_FILE)
-    table = TokenTable(tuple(config["tokens"]), config["blank"])
-    backend = TransformersBackend.build(config["architecture"], table)
-    weights = folder / WEIGHTS_FILE
-    fit_state(backend.module, read_state(weights), weights)
-    backend.module.to(device)
-    return PretrainedTeacher.restore(folder, config, backend, device)
+    return load_saved(folder, device, TransformersBackend.build)

@@ -24,6 +24,8 @@ from distillery.teachers.pretrained import PretrainedTeacher
 from distillery.teachers.transformers_ctc import take_model
 from tests.tiny_models import CHARACTERS, SUBWORDS, write_transformers
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
 
 @pytest.fixture
 def place(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
@@ -79,6 +81,32 @@ def test_a_saved_teacher_needs_neither_the_folder_nor_the_network(place: Workpla
         loaded.own_log_probs([waveform]), teacher.own_log_probs([waveform]), rtol=0, atol=0
     )
     assert str(place.root) not in (saved / "config.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", {"kind": "transformers"}, "KeyError: 'token_map'; run make teacher"),
+        ("config.json", {"tokens": None}, "TypeError"),
+        ("tokens.txt", "<blank>\n|\na\n", "maps 5 tokens, tokens.txt holds 3"),
+        ("model.safetensors", "short", "model.safetensors: cannot be read as safetensors"),
+    ],
+)
+def test_a_saved_teacher_that_was_damaged_names_the_file(
+    place: Workplace, name: str, content: Any, message: str
+) -> None:
+    write_transformers(place.root / "model")
+    saved = place.root / "saved"
+    saved.mkdir()
+    take(place).save(saved)
+    if isinstance(content, str):
+        (saved / name).write_text(content)
+    elif "kind" in content:
+        (saved / name).write_text(json.dumps(content))
+    else:
+        edit(saved / name, **content)
+    with pytest.raises(ModelError, match=message):
+        loading.load_teacher(saved)
 
 
 def test_what_a_published_file_lacks_for_training_is_no_matter_of_chance(place: Workplace) -> None:
@@ -209,6 +237,20 @@ def test_offline_the_error_comes_at_once_and_says_what_to_put_where(
         assert part in str(caught.value)
     with pytest.raises(ModelError, match=r"no such folder .*expected one with config\.json"):
         take_model(settings("./no/such/folder"), place)
+
+
+def test_the_hubs_copy_on_this_machine_is_taken(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place.root / "hub"))
+    repository = place.root / "hub/models--somebody--tiny"
+    write_transformers(repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(COMMIT)
+    assert take_model(settings("somebody/tiny"), place).teacher.gives_frames
+    (repository / "snapshots" / COMMIT / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be reached"):  # a download that was broken off
+        take_model(settings("somebody/tiny"), place)
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(
