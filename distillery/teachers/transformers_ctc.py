@@ -194,7 +194,8 @@ def find_folder(params: TransformersTeacherParams, root: Path) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", params.model) or params.model.startswith("."):
         raise ModelError(f"{what}: no such folder ({local}); expected one with {wanted}")
     hub = importlib.import_module("huggingface_hub")
-    endpoint, folder = hub.constants.ENDPOINT, local
+    endpoint = importlib.import_module("huggingface_hub.constants").ENDPOINT
+    folder = local
     for options in ({"local_files_only": True}, {}):
         if not options and not can_reach(endpoint):
             raise ModelError(
