@@ -36,6 +36,7 @@ NAME_PATTERN = r"[a-z][a-z0-9_-]{0,40}"
 StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 INIT_TEACHER = "teacher"
+MEMBERS = "members"  # setting, and folder, of an ensemble's
 CONFIGURED = "teacher"
 """What `make teachers` calls the teacher of the section `teacher`."""
 INIT_REGISTRY = "models:/"
@@ -365,19 +366,110 @@ class RegistryTeacherParams(TeacherSection):
     """Which one: models:/NAME@ALIAS or models:/NAME/VERSION; make fetch follows a moved alias."""
 
 
+class PretrainedTeacherParams(TeacherSection):
+    """What all pre-trained CTC models have in common: how they hear, and how texts are found."""
+
+    chunk_seconds: PositiveFloat | None = None
+    """Longer audio is cut into pieces of so many seconds, their frames joined; null: whole."""
+    context_seconds: NonNegativeFloat = 2.0
+    """Audio that each piece hears before and behind itself, in seconds; more comes nearer to what
+    the whole would give, and costs time."""
+    longest_seconds: PositiveFloat = 60.0
+    """Audio that is longer and not cut is an error: attention's memory grows with its square."""
+    num_hypotheses: Annotated[int, Field(ge=1, le=64)] = 8
+    """Texts of an utterance, where the model's tokens are not the corpus's and only texts count."""
+    beam_size: Annotated[int, Field(ge=1, le=1000)] = 16
+    """Prefixes kept at each frame in their search; more finds likelier texts and costs time."""
+
+
+class TorchaudioTeacherParams(PretrainedTeacherParams):
+    """A CTC bundle of torchaudio.pipelines."""
+
+    kind: Literal["torchaudio"]
+    """Where the teacher comes from."""
+    bundle: Annotated[str, Field(min_length=1)]
+    """Its name, such as WAV2VEC2_ASR_BASE_960H."""
+    weights: Annotated[str, Field(min_length=1)] | None = None
+    """A local file with its state dict (.pt, .pth or .safetensors); null downloads it once."""
+
+
+class TransformersTeacherParams(PretrainedTeacherParams):
+    """A speech recogniser in Hugging Face's layout; needs the extra `transformers`."""
+
+    kind: Literal["transformers"]
+    """Where the teacher comes from."""
+    model: Annotated[str, Field(min_length=1)]
+    """A folder, or the name of a repository on the hub, such as facebook/wav2vec2-base-960h."""
+    revision: Annotated[str, Field(min_length=1)] | None = None
+    """Commit, tag or branch of a repository; null takes its main branch."""
+
+
 def _kind_of_teacher(value: Any) -> str:
     """Return what tells the kinds apart; settings that name none mean a trained teacher."""
     return str(value.get("kind", "trained") if isinstance(value, dict) else value.kind)
 
 
-TeacherParams = Annotated[
+SingleTeacherParams = Annotated[
     Annotated[TrainedTeacherParams, Tag("trained")]
-    | Annotated[RegistryTeacherParams, Tag("registry")],
+    | Annotated[RegistryTeacherParams, Tag("registry")]
+    | Annotated[TorchaudioTeacherParams, Tag("torchaudio")]
+    | Annotated[TransformersTeacherParams, Tag("transformers")],
     Discriminator(
         _kind_of_teacher,
         custom_error_type="teacher_kind",
-        custom_error_message="kind should be 'trained' or 'registry'",
+        custom_error_message=(
+            "kind should be 'registry', 'torchaudio', 'trained', 'transformers', or 'ensemble' of "
+            "these"
+        ),
     ),
+]
+"""One form for each kind of teacher that is not made of others."""
+
+
+class EnsembleTeacherParams(TeacherSection):
+    """Several teachers as one."""
+
+    kind: Literal["ensemble"]
+    """Where the teacher comes from."""
+    members: Annotated[tuple[SingleTeacherParams, ...], Field(min_length=2)]
+    """The teachers, of any other kind, the best one first: it decides among equals. Whether they
+    are allowed to be poor is asked of the ensemble alone."""
+    combine: Literal["auto", "posteriors", "rover", "best"] = "auto"
+    """What is combined: the mean of the members' posteriors, which needs equal tokens and frame
+    rates, or their texts, by vote (ROVER) or by taking the surest member's; auto takes posteriors
+    where it can, and rover elsewhere."""
+    weights: tuple[PositiveFloat, ...] | None = None
+    """Of the members, in their order; only the ratios matter; null: equal."""
+    count_share: Fraction = 0.5
+    """Share of voices in ROVER's vote, the rest is confidence; with two members voices alone never
+    decide."""
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> EnsembleTeacherParams:
+        own = [member.model_dump(exclude={"allow_poor"}) for member in self.members]
+        for number, member in enumerate(own):
+            if member in own[:number]:
+                raise ValueError(
+                    f"members {own.index(member)} and {number} are equal, which would "
+                    "count one teacher twice; give trained ones other seeds or settings, or use "
+                    "weights"
+                )
+        if self.weights is not None and len(self.weights) != len(self.members):
+            raise ValueError(
+                f"weights holds {len(self.weights)} numbers for {len(self.members)} members; give "
+                "one for each"
+            )
+        return self
+
+
+def _is_ensemble(value: Any) -> str:
+    return "ensemble" if _kind_of_teacher(value) == "ensemble" else "single"
+
+
+TeacherParams = Annotated[
+    Annotated[SingleTeacherParams, Tag("single")]
+    | Annotated[EnsembleTeacherParams, Tag("ensemble")],
+    Discriminator(_is_ensemble),
 ]
 """Settings of the stage `teacher`, one form for each kind of teacher."""
 
@@ -934,6 +1026,15 @@ class EvaluateParams(Section):
     """Audio that a streaming student hears at once, in seconds; shorter costs more computing."""
 
 
+class ServeLimits(Section):
+    """What one request to `make serve` may hold; more is refused with a reason."""
+
+    max_seconds: PositiveFloat = 120.0
+    """Audio of all its recordings together, in seconds; more takes longer and needs more memory."""
+    max_bytes: PositiveInt = 16_000_000
+    """Bytes of all its recordings together, as files."""
+
+
 class RegisterParams(Section):
     """Settings of the stage `register`."""
 
@@ -943,6 +1044,8 @@ class RegisterParams(Section):
     """Registered model that the students become versions of."""
     tracking_uri: str | None = None
     """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
+    serve_limits: ServeLimits = ServeLimits()
+    """How much one request may hold; new versions keep it, and `make serve` takes what stands."""
 
 
 class CurveParams(Section):
@@ -1258,4 +1361,6 @@ _UNION_TAGS = {
     "crnn",
     "trained",
     "registry",
+    "single",
+    "ensemble",
 }

@@ -117,7 +117,12 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
                 _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
         candidates = _candidates(sources, runs, test_digest(data))
         versions = {
-            item.name: register_version(tracking, sources.params.register.model_name, item)
+            item.name: register_version(
+                tracking,
+                sources.params.register.model_name,
+                item,
+                sources.params.register.serve_limits,
+            )
             for item in candidates
         }
         best = best_candidate(candidates)

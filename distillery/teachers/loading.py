@@ -9,7 +9,9 @@ from pathlib import Path
 from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError
 from distillery.recogniser import CONFIG_FILE, Recogniser
+from distillery.teachers import torchaudio_bundle, transformers_ctc
 from distillery.teachers.base import Teacher
+from distillery.teachers.ensemble import load_ensemble
 
 RECOGNISER = "recogniser"
 
@@ -18,7 +20,16 @@ def _load_recogniser(folder: Path, device: str) -> Teacher:
     return Recogniser.load(folder, ARCHITECTURES, device)
 
 
-LOADERS: Mapping[str, Callable[[Path, str], Teacher]] = {RECOGNISER: _load_recogniser}
+def _load_ensemble(folder: Path, device: str) -> Teacher:
+    return load_ensemble(folder, device, load_teacher)
+
+
+LOADERS: Mapping[str, Callable[[Path, str], Teacher]] = {
+    "ensemble": _load_ensemble,
+    RECOGNISER: _load_recogniser,
+    torchaudio_bundle.KIND: torchaudio_bundle.load,
+    transformers_ctc.KIND: transformers_ctc.load,
+}
 """By `kind` in config.json; where that is missing, a model made here."""
 
 

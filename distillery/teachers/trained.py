@@ -44,7 +44,7 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
         validation_set(data, params.features, params.training, scratch, vocabulary),
         params.training,
         scratch / f"teacher-{digest}.pt",
-        Curves(place.curves),
+        Curves(place.curves, place.earlier, place.prefix),
         "teacher",
     )
     trainer.fit()
