@@ -8,11 +8,10 @@ import os
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio
 
 from distillery.errors import AudioError, EmptyAudio
 from distillery.manifest import SAMPLE_SCALE
@@ -132,12 +131,16 @@ def resample(samples: np.ndarray, rate_hz: int, target_hz: int, name: str = "aud
             f"{name}: at {rate_hz} Hz, which cannot be resampled to {target_hz} Hz; expected a "
             "usual rate such as 16000, 44100 or 48000 Hz"
         )
+    import torch  # waits here: it takes a second, and most audio has the right rate
+
     waveform = torch.from_numpy(samples.astype(np.float32) / np.float32(SAMPLE_SCALE))
     return to_int16(_resampler(rate_hz, target_hz)(waveform).numpy())
 
 
 @lru_cache(maxsize=8)
-def _resampler(rate_hz: int, target_hz: int) -> torchaudio.transforms.Resample:
+def _resampler(rate_hz: int, target_hz: int) -> Any:
+    import torchaudio
+
     return torchaudio.transforms.Resample(rate_hz, target_hz)
 
 
