@@ -1117,6 +1117,8 @@ class LanguageModelParams(Section):
     """Words in its longest n-grams; more knows longer phrases and needs more transcripts."""
     beam_size: PositiveInt = 20
     """Beams of the search; more find better texts and take longer."""
+    beam_threshold: PositiveFloat = 10.0
+    """Nats below the best at which a beam is given up; larger searches more and takes longer."""
     weights: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
         0.0,
         0.25,
