@@ -366,8 +366,7 @@ class PretrainedTeacher:
                 "memory allows, or prepare.max_duration_seconds lower"
             )
         backend = self.backend
-        if backend.sample_rate_hz != self.sample_rate_hz:
-            waveform = _resampler(self.sample_rate_hz, backend.sample_rate_hz)(waveform)
+        waveform = resampled(waveform, self.sample_rate_hz, backend.sample_rate_hz)
         if backend.variance_floor is not None:
             centred = waveform - waveform.mean()
             variance = centred.square().mean()
@@ -524,6 +523,14 @@ def _check_finite(values: Mapping[str, Tensor], precision: str) -> None:
             )
 
 
+def resampled(waveform: Tensor, rate_hz: int, target_hz: int) -> Tensor:
+    """Return float samples `(samples,)` at another rate."""
+    if rate_hz == target_hz:
+        return waveform
+    changed: Tensor = _resampler(rate_hz, target_hz)(waveform)
+    return changed
+
+
 @lru_cache(maxsize=4)
 def _resampler(rate_hz: int, target_hz: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(rate_hz, target_hz)
@@ -556,7 +563,7 @@ def adapt(
         Hearing.of(params),
         token_map,
     )
-    _warn_of_rate(backend.sample_rate_hz, data.sample_rate_hz)
+    warn_of_rate(backend.sample_rate_hz, data.sample_rate_hz)
     if isinstance(found, NoMap):
         logger.warning(
             "teacher: no frames for students, %s; what works are its texts (sequence) and its "
@@ -568,7 +575,7 @@ def adapt(
     return ReadyTeacher(teacher, source={**source, **mass})
 
 
-def _warn_of_rate(model_hz: int, data_hz: int) -> None:
+def warn_of_rate(model_hz: int, data_hz: int) -> None:
     if data_hz < model_hz:
         logger.warning(
             "teacher: made for %d Hz, the corpus has %d Hz and is resampled: nothing above %d Hz "

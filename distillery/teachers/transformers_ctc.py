@@ -171,10 +171,20 @@ def take_ctc(
 TakeModel = Callable[[TransformersTeacherParams, Workplace, Path, dict[str, Any]], ReadyTeacher]
 """Takes settings, workplace, the folder of a published model and its config.json."""
 
+
+def _take_whisper(
+    params: TransformersTeacherParams, place: Workplace, folder: Path, config: dict[str, Any]
+) -> ReadyTeacher:
+    from distillery.teachers.whisper import take_whisper  # which needs what stands above
+
+    return take_whisper(params, place, folder, config)
+
+
 CLASSES: Mapping[str, TakeModel] = {
     "Wav2Vec2ForCTC": take_ctc,
     "HubertForCTC": take_ctc,
     "WavLMForCTC": take_ctc,
+    "WhisperForConditionalGeneration": _take_whisper,
 }
 """By the first entry of `architectures` in config.json."""
 
