@@ -129,7 +129,7 @@ def fill_cache(
         ModelError: the teacher is damaged, or made for another sample rate.
     """
     data = PreparedData.open(places.data)
-    namespace = expected_namespace(places.teacher, params)
+    namespace = expected_namespace(places, params)
     cache = TeacherCache.create(places.cache, namespace)
     rows = training_rows(data, params.speed_factors)
     if only is not None:

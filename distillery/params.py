@@ -36,6 +36,7 @@ NAME_PATTERN = r"[a-z][a-z0-9_-]{0,40}"
 StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 INIT_TEACHER = "teacher"
+MEMBERS = "members"  # setting, and folder, of an ensemble's
 CONFIGURED = "teacher"
 """What `make teachers` calls the teacher of the section `teacher`."""
 INIT_REGISTRY = "models:/"
@@ -370,14 +371,62 @@ def _kind_of_teacher(value: Any) -> str:
     return str(value.get("kind", "trained") if isinstance(value, dict) else value.kind)
 
 
-TeacherParams = Annotated[
+SingleTeacherParams = Annotated[
     Annotated[TrainedTeacherParams, Tag("trained")]
     | Annotated[RegistryTeacherParams, Tag("registry")],
     Discriminator(
         _kind_of_teacher,
         custom_error_type="teacher_kind",
-        custom_error_message="kind should be 'trained' or 'registry'",
+        custom_error_message="kind should be 'trained', 'registry', or 'ensemble' of these",
     ),
+]
+"""One form for each kind of teacher that is not made of others."""
+
+
+class EnsembleTeacherParams(TeacherSection):
+    """Several teachers as one."""
+
+    kind: Literal["ensemble"]
+    """Where the teacher comes from."""
+    members: Annotated[tuple[SingleTeacherParams, ...], Field(min_length=2)]
+    """The teachers, of any other kind, the best one first: it decides among equals. Whether they
+    are allowed to be poor is asked of the ensemble alone."""
+    combine: Literal["auto", "posteriors", "rover", "best"] = "auto"
+    """What is combined: the mean of the members' posteriors, which needs equal tokens and frame
+    rates, or their texts, by vote (ROVER) or by taking the surest member's; auto takes posteriors
+    where it can, and rover elsewhere."""
+    weights: tuple[PositiveFloat, ...] | None = None
+    """Of the members, in their order; only the ratios matter; null: equal."""
+    count_share: Fraction = 0.5
+    """Share of voices in ROVER's vote, the rest is confidence; with two members voices alone never
+    decide."""
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> EnsembleTeacherParams:
+        own = [member.model_dump(exclude={"allow_poor"}) for member in self.members]
+        for number, member in enumerate(own):
+            if member in own[:number]:
+                raise ValueError(
+                    f"members {own.index(member)} and {number} are equal, which would "
+                    "count one teacher twice; give trained ones other seeds or settings, or use "
+                    "weights"
+                )
+        if self.weights is not None and len(self.weights) != len(self.members):
+            raise ValueError(
+                f"weights holds {len(self.weights)} numbers for {len(self.members)} members; give "
+                "one for each"
+            )
+        return self
+
+
+def _is_ensemble(value: Any) -> str:
+    return "ensemble" if _kind_of_teacher(value) == "ensemble" else "single"
+
+
+TeacherParams = Annotated[
+    Annotated[SingleTeacherParams, Tag("single")]
+    | Annotated[EnsembleTeacherParams, Tag("ensemble")],
+    Discriminator(_is_ensemble),
 ]
 """Settings of the stage `teacher`, one form for each kind of teacher."""
 
@@ -934,6 +983,15 @@ class EvaluateParams(Section):
     """Audio that a streaming student hears at once, in seconds; shorter costs more computing."""
 
 
+class ServeLimits(Section):
+    """What one request to `make serve` may hold; more is refused with a reason."""
+
+    max_seconds: PositiveFloat = 120.0
+    """Audio of all its recordings together, in seconds; more takes longer and needs more memory."""
+    max_bytes: PositiveInt = 16_000_000
+    """Bytes of all its recordings together, as files."""
+
+
 class RegisterParams(Section):
     """Settings of the stage `register`."""
 
@@ -943,6 +1001,8 @@ class RegisterParams(Section):
     """Registered model that the students become versions of."""
     tracking_uri: str | None = None
     """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
+    serve_limits: ServeLimits = ServeLimits()
+    """How much one request may hold; new versions keep it, and `make serve` takes what stands."""
 
 
 class CurveParams(Section):
@@ -961,6 +1021,39 @@ class CurveParams(Section):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} {list(values)} hold one twice; name each once")
         return self
+
+
+class LanguageModelParams(Section):
+    """An n-gram model of the training transcripts, which beam search can use in place of the best
+    path; words that stand in no training transcript cannot then be written."""
+
+    for_teacher: bool = False
+    """Whether the teacher's texts, which `sequence` learns from, are decoded with it."""
+    for_students: bool = False
+    """Whether `evaluate` measures students and controls with it, too."""
+    order: Annotated[int, Field(ge=2, le=5)] = 3
+    """Words in its longest n-grams; more knows longer phrases and needs more transcripts."""
+    beam_size: PositiveInt = 20
+    """Beams of the search; more find better texts and take longer."""
+    weights: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
+        0.0,
+        0.25,
+        0.5,
+        0.75,
+        1.0,
+        1.5,
+    )
+    """How much the model counts against the audio: the best on the validation split is taken;
+    larger trusts it more, 0 uses its words alone."""
+    word_scores: Annotated[
+        tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1)
+    ] = (0.0, 1.0, 2.0, 3.0)
+    """What each word adds, in nats: the best is taken; larger makes up for short texts."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is decoded with it."""
+        return self.for_teacher or self.for_students
 
 
 class PilotParams(Section):
@@ -1009,6 +1102,7 @@ class Params(Section):
     evaluate: EvaluateParams = EvaluateParams()
     register: RegisterParams = RegisterParams()
     curve: CurveParams = CurveParams()
+    language_model: LanguageModelParams = LanguageModelParams()
     teacher_candidates: TeacherCandidatesParams = TeacherCandidatesParams()
 
     @property
@@ -1070,6 +1164,16 @@ class Params(Section):
             raise ValueError(
                 f"distill.filter.max_disagreement is {limit:g}, but the cache keeps one decoding; "
                 "set cache.payload.num_hypotheses to 2 or more, or max_disagreement to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decodings_that_can_disagree(self) -> Params:
+        if self.distill.filter.max_disagreement is not None and self.language_model.for_teacher:
+            raise ValueError(
+                "distill.filter.max_disagreement compares the best path with the best of several "
+                "hypotheses, but with language_model.for_teacher both are what the language model "
+                "chose; set one of them to null or false"
             )
         return self
 
@@ -1212,4 +1316,6 @@ _UNION_TAGS = {
     "crnn",
     "trained",
     "registry",
+    "single",
+    "ensemble",
 }

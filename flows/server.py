@@ -92,8 +92,13 @@ def flush_events() -> None:
 
 def is_healthy(url: str) -> bool:
     """Return whether a Prefect API answers at this URL."""
+    return answers(f"{url}/health")
+
+
+def answers(url: str) -> bool:
+    """Return whether a page can be read."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=HEALTH_SECONDS) as answer:
+        with urllib.request.urlopen(url, timeout=HEALTH_SECONDS) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
@@ -124,6 +129,43 @@ def is_free(port: int) -> bool:
         except OSError:
             return False
     return True
+
+
+def check_port(target: str, variable: str, port: int) -> None:
+    """Make sure that a port on loopback can be taken.
+
+    Args:
+        target: the make target that wants it.
+        variable: the make variable that sets it.
+        port: the port.
+
+    Raises:
+        StageError: something else has it.
+    """
+    if not is_free(port):
+        raise StageError(
+            f"port {port} of 127.0.0.1: already in use, is another make {target} on? "
+            f"Stop it, or choose another: make {target} {variable}={port + 1}"
+        )
+
+
+def wait_for(name: str, url: str, child: subprocess.Popen[bytes], log: Path) -> None:
+    """Return as soon as a page of a child answers.
+
+    Args:
+        name: how errors call the child.
+        url: the page.
+        child: the process that serves it.
+        log: where it writes.
+
+    Raises:
+        StageError: it ends, or START_SECONDS pass.
+    """
+    end = time.monotonic() + START_SECONDS
+    while not answers(url):
+        if child.poll() is not None or time.monotonic() > end:
+            raise StageError(f"{name}: does not come up; see {log}")
+        time.sleep(0.2)
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -10,8 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from distillery import params
@@ -61,21 +59,22 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
         if tracking_uri(settings, root).startswith("http"):
             pages.append(f"MLflow   {settings.tracking_uri} (its own server)")
         else:
-            _check_port("MLFLOW_PORT", mlflow_port)
+            server.check_port("ui", "MLFLOW_PORT", mlflow_port)
             Tracking(settings, root)  # the store must exist before the server's processes meet it
             children["MLflow"] = _mlflow(root, settings, mlflow_port, logs / "mlflow.log")
             stack.callback(server.stop, children["MLflow"])
             pages.append(f"MLflow   http://127.0.0.1:{mlflow_port}")
-        _check_port("PREFECT_PORT", prefect_port)
+        server.check_port("ui", "PREFECT_PORT", prefect_port)
         children["Prefect"] = _prefect(prefect_port, logs / "prefect.log")
         stack.callback(server.stop, children["Prefect"])
         pages.append(f"Prefect  http://127.0.0.1:{prefect_port}")
         sys.stdout.write("starting …\n")
         sys.stdout.flush()
         if "MLflow" in children:
-            _wait("MLflow", f"http://127.0.0.1:{mlflow_port}/health", children["MLflow"], logs)
+            health = f"http://127.0.0.1:{mlflow_port}/health"
+            server.wait_for("MLflow", health, children["MLflow"], logs / "mlflow.log")
         api = f"http://127.0.0.1:{prefect_port}/api"
-        _wait("Prefect", f"{api}/health", children["Prefect"], logs)
+        server.wait_for("Prefect", f"{api}/health", children["Prefect"], logs / "prefect.log")
         write_bytes(root / server.UI_FILE, json.dumps({"prefect_api": api}).encode())
         sys.stdout.write("\n".join([*pages, "Ctrl-C stops both.", ""]))
         sys.stdout.flush()
@@ -113,30 +112,6 @@ def _prefect(port: int, log: Path) -> subprocess.Popen[bytes]:
             "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
         },
     )
-
-
-def _check_port(variable: str, port: int) -> None:
-    if not server.is_free(port):
-        raise StageError(
-            f"port {port} of 127.0.0.1: already in use, is another make ui on? "
-            f"Stop it, or choose another: make ui {variable}={port + 1}"
-        )
-
-
-def _wait(name: str, url: str, child: subprocess.Popen[bytes], logs: Path) -> None:
-    end = time.monotonic() + server.START_SECONDS
-    while not _answers(url):
-        if child.poll() is not None or time.monotonic() > end:
-            raise StageError(f"{name}: does not come up; see {logs / name.lower()}.log")
-        time.sleep(0.2)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=server.HEALTH_SECONDS) as answer:
-            return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
 
 
 def _watch(children: dict[str, subprocess.Popen[bytes]], logs: Path) -> None:

@@ -38,9 +38,7 @@ def distill(root: Path, student: str, seed: int) -> None:
     settings = everything.distill
     places = Places.in_workspace(root)
     cache = TeacherCache.open_current(places.cache)
-    cache.namespace.check(
-        expected_namespace(places.teacher, everything.cache, cache.namespace.tokens)
-    )
+    cache.namespace.check(expected_namespace(places, everything.cache, cache.namespace.tokens))
     data = PreparedData.open(places.data)
     for line in audit_before_training(cache, data, places.teacher, everything.cache):
         logger.info("%s", line)

@@ -15,6 +15,7 @@ from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.manifest import PreparedData
 from distillery.registered import REGISTERED, SOURCE_FILE
 from distillery.teachers.base import GetTeacher, Workplace
+from distillery.teachers.joined import join_teachers
 from distillery.teachers.registry import take_registered
 from distillery.teachers.trained import train_teacher
 from distillery.teachers.validation import VALIDATION_FILE, validation_wer
@@ -22,6 +23,7 @@ from distillery.training import Curves, run_digest
 from tasks.stage import PIPELINE_FILE, run_stage, snapshot
 
 SOURCES: dict[str, GetTeacher] = {
+    "ensemble": lambda settings, place: join_teachers(settings, place, SOURCES),
     "registry": take_registered,
     "trained": train_teacher,
 }
@@ -72,7 +74,7 @@ def make_teacher(
     wer = validation_wer(ready.teacher, place.data)
     logger.info("teacher: kind %s, validation WER %.2f %%", settings.kind, 100 * wer)
     if ready.checkpoint is None:  # nothing was trained, so nothing was logged
-        Curves(place.curves).log(0, {"valid/wer": wer})
+        Curves(place.curves, ready.points).log(0, {"valid/wer": wer})
     files = {FINGERPRINT_FILE: fingerprint(ready.teacher), VALIDATION_FILE: {"wer": wer}}
     if ready.source is not None:
         files[SOURCE_FILE] = ready.source
@@ -80,6 +82,8 @@ def make_teacher(
         ready.teacher.save(temporary)
         for name, content in {**files, **(notes or {})}.items():
             write_json(temporary / name, content)
+    for path in ready.leftovers:
+        path.unlink(missing_ok=True)
     return ready.checkpoint
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from distillery.datasets import labelled
 from distillery.errors import ModelError
-from distillery.manifest import PreparedData
+from distillery.manifest import PreparedData, labelled
 from distillery.scoring import Counts, count_errors
 from distillery.teachers.base import Teacher
 
