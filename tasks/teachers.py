@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,7 +33,6 @@ from distillery.augmentations.augmenter import Effects
 from distillery.augmentations.speed import training_rows
 from distillery.cache_namespace import Places, expected_namespace
 from distillery.caching import fill_cache
-from distillery.datasets import labelled
 from distillery.device import choose_device
 from distillery.distillation import Distillation, Trained
 from distillery.errors import CorpusError, DistilleryError
@@ -41,12 +40,13 @@ from distillery.evaluation import SECONDS_PER_HOUR, batches
 from distillery.files import digest_of_file, write_json
 from distillery.fingerprint import read_fingerprint
 from distillery.latency import listen
-from distillery.manifest import PreparedData
+from distillery.manifest import PreparedData, labelled
 from distillery.params import INIT_TEACHER, TeacherParams
 from distillery.recogniser import TOKENS_FILE
 from distillery.registered import REGISTERED, SOURCE_FILE, read_source
 from distillery.teacher_cache.store import TeacherCache, all_namespaces
 from distillery.teacher_choice import Candidate, PilotResult
+from distillery.teacher_decoder import ready_teacher_decoder
 from distillery.teacher_fit import Fit, TeacherFacts, fit_of, pilot_cache, pilot_settings
 from distillery.teachers.base import Workplace
 from distillery.teachers.examination import examine
@@ -55,7 +55,7 @@ from distillery.text import Vocabulary
 from distillery.training import run_digest
 from tasks.report_run import Report, log_report
 from tasks.stage import run_stage, snapshot
-from tasks.teacher import make_teacher
+from tasks.teacher import KeptCheckpoint, make_teacher
 
 ROLE = "teachers"
 FOLDER = "scratch/teachers"
@@ -156,6 +156,7 @@ class Contest:
             entry.name: Candidate(entry.name, entry.settings.kind, failed.get(entry.name))
             for entry in entries
         }
+        self._remove_outdated_checkpoints(entries)
         total = len(entries) * (PHASES + len(seeds))
         with logging_redirect_tqdm(), tqdm(total=total, desc="teachers", unit="step") as bar:
             # Teachers first: what is wrong with the last one shows before the first pilot.
@@ -167,6 +168,15 @@ class Contest:
                     steps = 2 if phase is Entry.examine else PHASES - 2 + len(seeds)
                     bar.update(max(0, done + steps - bar.n))
         return [found[name] for name in all_settings]
+
+    def _remove_outdated_checkpoints(self, entries: Sequence[Entry]) -> None:
+        """Remove what was trained by other code or on other data, and would be gone on with."""
+        wanted = set(KeptCheckpoint(self.root).checkpoints)
+        wanted.update(path for entry in entries if entry.is_made for path in entry.checkpoints)
+        for entry in entries:
+            for path in entry.checkpoints:
+                if path not in wanted:
+                    path.unlink(missing_ok=True)
 
 
 def _attempt(
@@ -219,8 +229,7 @@ class Entry:
         Raises:
             DistilleryError: it cannot be made or cannot hear the audio.
         """
-        if not self.is_configured:
-            self._make()
+        self._make()
         progress()
         settings, fingerprint = self.contest.settings, read_fingerprint(self.places.teacher)
         tokens = Vocabulary.load(self.places.teacher / TOKENS_FILE)
@@ -240,35 +249,56 @@ class Entry:
             fits=tuple(fit_of(facts, settings, name) for name in settings.distill.students),
         )
 
-    def _make(self) -> None:
-        """Make the teacher, unless the one that is there was made from the same."""
-        contest, folder = self.contest, self.places.teacher
-        place = Workplace(
-            contest.data,
-            contest.root / "scratch",
+    @property
+    def _place(self) -> Workplace:
+        """What the teacher may be made from, and where."""
+        return Workplace(
+            self.contest.data,
+            self.contest.root / "scratch",
             self.folder / "registered/teacher",
             self.folder / "curves.jsonl",
         )
-        digest = run_digest(
+
+    @cached_property
+    def _digest(self) -> str:
+        """Of all that the teacher is made from."""
+        contest, registered = self.contest, self._place.registered
+        return run_digest(
             contest.code,
             contest.rows_digest(contest.data, "train", "valid"),
             self.settings.model_dump(exclude={"allow_poor"}),
             dict(_files_named(contest.root, self.settings.model_dump())),
             sorted(
-                (str(path.relative_to(place.registered)), digest_of_file(path))
-                for path in place.registered.rglob(SOURCE_FILE)
+                (str(path.relative_to(registered)), digest_of_file(path))
+                for path in registered.rglob(SOURCE_FILE)
             ),
         )
-        note = _read(folder / MADE_FROM_FILE)
-        if note.get("digest") == digest:
+
+    @property
+    def _note(self) -> Mapping[str, Any]:
+        return _read(self.places.teacher / MADE_FROM_FILE)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the teacher that is there was made from the same."""
+        return self.is_configured or self._note.get("digest") == self._digest
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """What its training left, or that of its members."""
+        return [self.contest.root / name for name in self._note.get("checkpoints", [])]
+
+    def _make(self) -> None:
+        """Make the teacher, unless the one that is there was made from the same."""
+        if self.is_made:
             return
         logger.info("%s: the teacher is made, kind %s", self.name, self.settings.kind)
-        if former := note.get("checkpoint"):  # of other code, perhaps
-            Path(contest.root / former).unlink(missing_ok=True)
-        checkpoint = make_teacher(self.settings, place, folder)
-        # An ensemble may have this one among its members: it then need not be trained again.
-        kept = None if checkpoint is None else str(checkpoint.relative_to(contest.root))
-        write_json(folder / MADE_FROM_FILE, {"digest": digest, "checkpoint": kept})
+        folder, root = self.places.teacher, self.contest.root
+        # They stay: an ensemble may have this one among its members, which then is not trained.
+        left = [
+            str(path.relative_to(root)) for path in make_teacher(self.settings, self._place, folder)
+        ]
+        write_json(folder / MADE_FROM_FILE, {"digest": self._digest, "checkpoints": left})
 
     def _heard(self, fingerprint: str) -> dict[str, Any]:
         """Return what the teacher hears on the validation split, and what it costs."""
@@ -297,7 +327,7 @@ class Entry:
         settings = self.contest.settings
         fit = candidate.fit_of(settings.pilot_student)
         assert fit is not None
-        cache = self._cache(fit)
+        cache = self._cache(fit, gives_frames=bool(candidate.gives_frames))
         candidate = replace(candidate, cache_bytes_per_hour=self._bytes_per_hour(cache))
         progress()
         pilots = []
@@ -307,17 +337,18 @@ class Entry:
                 progress()
         return replace(candidate, pilots=tuple(pilots))
 
-    def _cache(self, fit: Fit) -> TeacherCache:
+    def _cache(self, fit: Fit, *, gives_frames: bool) -> TeacherCache:
         """Return the teacher's outputs over the pilot's share, made where they are missing."""
         places, contest = self.places, self.contest
         if self.is_configured:
             cache = TeacherCache.open_current(places.cache)
-            wanted = expected_namespace(
-                places.teacher, contest.settings.cache, cache.namespace.tokens
-            )
+            wanted = expected_namespace(places, contest.settings.cache, cache.namespace.tokens)
             cache.namespace.check(wanted)
             return cache
-        settings = pilot_cache(contest.settings.cache, fit)
+        settings, search = pilot_cache(contest.settings.cache, fit), contest.settings.language_model
+        if not gives_frames:  # there is nothing to search
+            search = search.model_copy(update={"for_teacher": False})
+        ready_teacher_decoder(places, search)
         rows = training_rows(contest.share, settings.speed_factors)
         fill_cache(places, settings, only=set(rows["audio_key"]))
         cache = TeacherCache.open_current(places.cache)

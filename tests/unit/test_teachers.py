@@ -11,9 +11,8 @@ import pytest
 
 from distillery import params
 from distillery.architectures import ARCHITECTURES
-from distillery.datasets import labelled
 from distillery.errors import CorpusError
-from distillery.manifest import PreparedData
+from distillery.manifest import PreparedData, labelled
 from distillery.recogniser import Recogniser
 from distillery.registered import put_model
 from distillery.training import Trainer
@@ -43,16 +42,17 @@ def conformer(**training: Any) -> dict[str, Any]:
     }
 
 
-def settings(**candidates: Any) -> dict[str, Any]:
-    plain = tiny_params()
+def settings(changed: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Return settings with candidates; `changed` is the Conformer's training."""
+    plain, other = tiny_params(), conformer(**(changed or {}))
     plain["distill"]["objective"] = {"frame": {"weight": 1.0}}
     return plain | {
         "teacher_candidates": {
             "teachers": {
-                "conformer": conformer(),
+                "both": {"kind": "ensemble", "members": [plain["teacher"], other]},
+                "conformer": other,
                 "student": {"kind": "registry", "model": "models:/tiny@champion"},
                 "nobody": {"kind": "registry", "model": "models:/nobody@champion"},
-                **candidates,
             },
             "pilot": {"num_epochs": EPOCHS},
         }
@@ -110,8 +110,8 @@ def rows(root: Path) -> dict[str, dict[str, Any]]:
 
 def test_every_candidate_has_its_figures(compared: Path) -> None:
     found = rows(compared)
-    assert set(found) == {"teacher", "conformer", "student", "nobody"}
-    for name in ("teacher", "conformer", "student"):
+    assert set(found) == {"teacher", "conformer", "both", "student", "nobody"}
+    for name in ("teacher", "conformer", "both", "student"):
         row = found[name]
         assert row["problem"] is None and row["pilot_problem"] is None, row
         assert row["seconds_per_hour"] > 0 and row["cache_bytes_per_hour"] > 0
@@ -123,7 +123,11 @@ def test_every_candidate_has_its_figures(compared: Path) -> None:
         assert row["wer"] == pytest.approx(content["wer"])
     assert list(found)[-1] == "nobody"
     assert "models:/nobody@champion has not been fetched" in found["nobody"]["problem"]
-    assert set(summary(compared)["disagreement"]) == {"teacher", "conformer", "student"}
+    assert set(summary(compared)["disagreement"]) == {"teacher", "conformer", "both", "student"}
+    # Two frame rates: the ensemble's texts are put to the vote, and there are no frames to learn.
+    assert (found["both"]["gives_frames"], found["both"]["calibrated_over"]) == (False, "texts")
+    assert found["both"]["pilot"]["learns"] == "sequence"
+    assert found["conformer"]["pilot"]["learns"] == "frame, sequence"
 
 
 def test_a_pilot_of_all_data_is_what_the_stage_trains(compared: Path) -> None:
@@ -158,10 +162,13 @@ def test_a_second_time_makes_nothing(
     assert after.replace(str(copy), str(compared)) == before  # an error names the folder
 
 
-def test_another_setting_of_a_candidate_makes_that_one_anew(copy: Path, epochs: list[str]) -> None:
-    write_params(copy, settings(conformer=conformer(seed=5)))
+def test_another_setting_makes_anew_what_reads_it_and_trains_no_teacher_twice(
+    copy: Path, epochs: list[str]
+) -> None:
+    write_params(copy, settings({"seed": 5}))
     teachers(copy)
-    assert epochs == ["teacher"] * EPOCHS + [STUDENT] * EPOCHS
+    # The Conformer, then a student of it and one of the ensemble, whose members are there already.
+    assert epochs == ["teacher"] * EPOCHS + [STUDENT] * EPOCHS * 2
     assert len(list((copy / "scratch/teachers/conformer/cache").glob("*/"))) == 1
 
 
@@ -171,8 +178,9 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(
 ) -> None:
     expected = {name: (row.get("wer"), row.get("pilot")) for name, row in rows(copy).items()}
     shutil.rmtree(copy / "scratch/teachers/conformer")
+    shutil.rmtree(copy / "scratch/teachers/both")
     for file in (copy / "scratch").glob("teacher-*.pt"):
-        file.unlink()
+        file.unlink()  # of the configured one, too, which the ensemble then trains again
     save = Trainer._save
 
     def stop(self: Trainer) -> None:
@@ -185,7 +193,7 @@ def test_an_interrupted_comparison_goes_on_where_it_stopped(
         teachers(copy)
     monkeypatch.setattr(Trainer, "_save", save)
     teachers(copy)
-    assert epochs == ["teacher"] * EPOCHS + [STUDENT] * EPOCHS
+    assert epochs == ["teacher"] * EPOCHS * 2 + [STUDENT] * EPOCHS * 2
     found = {name: (row.get("wer"), row.get("pilot")) for name, row in rows(copy).items()}
     assert found == expected
     assert not list((copy / "scratch").glob("[cs]*.pt"))
@@ -221,7 +229,7 @@ def test_a_share_without_transcripts_stops_before_anything_is_made(
     wanted = settings()
     wanted["teacher_candidates"]["pilot"]["fraction"] = 0.001
     write_params(copy, wanted)
-    with pytest.raises(CorpusError, match="pilot.fraction: 0.001 draws no transcribed utterance of"):
+    with pytest.raises(CorpusError, match="pilot.fraction: 0.001 draws no transcribed"):
         teachers(copy)
     assert not epochs
 
