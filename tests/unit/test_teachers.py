@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from distillery import params
 from distillery.architectures import ARCHITECTURES
 from distillery.errors import CorpusError
 from distillery.manifest import PreparedData, labelled
@@ -232,11 +231,3 @@ def test_a_share_without_transcripts_stops_before_anything_is_made(
     with pytest.raises(CorpusError, match="pilot.fraction: 0.001 draws no transcribed"):
         teachers(copy)
     assert not epochs
-
-
-def test_a_candidate_with_the_configured_settings_is_the_stages_teacher(copy: Path) -> None:
-    plain = tiny_params()
-    plain["teacher_candidates"] = {"teachers": {"same": {**plain["teacher"], "allow_poor": False}}}
-    wanted = params.Params.model_validate(plain)
-    assert list(wanted.all_candidates) == ["same"]
-    assert wanted.is_configured(wanted.all_candidates["same"])
