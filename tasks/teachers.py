@@ -257,6 +257,7 @@ class Entry:
             self.contest.root / "scratch",
             self.folder / "registered/teacher",
             self.folder / "curves.jsonl",
+            root=self.contest.root,
         )
 
     @cached_property
