@@ -23,6 +23,8 @@ from distillery.errors import StageError
 
 UI_FILE = ".prefect/ui.json"
 START_SECONDS = 120.0
+SET_SECONDS = 5.0
+"""Patience with a server that somebody else has started: it answers, or it is not there."""
 STOP_SECONDS = 10.0
 HEALTH_SECONDS = 2.0
 FLUSH_SECONDS = 10.0
@@ -40,17 +42,17 @@ OWN_SETTINGS = {
 
 
 @contextlib.contextmanager
-def prefect_server(root: Path) -> Iterator[None]:
+def prefect_server(root: Path) -> Iterator[float]:
     """Provide a Prefect API until the block ends, and set PREFECT_API_URL to it.
 
-    It may still be starting when the block begins: see `wait_until_healthy`.
+    It may still be starting when the block begins: `wait_until_healthy` as many seconds as given.
     """
     if "PREFECT_API_URL" in os.environ:
-        yield
+        yield SET_SECONDS
         return
     if url := ui_server(root):
         os.environ["PREFECT_API_URL"] = url
-        yield
+        yield SET_SECONDS
         return
     port = free_port()
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
@@ -58,19 +60,22 @@ def prefect_server(root: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     process = _start(port, log)
     try:
-        yield
+        yield START_SECONDS
     finally:
         stop(process)
         del os.environ["PREFECT_API_URL"]
 
 
-def wait_until_healthy(url: str | None = None, seconds: float = START_SECONDS) -> None:
+def wait_until_healthy(url: str, seconds: float) -> None:
     """Return as soon as the Prefect API answers.
+
+    Args:
+        url: the API.
+        seconds: patience.
 
     Raises:
         StageError: it does not within the time.
     """
-    url = url or os.environ["PREFECT_API_URL"]
     end = time.monotonic() + seconds
     while not is_healthy(url):
         if time.monotonic() > end:
@@ -151,6 +156,22 @@ def start_child(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+def start_whole(port: int, log: Path) -> subprocess.Popen[bytes]:
+    """Start a server with pages, schedules and all else on a port of loopback."""
+    return start_child(
+        "prefect",
+        "server",
+        "start",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        log=log,
+        environment={
+            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
+            "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
+        },
+    )
 
 
 def _start(port: int, log: Path) -> subprocess.Popen[bytes]:

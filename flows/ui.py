@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from distillery import params
@@ -55,31 +56,69 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
     logs = root / LOG_FOLDER
     logs.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
-        stack.callback((root / server.UI_FILE).unlink, missing_ok=True)
         children = {}
         pages = []
         if tracking_uri(settings, root).startswith("http"):
             pages.append(f"MLflow   {settings.tracking_uri} (its own server)")
         else:
-            _check_port("MLFLOW_PORT", mlflow_port)
+            check_port("MLFLOW_PORT", mlflow_port)
             Tracking(settings, root)  # the store must exist before the server's processes meet it
             children["MLflow"] = _mlflow(root, settings, mlflow_port, logs / "mlflow.log")
             stack.callback(server.stop, children["MLflow"])
             pages.append(f"MLflow   http://127.0.0.1:{mlflow_port}")
-        _check_port("PREFECT_PORT", prefect_port)
-        children["Prefect"] = _prefect(prefect_port, logs / "prefect.log")
-        stack.callback(server.stop, children["Prefect"])
-        pages.append(f"Prefect  http://127.0.0.1:{prefect_port}")
+        api = server.ui_server(root)
+        if api:
+            pages.append(f"Prefect  {api.removesuffix('/api')} (of make schedule)")
+        else:
+            api = stack.enter_context(prefect_pages(root, prefect_port, children))
+            pages.append(f"Prefect  http://127.0.0.1:{prefect_port}")
         sys.stdout.write("starting …\n")
         sys.stdout.flush()
         if "MLflow" in children:
             _wait("MLflow", f"http://127.0.0.1:{mlflow_port}/health", children["MLflow"], logs)
-        api = f"http://127.0.0.1:{prefect_port}/api"
-        _wait("Prefect", f"{api}/health", children["Prefect"], logs)
-        write_bytes(root / server.UI_FILE, json.dumps({"prefect_api": api}).encode())
+        if "Prefect" in children:
+            announce(root, api, children["Prefect"])
         sys.stdout.write("\n".join([*pages, "Ctrl-C stops both.", ""]))
         sys.stdout.flush()
         _watch(children, logs)
+
+
+@contextlib.contextmanager
+def prefect_pages(
+    root: Path, port: int, children: dict[str, subprocess.Popen[bytes]]
+) -> Iterator[str]:
+    """Start a whole Prefect server for a workspace, and stop it when the block ends.
+
+    It is up, and other commands find it, after `announce`.
+
+    Args:
+        root: the workspace.
+        port: on loopback.
+        children: where the process is put, as `Prefect`.
+
+    Raises:
+        StageError: the port is taken.
+    """
+    check_port("PREFECT_PORT", port)
+    (root / LOG_FOLDER).mkdir(exist_ok=True)
+    child = server.start_whole(port, root / LOG_FOLDER / "prefect.log")
+    children["Prefect"] = child
+    try:
+        yield f"http://127.0.0.1:{port}/api"
+    finally:
+        (root / server.UI_FILE).unlink(missing_ok=True)
+        server.stop(child)
+
+
+def announce(root: Path, api: str, child: subprocess.Popen[bytes]) -> None:
+    """Wait until a Prefect server of ours is up, and let other commands find it.
+
+    Raises:
+        StageError: it does not come up.
+    """
+    _wait("Prefect", f"{api}/health", child, root / LOG_FOLDER)
+    (root / server.UI_FILE).parent.mkdir(exist_ok=True)
+    write_bytes(root / server.UI_FILE, json.dumps({"prefect_api": api}).encode())
 
 
 def _mlflow(
@@ -100,22 +139,7 @@ def _mlflow(
     )
 
 
-def _prefect(port: int, log: Path) -> subprocess.Popen[bytes]:
-    return server.start_child(
-        "prefect",
-        "server",
-        "start",
-        "--host=127.0.0.1",
-        f"--port={port}",
-        log=log,
-        environment={
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-            "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
-        },
-    )
-
-
-def _check_port(variable: str, port: int) -> None:
+def check_port(variable: str, port: int) -> None:
     if not server.is_free(port):
         raise StageError(
             f"port {port} of 127.0.0.1: already in use, is another make ui on? "
