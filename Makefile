@@ -8,10 +8,12 @@ PYTHON := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
+SERVE_PORT ?= 5001
+SERVE_HOST ?= 127.0.0.1
 export MLFLOW_PORT PREFECT_PORT
 
 # Starts with the cheap part of `make doctor`.
-RUN := $(PYTHON) -m flows.run
+FLOW := $(PYTHON) -m flows.run
 
 .PHONY: help
 help: ## list the targets
@@ -45,43 +47,43 @@ settings: install ## use ready settings: make settings FROM=examples/an4.yaml
 .PHONY: demo
 demo: install ## set-up, then the whole pipeline on generated speech
 	@$(PYTHON) -m distillery.doctor --quick --corpus commands
-	$(RUN)
+	$(FLOW)
 
 .PHONY: run
 run: install ## the whole pipeline on what params.yaml says
-	$(RUN)
+	$(FLOW)
 
 .PHONY: prepare
 prepare: install ## stage: a corpus becomes data/prepared
-	$(RUN) --only prepare
+	$(FLOW) --only prepare
 
 .PHONY: fetch
 fetch: install ## stage: registered models that the settings name; follows aliases that moved
-	$(RUN) --only fetch
+	$(FLOW) --only fetch
 
 .PHONY: teacher
 teacher: install ## stage: the teacher, trained on the prepared data
-	$(RUN) --only teacher
+	$(FLOW) --only teacher
 
 .PHONY: cache
 cache: install ## stage: the teacher's outputs for all training audio
-	$(RUN) --only cache
+	$(FLOW) --only cache
 
 .PHONY: distill
 distill: install ## stage: every student, and its control
-	$(RUN) --only distill
+	$(FLOW) --only distill
 
 .PHONY: evaluate
 evaluate: install ## stage: all models on the test split
-	$(RUN) --only evaluate
+	$(FLOW) --only evaluate
 
 .PHONY: register
 register: install ## stage: results and students into MLflow and its registry
-	$(RUN) --only register
+	$(FLOW) --only register
 
 .PHONY: curve
 curve: install ## WER against hours of training audio, for students, controls and the teacher
-	$(RUN) --curve
+	$(FLOW) --curve
 
 .PHONY: retrain
 retrain: install ## retrain once, now, if anything is new; FORCE=1 does although nothing is
@@ -97,6 +99,15 @@ schedule: install ## retrain when retraining.cron in params.yaml says, until Ctr
 transcribe: install ## text of recordings, by the champion: make transcribe FILES="a.wav b.flac"
 	@test -n "$(FILES)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac"' >&2; exit 2; }
 	@$(PYTHON) -m distillery.cli transcribe $(FILES)
+
+.PHONY: reproduce
+reproduce: install ## make a student again from its lineage and compare: make reproduce RUN=<MLflow run or version>
+	@test -n "$(RUN)" || { echo 'error: which one? make reproduce RUN=3, RUN=models:/NAME@champion, or an MLflow run id' >&2; exit 2; }
+	@$(PYTHON) -m flows.reproduce "$(RUN)"
+
+.PHONY: serve
+serve: install ## the champion over HTTP, on loopback, until Ctrl-C
+	@exec $(PYTHON) -m flows.serve --host "$(SERVE_HOST)" --port $(SERVE_PORT)
 
 # ARGS="…" passes options: --json for programs, --help lists the others.
 .PHONY: cache-stats
@@ -157,7 +168,7 @@ quality: install ## a study of objectives, hours: make quality STUDY=an4_all SOU
 
 .PHONY: bench
 bench: install ## the benchmarks, on this workspace's teacher; results go to benchmarks/results
-	$(RUN) --until teacher
+	$(FLOW) --until teacher
 	@for file in benchmarks/*.py; do \
 		case $$file in benchmarks/common.py|benchmarks/digits.py) continue ;; esac; \
 		module=$$(echo $${file%.py} | tr / .); echo "$$module"; $(PYTHON) -m $$module || exit 1; \

@@ -27,13 +27,13 @@ from distillery.batches import TeacherFrames, TrainingSet
 from distillery.cache_namespace import Places
 from distillery.caching import fill_cache
 from distillery.corpora.fsdd import DIGITS, NUM_TEST_TAKES
-from distillery.datasets import labelled, validation_set
+from distillery.datasets import validation_set
 from distillery.decoding import BLANK_INDEX
 from distillery.distillation import CachedTargets
 from distillery.features import PackedFeatures, gather, pack_features
 from distillery.files import write_json
 from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
-from distillery.manifest import MANIFEST_FILE, PreparedData
+from distillery.manifest import MANIFEST_FILE, PreparedData, labelled
 from distillery.networks import Network
 from distillery.objectives import DistillationObjective, Objective
 from distillery.params import (

@@ -26,8 +26,8 @@ from torch import Tensor, nn
 
 from benchmarks.common import not_measured, paired_rounds, row, write_rows
 from benchmarks.digits import FEATURES, RATE_HZ, STUDENT, TRAINING, Digits, recordings
-from distillery.datasets import labelled
 from distillery.device import choose_precision, num_threads
+from distillery.manifest import labelled
 from distillery.networks import Network, real_frames
 from distillery.objectives import TranscriptObjective
 from distillery.params import SeparableConvParams

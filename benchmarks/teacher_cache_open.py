@@ -186,7 +186,7 @@ def prepare_idle(root: Path, count: int) -> None:
         "gives_frames": True,
     }
     write_json(places.teacher / FINGERPRINT_FILE, {**fields, "fingerprint": digest_of(fields)})
-    namespace = expected_namespace(places.teacher, CacheParams())
+    namespace = expected_namespace(places, CacheParams())
     cache = TeacherCache.create(places.cache, namespace)
     log_probs = posteriors(np.random.default_rng(0), UTTERANCE_FRAMES, len(vocabulary))
     blocks = payload_of(namespace.payload, len(vocabulary), 0).encode(log_probs)

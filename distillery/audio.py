@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +17,10 @@ from distillery.errors import AudioError, EmptyAudio
 from distillery.manifest import SAMPLE_SCALE
 
 UNKNOWN_LENGTH_BYTES = 0x7FFF0000
+MAX_CHANNELS = 8
+"""Of recordings whose length is limited, too: compressed silence could have any number."""
+MAX_KERNEL_SIZE = 2**26
+"""Numbers in a resampler's table, which rates without a large common divisor let grow."""
 
 
 def compute_num_samples(duration_seconds: float, sample_rate_hz: int) -> int:
@@ -23,7 +28,9 @@ def compute_num_samples(duration_seconds: float, sample_rate_hz: int) -> int:
     return round(duration_seconds * sample_rate_hz)
 
 
-def decode(source: Path | bytes, name: str | None = None) -> tuple[np.ndarray, int]:
+def decode(
+    source: Path | bytes, name: str | None = None, max_seconds: float | None = None
+) -> tuple[np.ndarray, int]:
     """Return a recording's samples, mixed down to one channel, and its rate in hertz.
 
     The whole file is decoded: a header in order proves nothing about what follows it.
@@ -31,14 +38,16 @@ def decode(source: Path | bytes, name: str | None = None) -> tuple[np.ndarray, i
     Args:
         source: path of a WAV, FLAC, OGG or MP3 file, or such a file's bytes.
         name: how errors call it; the path by default.
+        max_seconds: a longer recording is refused, whatever its header says, before the rest of it
+            is decoded.
 
     Returns:
         int16 samples `(samples,)` and the sample rate.
 
     Raises:
         EmptyAudio: the file holds no bytes, or no samples.
-        AudioError: the file is missing, cannot be decoded to its end, holds numbers that are not
-            finite, or fewer samples than its header promises.
+        AudioError: the file is missing, cannot be decoded to its end, is too long, holds numbers
+            that are not finite, or fewer samples than its header promises.
     """
     name = name or (str(source) if isinstance(source, Path) else "audio")
     if isinstance(source, Path) and not source.is_file():
@@ -51,13 +60,17 @@ def decode(source: Path | bytes, name: str | None = None) -> tuple[np.ndarray, i
         ) as file:
             promised, rate = _promised_samples(file), file.samplerate
             is_pcm16 = file.subtype == "PCM_16"
-            samples = file.read(dtype="int16" if is_pcm16 else "float32", always_2d=True)
+            limit = -1 if max_seconds is None else _limit_samples(file, max_seconds, name)
+            dtype = "int16" if is_pcm16 else "float32"
+            samples = file.read(limit, dtype=dtype, always_2d=True)
     except soundfile.LibsndfileError as error:  # its str() would name the path
         raise AudioError(f"{name}: cannot be decoded: {error.error_string}") from None
     except (soundfile.SoundFileError, RuntimeError, OSError) as error:
         raise AudioError(f"{name}: cannot be decoded: {error}") from None
     if not len(samples):
         raise EmptyAudio(f"{name}: holds no samples; expected speech")
+    if len(samples) == limit:
+        raise AudioError(f"{name}: longer than {max_seconds:g} s, expected that at most")
     if len(samples) < promised:
         raise AudioError(
             f"{name}: ends after {len(samples)} of {promised} samples; the file is cut short"
@@ -69,6 +82,13 @@ def decode(source: Path | bytes, name: str | None = None) -> tuple[np.ndarray, i
     if samples.dtype != np.int16:
         samples = to_int16(samples if not is_pcm16 else samples / np.float32(SAMPLE_SCALE))
     return samples, rate
+
+
+def _limit_samples(file: soundfile.SoundFile, max_seconds: float, name: str) -> int:
+    """Return how many samples are one too many."""
+    if file.channels > MAX_CHANNELS:
+        raise AudioError(f"{name}: {file.channels} channels, expected {MAX_CHANNELS} at most")
+    return int(max_seconds * file.samplerate) + 1
 
 
 def _promised_samples(file: soundfile.SoundFile) -> int:
@@ -89,24 +109,47 @@ def to_int16(waveform: np.ndarray) -> np.ndarray:
     return np.clip(scaled, -32768, 32767).astype(np.int16)
 
 
-def resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
-    """Return int16 samples `(samples,)` at another rate (windowed sinc, torchaudio's kernel)."""
+def resample(samples: np.ndarray, rate_hz: int, target_hz: int, name: str = "audio") -> np.ndarray:
+    """Return int16 samples `(samples,)` at another rate (windowed sinc, torchaudio's kernel).
+
+    Args:
+        samples: int16 `(samples,)`.
+        rate_hz: their rate.
+        target_hz: the rate wanted.
+        name: how errors call them.
+
+    Raises:
+        AudioError: the rates have no divisor in common that makes this feasible.
+    """
     if rate_hz == target_hz:
         return samples
+    common = math.gcd(rate_hz, target_hz)
+    if (rate_hz // common) * (target_hz // common) > MAX_KERNEL_SIZE:
+        raise AudioError(
+            f"{name}: at {rate_hz} Hz, which cannot be resampled to {target_hz} Hz; expected a "
+            "usual rate such as 16000, 44100 or 48000 Hz"
+        )
     waveform = torch.from_numpy(samples.astype(np.float32) / np.float32(SAMPLE_SCALE))
     return to_int16(_resampler(rate_hz, target_hz)(waveform).numpy())
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)
 def _resampler(rate_hz: int, target_hz: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(rate_hz, target_hz)
 
 
-def load_audio(source: Path | bytes, sample_rate_hz: int, name: str | None = None) -> np.ndarray:
+def load_audio(
+    source: Path | bytes,
+    sample_rate_hz: int,
+    name: str | None = None,
+    max_seconds: float | None = None,
+) -> np.ndarray:
     """Return a recording as float32 `(samples,)` in [-1, 1) at the rate asked for.
 
     Raises:
-        AudioError: as `decode`.
+        AudioError: as `decode` and `resample`.
     """
-    samples, rate = decode(source, name)
-    return resample(samples, rate, sample_rate_hz).astype(np.float32) / np.float32(SAMPLE_SCALE)
+    name = name or (str(source) if isinstance(source, Path) else "audio")
+    samples, rate = decode(source, name, max_seconds)
+    samples = resample(samples, rate, sample_rate_hz, name)
+    return samples.astype(np.float32) / np.float32(SAMPLE_SCALE)

@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from distillery.augmentations.speed import with_copies
+from distillery.cache_namespace import DECODER_FOLDER, LANGUAGE_MODEL
 from distillery.device import choose_device, num_threads
 from distillery.errors import CacheMismatch
 from distillery.features import waveform_of
+from distillery.lm_decoder import LanguageModelDecoder
 from distillery.manifest import PreparedData
 from distillery.params import CacheParams
 from distillery.recogniser import CONFIG_FILE
@@ -82,13 +84,21 @@ def audit(
         waveform, cached = waveform_of(data, row), cache.rows([key])
         frames = int(cache.num_frames(cached)[0])
         if cache.namespace.payload["kind"] == "none":
-            same = teacher.transcribe([waveform]) == cache.greedy_texts(cached)
+            same = _best_text(cache, teacher, waveform) == cache.greedy_texts(cached)[0]
             apart = 0.0 if same else float("inf")
         else:
             (live,) = teacher.forward(*teacher.extract([waveform])).items
             apart = divergence(live, cache.targets(cached))
         found.append(Audited(str(row.utterance_id), key, frames, apart))
     return found
+
+
+def _best_text(cache: TeacherCache, teacher: Teacher, waveform: np.ndarray) -> str:
+    if LANGUAGE_MODEL not in cache.namespace.teacher:
+        return teacher.transcribe([waveform])[0]
+    folder = cache.folder.parent / DECODER_FOLDER
+    decoder = LanguageModelDecoder.load(folder, teacher.vocabulary)
+    return decoder.n_best(teacher.forward(*teacher.extract([waveform])).items)[0][0]
 
 
 def check_weights(cache: TeacherCache, teacher: Teacher) -> None:

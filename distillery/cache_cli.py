@@ -247,7 +247,7 @@ def audit(options: argparse.Namespace) -> int:
     places = Places.in_workspace(options.root)
     settings = params.load(options.root / params.PARAMS_FILE).cache
     cache = TeacherCache.open_current(places.cache)
-    cache.namespace.check(expected_namespace(places.teacher, settings))
+    cache.namespace.check(expected_namespace(places, settings))
     data = PreparedData.open(places.data)
     found = audit_saved(cache, data, places.teacher, settings, options.count, options.seed)
     allowed = tolerance(cache)
@@ -335,7 +335,7 @@ def _needed_namespaces(root: Path, places: Places) -> Collection[str]:
     needed = {current}
     if (places.teacher / FINGERPRINT_FILE).exists() and (root / params.PARAMS_FILE).exists():
         settings = params.load(root / params.PARAMS_FILE).cache
-        needed.add(expected_namespace(places.teacher, settings).folder_name)
+        needed.add(expected_namespace(places, settings).folder_name)
     return needed
 
 

@@ -8,10 +8,14 @@ from typing import Any
 
 from distillery.errors import CacheError
 from distillery.fingerprint import read_fingerprint
+from distillery.lm_settings import decoder_fields
 from distillery.params import CacheParams
 from distillery.teacher_cache.namespace import Namespace
 from distillery.text import Vocabulary
 
+DECODER_FOLDER = "decoder"
+LANGUAGE_MODEL = "language_model"
+"""Field of a namespace's teacher that describes the decoder of its texts, if there is one."""
 AUTO_U8_TOKENS = 256
 COMPUTE_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -29,14 +33,20 @@ class Places:
         """Return where a workspace has them."""
         return cls(root / "data/prepared", root / "models/teacher", root / "data/teacher_cache")
 
+    @property
+    def decoder(self) -> Path:
+        """Where the teacher's language model lies, if its texts are decoded with one."""
+        return self.cache / DECODER_FOLDER
+
 
 def expected_namespace(
-    teacher: Path, params: CacheParams, tokens: tuple[str, ...] | None = None
+    places: Places, params: CacheParams, tokens: tuple[str, ...] | None = None
 ) -> Namespace:
     """Return the namespace that a saved teacher's outputs belong to, its weights not loaded.
 
     Args:
-        teacher: its folder, of which fingerprint.json is needed.
+        places: the teacher's folder, of which fingerprint.json is needed, and the cache with the
+            decoder of the teacher's texts.
         params: settings of the stage `cache`.
         tokens: a token table to use in place of the one in the folder; the fingerprint holds the
             hash of the right one, so another one shows in `Namespace.check`.
@@ -45,8 +55,8 @@ def expected_namespace(
         ModelError: the teacher's files are missing or damaged.
         CacheError: the teacher has no such hidden layer.
     """
-    fingerprint = read_fingerprint(teacher)
-    tokens = tokens or Vocabulary.load(teacher / "tokens.txt").tokens
+    fingerprint = read_fingerprint(places.teacher)
+    tokens = tokens or Vocabulary.load(places.teacher / "tokens.txt").tokens
     payload = params.payload
     layers = fingerprint["layers"]
     if unknown := [name for name in payload.hidden_layers if name not in layers]:
@@ -54,6 +64,11 @@ def expected_namespace(
             f"cache.payload.hidden_layers: the teacher has no layer {unknown[0]!r}, expected "
             f"some of {sorted(layers)}"
         )
+    beam_size = payload.beam_size if payload.num_hypotheses > 1 else None
+    if places.decoder.exists():
+        decoder = decoder_fields(places.decoder)
+        fingerprint = {**fingerprint, LANGUAGE_MODEL: decoder}
+        beam_size = decoder["beam_size"]
     return Namespace(
         teacher=fingerprint,
         tokens=tokens,
@@ -62,7 +77,7 @@ def expected_namespace(
         compute_dtype=COMPUTE_DTYPES[params.precision],
         hidden={name: layers[name] for name in payload.hidden_layers},
         num_hypotheses=payload.num_hypotheses,
-        beam_size=payload.beam_size if payload.num_hypotheses > 1 else None,
+        beam_size=beam_size,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,11 @@ class PassReport:
 
 
 def fill_cache(
-    places: Places, params: CacheParams, former: dict[str, Any] | None = None
+    places: Places,
+    params: CacheParams,
+    former: dict[str, Any] | None = None,
+    *,
+    only: Container[str] | None = None,
 ) -> PassReport:
     """Run the teacher over the training utterances, copies included, that the cache lacks.
 
@@ -118,15 +122,18 @@ def fill_cache(
         places: prepared data, teacher and cache.
         params: settings of the stage.
         former: the report of the pass before, for what the teacher costs when it need not run.
+        only: audio keys, of copies too, that are wanted; None: all.
 
     Raises:
         CacheError: the cache is damaged or cannot be written.
         ModelError: the teacher is damaged, or made for another sample rate.
     """
     data = PreparedData.open(places.data)
-    namespace = expected_namespace(places.teacher, params)
+    namespace = expected_namespace(places, params)
     cache = TeacherCache.create(places.cache, namespace)
     rows = training_rows(data, params.speed_factors)
+    if only is not None:
+        rows = rows[[key in only for key in rows["audio_key"]]]  # the index still says where
     missing = set(cache.missing(rows["audio_key"]))
     is_hit = ~rows["audio_key"].isin(missing)
     todo = rows[~is_hit].drop_duplicates("audio_key")

@@ -4,31 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
 from distillery.batches import TrainingSet
-from distillery.errors import CorpusError
 from distillery.features import pack_features
-from distillery.manifest import PreparedData
+from distillery.manifest import PreparedData, labelled
 from distillery.params import FeatureParams, TrainingParams
 from distillery.text import Vocabulary
 from distillery.training import Validation
-
-
-def labelled(data: PreparedData, split: str) -> pd.DataFrame:
-    """Return the transcribed utterances of a split.
-
-    Raises:
-        CorpusError: there is none.
-    """
-    rows = data.split(split)
-    rows = rows[rows["text"].notna()].reset_index(drop=True)
-    if rows.empty:
-        raise CorpusError(
-            f"split {split!r}: holds no transcribed utterance, at least one is needed; "
-            "add transcripts to the corpus"
-        )
-    return rows
 
 
 def validation_set(

@@ -19,13 +19,13 @@ import torch
 from distillery.augmentations.augmenter import Augmenter, Effects
 from distillery.augmentations.speed import training_rows, with_copies
 from distillery.batches import TeacherFrames, TrainingSet
-from distillery.datasets import labelled, validation_set
+from distillery.datasets import validation_set
 from distillery.errors import CacheMismatch, CorpusError
 from distillery.features import LogMel, pack_features, unpacked_features, waveform_of
 from distillery.filtering import Candidate, Filtered, filter_hypotheses
 from distillery.initialisation import Record, initialise
 from distillery.losses import SPARSE_FRAME_LOSSES
-from distillery.manifest import PreparedData
+from distillery.manifest import PreparedData, labelled
 from distillery.networks import Network
 from distillery.objectives import DistillationObjective, Objective, TranscriptObjective
 from distillery.params import DistillParams, FeatureParams, ObjectiveParams, SequenceLossParams
@@ -130,7 +130,7 @@ def weighted_texts(
     """Return the hypotheses that each row is learnt from, and their weights.
 
     Formula: w_h = exp(s_h / T) / Σ_k exp(s_k / T) over those that are kept, s_h = ln P(text_h |
-    audio) as it is cached.
+    audio) as it is cached, with the language model's share where one decoded.
 
     Args:
         cache: what the teacher said.

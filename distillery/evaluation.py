@@ -19,7 +19,7 @@ import logging
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,8 +33,9 @@ from distillery.errors import CorpusError, StageError
 from distillery.files import whole_folder, write_json
 from distillery.filtering import read_report
 from distillery.latency import Heard, latency_figures, listen, stream
+from distillery.lm_evaluation import Decoded, decode_with_language_model
 from distillery.manifest import PreparedData
-from distillery.params import EvaluateParams
+from distillery.params import EvaluateParams, LanguageModelParams
 from distillery.recogniser import WEIGHTS_FILE, Recogniser
 from distillery.scoring import SeedsResult, count_errors, rate_over_seeds, spread
 from distillery.speed import SpeedResult, measure_real_time_factor
@@ -58,6 +59,9 @@ class Run(NamedTuple):
 
     model: str
     seed: int | None
+
+    def __str__(self) -> str:
+        return self.path
 
     @property
     def path(self) -> str:
@@ -148,6 +152,7 @@ class Measured:
             "parameters": self.recognisers[runs[0]].num_parameters,
             "bytes": weights_bytes(self.models / runs[0].path),
             **rates(scored, self.params),
+            **rates_with_language_model(scored, self.params),
             "valid_wer": statistics.fmean(known) if known else None,
             "real_time_factor": statistics.fmean(self.speeds[r].real_time_factor for r in runs),
             "device": self.speeds[runs[0]].device,
@@ -176,6 +181,7 @@ def evaluate_models(
     seeds: Sequence[int],
     params: EvaluateParams,
     output: Path,
+    language_model: LanguageModelParams | None = None,
 ) -> dict[str, Any]:
     """Score teacher, students and controls on the test split and write the report.
 
@@ -187,6 +193,7 @@ def evaluate_models(
         seeds: what each of them was trained from.
         params: settings of the stage.
         output: folder that the report replaces.
+        language_model: settings of the one that models are measured with, too; None: with none.
 
     Returns:
         What summary.json holds.
@@ -204,6 +211,15 @@ def evaluate_models(
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
     predictions, heard = predict(data, rows, recognisers, params.stream_chunk_seconds)
+    decoded: dict[Run, Decoded] = {}
+    if language_model is not None and language_model.is_used:
+        asked = {
+            run: recogniser
+            for run, recogniser in recognisers.items()
+            if run.seed is None or language_model.for_students
+        }
+        decoded = decode_with_language_model(data, rows, asked, language_model)
+        predictions = with_language_model(predictions, runs, decoded)
     clip = speed_clip(data, rows, params.speed_seconds)
     clip_seconds = len(clip) / data.sample_rate_hz
     speeds = {
@@ -224,6 +240,14 @@ def evaluate_models(
         "comparisons": {name: compare(name, predictions, params) for name in students},
         "filters": {  # the same under every seed
             name: read_report(models / Run(f"students/{name}", seeds[0]).path) for name in students
+        },
+        "language_models": {
+            run.path: {
+                **asdict(item.tuned.settings),
+                "valid_wer": item.tuned.valid_wer,
+                "valid_wer_greedy": item.tuned.valid_wer_greedy,
+            }
+            for run, item in decoded.items()
         },
     }
     _write_report(output, summary, predictions, histories)
@@ -358,6 +382,45 @@ def rates(scored: pd.DataFrame, params: EvaluateParams) -> dict[str, Any]:
     }
 
 
+def with_language_model(
+    predictions: pd.DataFrame, runs: Sequence[Run], decoded: Mapping[Run, Decoded]
+) -> pd.DataFrame:
+    """Return the predictions with `hypothesis_lm` and `word_errors_lm`, empty of other models.
+
+    Args:
+        predictions: of `predict`: one row per model, seed and utterance.
+        runs: the models, as they were given to `predict`.
+        decoded: what some of them heard in the same utterances with the language model.
+    """
+    nothing = [None] * (len(predictions) // len(runs))
+    texts = [text for run in runs for text in (decoded[run].texts if run in decoded else nothing)]
+    errors = [
+        None if text is None else count_errors(reference.split(), text.split()).errors
+        for reference, text in zip(predictions["text"], texts, strict=True)
+    ]
+    return predictions.assign(
+        hypothesis_lm=pd.Series(texts, dtype="object"),
+        word_errors_lm=pd.Series(errors, dtype="Int64"),
+    )
+
+
+def rates_with_language_model(scored: pd.DataFrame, params: EvaluateParams) -> dict[str, Any]:
+    """Return one model's WER with the language model; empty where it was not measured.
+
+    Args:
+        scored: its rows of the predictions.
+        params: settings of the stage.
+    """
+    if not _has_language_model(scored):
+        return {}
+    words, errors = _by_seed(scored, "words")[0], _by_seed(scored, "word_errors_lm")
+    return _with_interval("wer_lm", _rate(errors.astype(int), words, params))
+
+
+def _has_language_model(scored: pd.DataFrame) -> bool:
+    return "word_errors_lm" in scored and not scored["word_errors_lm"].isna().any()
+
+
 def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> dict[str, Any]:
     """Return what distillation gained a student, and how far it is from the teacher.
 
@@ -393,8 +456,14 @@ def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> 
     each = [_rate(row[None], words, params) for row in less]
     closed = [gap_closed(*sums) for sums in zip(less.sum(axis=1), gap.sum(axis=1), strict=True)]
     known = [share for share in closed if share is not None]
+    gain_lm = {}
+    if _has_language_model(of_student) and _has_language_model(of_control):
+        with_it = [_by_seed(each, "word_errors_lm") for each in (of_control, of_student)]
+        less_lm = (with_it[0] - with_it[1]).astype(int)
+        gain_lm = _with_interval("gain_wer_lm", _rate(less_lm, words, params))
     return {
         **excess,
+        **gain_lm,
         **_with_interval("gain_wer", gain),
         "gain_significant": gain.significant,
         "gap_closed": gap_closed(less.sum(), gap.sum()),

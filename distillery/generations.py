@@ -56,6 +56,20 @@ class Generations:
         seed = self.first.params.training.seed
         return self.first.scratch / "generations" / f"{self.first.name}-{seed}"
 
+    @property
+    def steps_are_known(self) -> bool:
+        """Whether a control can take its student's steps before that student is trained.
+
+        Not with early stopping; nor where each generation's filter drops other utterances.
+        """
+        first = self.first
+        if first.params.training.patience is not None:
+            return False
+        if self.count == 1 or not first.params.filter.enabled:
+            return True
+        everything_is_kept = first.data.split("train")["text"].notna().all()
+        return bool(everything_is_kept) and first.objective.uses_transcripts
+
     def train_earlier(self, curves: Path) -> tuple[Distillation, list[Record]]:
         """Train all generations but the last, except those that a killed run finished.
 

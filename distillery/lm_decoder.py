@@ -16,82 +16,27 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from distillery.decoding import BLANK_INDEX, greedy_text
 from distillery.errors import ModelError
-from distillery.files import digest_of_file, write_json
 from distillery.language_model import ARPA_FILE, LEXICON_FILE
+from distillery.lm_settings import SearchSettings, Tuned, read_tuned
 from distillery.scoring import Counts, count_errors
 from distillery.text import SPACE, Vocabulary
 
-DECODER_FILE = "decoder.json"
 BEAM_THRESHOLD = 50.0
 """Beams so many nats below the best are given up."""
 IMPOSSIBLE = -1e4
 """Nats; far below every beam, and unlike -inf harmless in sums."""
 SECONDS_BEFORE_BAR = 3.0
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """What decides a search beside the language model."""
-
-    weight: float
-    """Factor of ln P(W)."""
-    word_score: float
-    """Nats added for every word; larger makes more and shorter words."""
-    beam_size: int
-    """Beams kept at each frame; more finds better texts and takes longer."""
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The settings that the validation split chose, and what it says of them."""
-
-    settings: SearchSettings
-    valid_wer: float | None
-    """With the language model, as a fraction; None where no utterance was transcribed."""
-    valid_wer_greedy: float | None
-    """Of the best path."""
-
-    def save(self, folder: Path) -> None:
-        """Write decoder.json beside the language model."""
-        content = asdict(self)
-        write_json(folder / DECODER_FILE, {**content.pop("settings"), **content})
-
-
-def read_tuned(folder: Path) -> Tuned:
-    """Read decoder.json.
-
-    Raises:
-        ModelError: it is missing, or not what this Distillery writes.
-    """
-    path = folder / DECODER_FILE
-    try:
-        content = json.loads(path.read_text("utf-8"))
-        wers = [content.pop(name) for name in ("valid_wer", "valid_wer_greedy")]
-        return Tuned(SearchSettings(**content), *wers)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{path}: missing or unreadable; run make teacher") from None
-
-
-def decoder_fields(folder: Path) -> dict[str, Any]:
-    """Return what decides the texts of a saved decoder: its settings and its files' hashes."""
-    return {
-        **asdict(read_tuned(folder).settings),
-        **{name: digest_of_file(folder / name) for name in (ARPA_FILE, LEXICON_FILE)},
-    }
 
 
 class LanguageModelDecoder:
@@ -114,7 +59,7 @@ class LanguageModelDecoder:
 
         spellings = _read_lexicon(folder / LEXICON_FILE, vocabulary)
         if not (folder / ARPA_FILE).exists():
-            raise ModelError(f"{folder / ARPA_FILE}: no such file; run make teacher")
+            raise ModelError(f"{folder / ARPA_FILE}: no such file; run make cache")
         self._words = list(spellings)
         self._index = {word: index for index, word in enumerate(self._words)}
         self._num_tokens = len(vocabulary)
@@ -125,7 +70,7 @@ class LanguageModelDecoder:
         except RuntimeError as error:
             raise ModelError(
                 f"{folder / ARPA_FILE}: not a language model that KenLM reads: "
-                f"{str(error).splitlines()[-1]}; run make teacher"
+                f"{str(error).splitlines()[-1]}; run make cache"
             ) from None
         self._trie = Trie(self._num_tokens, self._boundary)
         start = self._model.start(False)
@@ -133,6 +78,15 @@ class LanguageModelDecoder:
             self._trie.insert(tokens, index, self._model.score(start, index)[1])
         self._trie.smear(SmearingMode.MAX)
         self.use(settings)
+
+    @classmethod
+    def load(cls, folder: Path, vocabulary: Vocabulary) -> LanguageModelDecoder:
+        """Read a decoder that was tuned and saved.
+
+        Raises:
+            ModelError: a file is missing or damaged, or spells with other tokens.
+        """
+        return cls(folder, vocabulary, read_tuned(folder).settings)
 
     def use(self, settings: SearchSettings) -> None:
         """Search with other settings from now on; the files are not read again."""
@@ -210,11 +164,11 @@ def tune(
     """Try all pairs of weight and word score, and leave the decoder with the best.
 
     Of pairs with equally many word errors the one with the smaller weight wins, then the one whose
-    word score is nearer to zero. Without utterances, that is the first of them all.
+    word score is nearer to zero.
 
     Args:
         decoder: what to tune.
-        items: log-probabilities `(frames, vocab)` of each utterance.
+        items: log-probabilities `(frames, vocab)` of each utterance, one at least.
         references: their transcripts.
         vocabulary: the tokens.
         weights: factors of ln P(W) to try.
@@ -222,26 +176,24 @@ def tune(
     """
     beam_size = decoder.settings.beam_size
     pairs = sorted(
-        itertools.product(sorted(set(weights)), sorted(set(word_scores))),
+        itertools.product(set(weights), set(word_scores)),
         key=lambda pair: (pair[0], abs(pair[1]), pair[1]),
     )
-    tried = []
-    bar = tqdm(pairs, desc="language model", unit="pair", delay=SECONDS_BEFORE_BAR)
-    for pair in bar if items else []:
+    tried: list[Tuned] = []
+    greedy = _word_error_rate(references, [greedy_text(item, vocabulary) for item in items])
+    for pair in tqdm(pairs, desc="language model", unit="pair", delay=SECONDS_BEFORE_BAR):
         decoder.use(SearchSettings(*pair, beam_size))
-        tried.append(_word_errors(references, [texts[0] for texts in decoder.n_best(items)]))
-    best = min(range(len(tried)), key=lambda index: tried[index].errors, default=0)
-    decoder.use(SearchSettings(*pairs[best], beam_size))
-    if not tried:
-        return Tuned(decoder.settings, None, None)
-    greedy = _word_errors(references, [greedy_text(item, vocabulary) for item in items])
-    return Tuned(decoder.settings, tried[best].rate, greedy.rate)
+        texts = [found[0] for found in decoder.n_best(items)]
+        tried.append(Tuned(decoder.settings, _word_error_rate(references, texts), greedy))
+    best = min(tried, key=lambda tuned: tuned.valid_wer)  # the first of several
+    decoder.use(best.settings)
+    return best
 
 
-def _word_errors(references: Sequence[str], texts: Sequence[str]) -> Counts:
+def _word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float:
     pairs = zip(references, texts, strict=True)
     counts = (count_errors(reference.split(), text.split()) for reference, text in pairs)
-    return sum(counts, Counts(0, 0, 0, 0))
+    return sum(counts, Counts(0, 0, 0, 0)).rate
 
 
 def _read_lexicon(path: Path, vocabulary: Vocabulary) -> dict[str, list[int]]:
@@ -254,7 +206,7 @@ def _read_lexicon(path: Path, vocabulary: Vocabulary) -> dict[str, list[int]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; run make teacher") from None
+        raise ModelError(f"{path}: no such file; run make cache") from None
     spellings = {}
     for number, line in enumerate(lines, 1):
         word, _, tokens = line.partition("\t")
@@ -263,7 +215,7 @@ def _read_lexicon(path: Path, vocabulary: Vocabulary) -> dict[str, list[int]]:
         except KeyError as missing:
             raise ModelError(
                 f"{path}: line {number}: {line[:60]!r} spells with {missing}, which is none of the "
-                f"{len(vocabulary)} tokens; run make teacher"
+                f"{len(vocabulary)} tokens; run make cache"
             ) from None
     return spellings
 

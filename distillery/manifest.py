@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from distillery.errors import ManifestError
+from distillery.errors import CorpusError, ManifestError
 from distillery.text import Vocabulary
 
 MANIFEST_FILE = "manifest.parquet"
@@ -132,3 +132,19 @@ class PreparedData:
     def waveform(self, row: Any) -> np.ndarray:
         """Return one utterance as float32 in [-1, 1) `(samples,)`."""
         return self.samples(row).astype(np.float32) / np.float32(SAMPLE_SCALE)
+
+
+def labelled(data: PreparedData, split: str) -> pd.DataFrame:
+    """Return the transcribed utterances of a split.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    rows = data.split(split)
+    rows = rows[rows["text"].notna()].reset_index(drop=True)
+    if rows.empty:
+        raise CorpusError(
+            f"split {split!r}: holds no transcribed utterance, at least one is needed; "
+            "add transcripts to the corpus"
+        )
+    return rows

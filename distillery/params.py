@@ -37,6 +37,9 @@ NAME_PATTERN = r"[a-z][a-z0-9_-]{0,40}"
 StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 INIT_TEACHER = "teacher"
+MEMBERS = "members"  # setting, and folder, of an ensemble's
+CONFIGURED = "teacher"
+"""What `make teachers` calls the teacher of the section `teacher`."""
 INIT_REGISTRY = "models:/"
 REGISTRY_PATTERN = rf"{INIT_REGISTRY}[^/@]+(@[^/@]+|/[1-9][0-9]*)"
 RegistryUri = Annotated[str, Field(pattern=f"^{REGISTRY_PATTERN}$")]
@@ -338,7 +341,15 @@ class TrainingParams(Section):
     """Masks on the features of the training split."""
 
 
-class TrainedTeacherParams(Section):
+class TeacherSection(Section):
+    """What all kinds of teachers share."""
+
+    allow_poor: bool = False
+    """Go on with a teacher whose validation WER is above that of a student's control, which has
+    learnt nothing from it; else the stage `distill` stops there."""
+
+
+class TrainedTeacherParams(TeacherSection):
     """A teacher trained here, by CTC, on the training split."""
 
     kind: Literal["trained"] = "trained"
@@ -353,7 +364,7 @@ class TrainedTeacherParams(Section):
     """How it is trained."""
 
 
-class RegistryTeacherParams(Section):
+class RegistryTeacherParams(TeacherSection):
     """A registered student as the teacher of others, such as the last champion."""
 
     kind: Literal["registry"]
@@ -367,14 +378,62 @@ def _kind_of_teacher(value: Any) -> str:
     return str(value.get("kind", "trained") if isinstance(value, dict) else value.kind)
 
 
-TeacherParams = Annotated[
+SingleTeacherParams = Annotated[
     Annotated[TrainedTeacherParams, Tag("trained")]
     | Annotated[RegistryTeacherParams, Tag("registry")],
     Discriminator(
         _kind_of_teacher,
         custom_error_type="teacher_kind",
-        custom_error_message="kind should be 'trained' or 'registry'",
+        custom_error_message="kind should be 'trained', 'registry', or 'ensemble' of these",
     ),
+]
+"""One form for each kind of teacher that is not made of others."""
+
+
+class EnsembleTeacherParams(TeacherSection):
+    """Several teachers as one."""
+
+    kind: Literal["ensemble"]
+    """Where the teacher comes from."""
+    members: Annotated[tuple[SingleTeacherParams, ...], Field(min_length=2)]
+    """The teachers, of any other kind, the best one first: it decides among equals. Whether they
+    are allowed to be poor is asked of the ensemble alone."""
+    combine: Literal["auto", "posteriors", "rover", "best"] = "auto"
+    """What is combined: the mean of the members' posteriors, which needs equal tokens and frame
+    rates, or their texts, by vote (ROVER) or by taking the surest member's; auto takes posteriors
+    where it can, and rover elsewhere."""
+    weights: tuple[PositiveFloat, ...] | None = None
+    """Of the members, in their order; only the ratios matter; null: equal."""
+    count_share: Fraction = 0.5
+    """Share of voices in ROVER's vote, the rest is confidence; with two members voices alone never
+    decide."""
+
+    @model_validator(mode="after")
+    def _members_differ(self) -> EnsembleTeacherParams:
+        own = [member.model_dump(exclude={"allow_poor"}) for member in self.members]
+        for number, member in enumerate(own):
+            if member in own[:number]:
+                raise ValueError(
+                    f"members {own.index(member)} and {number} are equal, which would "
+                    "count one teacher twice; give trained ones other seeds or settings, or use "
+                    "weights"
+                )
+        if self.weights is not None and len(self.weights) != len(self.members):
+            raise ValueError(
+                f"weights holds {len(self.weights)} numbers for {len(self.members)} members; give "
+                "one for each"
+            )
+        return self
+
+
+def _is_ensemble(value: Any) -> str:
+    return "ensemble" if _kind_of_teacher(value) == "ensemble" else "single"
+
+
+TeacherParams = Annotated[
+    Annotated[SingleTeacherParams, Tag("single")]
+    | Annotated[EnsembleTeacherParams, Tag("ensemble")],
+    Discriminator(_is_ensemble),
 ]
 """Settings of the stage `teacher`, one form for each kind of teacher."""
 
@@ -931,6 +990,15 @@ class EvaluateParams(Section):
     """Audio that a streaming student hears at once, in seconds; shorter costs more computing."""
 
 
+class ServeLimits(Section):
+    """What one request to `make serve` may hold; more is refused with a reason."""
+
+    max_seconds: PositiveFloat = 120.0
+    """Audio of all its recordings together, in seconds; more takes longer and needs more memory."""
+    max_bytes: PositiveInt = 16_000_000
+    """Bytes of all its recordings together, as files."""
+
+
 class RegisterParams(Section):
     """Settings of the stage `register`."""
 
@@ -940,6 +1008,8 @@ class RegisterParams(Section):
     """Registered model that the students become versions of."""
     tracking_uri: str | None = None
     """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
+    serve_limits: ServeLimits = ServeLimits()
+    """How much one request may hold; new versions keep it, and `make serve` takes what stands."""
 
 
 class CurveParams(Section):
@@ -957,6 +1027,71 @@ class CurveParams(Section):
         for name, values in (("fractions", self.fractions), ("students", self.students or ())):
             if len(set(values)) < len(values):
                 raise ValueError(f"{name} {list(values)} hold one twice; name each once")
+        return self
+
+
+class LanguageModelParams(Section):
+    """An n-gram model of the training transcripts, which beam search can use in place of the best
+    path; words that stand in no training transcript cannot then be written."""
+
+    for_teacher: bool = False
+    """Whether the teacher's texts, which `sequence` learns from, are decoded with it."""
+    for_students: bool = False
+    """Whether `evaluate` measures students and controls with it, too."""
+    order: Annotated[int, Field(ge=2, le=5)] = 3
+    """Words in its longest n-grams; more knows longer phrases and needs more transcripts."""
+    beam_size: PositiveInt = 20
+    """Beams of the search; more find better texts and take longer."""
+    weights: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
+        0.0,
+        0.25,
+        0.5,
+        0.75,
+        1.0,
+        1.5,
+    )
+    """How much the model counts against the audio: the best on the validation split is taken;
+    larger trusts it more, 0 uses its words alone."""
+    word_scores: Annotated[
+        tuple[Annotated[float, Field(allow_inf_nan=False)], ...], Field(min_length=1)
+    ] = (0.0, 1.0, 2.0, 3.0)
+    """What each word adds, in nats: the best is taken; larger makes up for short texts."""
+
+    @property
+    def is_used(self) -> bool:
+        """Whether anything is decoded with it."""
+        return self.for_teacher or self.for_students
+
+
+class PilotParams(Section):
+    """The short distillation by which `make teachers` ranks teachers."""
+
+    student: StudentName | None = None
+    """Which student learns, a name under distill.students; null takes the first."""
+    fraction: PositiveFraction = 1.0
+    """Share of the training audio that it learns from, and that teachers have to hear; less is
+    quicker and says less."""
+    num_epochs: PositiveInt = 15
+    """Passes over that share; more is nearer to what a whole training gains."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0,)
+    """Student and control are trained once from each; several tell luck from gain."""
+
+
+class TeacherCandidatesParams(Section):
+    """Settings of `make teachers`, which is no stage: teachers compared before one is chosen."""
+
+    teachers: dict[StudentName, TeacherParams] = {}
+    """By name, what would stand under teacher:; the configured teacher is always one of them."""
+    pilot: PilotParams = PilotParams()
+    """The distillation that ranks them."""
+
+    @model_validator(mode="after")
+    def _the_configured_one_has_its_name(self) -> TeacherCandidatesParams:
+        if CONFIGURED in self.teachers:
+            raise ValueError(
+                f"teachers: {CONFIGURED!r} is what the configured teacher is called, which is a "
+                "candidate by itself; choose another name"
+            )
         return self
 
 
@@ -999,12 +1134,35 @@ class Params(Section):
     evaluate: EvaluateParams = EvaluateParams()
     register: RegisterParams = RegisterParams()
     curve: CurveParams = CurveParams()
+    language_model: LanguageModelParams = LanguageModelParams()
+    teacher_candidates: TeacherCandidatesParams = TeacherCandidatesParams()
     retraining: RetrainingParams = RetrainingParams()
 
     @property
     def curve_students(self) -> list[str]:
         """The students whose curves `make curve` draws."""
         return list(self.curve.students or self.distill.students)
+
+    @property
+    def pilot_student(self) -> str:
+        """The student that ranks teachers in `make teachers`."""
+        return self.teacher_candidates.pilot.student or next(iter(self.distill.students))
+
+    @property
+    def all_candidates(self) -> dict[str, TeacherParams]:
+        """The teachers that `make teachers` compares: the configured one, then its candidates.
+
+        A candidate with the settings of the configured one takes its place.
+        """
+        named = self.teacher_candidates.teachers
+        if any(self.is_configured(settings) for settings in named.values()):
+            return dict(named)
+        return {CONFIGURED: self.teacher, **named}
+
+    def is_configured(self, teacher: TeacherParams) -> bool:
+        """Return whether these settings make the teacher that the stage `teacher` makes."""
+        own, theirs = (item.model_dump(exclude={"allow_poor"}) for item in (self.teacher, teacher))
+        return own == theirs
 
     @model_validator(mode="after")
     def _curves_of_known_students(self) -> Params:
@@ -1017,12 +1175,38 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _pilots_learn(self) -> Params:
+        name, known = self.pilot_student, list(self.distill.students)
+        if name not in known:
+            raise ValueError(
+                f"teacher_candidates.pilot.student: {name!r} is no student, expected one of "
+                f"{known}; correct it, or add it to distill.students"
+            )
+        named = self.teacher_candidates.teachers
+        if named and not self.distill.objective_of(name).uses_teacher:
+            raise ValueError(
+                f"teacher_candidates.pilot.student: {name!r} ignores its teacher, for its "
+                "teacher_share is 0, so it cannot rank teachers; name another student"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _decodings_to_compare(self) -> Params:
         limit = self.distill.filter.max_disagreement
         if limit is not None and self.cache.payload.num_hypotheses == 1:
             raise ValueError(
                 f"distill.filter.max_disagreement is {limit:g}, but the cache keeps one decoding; "
                 "set cache.payload.num_hypotheses to 2 or more, or max_disagreement to null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _decodings_that_can_disagree(self) -> Params:
+        if self.distill.filter.max_disagreement is not None and self.language_model.for_teacher:
+            raise ValueError(
+                "distill.filter.max_disagreement compares the best path with the best of several "
+                "hypotheses, but with language_model.for_teacher both are what the language model "
+                "chose; set one of them to null or false"
             )
         return self
 
@@ -1146,7 +1330,9 @@ def _explain(error: ValidationError) -> list[str]:
 
 def _suggestion(location: tuple[Any, ...]) -> str:
     known = set(Params.model_fields)
-    for section in Section.__subclasses__():
+    sections = [Section]
+    for section in sections:
+        sections.extend(section.__subclasses__())
         known.update(section.model_fields)
     known.discard(str(location[-1]))  # it is known elsewhere
     close = difflib.get_close_matches(str(location[-1]), known, n=1)
@@ -1163,4 +1349,6 @@ _UNION_TAGS = {
     "crnn",
     "trained",
     "registry",
+    "single",
+    "ensemble",
 }

@@ -249,6 +249,57 @@ def plot_data_curve(summary: Row, path: Path) -> None:
     _save(figure, path)
 
 
+def plot_teachers(summary: Row, path: Path) -> None:
+    """Draw what each teacher's pilot gained against its WER, and how much teachers disagree.
+
+    Args:
+        summary: `candidates`, `disagreement`, `pilot` and `confidence` as
+            `teacher_choice.summarise` returns them.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    gains, matrix = figure.subplots(1, 2)
+    tried = [row for row in summary["candidates"] if "pilot" in row]
+    for number, row in enumerate(tried):
+        gain = {end: 100 * row["pilot"][f"gain_wer{end}"] for end in ("", "_low", "_high")}
+        wer = {end: 100 * row[f"wer{end}"] for end in ("", "_low", "_high")}
+        gains.errorbar(
+            wer[""],
+            gain[""],
+            xerr=[[max(0, wer[""] - wer["_low"])], [max(0, wer["_high"] - wer[""])]],
+            yerr=[[max(0, gain[""] - gain["_low"])], [max(0, gain["_high"] - gain[""])]],
+            color=CURVE_COLOURS[number % len(CURVE_COLOURS)],
+            marker=STUDENT_MARKERS[number % len(STUDENT_MARKERS)],
+            linestyle="none",
+            capsize=4,
+            label=row["name"],
+        )
+    gains.axhline(0, color=COLOURS["teacher"], linewidth=1)
+    gains.set_xlabel(f"teacher's WER (%), {100 * summary['confidence']:g} % interval")
+    gains.set_ylabel("points of WER that its pilot student gained")
+    gains.set_title(f"What student {summary['pilot']['student']} gained; higher is better")
+    gains.grid(alpha=0.3)
+    if tried:
+        gains.legend()
+    _draw_disagreement(matrix, summary["disagreement"])
+    _save(figure, path)
+
+
+def _draw_disagreement(axes: Axes, disagreement: Mapping[str, Mapping[str, float]]) -> None:
+    names = list(disagreement)
+    values = [[100 * disagreement[a][b] for b in names] for a in names]
+    if names:
+        axes.imshow(values, cmap="Blues", vmin=0)
+    highest = max((value for row in values for value in row), default=0.0)
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            colour = "white" if value > highest / 2 else "black"
+            axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_title("Disagreement of teachers' texts (%)")
+
+
 def _draw_curve(axes: Axes, role: str, points: Sequence[Row], position: int, dodge: float) -> None:
     """Draw one student's curve, or its control's; each seed is a pale mark if there are several."""
     colour = CURVE_COLOURS[position % len(CURVE_COLOURS)]

@@ -245,11 +245,12 @@ def _hear_one(recording: Recording, sample_rate_hz: int) -> Heard:
     nothing = np.empty(0, dtype=SAMPLE_DTYPE)
     try:
         samples, rate_hz = recording.decode()
+        samples = resample(samples, rate_hz, sample_rate_hz)
     except EmptyAudio as error:
         return Heard(nothing, reason="empty", detail=str(error))
     except AudioError as error:
         return Heard(nothing, reason="unreadable", detail=str(error))
-    samples = np.ascontiguousarray(resample(samples, rate_hz, sample_rate_hz), SAMPLE_DTYPE)
+    samples = np.ascontiguousarray(samples, SAMPLE_DTYPE)
     return Heard(samples, audio_key(samples))
 
 

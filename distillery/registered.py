@@ -4,6 +4,7 @@ Stages know no registry. `make fetch` and the flow put the models into models/re
 for each that reads one, and stages find them there:
 
     teacher/               the teacher, where teacher.kind is registry
+    teacher/members/N/     the same for one member of an ensemble
     students/NAME/         what the student starts from, where its init is models:/…
       model.safetensors    as in every saved recogniser; with config.json and tokens.txt
       source.json          which version it is, and the SHA-256 of the files
@@ -20,11 +21,18 @@ from pathlib import Path
 
 from distillery.errors import ModelError, StageError
 from distillery.files import digest_of_file, whole_folder, write_json
-from distillery.params import Params, RegistryTeacherParams
+from distillery.params import (
+    MEMBERS,
+    EnsembleTeacherParams,
+    Params,
+    RegistryTeacherParams,
+    TeacherParams,
+)
 
 REGISTERED = "models/registered"
 SOURCE_FILE = "source.json"
 NONE_FILE = "none.txt"
+TEACHER = "teacher"
 MODEL_FILES = ("config.json", "model.safetensors", "tokens.txt")
 """What a recogniser is loaded from; nothing else of a registered version is taken."""
 
@@ -46,15 +54,29 @@ class Source:
 
 def wanted_models(settings: Params) -> dict[str, str | None]:
     """Return the registered model that the settings name, by its reader's folder; None: none."""
-    teacher = settings.teacher
     students = {
         f"students/{name}": student.registered_init
         for name, student in settings.distill.students.items()
     }
-    return {
-        "teacher": teacher.model if isinstance(teacher, RegistryTeacherParams) else None,
-        **students,
-    }
+    return {**(_wanted_members(settings) or {TEACHER: _model_of(settings.teacher)}), **students}
+
+
+def _wanted_members(settings: Params) -> dict[str, str | None]:
+    """Return the registered models of an ensemble's members, by their folders."""
+    if not isinstance(settings.teacher, EnsembleTeacherParams):
+        return {}
+    members = enumerate(settings.teacher.members)
+    models = {f"{TEACHER}/{MEMBERS}/{n}": _model_of(member) for n, member in members}
+    return {folder: model for folder, model in models.items() if model is not None}
+
+
+def _model_of(teacher: TeacherParams) -> str | None:
+    return teacher.model if isinstance(teacher, RegistryTeacherParams) else None
+
+
+def is_teacher(reader: str) -> bool:
+    """Return whether a reader is the teacher or a member of it."""
+    return reader.split("/")[0] == TEACHER
 
 
 def put_model(files: Path, folder: Path, model: str, version: tuple[str, str], sha256: str) -> None:
@@ -141,7 +163,11 @@ def tidy(root: Path, settings: Params) -> dict[str, Source]:
         if model is None and not (base / reader / NONE_FILE).exists():
             with whole_folder(base / reader) as folder:
                 (folder / NONE_FILE).write_text("params.yaml names no registered model here.\n")
-    for folder in (base / "students").iterdir():
-        if f"students/{folder.name}" not in wanted:
+    for folder in [*(base / "students").iterdir(), *(base / TEACHER / MEMBERS).glob("*")]:
+        if folder.relative_to(base).as_posix() not in wanted:
             shutil.rmtree(folder)
+    if TEACHER not in wanted:  # what lies beside the members was there before them
+        for path in (base / TEACHER).iterdir():
+            if path.name != MEMBERS:
+                path.unlink()
     return found

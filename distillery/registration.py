@@ -48,6 +48,7 @@ CACHE_FIELDS = (
     "break_even_epochs",
 )
 WER_FIELDS = ("wer", "wer_sd", "wer_low", "wer_high", "cer", "cer_sd", "cer_low", "cer_high")
+LM_FIELDS = ("wer_lm", "wer_lm_sd", "wer_lm_low", "wer_lm_high")
 TEST_FIELDS = ("substitutions", "deletions", "insertions", "empty_fraction")
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,12 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
                 _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
         candidates = _candidates(sources, runs, test_digest(data))
         versions = {
-            item.name: register_version(tracking, sources.params.register.model_name, item)
+            item.name: register_version(
+                tracking,
+                sources.params.register.model_name,
+                item,
+                sources.params.register.serve_limits,
+            )
             for item in candidates
         }
         best = best_candidate(candidates)
@@ -158,6 +164,7 @@ def model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
     values = {
         **{f"test/{name}": row[name] for name in (*WER_FIELDS, "real_time_factor")},
         **{f"test/{name}": row[name] for name in TEST_FIELDS},
+        **{f"test/{name}": row.get(name) for name in LM_FIELDS},
         "valid/best_wer": row["valid_wer"],
         "model/parameters": row["parameters"],
         "model/bytes": row["bytes"],
@@ -174,6 +181,7 @@ def model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
             "gain/sd": figures.get("gain_wer_sd"),
             "gain/low": figures.get("gain_wer_low"),
             "gain/high": figures.get("gain_wer_high"),
+            "gain/wer_lm": figures.get("gain_wer_lm"),
             "gap_closed": figures.get("gap_closed"),
             "gap_closed_sd": figures.get("gap_closed_sd"),
         }

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from distillery.bundle import write_bundle
 from distillery.errors import TrackingError
+from distillery.params import ServeLimits
 from distillery.tracking import Tracking, file_lock
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ REGISTRY_LOCK = "scratch/registry.lock"
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 MD5_TAG = "dvc.md5"
 BUNDLE_TAG = "bundle.sha256"
+LIMITS_CONFIG = "limits"  # in a version's configuration: what a request may hold
 TEST_TAG = "test.sha256"
 WER_TAG = "test.wer"
 # What a process needs to load a registered model; the library itself travels with it.
@@ -69,14 +71,19 @@ class Verdict:
     reason: str
 
 
-def register_version(tracking: Tracking, model_name: str, candidate: Candidate) -> str:
+def register_version(
+    tracking: Tracking,
+    model_name: str,
+    candidate: Candidate,
+    limits: ServeLimits = ServeLimits(),  # noqa: B008 (frozen)
+) -> str:
     """Return the version that holds a student, created if no version holds these bytes yet."""
     with file_lock(tracking.root / REGISTRY_LOCK):
         _ensure_model(tracking, model_name)
         version = find_version(tracking, model_name, candidate.md5)
         created = version is None
         if version is None:
-            version = _create_version(tracking, model_name, candidate)
+            version = _create_version(tracking, model_name, candidate, limits)
     number = str(version.version)
     for name, value in {
         "registered.version": number,
@@ -157,7 +164,9 @@ def _ensure_model(tracking: Tracking, model_name: str) -> None:
             raise
 
 
-def _create_version(tracking: Tracking, model_name: str, candidate: Candidate) -> ModelVersion:
+def _create_version(
+    tracking: Tracking, model_name: str, candidate: Candidate, limits: ServeLimits
+) -> ModelVersion:
     import mlflow
 
     # It warns that the environment holds no pip, which a model of ours does not need.
@@ -171,6 +180,7 @@ def _create_version(tracking: Tracking, model_name: str, candidate: Candidate) -
                 name=candidate.name,
                 python_model=str(package / "serving_model.py"),
                 artifacts={"model": str(bundle)},
+                model_config={LIMITS_CONFIG: limits.model_dump()},
                 code_paths=[str(package)],
                 pip_requirements=requirements(),
             )
@@ -226,12 +236,15 @@ def version_of(tracking: Tracking, model_uri: str) -> ModelVersion:
         ) from error
 
 
-def version_folder(tracking: Tracking, model_uri: str) -> tuple[Path, str | None]:
+def version_folder(
+    tracking: Tracking, model_uri: str, copy: Path | None = None
+) -> tuple[Path, str | None]:
     """Return where a registered model's bundle lies, fetched if it is remote, and its digest.
 
     Args:
         tracking: the connection.
         model_uri: `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+        copy: a folder that shall hold a copy of the whole model; None takes what lies here already.
 
     Raises:
         TrackingError: there is no such model, version or alias.
@@ -241,6 +254,8 @@ def version_folder(tracking: Tracking, model_uri: str) -> tuple[Path, str | None
     version = version_of(tracking, model_uri)
     with tracking.explained():
         folder = mlflow.artifacts.download_artifacts(
-            f"models:/{version.name}/{version.version}", tracking_uri=tracking.uri
+            f"models:/{version.name}/{version.version}",
+            dst_path=None if copy is None else str(copy),
+            tracking_uri=tracking.uri,
         )
     return Path(folder) / "artifacts" / "model", version.tags.get(BUNDLE_TAG)

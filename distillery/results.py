@@ -94,6 +94,7 @@ def _headers(summary: Mapping[str, Any]) -> list[str]:
         "parameters",
         "size",
         f"WER %\n{interval}",
+        *([f"WER %,\nlanguage\nmodel\n{interval}"] if _has_language_model(summary) else []),
         "CER %",
         "S/D/I",
         "real-\ntime\nfactor",
@@ -109,6 +110,7 @@ def _cells(summary: Mapping[str, Any], before_interval: str) -> list[list[str]]:
             f"{row['parameters']:,}",
             _bytes(row["bytes"]),
             with_interval(row, "wer", before_interval),
+            *_with_language_model(row, summary, before_interval),
             f"{100 * row['cer']:.1f}",
             "/".join(f"{row[kind]:.0f}" for kind in ("substitutions", "deletions", "insertions")),
             f"{row['real_time_factor']:.2g}",
@@ -116,6 +118,19 @@ def _cells(summary: Mapping[str, Any], before_interval: str) -> list[list[str]]:
         ]
         for row in summary["models"]
     ]
+
+
+def _has_language_model(summary: Mapping[str, Any]) -> bool:
+    return any("wer_lm" in row for row in summary["models"])
+
+
+def _with_language_model(
+    row: Mapping[str, Any], summary: Mapping[str, Any], before_interval: str
+) -> list[str]:
+    """Return the cell of the WER with the language model, none where no model was so measured."""
+    if not _has_language_model(summary):
+        return []
+    return [with_interval(row, "wer_lm", before_interval) if "wer_lm" in row else MISSING]
 
 
 def _gain(
@@ -162,7 +177,13 @@ def remarks(summary: Mapping[str, Any]) -> list[str]:
         for name, report in summary["filters"].items()
         if report is not None and report["dropped"]
     ]
-    return [*verdicts, *streams, *filter(None, complaints), *drops]
+    decoded = [
+        f"{name}: with the language model the gain is {with_interval(figures, 'gain_wer_lm', ' ')} "
+        "points"
+        for name, figures in summary["comparisons"].items()
+        if "gain_wer_lm" in figures
+    ]
+    return [*verdicts, *decoded, *streams, *filter(None, complaints), *drops]
 
 
 def complaint(row: Mapping[str, Any]) -> str | None:

@@ -7,13 +7,17 @@ model. Heavy imports wait until the model is loaded.
 from __future__ import annotations
 
 import base64
-import binascii
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pydantic import BaseModel
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ARTIFACT = "model"
 
@@ -25,18 +29,43 @@ class Clip(BaseModel):
     """A whole WAV or FLAC file, base64."""
 
 
+class BadClipError(MlflowException):
+    """A clip that cannot be transcribed; servers answer with status 400 and the reason.
+
+    MLflow's server sets a message anew, with the whole input in front of it: megabytes of base64.
+    The first one stays.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+        super().__init__(reason, INVALID_PARAMETER_VALUE)
+
+    @property
+    def message(self) -> str:
+        """Which clip, and what is wrong with it."""
+        return self._reason
+
+    @message.setter
+    def message(self, _: str) -> None:
+        pass
+
+
 class SpeechModel(PythonModel):
     """Transcribes recordings with one student."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the student's files after a look at their SHA-256."""
         from distillery.bundle import check_bundle
+        from distillery.params import ServeLimits
         from distillery.recogniser import Recogniser
+        from distillery.registry import LIMITS_CONFIG
         from distillery.students import STUDENTS
 
         folder = Path(context.artifacts[ARTIFACT])
         check_bundle(folder)
         self.recogniser = Recogniser.load(folder, STUDENTS)
+        limits = (context.model_config or {}).get(LIMITS_CONFIG, {})
+        self.limits = ServeLimits.model_validate(limits)
 
     # MLflow calls this form when the input's type is given.
     def predict(  # type: ignore[override]
@@ -45,26 +74,47 @@ class SpeechModel(PythonModel):
         """Return one text per clip, in order.
 
         Raises:
-            MlflowException: a clip is no base64 or no recording; servers answer with status 400.
+            BadClipError: there is no clip, one is no base64 or no recording, or all together are
+                more than the limits allow; nothing is transcribed then.
         """
-        return [self._transcribe(index, clip) for index, clip in enumerate(model_input)]
-
-    def _transcribe(self, index: int, clip: Clip) -> str:
-        from mlflow.exceptions import MlflowException
-
-        from distillery.audio import load_audio
         from distillery.errors import AudioError
 
+        if not model_input:
+            raise BadClipError("inputs: holds no clips, expected one or more")
         try:
-            content = base64.b64decode(clip.audio_b64, validate=True)
-            waveform = load_audio(content, self.recogniser.sample_rate_hz, f"clip {index}")
-        except binascii.Error as error:
-            raise MlflowException.invalid_parameter_value(
-                f"clip {index}: audio_b64 is not base64: {error}"
-            ) from None
+            waveforms = self._decode(model_input)
         except AudioError as error:
-            raise MlflowException.invalid_parameter_value(str(error)) from None
-        return self.recogniser.transcribe([waveform])[0]
+            raise BadClipError(str(error)) from None
+        return [self.recogniser.transcribe([waveform])[0] for waveform in waveforms]
+
+    def _decode(self, clips: list[Clip]) -> list[np.ndarray]:
+        """Return each clip's waveform `(samples,)`; no more is decoded than the limits allow."""
+        from distillery.audio import load_audio
+
+        rate = self.recogniser.sample_rate_hz
+        max_bytes, max_seconds = self.limits.max_bytes, self.limits.max_seconds
+        num_bytes = sum(len(clip.audio_b64) * 3 // 4 for clip in clips)
+        if num_bytes > max_bytes:
+            raise BadClipError(
+                f"inputs: recordings of {num_bytes} bytes, expected {max_bytes} at most in one "
+                "request; send fewer or shorter ones"
+            )
+        waveforms: list[np.ndarray] = []
+        seconds = 0.0
+        for index, clip in enumerate(clips):
+            name = f"clip {index}"
+            try:
+                content = base64.b64decode(clip.audio_b64, validate=True)
+            except ValueError as error:
+                raise BadClipError(f"{name}: audio_b64 is not base64: {error}") from None
+            waveforms.append(load_audio(content, rate, name, max_seconds))
+            seconds += len(waveforms[-1]) / rate
+            if seconds > max_seconds:
+                raise BadClipError(
+                    f"inputs: {seconds:g} s of audio up to clip {index}, expected {max_seconds:g} "
+                    "at most in one request; send fewer clips"
+                )
+        return waveforms
 
 
 mlflow.models.set_model(SpeechModel())

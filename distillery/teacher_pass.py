@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from distillery.augmentations.speed import training_rows
+from distillery.cache_namespace import LANGUAGE_MODEL
 from distillery.caching import Partition, PartitionReport, cut_into_shards
 from distillery.decoding import confidence, greedy_text, n_best, score_texts
 from distillery.device import choose_device
@@ -25,6 +26,7 @@ from distillery.errors import CacheError
 from distillery.features import waveform_of
 from distillery.files import digest_of_file
 from distillery.fingerprint import FINGERPRINT_FILE
+from distillery.lm_decoder import LanguageModelDecoder
 from distillery.manifest import MANIFEST_FILE, PreparedData
 from distillery.params import CacheParams
 from distillery.recogniser import Outputs
@@ -69,7 +71,10 @@ def run_partition(
     progress = on_progress or (lambda _: None)
     progress(sum(len(b) for b, done in zip(partition.batches, found, strict=True) if done))
     batches = [batch for batch, done in zip(partition.batches, found, strict=True) if not done]
-    teacher_pass = TeacherPass(teacher, data, rows, cache, params)
+    decoder = None
+    if LANGUAGE_MODEL in cache.namespace.teacher:
+        decoder = LanguageModelDecoder.load(places.decoder, teacher.vocabulary)
+    teacher_pass = TeacherPass(teacher, data, rows, cache, params, decoder)
     durations = rows["duration_seconds"].to_numpy()
     for shard in cut_into_shards(batches, durations, params.shard_seconds):
         with cache.writing() as writer:
@@ -93,8 +98,10 @@ class TeacherPass:
         rows: pd.DataFrame,
         cache: TeacherCache,
         params: CacheParams,
+        decoder: LanguageModelDecoder | None = None,
     ) -> None:
         self.teacher = teacher
+        self.decoder = decoder
         self.data = data
         self.rows = list(rows.itertuples())
         self.namespace = cache.namespace
@@ -161,17 +168,26 @@ class TeacherPass:
                 (items[0].text if items else "", value, items[:wanted])
                 for items, value in zip(given, outputs.confidences, strict=True)
             ]
-        vocabulary = self.teacher.vocabulary
-        greedy = [greedy_text(item, vocabulary) for item in outputs.items]
-        texts = [[text] for text in greedy]
-        if beam_size is not None:
+        vocabulary, decoder = self.teacher.vocabulary, self.decoder
+        best = [greedy_text(item, vocabulary) for item in outputs.items]
+        texts = [[text] for text in best]
+        if decoder is not None:
+            texts = decoder.n_best(outputs.items, wanted)
+        elif beam_size is not None:
             texts = n_best(outputs.items, vocabulary, wanted, beam_size)
         scores = score_texts(outputs.log_probs, outputs.num_frames, texts, vocabulary)
+        if decoder is not None:
+            scores = [
+                [score + decoder.text_score(text) for score, text in zip(*pair, strict=True)]
+                for pair in zip(scores, texts, strict=True)
+            ]
         ranked = [
             sorted(map(Hypothesis, *pair), key=lambda item: -item.score)
             for pair in zip(texts, scores, strict=True)
         ]
-        return list(zip(greedy, map(confidence, outputs.items), ranked, strict=True))
+        if decoder is not None:
+            best = [items[0].text for items in ranked]
+        return list(zip(best, map(confidence, outputs.items), ranked, strict=True))
 
 
 def _finish(written: list[tuple[Future[None], int]], progress: Callable[[int], object]) -> None:

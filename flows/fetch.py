@@ -15,7 +15,14 @@ from pathlib import Path
 from distillery.bundle import check_bundle
 from distillery.errors import ModelError, StageError, TrackingError
 from distillery.params import Params
-from distillery.registered import REGISTERED, Source, check_model, put_model, wanted_models
+from distillery.registered import (
+    REGISTERED,
+    Source,
+    check_model,
+    is_teacher,
+    put_model,
+    wanted_models,
+)
 from distillery.registry import BUNDLE_TAG, version_folder, version_of
 from distillery.tracking import Tracking
 from flows.stages import changed_targets, distill_target
@@ -94,7 +101,7 @@ def readers_that_run_anyway(root: Path, settings: Params) -> list[str]:
     aliases = [reader for reader, uri in wanted_models(settings).items() if uri and "@" in uri]
     if not aliases:
         return []
-    seeds = {reader: _seeds_of(settings, reader) for reader in aliases if reader != "teacher"}
+    seeds = {reader: _seeds_of(settings, reader) for reader in aliases if not is_teacher(reader)}
     changed = set(changed_targets(root, ["teacher", "cache", *chain(*seeds.values())]))
     if "teacher" in changed:
         return aliases

@@ -43,6 +43,7 @@ def text(root: Path, registered: Mapping[str, Any]) -> str:
             "  make ui                                      runs, curves and models in a browser",
             "  make transcribe FILES=recording.wav          text of a recording, by the champion",
             "  .venv/bin/distillery transcribe FILE …       the same, as a command",
+            "  make serve                                   the champion over HTTP",
             "  make settings FROM=examples/manifest.yaml    your own recordings: name their folder",
             "                                               in params.yaml, then make run",
         ]

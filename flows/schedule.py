@@ -12,15 +12,15 @@ import contextlib
 import importlib
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 from distillery import params
 from distillery.errors import DistilleryError, ParamsError
-from flows import environment, server, stages, ui
+from flows import environment, server, stages
 
 NAME = "schedule"
+LOG_FILE = "scratch/prefect.log"
 MAX_RUNS = 2
 """One that works and one that finds it at work, and so is skipped at once."""
 
@@ -59,10 +59,10 @@ def serve(root: Path, settings: params.RetrainingParams, port: int) -> None:
         StageError: no Prefect server comes up.
     """
     with contextlib.ExitStack() as stack:
-        api = os.environ.get("PREFECT_API_URL") or server.ui_server(root)
-        children: dict[str, subprocess.Popen[bytes]] = {}
-        if not api:
-            api = stack.enter_context(ui.prefect_pages(root, port, children))
+        found = os.environ.get("PREFECT_API_URL") or server.ui_server(root)
+        api, log = found or server.api_on(port), root / LOG_FILE
+        if not found:
+            own = stack.enter_context(server.whole_server(root, "schedule", port, log))
         os.environ["PREFECT_API_URL"] = api
         schedules = importlib.import_module("prefect.schedules")
         flow = importlib.import_module("flows.retraining").retraining
@@ -73,10 +73,10 @@ def serve(root: Path, settings: params.RetrainingParams, port: int) -> None:
                 f"retraining.cron: {settings.cron!r} is no cron expression ({error}), expected "
                 'five fields such as "0 3 * * *"'
             ) from error
-        if children:
-            ui.announce(root, api, children["Prefect"])
-        else:
+        if found:
             server.wait_until_healthy(api, server.SET_SECONDS)
+        else:
+            server.announce(root, port, own, log)
         sys.stdout.write(
             f"retraining at {settings.cron} ({settings.timezone}); pages: "
             f"{api.removesuffix('/api')}\nnow, once: make retrain. Ctrl-C ends the schedule.\n"

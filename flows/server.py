@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from distillery.errors import StageError
+from distillery.files import write_bytes
 
 UI_FILE = ".prefect/ui.json"
 START_SECONDS = 120.0
@@ -97,8 +98,13 @@ def flush_events() -> None:
 
 def is_healthy(url: str) -> bool:
     """Return whether a Prefect API answers at this URL."""
+    return answers(f"{url}/health")
+
+
+def answers(url: str) -> bool:
+    """Return whether a page can be read."""
     try:
-        with urllib.request.urlopen(f"{url}/health", timeout=HEALTH_SECONDS) as answer:
+        with urllib.request.urlopen(url, timeout=HEALTH_SECONDS) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
@@ -131,6 +137,43 @@ def is_free(port: int) -> bool:
     return True
 
 
+def check_port(target: str, variable: str, port: int) -> None:
+    """Make sure that a port on loopback can be taken.
+
+    Args:
+        target: the make target that wants it.
+        variable: the make variable that sets it.
+        port: the port.
+
+    Raises:
+        StageError: something else has it.
+    """
+    if not is_free(port):
+        raise StageError(
+            f"port {port} of 127.0.0.1: already in use, is another make {target} on? "
+            f"Stop it, or choose another: make {target} {variable}={port + 1}"
+        )
+
+
+def wait_for(name: str, url: str, child: subprocess.Popen[bytes], log: Path) -> None:
+    """Return as soon as a page of a child answers.
+
+    Args:
+        name: how errors call the child.
+        url: the page.
+        child: the process that serves it.
+        log: where it writes.
+
+    Raises:
+        StageError: it ends, or START_SECONDS pass.
+    """
+    end = time.monotonic() + START_SECONDS
+    while not answers(url):
+        if child.poll() is not None or time.monotonic() > end:
+            raise StageError(f"{name}: does not come up; see {log}")
+        time.sleep(0.2)
+
+
 def stop(process: subprocess.Popen[bytes]) -> None:
     """End a child and its whole group."""
     for number in (signal.SIGTERM, signal.SIGKILL):
@@ -158,20 +201,57 @@ def start_child(
         )
 
 
-def start_whole(port: int, log: Path) -> subprocess.Popen[bytes]:
-    """Start a server with pages, schedules and all else on a port of loopback."""
-    return start_child(
+@contextlib.contextmanager
+def whole_server(
+    root: Path, target: str, port: int, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server with pages, schedules and all else until the block ends.
+
+    It may still be starting when the block begins; `announce` waits, and lets other commands of
+    the workspace use it.
+
+    Args:
+        root: the workspace.
+        target: the make target that wants it.
+        port: on loopback.
+        log: where it writes.
+
+    Raises:
+        StageError: the port is taken.
+    """
+    check_port(target, "PREFECT_PORT", port)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    url = api_on(port)
+    process = start_child(
         "prefect",
         "server",
         "start",
         "--host=127.0.0.1",
         f"--port={port}",
         log=log,
-        environment={
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-            "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
-        },
+        environment={"PREFECT_API_URL": url, "PREFECT_UI_API_URL": url},
     )
+    try:
+        yield process
+    finally:
+        (root / UI_FILE).unlink(missing_ok=True)
+        stop(process)
+
+
+def announce(root: Path, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server of ours is up, and let other commands of the workspace find it.
+
+    Raises:
+        StageError: it does not come up.
+    """
+    wait_for("Prefect", f"{api_on(port)}/health", process, log)
+    (root / UI_FILE).parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(root / UI_FILE, json.dumps({"prefect_api": api_on(port)}).encode())
+
+
+def api_on(port: int) -> str:
+    """Return the URL of Prefect's API on a port of loopback."""
+    return f"http://127.0.0.1:{port}/api"
 
 
 def _start(port: int, log: Path) -> subprocess.Popen[bytes]:

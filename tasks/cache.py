@@ -9,6 +9,7 @@ from distillery import params
 from distillery.cache_namespace import Places
 from distillery.caching import CACHE_REPORT_FILE, describe, fill_cache, read_report
 from distillery.files import write_json
+from distillery.teacher_decoder import ready_teacher_decoder
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)
@@ -16,9 +17,10 @@ logger = logging.getLogger(__name__)
 
 def cache(root: Path) -> None:
     """Fill data/teacher_cache under `root`, and say what it cost in reports/cache.json."""
-    settings = params.load(root / params.PARAMS_FILE).cache
-    path = root / CACHE_REPORT_FILE
-    report = fill_cache(Places.in_workspace(root), settings, read_report(path))
+    settings = params.load(root / params.PARAMS_FILE)
+    places, path = Places.in_workspace(root), root / CACHE_REPORT_FILE
+    ready_teacher_decoder(places, settings.language_model)
+    report = fill_cache(places, settings.cache, read_report(path))
     path.parent.mkdir(exist_ok=True)
     write_json(path, report.to_json())
     for line in describe(report):

@@ -80,7 +80,7 @@ class Workshop:
         places = Places.in_workspace(self.root)
         cache = TeacherCache.open_current(places.cache)
         cache.namespace.check(
-            expected_namespace(places.teacher, self.settings.cache, cache.namespace.tokens)
+            expected_namespace(places, self.settings.cache, cache.namespace.tokens)
         )
         return cache
 

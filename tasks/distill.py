@@ -19,6 +19,7 @@ from distillery.generations import GENERATIONS_FILE, Generations, record_of
 from distillery.initialisation import INIT_FILE
 from distillery.manifest import PreparedData
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.validation import check_not_poor
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)
@@ -37,9 +38,7 @@ def distill(root: Path, student: str, seed: int) -> None:
     settings = everything.distill
     places = Places.in_workspace(root)
     cache = TeacherCache.open_current(places.cache)
-    cache.namespace.check(
-        expected_namespace(places.teacher, everything.cache, cache.namespace.tokens)
-    )
+    cache.namespace.check(expected_namespace(places, everything.cache, cache.namespace.tokens))
     data = PreparedData.open(places.data)
     for line in audit_before_training(cache, data, places.teacher, everything.cache):
         logger.info("%s", line)
@@ -55,16 +54,28 @@ def distill(root: Path, student: str, seed: int) -> None:
     )
     item = f"{student}/seed-{seed}"
     curves = root / f"curves/students/{item}.jsonl"
+    control_curves = root / f"curves/controls/{item}.jsonl"
     generations = Generations(run, places.data, everything.cache)
+    control = None
+
+    def train_control(run: Distillation, num_epochs: int) -> Trained:
+        trained = run.train_control(control_curves, num_epochs)
+        if run.objective.uses_teacher:
+            allowed = everything.teacher.allow_poor
+            wer = trained.valid_wer
+            logger.info("%s", check_not_poor(places.teacher, student, wer, allow_poor=allowed))
+        return trained
+
+    if settings.control and generations.steps_are_known:
+        control = train_control(run, settings.training.num_epochs)  # tells a poor teacher early
     run, earlier = generations.train_earlier(curves)
     for line in run.filtered.lines() if run.filtered else ():
         logger.info("%s", line)
     trained = run.train_student(curves)
-    control_curves = root / f"curves/controls/{item}.jsonl"
-    control = None
-    if settings.control:
-        control = run.train_control(control_curves, trained.num_epochs)
-    else:
+    if settings.control and control is None:
+        control = train_control(run, trained.num_epochs)
+    if not settings.control:
+        logger.info("control is false: whether the teacher is worse than a control is unknown")
         control_curves.parent.mkdir(parents=True, exist_ok=True)
         control_curves.write_text("")
     notes: dict[str, Any] = {INIT_FILE: trained.init, SOUNDS_FILE: run.effects.digests or None}

@@ -25,6 +25,7 @@ def evaluate(root: Path) -> None:
         settings.distill.seeds,
         settings.evaluate,
         root / "reports/evaluation",
+        settings.language_model,
     )
     write_json(root / "reports/metrics.json", evaluation.flat_metrics(summary))
     logger.info("\n%s", render_table(summary))

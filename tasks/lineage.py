@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import subprocess
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +15,13 @@ import yaml
 
 from distillery.errors import StageError
 from distillery.fingerprint import read_fingerprint
+from distillery.params import PARAMS_FILE
 from distillery.registered import read_source
 from distillery.teacher_cache.store import TeacherCache
 
 LOCK_FILE = "dvc.lock"
 RESULTS = ("data/prepared", "models/teacher", "reports/evaluation")
+PATCH_FILE = "uncommitted.patch"
 CODE = ("distillery", "tasks", "flows", "dvc.yaml", "params.yaml", "requirements.txt")
 
 
@@ -89,14 +93,34 @@ def _git_tags(root: Path) -> dict[str, str]:
     if commit is None:
         return {"git.commit": "none", "git.dirty": "unknown"}
     changes = _git(root, "status", "--porcelain", "--", *CODE)
-    return {"git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+    return {"git.commit": commit.strip(), "git.dirty": str(bool(changes)).lower()}
 
 
-def _git(root: Path, *arguments: str) -> str | None:
+def uncommitted_patch(root: Path) -> str:
+    """Return what differs from the last commit in the code, new files too, as Git patches say it.
+
+    The settings are left out: a run logs them whole.
+    """
+    code = [name for name in CODE if name != PARAMS_FILE and (root / name).exists()]
+    with tempfile.TemporaryDirectory() as folder:
+        # An index of its own, so that the user's stays as it is.
+        own = {**os.environ, "GIT_INDEX_FILE": str(Path(folder) / "index")}
+        if _git(root, "read-tree", "HEAD", env=own) is None:
+            return ""  # no repository, or no commit yet
+        _git(root, "add", "--all", "--", *code, env=own)
+        patch = _git(root, "diff", "--cached", "--binary", "HEAD", env=own)
+    return patch or ""
+
+
+def _git(root: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=env,
         )
     except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return done.stdout if done.returncode == 0 else None

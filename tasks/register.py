@@ -23,7 +23,7 @@ from distillery.registration import (
     register_results,
 )
 from distillery.tracking import Tracking, without_credentials
-from tasks.lineage import LOCK_FILE, read_lineage
+from tasks.lineage import LOCK_FILE, PATCH_FILE, read_lineage, uncommitted_patch
 from tasks.stage import run_stage
 
 SUMMARY_FILE = "reports/evaluation/summary.json"
@@ -112,6 +112,11 @@ def _sources(root: Path, settings: params.Params, tags: Mapping[str, str]) -> So
     except FileNotFoundError:
         raise StageError(f"{path}: no such file; run make run first") from None
     lineage = read_lineage(root)
+    patch = root / "scratch" / PATCH_FILE
+    patch.parent.mkdir(parents=True, exist_ok=True)
+    patch.unlink(missing_ok=True)
+    if changes := uncommitted_patch(root):
+        patch.write_text(changes, encoding="utf-8")
     return Sources(
         root=root,
         params=settings,
@@ -120,7 +125,12 @@ def _sources(root: Path, settings: params.Params, tags: Mapping[str, str]) -> So
         tags={"trigger": "manual", **lineage.tags, **tags},
         artifacts=[
             path
-            for path in (root / params.PARAMS_FILE, root / LOCK_FILE, root / CACHE_REPORT_FILE)
+            for path in (
+                root / params.PARAMS_FILE,
+                root / LOCK_FILE,
+                root / CACHE_REPORT_FILE,
+                patch,
+            )
             if path.exists()
         ],
     )

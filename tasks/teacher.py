@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distillery import params
 from distillery.files import whole_folder, write_json
@@ -11,17 +15,23 @@ from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.manifest import PreparedData
 from distillery.registered import REGISTERED, SOURCE_FILE
 from distillery.teachers.base import GetTeacher, Workplace
+from distillery.teachers.joined import join_teachers
 from distillery.teachers.registry import take_registered
 from distillery.teachers.trained import train_teacher
 from distillery.teachers.validation import VALIDATION_FILE, validation_wer
-from distillery.training import Curves
-from tasks.stage import run_stage
+from distillery.training import Curves, run_digest
+from tasks.stage import PIPELINE_FILE, run_stage, snapshot
 
 SOURCES: dict[str, GetTeacher] = {
+    "ensemble": lambda settings, place: join_teachers(settings, place, SOURCES),
     "registry": take_registered,
     "trained": train_teacher,
 }
 """By teacher.kind."""
+
+KEPT_FILE = "scratch/kept_teacher.json"
+SETTINGS_KEY = "params.yaml: teacher"
+"""What `snapshot` calls the settings of the stage."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,19 +45,86 @@ def teacher(root: Path) -> None:
         root / REGISTERED / "teacher",
         root / "curves/teacher.jsonl",
     )
-    ready = SOURCES[settings.kind](settings, place)
+    kept = KeptCheckpoint(root)
+    kept.remove_outdated()
+    checkpoint = make_teacher(settings, place, root / "models/teacher")
+    if checkpoint is not None:
+        kept.keep(checkpoint)
+
+
+def make_teacher(
+    settings: params.TeacherParams,
+    place: Workplace,
+    folder: Path,
+    notes: Mapping[str, Any] | None = None,
+) -> Path | None:
+    """Make a teacher of any kind, and save it with its fingerprint and its validation WER.
+
+    Args:
+        settings: of its kind.
+        place: what it may be made from.
+        folder: receives the teacher; what is there is replaced.
+        notes: JSON files to write beside it, by name.
+
+    Returns:
+        The checkpoint that its training left, where it was trained.
+    """
+    # Whether a poor one may go on makes no other teacher.
+    ready = SOURCES[settings.kind](settings.model_copy(update={"allow_poor": False}), place)
     wer = validation_wer(ready.teacher, place.data)
     logger.info("teacher: kind %s, validation WER %.2f %%", settings.kind, 100 * wer)
     if ready.checkpoint is None:  # nothing was trained, so nothing was logged
-        Curves(place.curves).log(0, {"valid/wer": wer})
-    with whole_folder(root / "models/teacher") as folder:
-        ready.teacher.save(folder)
-        write_json(folder / FINGERPRINT_FILE, fingerprint(ready.teacher))
-        write_json(folder / VALIDATION_FILE, {"wer": wer})
-        if ready.source is not None:
-            write_json(folder / SOURCE_FILE, ready.source)
-    if ready.checkpoint is not None:
-        ready.checkpoint.unlink(missing_ok=True)
+        Curves(place.curves, ready.points).log(0, {"valid/wer": wer})
+    files = {FINGERPRINT_FILE: fingerprint(ready.teacher), VALIDATION_FILE: {"wer": wer}}
+    if ready.source is not None:
+        files[SOURCE_FILE] = ready.source
+    with whole_folder(folder) as temporary:
+        ready.teacher.save(temporary)
+        for name, content in {**files, **(notes or {})}.items():
+            write_json(temporary / name, content)
+    for path in ready.leftovers:
+        path.unlink(missing_ok=True)
+    return ready.checkpoint
+
+
+@dataclass(frozen=True)
+class KeptCheckpoint:
+    """The last checkpoint of the teacher's training, kept while all that it was made from stays.
+
+    `teacher.allow_poor` is part of the settings that DVC follows, so switching it on after hours of
+    training runs the stage again. From the checkpoint that takes seconds.
+    """
+
+    root: Path
+
+    @property
+    def _note(self) -> Path:
+        return self.root / KEPT_FILE
+
+    def _state(self) -> str:
+        state = dict(snapshot(self.root, "teacher"))
+        settings = state.get(SETTINGS_KEY)
+        if isinstance(settings, dict):
+            settings = {name: value for name, value in settings.items() if name != "allow_poor"}
+        return run_digest({**state, SETTINGS_KEY: settings})
+
+    def remove_outdated(self) -> None:
+        """Remove the kept checkpoint unless it is of the present code, settings and data."""
+        try:
+            note = json.loads(self._note.read_text("utf-8"))
+        except (OSError, ValueError):
+            return
+        if note["state"] != self._state():
+            (self.root / note["checkpoint"]).unlink(missing_ok=True)
+            self._note.unlink()
+
+    def keep(self, checkpoint: Path) -> None:
+        """Remember that this checkpoint has ended, and what it was made from."""
+        if not (self.root / PIPELINE_FILE).exists():  # nothing says what that is
+            checkpoint.unlink()
+            return
+        name = str(checkpoint.relative_to(self.root))
+        write_json(self._note, {"state": self._state(), "checkpoint": name})
 
 
 def main() -> None:

@@ -83,6 +83,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
             "alphabet": LETTERS,
         },
         "teacher": {
+            "allow_poor": True,  # it is trained as briefly as its students
             "architecture": {
                 "type": "conv_bilstm",
                 "conv_channels": 4,
@@ -122,6 +123,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
         },
         "evaluate": {"num_resamples": 200, "speed_seconds": 1.0, "speed_repeats": 2},
         "register": {"experiment": "tiny", "model_name": "tiny"},
+        "language_model": {},
     }
     for section, values in changes.items():
         params[section] = {**params[section], **values}

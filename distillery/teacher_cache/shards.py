@@ -52,7 +52,7 @@ class Hypothesis(NamedTuple):
     """One decoding of an utterance."""
 
     text: str
-    score: float  # ln P(text | audio), in nats, over all alignments
+    score: float  # nats: ln P(text | audio) over all alignments, and a language model's share
 
 
 @dataclass(frozen=True)

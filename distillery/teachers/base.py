@@ -108,6 +108,10 @@ class Workplace:
     """Folder of the registered model that the settings name, if they name one."""
     curves: Path
     """JSONL file that receives the learning curves; the last `valid/wer` is the teacher's."""
+    earlier: Sequence[Mapping[str, Any]] = ()
+    """Points that stand in front of the teacher's own in that file."""
+    prefix: str = ""
+    """What the keys of its own begin with."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,10 @@ class ReadyTeacher:
     """To be removed once the teacher is saved; None: nothing was trained."""
     source: dict[str, Any] | None = None
     """Where it comes from, for source.json; None: from here."""
+    leftovers: Sequence[Path] = ()
+    """Further files to be removed once the teacher is saved."""
+    points: Sequence[Mapping[str, Any]] = ()
+    """Of the curves of what it is made from; they stand in front where `checkpoint` is None."""
 
 
 GetTeacher = Callable[[Any, Workplace], ReadyTeacher]

@@ -10,6 +10,7 @@ from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError
 from distillery.recogniser import CONFIG_FILE, Recogniser
 from distillery.teachers.base import Teacher
+from distillery.teachers.ensemble import load_ensemble
 
 RECOGNISER = "recogniser"
 
@@ -18,7 +19,14 @@ def _load_recogniser(folder: Path, device: str) -> Teacher:
     return Recogniser.load(folder, ARCHITECTURES, device)
 
 
-LOADERS: Mapping[str, Callable[[Path, str], Teacher]] = {RECOGNISER: _load_recogniser}
+def _load_ensemble(folder: Path, device: str) -> Teacher:
+    return load_ensemble(folder, device, load_teacher)
+
+
+LOADERS: Mapping[str, Callable[[Path, str], Teacher]] = {
+    "ensemble": _load_ensemble,
+    RECOGNISER: _load_recogniser,
+}
 """By `kind` in config.json; where that is missing, a model made here."""
 
 

@@ -6,8 +6,9 @@ import torch
 
 from distillery.augmentations.speed import copy_at
 from distillery.batches import TrainingSet
-from distillery.datasets import labelled, validation_set
+from distillery.datasets import validation_set
 from distillery.features import pack_features
+from distillery.manifest import labelled
 from distillery.objectives import TranscriptObjective
 from distillery.params import TrainedTeacherParams
 from distillery.recogniser import Recogniser
@@ -43,7 +44,7 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
         validation_set(data, params.features, params.training, scratch, vocabulary),
         params.training,
         scratch / f"teacher-{digest}.pt",
-        Curves(place.curves),
+        Curves(place.curves, place.earlier, place.prefix),
         "teacher",
     )
     trainer.fit()

@@ -142,3 +142,27 @@ def test_load_audio_returns_float32_at_the_rate_asked_for() -> None:
     assert waveform.dtype == np.float32
     assert waveform.shape == (1600,)
     assert waveform[800] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_recording_longer_than_allowed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.flac"
+    soundfile.write(path, np.zeros(8000, np.int16), 8000)
+    assert len(load_audio(path, 8000, max_seconds=1.0)) == 8000
+    with pytest.raises(AudioError, match="a.flac: longer than 0.99 s, expected that at most"):
+        load_audio(path, 8000, max_seconds=0.99)
+
+
+def test_a_limited_recording_may_have_eight_channels(tmp_path: Path) -> None:
+    for channels in (8, 9):
+        soundfile.write(tmp_path / f"{channels}.wav", np.zeros((80, channels), np.int16), 8000)
+    assert len(load_audio(tmp_path / "8.wav", 8000, max_seconds=1.0)) == 80
+    assert len(load_audio(tmp_path / "9.wav", 8000)) == 80
+    with pytest.raises(AudioError, match="9.wav: 9 channels, expected 8 at most"):
+        load_audio(tmp_path / "9.wav", 8000, max_seconds=1.0)
+
+
+def test_rates_that_would_need_a_huge_table_are_refused(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(100, np.int16), 44101)
+    message = "a.wav: at 44101 Hz, which cannot be resampled to 16000 Hz; expected a usual rate"
+    with pytest.raises(AudioError, match=message):
+        load_audio(tmp_path / "a.wav", 16000)

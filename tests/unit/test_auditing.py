@@ -1,7 +1,7 @@
 """The cache against the live teacher; an untrained teacher is as good as any here."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -89,7 +89,7 @@ Outputs = Callable[[np.ndarray], np.ndarray]
 
 def forge(workspace: Workspace, root: Path, change: Outputs, name: str) -> TeacherCache:
     """Fill the right namespace with the teacher's outputs, those of one utterance changed."""
-    namespace = expected_namespace(workspace.places.teacher, settings())
+    namespace = expected_namespace(workspace.places, settings())
     cache = TeacherCache.create(root, namespace)
     with cache.writing() as writer:
         for row in workspace.data.split("train").itertuples():
@@ -154,7 +154,9 @@ def test_another_teacher_is_found_before_anything_runs(workspace: Workspace, tmp
         audit(cache, workspace.data, other, count=1)
     save(other, tmp_path / "teacher")
     with pytest.raises(CacheMismatch, match="was made with teacher.weights"):
-        cache.namespace.check(expected_namespace(tmp_path / "teacher", settings()))
+        cache.namespace.check(
+            expected_namespace(replace(workspace.places, teacher=tmp_path / "teacher"), settings())
+        )
 
 
 def test_an_audit_draws_as_many_as_asked_and_the_same_for_one_seed(
@@ -174,7 +176,7 @@ def test_an_audit_draws_as_many_as_asked_and_the_same_for_one_seed(
 def test_a_cache_without_prepared_utterances_cannot_be_audited(
     workspace: Workspace, tmp_path: Path
 ) -> None:
-    namespace = expected_namespace(workspace.places.teacher, settings())
+    namespace = expected_namespace(workspace.places, settings())
     empty = TeacherCache.create(tmp_path, namespace)
     with pytest.raises(CacheMismatch, match="holds none of the 12 prepared utterances"):
         audit(empty, workspace.data, workspace.teacher, count=1)

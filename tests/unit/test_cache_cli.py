@@ -238,7 +238,7 @@ def test_gc_keeps_what_a_killed_pass_of_the_present_settings_has_done(root: Path
     from distillery import params
 
     settings = params.load(path).cache
-    namespace = expected_namespace(Places.in_workspace(root).teacher, settings)
+    namespace = expected_namespace(Places.in_workspace(root), settings)
     assert namespace.folder_name == begun.name
     assert run_json(capsys, "gc", "--delete")[1]["garbage"] == []
     assert begun.is_dir()

@@ -228,7 +228,8 @@ def test_an_interrupted_curve_goes_on_where_it_stopped(
     assert epochs == [STUDENT] * NUM_EPOCHS + [CONTROL] * NUM_EPOCHS
     assert {role: weights(copy, model(role)) for role in data_curve.ROLES} == expected
     assert rows_of(copy) == table
-    assert not list((copy / "scratch").glob("*.pt"))
+    left = {path.name.split("-")[0] for path in (copy / "scratch").glob("*.pt")}
+    assert left <= {"teacher"}  # the stage keeps that one
 
 
 def test_a_change_during_a_training_is_no_result(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -167,6 +168,83 @@ def test_other_seeds_in_the_settings_change_no_student(
     distill(copy, "conv", 0)
     other = Path(shutil.copytree(workspace, tmp_path / "other"))
     change_params(other, distill={"seeds": [7, 0]})
+    distill(other, "conv", 0)
+    for kind in ("students", "controls"):
+        name = f"models/{kind}/conv/seed-0"
+        assert weights(copy / name) == weights(other / name)
+
+
+def make_poor(root: Path, wer: float = 5.0, **teacher: Any) -> None:
+    """Say that the teacher errs five times a word, which no control does."""
+    (root / "models/teacher/validation.json").write_text(json.dumps({"wer": wer}))
+    settings = {"allow_poor": False, **teacher}
+    change_params(root, teacher=settings)
+
+
+def test_a_poor_teacher_stops_before_a_student_is_trained(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    make_poor(copy)
+    words = r"WER 500.00 %, that of the control of student 'conv', .* is \d.*allow_poor to true"
+    with pytest.raises(ModelError, match=words):
+        distill(copy, "conv", 0)
+    assert "control conv seed 0: 3 epochs" in caplog.text
+    assert "student conv seed 0" not in caplog.text
+    assert not (copy / "models/students").exists()
+    make_poor(copy, allow_poor=True)
+    caplog.clear()
+    distill(copy, "conv", 0)
+    assert "control conv seed 0: goes on after epoch 3" in caplog.text  # it is not trained again
+    assert "teacher: validation WER 500.00 %" in caplog.text
+
+
+def test_where_training_may_end_early_the_teacher_is_judged_behind_the_student(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    training = {**tiny_params()["distill"]["training"], "patience": 1}
+    make_poor(copy)
+    change_params(copy, teacher={"allow_poor": False}, distill={"training": training})
+    with pytest.raises(ModelError, match="WER 500.00 %"):
+        distill(copy, "conv", 0)
+    assert caplog.text.index("student conv seed 0") < caplog.text.index("control conv seed 0")
+
+
+@pytest.mark.parametrize(
+    ("distillation", "words"),
+    [
+        ({"control": False}, "control is false: whether the teacher is worse"),
+        ({"objective": {"teacher_share": 0.0}}, ""),  # nothing is learnt from it
+    ],
+)
+def test_a_teacher_that_nobody_is_compared_with_is_not_judged(
+    copy: Path, caplog: pytest.LogCaptureFixture, distillation: dict[str, Any], words: str
+) -> None:
+    caplog.set_level("INFO")
+    make_poor(copy)
+    change_params(copy, teacher={"allow_poor": False}, distill=distillation)
+    distill(copy, "conv", 0)
+    assert words in caplog.text
+
+
+def test_a_teacher_without_a_known_wer_is_not_judged(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    change_params(copy, teacher={"allow_poor": False})
+    (copy / "models/teacher/validation.json").write_text('{"wer": null}')
+    distill(copy, "conv", 0)
+    assert "teacher not compared with the control" in caplog.text
+
+
+def test_the_order_of_control_and_student_changes_neither(
+    copy: Path, workspace: Path, tmp_path: Path
+) -> None:
+    distill(copy, "conv", 0)
+    other = Path(shutil.copytree(workspace, tmp_path / "other"))
+    training = {**tiny_params()["distill"]["training"], "patience": 100}  # never runs out
+    change_params(other, distill={"training": training})
     distill(other, "conv", 0)
     for kind in ("students", "controls"):
         name = f"models/{kind}/conv/seed-0"

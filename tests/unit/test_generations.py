@@ -214,3 +214,28 @@ def test_other_settings_do_not_go_on_with_what_was_left(
     _, (other,) = run(objective={"teacher_share": 0.9}).train_earlier(curves)
     assert other["weights"] != first["weights"]
     assert len(list((copy / "scratch/generations/conv-0").glob("1-*"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("known", "count", "changes"),
+    [
+        (True, 1, {}),
+        (True, 3, {}),  # nothing is filtered
+        (True, 1, {"filter": {}}),
+        (False, 3, {"filter": {}}),  # each generation's texts may be dropped in other utterances
+        (False, 1, {"training": {**tiny_params()["distill"]["training"], "patience": 2}}),
+    ],
+)
+def test_a_control_comes_first_only_where_its_steps_are_known(
+    workspace: Path, known: bool, count: int, changes: dict[str, Any]
+) -> None:
+    wanted = params.Params.model_validate(tiny_params(distill={"generations": count, **changes}))
+    places = Places.in_workspace(workspace)
+    run = Distillation(
+        PreparedData.open(places.data),
+        TeacherCache.open_current(places.cache),
+        "conv",
+        wanted.distill,
+        workspace / "scratch",
+    )
+    assert Generations(run, places.data, wanted.cache).steps_are_known == known

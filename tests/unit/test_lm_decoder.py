@@ -12,14 +12,8 @@ from hypothesis import strategies as st
 from distillery.decoding import greedy_text
 from distillery.errors import ModelError
 from distillery.language_model import NGramModel, estimate, write_lexicon
-from distillery.lm_decoder import (
-    LanguageModelDecoder,
-    SearchSettings,
-    Tuned,
-    decoder_fields,
-    read_tuned,
-    tune,
-)
+from distillery.lm_decoder import LanguageModelDecoder, tune
+from distillery.lm_settings import SearchSettings, Tuned, decoder_fields, read_tuned
 from distillery.text import Vocabulary
 
 LETTERS = Vocabulary.from_alphabet("ab")  # blank, |, a, b
@@ -152,12 +146,6 @@ def test_of_equally_good_pairs_the_smallest_wins(folder: Path) -> None:
     assert tuned == Tuned(SearchSettings(0.25, -0.25, 50), 0.0, 0.0)
 
 
-def test_without_transcribed_utterances_the_smallest_pair_is_taken(folder: Path) -> None:
-    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(9.0, 9.0, 50))
-    tuned = tune(decoder, [], [], LETTERS, [0.5, 0.25], [1.0, 0.0])
-    assert tuned == Tuned(SearchSettings(0.25, 0.0, 50), None, None)
-
-
 # --- files ---------------------------------------------------------------------------------------
 
 
@@ -173,9 +161,9 @@ def copy(folder: Path, target: Path, **changes: str) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lm": ""}, r"lm\.arpa: no such file; run make teacher"),
+        ({"lm": ""}, r"lm\.arpa: no such file; run make cache"),
         ({"lm": "\\data\\\nngram 1=x\n"}, r"lm\.arpa: not a language model that KenLM reads: "),
-        ({"lexicon": ""}, r"lexicon\.txt: no such file; run make teacher"),
+        ({"lexicon": ""}, r"lexicon\.txt: no such file; run make cache"),
         ({"lexicon": "ac\ta c |\n"}, r"lexicon\.txt: line 1: 'ac\\ta c \|' spells with 'c'"),
     ],
 )
@@ -190,19 +178,23 @@ def test_what_was_tuned_is_read_back_and_decides_the_fingerprint(
     folder: Path, tmp_path: Path
 ) -> None:
     copy(folder, tmp_path)
-    tuned = Tuned(SearchSettings(0.5, 1.0, 20), 0.25, None)
+    tuned = Tuned(SearchSettings(0.5, 1.0, 20), 0.25, 0.5, "abc")
     tuned.save(tmp_path)
     assert read_tuned(tmp_path) == tuned
+    assert LanguageModelDecoder.load(tmp_path, LETTERS).settings == tuned.settings
     fields = decoder_fields(tmp_path)
     assert {"weight": 0.5, "word_score": 1.0, "beam_size": 20}.items() <= fields.items()
     Tuned(SearchSettings(0.5, 1.0, 20), 0.5, 0.5).save(tmp_path)
     assert decoder_fields(tmp_path) == fields  # what it measured decides no text
     copy(folder, tmp_path, lexicon="a\ta |\n")
     assert decoder_fields(tmp_path) != fields
+    (tmp_path / "lm.arpa").unlink()
+    with pytest.raises(ModelError, match=r"lm\.arpa: missing or unreadable; run make cache"):
+        decoder_fields(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"valid_wer": 0.1})])
 def test_an_unreadable_decoder_file_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "decoder.json").write_text(content, "utf-8")
-    with pytest.raises(ModelError, match=r"decoder\.json: missing or unreadable; run make teacher"):
+    with pytest.raises(ModelError, match=r"decoder\.json: missing or unreadable; run make cache"):
         read_tuned(tmp_path)

@@ -174,7 +174,10 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
             "distill.students.conv.architecture: kernel_size 4 is even",
         ),
         ({"teacher.architecture.type": "transformer"}, "teacher.architecture"),
-        ({"teacher.kind": "magic"}, "teacher: kind should be 'trained' or 'registry'"),
+        (
+            {"teacher.kind": "magic"},
+            "teacher: kind should be 'trained', 'registry', or 'ensemble' of",
+        ),
         ({"teacher": {"kind": "registry"}}, "teacher.model: missing, and has no default"),
         (
             {"teacher": {"kind": "registry", "model": "models:/tiny/0"}},

@@ -31,7 +31,7 @@ def least_cost(slots: list[list[str]], words: tuple[str, ...]) -> int:
 
 
 def cost_of(slots: list[list[str]]) -> int:
-    """Return what the last recogniser's alignment cost; nobody spoke before in a slot of its own."""
+    """Return what the last text cost: nobody else speaks in a slot of its own."""
     return sum(slot[-1] not in slot[:-1] if any(slot[:-1]) else 1 for slot in slots)
 
 

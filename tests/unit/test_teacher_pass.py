@@ -382,8 +382,10 @@ def teacher_with(places: Places, folder: Path, change: str) -> Path:
 def test_another_teacher_is_another_namespace_and_the_field_is_named(
     places: Places, tmp_path: Path, change: str, field: str
 ) -> None:
-    mine = expected_namespace(places.teacher, cache_params())
-    other = expected_namespace(teacher_with(places, tmp_path / "teacher", change), cache_params())
+    mine = expected_namespace(places, cache_params())
+    other = expected_namespace(
+        replace(places, teacher=teacher_with(places, tmp_path / "teacher", change)), cache_params()
+    )
     assert other.folder_name != mine.folder_name
     with pytest.raises(CacheMismatch, match=f"was made with {field} = .*run make cache"):
         mine.check(other)
@@ -392,8 +394,8 @@ def test_another_teacher_is_another_namespace_and_the_field_is_named(
 def test_the_same_teacher_saved_elsewhere_is_the_same_namespace(
     places: Places, tmp_path: Path
 ) -> None:
-    again = teacher_with(places, tmp_path / "teacher", "nothing")
-    mine = expected_namespace(places.teacher, cache_params())
+    again = replace(places, teacher=teacher_with(places, tmp_path / "teacher", "nothing"))
+    mine = expected_namespace(places, cache_params())
     mine.check(expected_namespace(again, cache_params()))
     assert expected_namespace(again, cache_params()).folder_name == mine.folder_name
 
@@ -410,8 +412,8 @@ def test_the_same_teacher_saved_elsewhere_is_the_same_namespace(
 def test_another_setting_is_another_namespace_and_the_field_is_named(
     places: Places, changes: dict[str, Any], field: str
 ) -> None:
-    mine = expected_namespace(places.teacher, cache_params())
-    other = expected_namespace(places.teacher, cache_params(**changes))
+    mine = expected_namespace(places, cache_params())
+    other = expected_namespace(places, cache_params(**changes))
     assert other.folder_name != mine.folder_name
     with pytest.raises(CacheMismatch, match=f"was made with {field} = "):
         mine.check(other)
@@ -426,20 +428,20 @@ def test_a_sparse_setting_counts_where_the_layout_is_sparse_alone(
 ) -> None:
     def name(kind: str, sparse: dict[str, Any]) -> str:
         payload = {"log_probs": kind, "sparse": sparse}
-        return expected_namespace(places.teacher, cache_params(payload=payload)).folder_name
+        return expected_namespace(places, cache_params(payload=payload)).folder_name
 
     assert name("sparse", {setting: value}) != name("sparse", {})
     assert name("u8", {setting: value}) == name("u8", {}) == name("auto", {})
 
 
 def test_settings_that_change_no_output_change_no_name(places: Places) -> None:
-    mine = expected_namespace(places.teacher, cache_params())
+    mine = expected_namespace(places, cache_params())
     other = cache_params(batch_seconds=9.0, shard_seconds=9.0, workers=2, audit_utterances=0)
-    assert expected_namespace(places.teacher, other) == mine
+    assert expected_namespace(places, other) == mine
 
 
 def test_a_layer_that_the_teacher_lacks_is_refused_with_those_it_has(places: Places) -> None:
     with pytest.raises(
         CacheError, match=r"has no layer 'x', expected some of \['last', 'project', 'rec"
     ):
-        expected_namespace(places.teacher, cache_params(payload={"hidden_layers": ["x"]}))
+        expected_namespace(places, cache_params(payload={"hidden_layers": ["x"]}))

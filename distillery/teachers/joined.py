@@ -1,0 +1,80 @@
+"""An ensemble made ready: each member by its own kind's function, then joined."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distillery.params import MEMBERS, EnsembleTeacherParams
+from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
+from distillery.teachers.ensemble import Ensemble
+from distillery.teachers.validation import validation_wer
+
+logger = logging.getLogger(__name__)
+
+
+def join_teachers(
+    params: EnsembleTeacherParams, place: Workplace, sources: Mapping[str, GetTeacher]
+) -> ReadyTeacher:
+    """Get every member ready by its own kind's function, one after the other, and join them.
+
+    A member that is trained goes on where a killed run stopped; those before it are complete in
+    their checkpoints, which stay until the ensemble is saved.
+
+    Args:
+        params: the members and how they are combined.
+        place: where they are made; each has its own registered model and prefix in the curves.
+        sources: the kinds' functions.
+
+    Raises:
+        ModelError: posteriors are to be averaged and cannot be.
+    """
+    ready, points = [], list[Mapping[str, Any]]()
+    for number, member in enumerate(params.members):
+        own = replace(
+            place,
+            registered=place.registered / MEMBERS / str(number),
+            earlier=points,
+            prefix=f"{MEMBERS}/{number}/",
+        )
+        place.curves.unlink(missing_ok=True)
+        found = sources[member.kind](member, own)
+        wer = validation_wer(found.teacher, place.data)
+        logger.info(
+            "teacher: member %d, %s, validation WER %.2f %%", number, member.kind, 100 * wer
+        )
+        if found.checkpoint is None:
+            points = [*points, _point(f"{own.prefix}valid/wer", wer)]
+        else:
+            points = read_points(place.curves)
+        ready.append(found)
+    teacher = Ensemble(
+        tuple(item.teacher for item in ready),
+        combine=params.combine,
+        weights=params.weights or (1.0,) * len(ready),
+        count_share=params.count_share,
+        vocabulary=place.data.vocabulary,
+    )
+    logger.info("teacher: %d members, combined by %s", len(ready), teacher.way)
+    checkpoints = [item.checkpoint for item in ready if item.checkpoint is not None]
+    sources_of = [item.source for item in ready]
+    return ReadyTeacher(
+        teacher,
+        source={MEMBERS: sources_of} if any(sources_of) else None,
+        leftovers=checkpoints,
+        points=points,
+    )
+
+
+def read_points(path: Path) -> list[Mapping[str, Any]]:
+    """Return the points of a file of curves, in their order."""
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def _point(key: str, value: float) -> dict[str, Any]:
+    return {"key": key, "value": value, "step": 0, "timestamp": int(time.time() * 1000)}

@@ -1,0 +1,282 @@
+"""The champion over HTTP: one real server, the README's curl line, and what it must refuse."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from distillery.audio import load_audio
+from distillery.errors import ModelError, StageError, TrackingError
+from distillery.params import CRNNParams, FeatureParams, RegisterParams
+from distillery.recogniser import Recogniser
+from distillery.registry import CHAMPION, Candidate, register_version, version_folder
+from distillery.students import STUDENTS
+from distillery.text import Vocabulary
+from distillery.tracking import Tracking
+from flows import serve, server
+from tests.pipeline.conftest import ROOT, environment
+from tests.tiny import LETTERS, RATE_HZ, speak, tiny_params, write_params
+
+MAX_SECONDS, MAX_BYTES = 5.0, 2_000_000
+REGISTER = {
+    "experiment": "tiny",
+    "model_name": "tiny",
+    "serve_limits": {"max_seconds": MAX_SECONDS, "max_bytes": MAX_BYTES},
+}
+START_SECONDS = 120
+END_SECONDS = 15
+
+
+@dataclass
+class Served:
+    """A workspace whose champion is on the air."""
+
+    root: Path
+    port: int
+    process: subprocess.Popen[bytes]
+    student: Recogniser
+
+    @property
+    def said(self) -> str:
+        return (self.root / "out.log").read_text()
+
+    def ask(self, body: Any, content_type: str = "application/json") -> tuple[int, str]:
+        """Return status and body of the answer."""
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/invocations", content, {"Content-Type": content_type}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+
+def put_champion(root: Path) -> Recogniser:
+    """Register a small student with random weights as the champion of a new workspace."""
+    torch.manual_seed(0)
+    architecture = CRNNParams(type="crnn", conv_channels=4, hidden_size=8)
+    vocabulary = Vocabulary.from_alphabet(LETTERS)
+    network = STUDENTS["crnn"](architecture, 16, len(vocabulary)).eval()
+    student = Recogniser(network, architecture, FeatureParams(num_mels=16), vocabulary, RATE_HZ)
+    with torch.no_grad():  # random networks say blank
+        mean = student.log_probs([speak("abc cab", 0)])[0].mean(axis=0)  # (vocab,)
+        network.output.bias -= torch.from_numpy(mean)
+    folder = root / "models/students/crnn/seed-0"
+    folder.mkdir(parents=True)
+    student.save(folder)
+    write_params(root, tiny_params(register=REGISTER))
+    settings = RegisterParams.model_validate(REGISTER)
+    tracking = Tracking(settings, root)
+    candidate = Candidate(
+        name="crnn",
+        seed=0,
+        folder=folder,
+        md5="a" * 32,
+        run=tracking.create_run("crnn", {}),
+        description="a student",
+        tags={},
+        test_digest="t" * 64,
+        test_wer=0.2,
+        valid_wer=0.2,
+        num_parameters=1000,
+    )
+    number = register_version(tracking, "tiny", candidate, settings.serve_limits)
+    tracking.client.set_registered_model_alias("tiny", CHAMPION, number)
+    return student
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("serve")
+    student = put_champion(root)
+    soundfile.write(root / "recording.wav", speak("ab cab", 1), RATE_HZ)
+    port = server.free_port()
+    with open(root / "out.log", "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.serve", "--port", str(port)],
+            cwd=root,
+            env={**environment(root), "PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    found = Served(root, port, process, student)
+    try:
+        end = time.monotonic() + START_SECONDS
+        while "answers until Ctrl-C" not in found.said:
+            assert process.poll() is None and time.monotonic() < end, found.said
+            time.sleep(0.1)
+        yield found
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
+            process.wait(END_SECONDS)
+
+
+def wav(samples: np.ndarray, rate: int = RATE_HZ, kind: str = "WAV") -> str:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, rate, format=kind)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def clips(*audio: str) -> dict[str, Any]:
+    return {"inputs": [{"audio_b64": item} for item in audio]}
+
+
+def readme_block() -> str:
+    (block,) = [
+        code
+        for code in re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        if "/invocations" in code
+    ]
+    return block
+
+
+def test_the_readmes_curl_line_transcribes_a_real_recording(served: Served) -> None:
+    block = readme_block()
+    command = block.replace("127.0.0.1:5001", f"127.0.0.1:{served.port}")
+    assert command != block
+    done = subprocess.run(
+        ["sh", "-ec", command], cwd=served.root, capture_output=True, text=True, check=True
+    )
+    expected = served.student.transcribe([load_audio(served.root / "recording.wav", RATE_HZ)])
+    assert expected[0]
+    assert json.loads(done.stdout) == {"predictions": expected}
+    printed = " ".join(served.said.split())
+    assert " ".join(command.split()) in printed  # make serve says the same line
+
+
+def test_flac_and_other_rates_are_heard_and_order_is_kept(served: Served) -> None:
+    first, second = speak("ab", 2), speak("cab cc", 3)
+    status, body = served.ask(clips(wav(first, kind="FLAC"), wav(second)))
+    heard = [np.rint(item * 32768).astype(np.int16) / np.float32(32768) for item in (first, second)]
+    assert status == 200
+    assert json.loads(body)["predictions"] == [
+        served.student.transcribe([item.astype(np.float32)])[0] for item in heard
+    ]
+    assert served.ask(clips(wav(np.zeros(44100, np.int16), 44100)))[0] == 200
+
+
+GOOD = wav(speak("ab", 2))
+REFUSED = {
+    "an empty list": (clips(), "inputs: holds no clips, expected one or more"),
+    "no base64": (clips("!!"), "clip 0: audio_b64 is not base64"),
+    "no recording": (clips(GOOD, base64.b64encode(b"hello").decode()), "clip 1: cannot be decoded"),
+    "nothing": (clips(""), "clip 0: holds 0 bytes; expected a recording"),
+    "no samples": (clips(wav(np.zeros(0, np.int16))), "clip 0: holds no samples"),
+    "too long": (
+        clips(wav(np.zeros(6 * RATE_HZ, np.int16), kind="FLAC")),
+        "clip 0: longer than 5 s, expected that at most",
+    ),
+    "too long together": (
+        clips(*[wav(np.zeros(3 * RATE_HZ, np.int16))] * 3),
+        "inputs: 6 s of audio up to clip 1, expected 5 at most in one request; send fewer clips",
+    ),
+    "too many bytes": (
+        clips("A" * 4_000_000),
+        "inputs: recordings of 3000000 bytes, expected 2000000 at most in one request",
+    ),
+    "50 MB": (clips("A" * 50_000_000), "inputs: recordings of 37500000 bytes, expected 2000000"),
+    "an odd rate": (
+        clips(wav(np.zeros(8000, np.int16), 44101)),
+        "clip 0: at 44101 Hz, which cannot be resampled to 8000 Hz; expected a usual rate",
+    ),
+    "many channels": (
+        clips(wav(np.zeros((80, 9), np.int16))),
+        "clip 0: 9 channels, expected 8 at most",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_transcribed_is_refused_with_a_reason(served: Served, case: str) -> None:
+    body, reason = REFUSED[case]
+    status, answer = served.ask(body)
+    assert status == 400
+    assert json.loads(answer)["message"].startswith(reason)
+    assert len(answer) < 1000  # the input does not come back
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "expected"),
+    [
+        (b"RIFF....", "audio/wav", 415),
+        (b"{", "application/json", 400),
+        ({"clips": []}, "application/json", 400),
+        ({"inputs": "text"}, "application/json", 400),
+        ({"inputs": [{"file": "/etc/passwd"}]}, "application/json", 400),
+        ({"inputs": [{"audio_b64": 3}]}, "application/json", 400),
+    ],
+)
+def test_other_forms_are_no_errors_of_the_server(
+    served: Served, body: Any, content_type: str, expected: int
+) -> None:
+    status, answer = served.ask(body, content_type)
+    assert status == expected
+    assert answer
+    assert "root:" not in answer
+
+
+def test_the_server_outlives_all_that_and_ends_with_its_whole_group(served: Served) -> None:
+    test_the_readmes_curl_line_transcribes_a_real_recording(served)
+    with pytest.raises(StageError, match=f"port {served.port} .*make serve SERVE_PORT="):
+        serve.serve(served.root, "127.0.0.1", served.port, None)
+    with socket.socket() as outside:  # on loopback alone
+        outside.settimeout(2)
+        assert outside.connect_ex((own_address(), served.port)) != 0
+    os.killpg(served.process.pid, signal.SIGINT)
+    assert served.process.wait(END_SECONDS) == 0
+    assert server.is_free(served.port)
+    assert not list((served.root / "scratch").glob("serve-*"))
+
+
+def own_address() -> str:
+    """Return an address of this machine that is not its loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+        except OSError:
+            pytest.skip("this machine has no address but its loopback")
+        return str(probe.getsockname()[0])
+
+
+def test_a_damaged_champion_is_not_served(served: Served) -> None:
+    tracking = Tracking(RegisterParams.model_validate(REGISTER), served.root)
+    bundle, _ = version_folder(tracking, "models:/tiny/1")
+    weights = bundle / "model.safetensors"
+    content = weights.read_bytes()
+    try:
+        weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(ModelError, match="model.safetensors: SHA-256"):
+            serve.serve(served.root, "127.0.0.1", server.free_port(), None)
+    finally:
+        weights.write_bytes(content)
+    with pytest.raises(TrackingError, match="models:/tiny@nobody: not in the registry"):
+        serve.serve(served.root, "127.0.0.1", server.free_port(), "models:/tiny@nobody")
+
+
+def test_loopback_is_told_from_other_addresses() -> None:
+    assert all(map(serve.is_loopback, ("127.0.0.1", "::1", "localhost", "127.1.2.3")))
+    assert not any(map(serve.is_loopback, ("0.0.0.0", "192.168.0.1", "example.org")))
