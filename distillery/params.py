@@ -373,6 +373,44 @@ class RegistryTeacherParams(TeacherSection):
     """Which one: models:/NAME@ALIAS or models:/NAME/VERSION; make fetch follows a moved alias."""
 
 
+class PretrainedTeacherParams(TeacherSection):
+    """What all pre-trained CTC models have in common: how they hear, and how texts are found."""
+
+    chunk_seconds: PositiveFloat | None = None
+    """Longer audio is cut into pieces of so many seconds, their frames joined; null: whole."""
+    context_seconds: NonNegativeFloat = 2.0
+    """Audio that each piece hears before and behind itself, in seconds; more comes nearer to what
+    the whole would give, and costs time."""
+    longest_seconds: PositiveFloat = 60.0
+    """Audio that is longer and not cut is an error: attention's memory grows with its square."""
+    num_hypotheses: Annotated[int, Field(ge=1, le=64)] = 8
+    """Texts of an utterance, where the model's tokens are not the corpus's and only texts count."""
+    beam_size: Annotated[int, Field(ge=1, le=1000)] = 16
+    """Prefixes kept at each frame in their search; more finds likelier texts and costs time."""
+
+
+class TorchaudioTeacherParams(PretrainedTeacherParams):
+    """A CTC bundle of torchaudio.pipelines."""
+
+    kind: Literal["torchaudio"]
+    """Where the teacher comes from."""
+    bundle: Annotated[str, Field(min_length=1)]
+    """Its name, such as WAV2VEC2_ASR_BASE_960H."""
+    weights: Annotated[str, Field(min_length=1)] | None = None
+    """A local file with its state dict (.pt, .pth or .safetensors); null downloads it once."""
+
+
+class TransformersTeacherParams(PretrainedTeacherParams):
+    """A speech recogniser in Hugging Face's layout; needs the extra `transformers`."""
+
+    kind: Literal["transformers"]
+    """Where the teacher comes from."""
+    model: Annotated[str, Field(min_length=1)]
+    """A folder, or the name of a repository on the hub, such as facebook/wav2vec2-base-960h."""
+    revision: Annotated[str, Field(min_length=1)] | None = None
+    """Commit, tag or branch of a repository; null takes its main branch."""
+
+
 def _kind_of_teacher(value: Any) -> str:
     """Return what tells the kinds apart; settings that name none mean a trained teacher."""
     return str(value.get("kind", "trained") if isinstance(value, dict) else value.kind)
@@ -380,11 +418,16 @@ def _kind_of_teacher(value: Any) -> str:
 
 SingleTeacherParams = Annotated[
     Annotated[TrainedTeacherParams, Tag("trained")]
-    | Annotated[RegistryTeacherParams, Tag("registry")],
+    | Annotated[RegistryTeacherParams, Tag("registry")]
+    | Annotated[TorchaudioTeacherParams, Tag("torchaudio")]
+    | Annotated[TransformersTeacherParams, Tag("transformers")],
     Discriminator(
         _kind_of_teacher,
         custom_error_type="teacher_kind",
-        custom_error_message="kind should be 'trained', 'registry', or 'ensemble' of these",
+        custom_error_message=(
+            "kind should be 'registry', 'torchaudio', 'trained', 'transformers', or 'ensemble' of "
+            "these"
+        ),
     ),
 ]
 """One form for each kind of teacher that is not made of others."""

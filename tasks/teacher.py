@@ -17,7 +17,9 @@ from distillery.registered import REGISTERED, SOURCE_FILE
 from distillery.teachers.base import GetTeacher, Workplace
 from distillery.teachers.joined import join_teachers
 from distillery.teachers.registry import take_registered
+from distillery.teachers.torchaudio_bundle import take_bundle
 from distillery.teachers.trained import train_teacher
+from distillery.teachers.transformers_ctc import take_model
 from distillery.teachers.validation import VALIDATION_FILE, validation_wer
 from distillery.training import Curves, run_digest
 from tasks.stage import PIPELINE_FILE, run_stage, snapshot
@@ -25,7 +27,9 @@ from tasks.stage import PIPELINE_FILE, run_stage, snapshot
 SOURCES: dict[str, GetTeacher] = {
     "ensemble": lambda settings, place: join_teachers(settings, place, SOURCES),
     "registry": take_registered,
+    "torchaudio": take_bundle,
     "trained": train_teacher,
+    "transformers": take_model,
 }
 """By teacher.kind."""
 
@@ -44,6 +48,7 @@ def teacher(root: Path) -> None:
         root / "scratch",
         root / REGISTERED / "teacher",
         root / "curves/teacher.jsonl",
+        root=root,
     )
     kept = KeptCheckpoint(root)
     kept.remove_outdated()

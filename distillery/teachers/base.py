@@ -112,6 +112,8 @@ class Workplace:
     """Points that stand in front of the teacher's own in that file."""
     prefix: str = ""
     """What the keys of its own begin with."""
+    root: Path = Path()
+    """Where files and folders that the settings name start from."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError
 from distillery.recogniser import CONFIG_FILE, Recogniser
+from distillery.teachers import torchaudio_bundle, transformers_ctc
 from distillery.teachers.base import Teacher
 from distillery.teachers.ensemble import load_ensemble
 
@@ -26,6 +27,8 @@ def _load_ensemble(folder: Path, device: str) -> Teacher:
 LOADERS: Mapping[str, Callable[[Path, str], Teacher]] = {
     "ensemble": _load_ensemble,
     RECOGNISER: _load_recogniser,
+    torchaudio_bundle.KIND: torchaudio_bundle.load,
+    transformers_ctc.KIND: transformers_ctc.load,
 }
 """By `kind` in config.json; where that is missing, a model made here."""
 

@@ -1,0 +1,331 @@
+"""A speech recogniser in Hugging Face's layout as the teacher: wav2vec 2.0, HuBERT, WavLM.
+
+Of transformers only the model classes are used. Weights, tokens and preprocessing are read from
+the published files here, so that nothing is guessed, filled with random numbers or executed.
+
+Sources: Baevski et al. (2020), "wav2vec 2.0", arXiv 2006.11477; Hsu et al. (2021), "HuBERT",
+arXiv 2106.07447; Chen et al. (2022), "WavLM", arXiv 2110.13900.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distillery.errors import ModelError
+from distillery.files import digest_of_file
+from distillery.params import TransformersTeacherParams
+from distillery.recogniser import CONFIG_FILE, WEIGHTS_FILE
+from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
+from distillery.teachers.pretrained import PretrainedTeacher, TorchBackend, adapt
+from distillery.teachers.torchaudio_bundle import receptive_field
+from distillery.teachers.weights import can_reach, fit_state, read_state
+from distillery.text import SPACE
+from distillery.token_map import TokenTable
+
+KIND = "transformers"
+VARIANCE_FLOOR = 1e-7  # of Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm
+SETTINGS_FILES = ("*.json", "*.txt")
+SAFE_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+PICKLED_FILES = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
+UNUSED = r".*masked_spec_embed|quantizer\..*|project_(hid|q)\..*"
+"""Tensors of pre-training and of SpecAugment, which inference does not need."""
+PASSING = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
+"""Entries of a configuration that say nothing about the model."""
+
+
+class TransformersBackend(TorchBackend):
+    """A CTC class of transformers."""
+
+    @classmethod
+    def build(cls, architecture: Mapping[str, Any], table: TokenTable) -> TransformersBackend:
+        """Return the model that `architecture` describes, its weights random.
+
+        Args:
+            architecture: `model_class`, its `config`, `sample_rate_hz` and `normalise`.
+            table: its tokens.
+        """
+        model_class = getattr(import_transformers(), architecture["model_class"])
+        config = model_class.config_class.from_dict(dict(architecture["config"]))
+        kernels = zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True)
+        hop, window = receptive_field(list(kernels))
+        return cls(
+            model_class(config).eval(),
+            table,
+            architecture["sample_rate_hz"],
+            hop,
+            window,
+            VARIANCE_FLOOR if architecture["normalise"] else None,
+            # Group norm averages over all of time, and a batch norm moves the zeros of padding.
+            config.feat_extract_norm == "layer"
+            and not getattr(config, "conv_pos_batch_norm", False),
+            dict(architecture),
+        )
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The Transformer's layers."""
+        module: Any = self.module
+        return list(getattr(module, module.base_model_prefix).encoder.layers)
+
+    @property
+    def output(self) -> nn.Linear:
+        """The output layer."""
+        output: Any = self.module.lm_head
+        return output  # type: ignore[no-any-return]
+
+    def scores(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return scores `(batch, frames, tokens)`."""
+        mask = None
+        if lengths is not None:
+            places = torch.arange(waveforms.shape[1], device=waveforms.device)
+            mask = (places < lengths[:, None]).long()  # (batch, samples)
+        scores: Tensor = self.module(waveforms, attention_mask=mask).logits
+        return scores
+
+
+def import_transformers() -> Any:
+    """Return the library, which is an optional extra.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        return importlib.import_module("transformers")
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"teacher: kind {KIND!r} needs the package {error.name!r}, which is not installed; "
+            "run .venv/bin/python -m uv pip install -e '.[transformers]', or make install"
+        ) from None
+
+
+def take_model(params: TransformersTeacherParams, place: Workplace) -> ReadyTeacher:
+    """Return a model in Hugging Face's layout as the teacher.
+
+    Raises:
+        ModelError: transformers is missing; the model is of a class that is not read here, is not
+            here and cannot be fetched, brings code, or its files do not fit one another.
+    """
+    import_transformers()
+    folder = find_folder(params, place.root)
+    config = read_json(folder / CONFIG_FILE)
+    if "auto_map" in config:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: refused: auto_map says that the model brings code of its own "
+            f"({', '.join(sorted(config['auto_map']))}), which is never run here; name a model of "
+            f"{', '.join(CLASSES)}"
+        )
+    (model_class, *_) = config.get("architectures") or ["none"]
+    if model_class not in CLASSES:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: architecture {model_class!r}, expected one of "
+            f"{', '.join(CLASSES)}; an encoder without output layer is for teacher.kind fine_tuned"
+        )
+    return CLASSES[model_class](params, place, folder, config)
+
+
+def take_ctc(
+    params: TransformersTeacherParams, place: Workplace, folder: Path, config: dict[str, Any]
+) -> ReadyTeacher:
+    """Return a CTC model as the teacher; arguments as `TakeModel` has them."""
+    if config.get("add_adapter"):
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: add_adapter: the model thins its frames out behind the "
+            "encoder, which is not read here; name a model without it"
+        )
+    model_class = getattr(import_transformers(), config["architectures"][0])
+    full = json.loads(model_class.config_class.from_dict(config).to_json_string(use_diff=False))
+    hearing = _read_preprocessing(folder)
+    architecture = {
+        "model_class": model_class.__name__,
+        "config": {name: value for name, value in full.items() if name not in PASSING},
+        "sample_rate_hz": int(hearing.get("sampling_rate", 16000)),
+        "normalise": bool(hearing.get("do_normalize", True)),
+    }
+    table = read_tokens(folder, full["vocab_size"], full["pad_token_id"])
+    backend = TransformersBackend.build(architecture, table)
+    paths = weight_files(folder)
+    expected = backend.module.state_dict()
+    state = {
+        name: value
+        for path in paths
+        for name, value in read_state(path).items()
+        if name in expected or not re.fullmatch(UNUSED, name)
+    }
+    fit_state(backend.module, state, paths[0], optional=UNUSED)
+    source = {
+        "model": params.model,
+        "model_class": model_class.__name__,
+        "files": {path.name: digest_of_file(path) for path in paths},
+    }
+    return adapt(KIND, backend, params, place, source)
+
+
+TakeModel = Callable[[TransformersTeacherParams, Workplace, Path, dict[str, Any]], ReadyTeacher]
+"""Takes settings, workplace, the folder of a published model and its config.json."""
+
+CLASSES: Mapping[str, TakeModel] = {
+    "Wav2Vec2ForCTC": take_ctc,
+    "HubertForCTC": take_ctc,
+    "WavLMForCTC": take_ctc,
+}
+"""By the first entry of `architectures` in config.json."""
+
+
+def find_folder(params: TransformersTeacherParams, root: Path) -> Path:
+    """Return the folder of a published model: a local one, or the hub's copy on this machine.
+
+    Raises:
+        ModelError: it is not here and cannot be fetched.
+    """
+    local = root / params.model
+    if local.is_dir():
+        return local
+    what = f"teacher.model: {params.model!r}"
+    wanted = "config.json, model.safetensors, vocab.json, tokenizer_config.json and "
+    wanted += "preprocessor_config.json"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", params.model) or params.model.startswith("."):
+        raise ModelError(f"{what}: no such folder ({local}); expected one with {wanted}")
+    hub = importlib.import_module("huggingface_hub")
+    endpoint, folder = hub.constants.ENDPOINT, local
+    for options in ({"local_files_only": True}, {}):
+        if not options and not can_reach(endpoint):
+            raise ModelError(
+                f"{what}: neither a folder ({local}) nor on this machine, and {endpoint} cannot be "
+                f"reached; download {endpoint}/{params.model} elsewhere into a folder ({wanted}), "
+                "and set teacher.model to it"
+            )
+        try:
+            for patterns in (SAFE_FILES, PICKLED_FILES):
+                folder = Path(
+                    hub.snapshot_download(
+                        params.model,
+                        revision=params.revision,
+                        allow_patterns=[*SETTINGS_FILES, *patterns],
+                        **options,
+                    )
+                )
+                if any(True for pattern in patterns for _ in folder.glob(pattern)):
+                    return folder
+        except (OSError, ValueError) as error:
+            if not options:
+                raise ModelError(
+                    f"{what}: cannot be fetched from {endpoint}: {str(error).splitlines()[0]}"
+                ) from None
+    return folder
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return a published model's weight files, safetensors before PyTorch's.
+
+    Raises:
+        ModelError: there is none, or one that the index names is missing.
+    """
+    for whole in (WEIGHTS_FILE, "pytorch_model.bin"):
+        if (folder / whole).exists():
+            return [folder / whole]
+        index = folder / f"{whole}.index.json"
+        if index.exists():
+            names = sorted(set(read_json(index)["weight_map"].values()))
+            if missing := [name for name in names if not (folder / name).exists()]:
+                raise ModelError(f"{folder / missing[0]}: no such file, but {index.name} names it")
+            return [folder / name for name in names]
+    raise ModelError(
+        f"{folder}: holds no weights, expected {WEIGHTS_FILE} (or pytorch_model.bin, tensors alone)"
+    )
+
+
+def read_tokens(folder: Path, num_outputs: int, blank: int) -> TokenTable:
+    """Return a published model's tokens.
+
+    Args:
+        folder: with vocab.json and tokenizer_config.json.
+        num_outputs: of the output layer, lm_head.
+        blank: index of the CTC blank, config.json's pad_token_id.
+
+    Raises:
+        ModelError: a file is missing, or it is another model's.
+    """
+    path = folder / "vocab.json"
+    indices = read_json(path)
+    if any(isinstance(value, dict) for value in indices.values()):
+        raise ModelError(
+            f"{path}: holds the tokens of {len(indices)} languages, expected one table; save the "
+            "model with the tokenizer of one language"
+        )
+    settings_path = folder / "tokenizer_config.json"
+    settings = read_json(settings_path) if settings_path.exists() else {}
+    by_index = {
+        int(index): str(token["content"])
+        for index, token in settings.get("added_tokens_decoder", {}).items()
+    }
+    by_index |= {index: token for token, index in indices.items()}
+    if max(indices.values()) >= num_outputs or set(range(num_outputs)) - set(by_index):
+        raise ModelError(
+            f"{path}: holds {len(indices)} tokens, the output layer (lm_head) has {num_outputs} "
+            "outputs; the tokenizer is another model's"
+        )
+    tokens = [by_index[index] for index in range(num_outputs)]
+    pad = settings.get("pad_token", tokens[blank] if blank < num_outputs else None)
+    pad = pad["content"] if isinstance(pad, dict) else pad
+    if not 0 <= blank < num_outputs or tokens[blank] != pad:
+        found = repr(tokens[blank]) if 0 <= blank < num_outputs else "no token"
+        raise ModelError(
+            f"{settings_path}: pad_token is {pad!r}, but the blank of config.json (pad_token_id "
+            f"{blank}) is {found}; the tokenizer is another model's"
+        )
+    boundary = settings.get("word_delimiter_token", SPACE)
+    boundary = boundary["content"] if isinstance(boundary, dict) else boundary
+    return TokenTable(tuple(SPACE if token == boundary else token for token in tokens), blank)
+
+
+def _read_preprocessing(folder: Path) -> dict[str, Any]:
+    """Return the settings of the feature extractor, of which files have one of two layouts."""
+    alone, joint = folder / "preprocessor_config.json", folder / "processor_config.json"
+    if alone.exists():
+        return read_json(alone)
+    if joint.exists() and "feature_extractor" in (content := read_json(joint)):
+        return dict(content["feature_extractor"])
+    raise ModelError(
+        f"{alone}: no such file; it says at which rate and how normalised the model hears audio, "
+        "download it with the weights"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return a published settings file.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; download it with the weights") from None
+    except ValueError as error:
+        raise ModelError(f"{path}: cannot be read: {error}; download it again") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{path}: holds a {type(content).__name__}, expected names and values")
+    return content
+
+
+def load(folder: Path, device: str) -> Teacher:
+    """Load a saved teacher of this kind; neither the network nor the original folder is needed.
+
+    Raises:
+        ModelError: transformers or a file is missing, damaged, or does not fit the others.
+    """
+    config = read_json(folder / CONFIG_FILE)
+    table = TokenTable(tuple(config["tokens"]), config["blank"])
+    backend = TransformersBackend.build(config["architecture"], table)
+    weights = folder / WEIGHTS_FILE
+    fit_state(backend.module, read_state(weights), weights)
+    backend.module.to(device)
+    return PretrainedTeacher.restore(folder, config, backend, device)
