@@ -50,6 +50,7 @@ FLOWS = ("retraining", "distillation")
 SKIPPED = "Skipped"
 ARTIFACT = "retraining"
 REGISTERED_FILE = "reports/registered.json"
+PLOT_FILE = "reports/retraining.png"
 PREPARED_FILE = "data/prepared/summary.json"
 CACHE_FILE = "reports/cache.json"
 COMMIT_SECONDS = 60.0
@@ -211,6 +212,7 @@ def _retrain(journal: Journal, settings: params.Params) -> None:
         _note_the_data(journal)
     registered = conclude(run)
     _note_the_result(journal, settings, registered)
+    _draw_the_history(journal, settings)
     if options.push:
         _send(journal, settings)
     if options.commit and lock_file.read_bytes() != before:
@@ -351,6 +353,21 @@ def _note_the_result(journal: Journal, settings: params.Params, registered: dict
     record.verdict = registered["reason"]
     record.champion = _champion(root, settings)
     record.mlflow_run = registered["runs"]["parent"]
+
+
+def _draw_the_history(journal: Journal, settings: params.Params) -> None:
+    """Draw all runs including this one, for people and for MLflow."""
+    from distillery.history_plots import plot_history  # matplotlib takes its time
+
+    record, root = journal.record, journal.root
+    path = root / PLOT_FILE
+    plot_history([*history.read_history(root), record], path)
+    try:
+        tracking = Tracking(settings.register, root)
+        with tracking.explained():
+            tracking.client.log_artifact(str(record.mlflow_run), str(path))
+    except TrackingError as error:
+        journal.warn(f"{PLOT_FILE} was not logged: {error}")
 
 
 def _champion(root: Path, settings: params.Params) -> str | None:

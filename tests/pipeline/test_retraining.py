@@ -107,6 +107,7 @@ def test_a_new_recording_goes_all_the_way_and_then_there_is_nothing_new(
     assert artifact["data"] == page
     tags = query(shop, f"print(json.dumps(client.get_run({record.mlflow_run!r}).data.tags))")
     assert tags["retraining.run"] == record.run
+    assert (shop / "reports/retraining.png").stat().st_size > 0
 
     before = num_mlflow_runs(shop)
     assert "nothing new: the corpus and all else are as they were" in retrain(shop)
