@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
-import torch
-import torchaudio
 
 from distillery.errors import AudioError, EmptyAudio
 from distillery.manifest import SAMPLE_SCALE
 
+AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 UNKNOWN_LENGTH_BYTES = 0x7FFF0000
 MAX_CHANNELS = 8
 """Of recordings whose length is limited, too: compressed silence could have any number."""
@@ -56,7 +57,8 @@ def decode(
         raise EmptyAudio(f"{name}: holds 0 bytes; expected a recording")
     try:
         with soundfile.SoundFile(
-            io.BytesIO(source) if isinstance(source, bytes) else source
+            # soundfile refuses names that are no text, unless it gets their bytes.
+            io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
         ) as file:
             promised, rate = _promised_samples(file), file.samplerate
             is_pcm16 = file.subtype == "PCM_16"
@@ -129,12 +131,16 @@ def resample(samples: np.ndarray, rate_hz: int, target_hz: int, name: str = "aud
             f"{name}: at {rate_hz} Hz, which cannot be resampled to {target_hz} Hz; expected a "
             "usual rate such as 16000, 44100 or 48000 Hz"
         )
+    import torch  # waits here: it takes a second, and most audio has the right rate
+
     waveform = torch.from_numpy(samples.astype(np.float32) / np.float32(SAMPLE_SCALE))
     return to_int16(_resampler(rate_hz, target_hz)(waveform).numpy())
 
 
 @lru_cache(maxsize=8)
-def _resampler(rate_hz: int, target_hz: int) -> torchaudio.transforms.Resample:
+def _resampler(rate_hz: int, target_hz: int) -> Any:
+    import torchaudio
+
     return torchaudio.transforms.Resample(rate_hz, target_hz)
 
 

@@ -7,8 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn import functional as F
 
 from distillery.text import SPACE, Vocabulary
 
@@ -52,6 +50,9 @@ def score_texts(
         vocabulary: the tokens; texts hold no others.
     """
     owners = [row for row, items in enumerate(texts) for _ in items]
+    import torch  # waits here: what is served by ONNX Runtime does without
+    from torch.nn import functional as F
+
     labels = [vocabulary.encode(text) for items in texts for text in items]
     if not owners:
         return [[] for _ in texts]
@@ -78,6 +79,8 @@ def n_best(
         num_hypotheses: texts wanted.
         beam_size: prefixes kept at each frame.
     """
+    import torch
+
     # Paths that differ only in white space give one text: ask for more than are wanted.
     search = _beam_search(vocabulary.tokens, min(2 * num_hypotheses, beam_size), beam_size)
     found = []

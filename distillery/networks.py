@@ -28,6 +28,15 @@ class Network(nn.Module):
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
+        return self.scores(features, lengths), self.num_output_frames(lengths)
+
+    def scores(self, features: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return scores `(batch, frames, vocab)`.
+
+        Args:
+            features: `(batch, feature_frames, mels)`.
+            lengths: `(batch,)`; None where nothing is padding, which spares every mask.
+        """
         raise NotImplementedError
 
     @property
@@ -153,15 +162,16 @@ class ConvFrontEnd(nn.Module):
         self.time_strides = time_strides
         self.num_outputs = channels * math.ceil(num_mels / 4)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `(batch, frames, channels x bands)` and lengths `(batch,)`."""
+    def forward(self, features: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return `(batch, frames, channels x bands)` and lengths `(batch,)`; None stays None."""
         x = features[:, None]  # (batch, 1, feature_frames, mels)
         for convolution, norm, stride in zip(
             self.convolutions, self.norms, self.time_strides, strict=True
         ):
-            lengths = -(-lengths // stride)
             x = torch.relu(norm(convolution(x)))  # (batch, channels, frames, bands)
-            x = x * real_frames(lengths, x.shape[2])[:, None, :, None]
+            if lengths is not None:
+                lengths = -(-lengths // stride)
+                x = x * real_frames(lengths, x.shape[2])[:, None, :, None]
         return x.transpose(1, 2).flatten(2), lengths
 
 
@@ -189,9 +199,9 @@ class BidirectionalRecurrent(nn.Module):
         self.taps = nn.ModuleList(nn.Identity() for _ in sizes)
         """Each layer's output passes through one, for those who want to listen."""
 
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Return `(batch, frames, 2 x hidden_size)` for `(batch, frames, inputs)`."""
-        order = _reversed_order(lengths, x.shape[1])
+        order = None if lengths is None else _reversed_order(lengths, x.shape[1])
         for index, (ahead, back) in enumerate(zip(self.forwards, self.backwards, strict=True)):
             if index:
                 x = self.dropout(x)
@@ -206,7 +216,9 @@ def _reversed_order(lengths: Tensor, num_frames: int) -> Tensor:
     return torch.where(index < lengths[:, None], lengths[:, None] - 1 - index, index)
 
 
-def _reorder(x: Tensor, order: Tensor) -> Tensor:
+def _reorder(x: Tensor, order: Tensor | None) -> Tensor:
+    if order is None:
+        return x.flip(1)
     return torch.gather(x, 1, order[..., None].expand(-1, -1, x.shape[2]))
 
 
@@ -241,8 +253,9 @@ class ConvRecurrent(Network):
         }
         return with_last({"project": (self.project, self.project.out_features), **recurrent})
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
+    def scores(self, features: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return scores `(batch, frames, vocab)`."""
         x, lengths = self.front(features, lengths)
         x = self.dropout(self.project(x).relu())
-        return self.output(self.dropout(self.recurrent(x, lengths))), lengths
+        scores: Tensor = self.output(self.dropout(self.recurrent(x, lengths)))
+        return scores

@@ -63,9 +63,10 @@ class SeparableBlock(nn.Module):
         self.norm = nn.BatchNorm2d(channels)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return `(batch, channels, 1, frames)` for the same shape."""
-        change = self.norm(self.pointwise(self.depthwise(x * mask)))
+        heard = x if mask is None else x * mask
+        change = self.norm(self.pointwise(self.depthwise(heard)))
         return torch.relu(x + self.dropout(change))
 
 
@@ -125,23 +126,26 @@ class SeparableNetwork(Network):
         width = self.output.in_channels
         return with_last({n: (tap, width) for n, tap in zip(names, self.taps, strict=True)})
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
+    def scores(self, features: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return scores `(batch, frames, vocab)`."""
+        mask: Tensor | None = None
         # A (batch, mels, 1, feature_frames) view of what lies in memory channels-last already.
         x = features.transpose(1, 2).unsqueeze(2)
         for index, stride in enumerate(self.strides):
-            lengths = -(-lengths // stride)
             x = self.front[index](x)
             if index == 1:
                 x = self.mix(x)
             x = torch.relu(self.norms[index](x))
-            mask = real_frames(lengths, x.shape[-1])[:, None, None].to(x.dtype)
-            x = x * mask
+            if lengths is not None:
+                lengths = -(-lengths // stride)
+                mask = real_frames(lengths, x.shape[-1])[:, None, None].to(x.dtype)
+                x = x * mask
         self._tell(0, x)
         for index, block in enumerate(self.blocks):
             x = block(x, mask)
             self._tell(index + 1, x)
-        return self.output(x).squeeze(2).transpose(1, 2), lengths
+        scores: Tensor = self.output(x)  # (batch, vocab, 1, frames)
+        return scores.squeeze(2).transpose(1, 2)
 
     def _tell(self, index: int, x: Tensor) -> None:
         self.taps[index](x.squeeze(2).transpose(1, 2))  # a view: (batch, frames, channels)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 from torchaudio.models import Conformer
 
@@ -40,7 +39,7 @@ class ConvConformer(Network):
             params.dropout,
         )
         self.output = nn.Linear(params.model_size, num_tokens)
-        self._mask = torch.ones(1, 1, 1)
+        self._mask: Tensor | None = None
         self.taps = nn.ModuleList(nn.Identity() for _ in self.blocks.conformer_layers)
         for block, tap in zip(self.blocks.conformer_layers, self.taps, strict=True):
             # torchaudio's blocks speak (frames, batch, width).
@@ -57,12 +56,21 @@ class ConvConformer(Network):
         return with_last({"project": (self.project, width), **blocks})
 
     def _clear_padding(self, _: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-        return (inputs[0] * self._mask,)
+        return inputs if self._mask is None else (inputs[0] * self._mask,)
 
-    def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
+    def scores(self, features: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return scores `(batch, frames, vocab)`."""
         x, lengths = self.front(features, lengths)
         x = self.dropout(self.project(x))
-        self._mask = real_frames(lengths, x.shape[1])[:, None].to(x.dtype)  # (batch, 1, frames)
-        x, _ = self.blocks(x, lengths)
-        return self.output(x), lengths
+        if lengths is None:
+            self._mask = None
+            x = x.transpose(0, 1)
+            for block in self.blocks.conformer_layers:
+                x = block(x, None)
+            x = x.transpose(0, 1)
+        else:
+            mask = real_frames(lengths, x.shape[1])
+            self._mask = mask[:, None].to(x.dtype)  # (batch, 1, frames)
+            x, _ = self.blocks(x, lengths)
+        scores: Tensor = self.output(x)
+        return scores
