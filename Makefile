@@ -85,9 +85,13 @@ register: install ## stage: results and students into MLflow and its registry
 curve: install ## WER against hours of training audio, for students, controls and the teacher
 	$(FLOW) --curve
 
+.PHONY: teachers
+teachers: install ## compare candidates for the teacher, by what a short distillation gains
+	$(FLOW) --teachers
+
 .PHONY: retrain
 retrain: install ## retrain once, now, if anything is new; FORCE=1 does although nothing is
-	$(RUN) --retrain $(if $(FORCE),--force)
+	$(FLOW) --retrain $(if $(FORCE),--force)
 
 .PHONY: schedule
 schedule: install ## retrain when retraining.cron in params.yaml says, until Ctrl-C

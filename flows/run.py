@@ -1,4 +1,6 @@
-"""The command behind make's targets: python -m flows.run [--until STAGE | --only STAGE | …].
+"""The command behind make's targets: python -m flows.run.
+
+With --until STAGE, --only STAGE, --curve, --teachers or --retrain; without, the whole pipeline.
 
 Slow imports come late, and only where they are needed: the Prefect server starts meanwhile.
 """
@@ -40,7 +42,10 @@ def main(arguments: list[str] | None = None) -> int:
                 _run_one(root, settings, options.only)
             elif options.curve:
                 _run_flow(root, "cache", options.trigger)
-                _run_curve(root, settings)
+                _run_extra("flows.curve", root, settings)
+            elif options.teachers:
+                _run_flow(root, "prepare", options.trigger)
+                _run_extra("flows.teachers", root, settings)
             else:
                 _run_flow(root, options.until, options.trigger)
     except ParamsError as error:
@@ -63,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     choice.add_argument("--curve", action="store_true", help="WER against hours of training audio")
     choice.add_argument("--retrain", action="store_true", help="all of it, if there is a reason")
     parser.add_argument("--force", action="store_true", help="retrain although nothing is new")
+    choice.add_argument("--teachers", action="store_true", help="compare candidates for teacher")
     parser.add_argument("--trigger", default="manual", help="what started this, for the record")
     return parser
 
@@ -124,10 +130,10 @@ def _prefect(root: Path) -> Iterator[None]:
             server.flush_events()
 
 
-def _run_curve(root: Path, settings: params.Params) -> None:
+def _run_extra(module: str, root: Path, settings: params.Params) -> None:
     # Prefect has taken the root logger; from here on lines stand for themselves.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    importlib.import_module("flows.curve").run(root, settings, _write_line)
+    importlib.import_module(module).run(root, settings, _write_line)
 
 
 def _write_line(line: str) -> None:
