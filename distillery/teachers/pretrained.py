@@ -475,7 +475,28 @@ def load_saved(
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
     """
-    path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    teacher = restore(folder, device, lambda config, table: build(config["architecture"], table))
+    backend, weights = teacher.backend, folder / WEIGHTS_FILE
+    assert isinstance(backend, TorchBackend)
+    fit_state(backend.module, read_state(weights), weights)
+    backend.module.to(device)
+    return teacher
+
+
+def restore(
+    folder: Path, device: str, make: Callable[[Mapping[str, Any], TokenTable], Backend]
+) -> PretrainedTeacher:
+    """Return a saved teacher around its backend.
+
+    Args:
+        folder: as `PretrainedTeacher.save` left it.
+        device: where it is to run.
+        make: makes the backend of what config.json holds and its tokens.
+
+    Raises:
+        ModelError: config.json or tokens.txt is missing or damaged, or `make` fails.
+    """
+    path = folder / CONFIG_FILE
     vocabulary = Vocabulary.load(folder / TOKENS_FILE)
     try:
         config = json.loads(path.read_text("utf-8"))
@@ -483,12 +504,9 @@ def load_saved(
         token_map = groups and TokenMap(
             vocabulary, tuple(map(tuple, groups["groups"])), tuple(groups["dropped"])
         )
-        backend = build(
-            config["architecture"], TokenTable(tuple(config["tokens"]), config["blank"])
-        )
         teacher = PretrainedTeacher(
             config["kind"],
-            backend,
+            make(config, TokenTable(tuple(config["tokens"]), config["blank"])),
             vocabulary,
             config["sample_rate_hz"],
             Hearing(**{**SEARCH, **config["hearing"]}),
@@ -504,8 +522,6 @@ def load_saved(
             f"{path}: maps {len(token_map.groups)} tokens, {TOKENS_FILE} holds {len(vocabulary)}; "
             "run make teacher"
         )
-    fit_state(backend.module, read_state(weights), weights)
-    backend.module.to(device)
     return teacher
 
 

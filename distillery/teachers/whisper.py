@@ -27,12 +27,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from distillery.errors import ModelError
-from distillery.files import digest_of_file, write_json
+from distillery.files import digest_of_file, write_bytes, write_json
 from distillery.params import TransformersTeacherParams
-from distillery.recogniser import CONFIG_FILE, TOKENS_FILE, WEIGHTS_FILE, Outputs
+from distillery.recogniser import (
+    CONFIG_FILE,
+    TOKENS_FILE,
+    WEIGHTS_FILE,
+    Outputs,
+    digest_of_weights,
+)
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.pretrained import DTYPES, resampled, warn_of_rate
 from distillery.teachers.transformers_ctc import (
@@ -41,7 +48,7 @@ from distillery.teachers.transformers_ctc import (
     read_json,
     weight_files,
 )
-from distillery.teachers.weights import digest_of_module, fit_state, read_state, save_state
+from distillery.teachers.weights import fit_state, read_state
 from distillery.text import Vocabulary, normalise
 from distillery.token_map import case_of
 
@@ -188,7 +195,7 @@ class WhisperTeacher:
     @cached_property
     def weights_digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights and buffers."""
-        return digest_of_module(self.module)
+        return digest_of_weights(self.module)
 
     def check_sample_rate(self, sample_rate_hz: int) -> None:
         """Make sure that audio has the rate of the corpus that the teacher was prepared for.
@@ -288,7 +295,9 @@ class WhisperTeacher:
 
     def save(self, folder: Path) -> None:
         """Write the teacher into an existing folder; equal teachers give equal bytes."""
-        save_state(self.module, folder / WEIGHTS_FILE)
+        state = {name: t.cpu().contiguous() for name, t in self.module.state_dict().items()}
+        state.pop(TIED[0])
+        write_bytes(folder / WEIGHTS_FILE, save(dict(sorted(state.items()))))
         self.tokenizer.save_pretrained(folder / TOKENIZER)
         write_json(folder / CONFIG_FILE, self.config)
         self.vocabulary.save(folder / TOKENS_FILE)
@@ -404,18 +413,21 @@ def find_prompt(
 
 
 def barred_tokens(tokenizer: Any, vocabulary: Vocabulary) -> list[int]:
-    """Return the tokens with a letter, mark or digit that no token of the students spells.
+    """Return the tokens with a character that no token of the students spells, in any place.
 
     Pieces of a character's bytes are barred where the students have ASCII characters alone.
     """
     case = case_of(vocabulary)
+    # Between letters, apostrophes count and marks join what stands before them.
+    letter = next((token for token in vocabulary.tokens[1:] if token.isalpha()), "")
     ascii_only = all(token.isascii() for token in vocabulary.tokens)
     special = set(tokenizer.all_special_ids)
     barred = []
     for index in range(len(tokenizer)):
         if index not in special:
             text = unicodedata.normalize("NFC", tokenizer.decode([index]))
-            if vocabulary.unknown(normalise(text, case)) or (ascii_only and "\ufffd" in text):
+            inside = normalise(f"{letter}{text}{letter}", case)
+            if vocabulary.unknown(inside) or (ascii_only and "\ufffd" in text):
                 barred.append(index)
     return barred
 
