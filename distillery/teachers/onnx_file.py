@@ -27,8 +27,9 @@ from torch import Tensor
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
 from distillery.params import OnnxTeacherParams
+from distillery.recogniser import CONFIG_FILE
 from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
-from distillery.teachers.pretrained import adapt, num_frames, restore
+from distillery.teachers.pretrained import PretrainedTeacher, adapt, num_frames
 from distillery.token_map import TokenTable
 
 KIND = "onnx"
@@ -165,14 +166,14 @@ def load(folder: Path, device: str) -> Teacher:
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
     """
-    file = folder / MODEL_FILE
-
-    def make(config: Mapping[str, Any], table: TokenTable) -> OnnxBackend:
+    path = folder / CONFIG_FILE
+    try:
+        config = json.loads(path.read_text("utf-8"))
         heard = config["model"]
-        return OnnxBackend(
-            file,
-            open_session(file, device),
-            table,
+        backend = OnnxBackend(
+            folder / MODEL_FILE,
+            open_session(folder / MODEL_FILE, device),
+            TokenTable(tuple(config["tokens"]), config["blank"]),
             heard["sample_rate_hz"],
             heard["variance_floor"],
             config["architecture"],
@@ -180,8 +181,9 @@ def load(folder: Path, device: str) -> Teacher:
             heard["window_samples"],
             heard["masks_padding"],
         )
-
-    return restore(folder, device, make)
+        return PretrainedTeacher.restore(folder, config, backend, device)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: cannot be used: {error!r}; run make teacher") from None
 
 
 def open_session(file: Path, device: str) -> Any:

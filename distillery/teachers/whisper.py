@@ -27,11 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from distillery.errors import ModelError
-from distillery.files import digest_of_file, write_bytes, write_json
+from distillery.files import digest_of_file, write_json
 from distillery.params import TransformersTeacherParams
 from distillery.recogniser import (
     CONFIG_FILE,
@@ -39,6 +38,7 @@ from distillery.recogniser import (
     WEIGHTS_FILE,
     Outputs,
     digest_of_weights,
+    save_weights,
 )
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.pretrained import DTYPES, resampled, warn_of_rate
@@ -295,9 +295,7 @@ class WhisperTeacher:
 
     def save(self, folder: Path) -> None:
         """Write the teacher into an existing folder; equal teachers give equal bytes."""
-        state = {name: t.cpu().contiguous() for name, t in self.module.state_dict().items()}
-        state.pop(TIED[0])
-        write_bytes(folder / WEIGHTS_FILE, save(dict(sorted(state.items()))))
+        save_weights(self.module, folder)
         self.tokenizer.save_pretrained(folder / TOKENIZER)
         write_json(folder / CONFIG_FILE, self.config)
         self.vocabulary.save(folder / TOKENS_FILE)
