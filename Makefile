@@ -85,12 +85,32 @@ register: install ## stage: results and students into MLflow and its registry
 curve: install ## WER against hours of training audio, for students, controls and the teacher
 	$(FLOW) --curve
 
+.PHONY: teachers
+teachers: install ## compare candidates for the teacher, by what a short distillation gains
+	$(FLOW) --teachers
+
+.PHONY: retrain
+retrain: install ## retrain once, now, if anything is new; FORCE=1 does although nothing is
+	$(FLOW) --retrain $(if $(FORCE),--force)
+
+.PHONY: schedule
+schedule: install ## retrain when retraining.cron in params.yaml says, until Ctrl-C
+	@exec $(PYTHON) -m flows.schedule --prefect-port $(PREFECT_PORT)
+
 # --- using it -------------------------------------------------------------------------------------
 
 .PHONY: transcribe
-transcribe: install ## text of recordings, by the champion: make transcribe FILES="a.wav b.flac"
-	@test -n "$(FILES)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac"' >&2; exit 2; }
-	@$(PYTHON) -m distillery.cli transcribe $(FILES)
+transcribe: install ## text, by the champion: make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl
+	@test -n "$(FILES)$(DIR)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl' >&2; exit 2; }
+	@$(PYTHON) -m distillery.cli transcribe $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
+
+.PHONY: compare
+compare: install ## the leaderboard of all students that MLflow knows
+	@$(PYTHON) -m flows.compare
+
+.PHONY: report
+report: install ## a run as one HTML page: make report, or make report RUN=<MLflow run or version>
+	@$(PYTHON) -m flows.report $(if $(RUN),"$(RUN)")
 
 .PHONY: champion
 champion: install ## which version is champion, since when, and what the gate said
@@ -148,6 +168,10 @@ doctor: install ## check pins, disk, locks, stores and servers, and say what to 
 .PHONY: test
 test: install ## all tests
 	$(PYTHON) -m pytest
+
+.PHONY: test-faults
+test-faults: install ## kills, full disks, dead servers: the slow ones, too
+	$(PYTHON) -m pytest -m "slow or not slow" tests/pipeline/test_faults_*.py
 
 .PHONY: lint
 lint: install ## ruff: format and rules

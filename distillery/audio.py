@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ import soundfile
 from distillery.errors import AudioError, EmptyAudio
 from distillery.manifest import SAMPLE_SCALE
 
+AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 UNKNOWN_LENGTH_BYTES = 0x7FFF0000
 MAX_CHANNELS = 8
 """Of recordings whose length is limited, too: compressed silence could have any number."""
@@ -55,7 +57,8 @@ def decode(
         raise EmptyAudio(f"{name}: holds 0 bytes; expected a recording")
     try:
         with soundfile.SoundFile(
-            io.BytesIO(source) if isinstance(source, bytes) else source
+            # soundfile refuses names that are no text, unless it gets their bytes.
+            io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
         ) as file:
             promised, rate = _promised_samples(file), file.samplerate
             is_pcm16 = file.subtype == "PCM_16"

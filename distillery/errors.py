@@ -6,6 +6,7 @@
     │   └── AudioError     one recording cannot be read, is empty or holds nonsense
     │       └── EmptyAudio one recording holds no samples
     ├── ManifestError      prepared data or a user's manifest breaks its contract
+    ├── TranscriptsError   a file of transcripts is another's, or cannot be written
     ├── ModelError         a saved model is incomplete, or does not fit its configuration
     ├── CacheError         the teacher-output cache is damaged
     │   └── CacheMismatch  the cache was made by another teacher, or lacks utterances
@@ -40,6 +41,10 @@ class EmptyAudio(AudioError):
 
 class ManifestError(DistilleryError):
     """Prepared data or a user's manifest breaks its contract."""
+
+
+class TranscriptsError(DistilleryError):
+    """A file of transcripts is another's, or cannot be written."""
 
 
 class ModelError(DistilleryError):

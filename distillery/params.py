@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+import zoneinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,12 @@ def _lowest_first(ends: tuple[float, float]) -> tuple[float, float]:
     if ends[0] > ends[1]:
         raise ValueError(f"the ends stand in reverse, expected [{ends[1]:g}, {ends[0]:g}]")
     return ends
+
+
+def _known_timezone(name: str) -> str:
+    if name not in zoneinfo.available_timezones():
+        raise ValueError("no such time zone; UTC never skips or repeats an hour")
+    return name
 
 
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -393,6 +400,17 @@ class TorchaudioTeacherParams(PretrainedTeacherParams):
     """A local file with its state dict (.pt, .pth or .safetensors); null downloads it once."""
 
 
+class WhisperParams(Section):
+    """How a Whisper teacher decodes."""
+
+    language: str = "en"
+    """What is spoken, as Whisper's two- or three-letter code; English-only models ignore it."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Whether to write down what is said, or translate it into English."""
+    beam_size: PositiveInt = 5
+    """Beams of the search, and hypotheses that it gives; more find better ones and take longer."""
+
+
 class TransformersTeacherParams(PretrainedTeacherParams):
     """A speech recogniser in Hugging Face's layout; needs the extra `transformers`."""
 
@@ -402,6 +420,33 @@ class TransformersTeacherParams(PretrainedTeacherParams):
     """A folder, or the name of a repository on the hub, such as facebook/wav2vec2-base-960h."""
     revision: Annotated[str, Field(min_length=1)] | None = None
     """Commit, tag or branch of a repository; null takes its main branch."""
+    whisper: WhisperParams = WhisperParams()
+    """How a Whisper model decodes; other models do not."""
+
+
+class OnnxTeacherParams(PretrainedTeacherParams):
+    """A CTC model in an ONNX file that takes waveforms."""
+
+    kind: Literal["onnx"]
+    """Where the teacher comes from."""
+    model: Annotated[str, Field(min_length=1)]
+    """Path of the .onnx file; external data lie in its folder."""
+    tokens: Annotated[str, Field(min_length=1)]
+    """Path of its tokens: one a line in the order of the outputs, or JSON from token to index."""
+    blank: Annotated[int, Field(ge=0)] | str = 0
+    """The CTC blank among them: its index, or the token."""
+    sample_rate_hz: Annotated[int, Field(ge=4000, le=48000)] = 16000
+    """Of the audio that it was trained on, in hertz."""
+    normalise: bool = False
+    """Whether each waveform is to have zero mean and unit variance, as wav2vec 2.0's have."""
+    input: str | None = None
+    """Name of the input for waveforms `(batch, samples)`; null takes the only one of numbers."""
+    output: str | None = None
+    """Name of the output `(batch, frames, tokens)`; null takes the only one of that shape."""
+    scores: Literal["auto", "logits", "log_probs", "probabilities"] = "auto"
+    """What that output holds; auto sees whether its numbers are shares of 1."""
+    hidden_outputs: dict[str, str] = {}
+    """Outputs `(batch, frames, width)` that students may learn from, by the layer's name."""
 
 
 def _kind_of_teacher(value: Any) -> str:
@@ -413,13 +458,14 @@ SingleTeacherParams = Annotated[
     Annotated[TrainedTeacherParams, Tag("trained")]
     | Annotated[RegistryTeacherParams, Tag("registry")]
     | Annotated[TorchaudioTeacherParams, Tag("torchaudio")]
-    | Annotated[TransformersTeacherParams, Tag("transformers")],
+    | Annotated[TransformersTeacherParams, Tag("transformers")]
+    | Annotated[OnnxTeacherParams, Tag("onnx")],
     Discriminator(
         _kind_of_teacher,
         custom_error_type="teacher_kind",
         custom_error_message=(
-            "kind should be 'registry', 'torchaudio', 'trained', 'transformers', or 'ensemble' of "
-            "these"
+            "kind should be 'onnx', 'registry', 'torchaudio', 'trained', 'transformers', or "
+            "'ensemble' of these"
         ),
     ),
 ]
@@ -1109,6 +1155,8 @@ class LanguageModelParams(Section):
     """Words in its longest n-grams; more knows longer phrases and needs more transcripts."""
     beam_size: PositiveInt = 20
     """Beams of the search; more find better texts and take longer."""
+    beam_threshold: PositiveFloat = 10.0
+    """Nats below the best at which a beam is given up; larger searches more and takes longer."""
     weights: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
         0.0,
         0.25,
@@ -1162,6 +1210,31 @@ class TeacherCandidatesParams(Section):
         return self
 
 
+class RetrainingParams(Section):
+    """Settings of `make retrain` and `make schedule`, which are no stage."""
+
+    cron: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] = "0 3 * * *"
+    """When `make schedule` retrains: minute, hour, day of month, month, day of week."""
+    timezone: Annotated[str, AfterValidator(_known_timezone)] = "UTC"
+    """Whose clock `cron` means; outside UTC one hour of the year comes twice and one never."""
+    force: bool = False
+    """Whether to run although nothing is new: aliases are followed, and the results registered."""
+    pull: bool = True
+    """Whether to get from DVC's remote what dvc.lock names and the workspace lacks."""
+    push: bool = True
+    """Whether to send new data, cache and models to DVC's remote."""
+    commit: bool = False
+    """Whether to commit dvc.lock to Git, and nothing else, after a run that changed it."""
+    timeout_hours: PositiveFloat = 24.0
+    """A run that takes longer is stopped; the next goes on with what is done."""
+    transfer_timeout_minutes: PositiveFloat = 60.0
+    """One pull or push that takes longer is stopped and counts as failed."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often a failed pull or push is tried again; a failed stage never is."""
+    retry_delay_seconds: NonNegativeFloat = 30.0
+    """Wait before each such retry, in seconds."""
+
+
 # pydantic's metaclass has a method of the name that our last stage bears.
 warnings.filterwarnings("ignore", 'Field name "register" in "Params" shadows')
 
@@ -1178,6 +1251,7 @@ class Params(Section):
     curve: CurveParams = CurveParams()
     language_model: LanguageModelParams = LanguageModelParams()
     teacher_candidates: TeacherCandidatesParams = TeacherCandidatesParams()
+    retraining: RetrainingParams = RetrainingParams()
 
     @property
     def curve_students(self) -> list[str]:
@@ -1390,6 +1464,9 @@ _UNION_TAGS = {
     "crnn",
     "trained",
     "registry",
+    "torchaudio",
+    "transformers",
+    "onnx",
     "single",
     "ensemble",
 }

@@ -9,11 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distillery.audio import decode, resample
+from distillery.audio import AUDIO_SUFFIXES, decode, resample
 from distillery.errors import AudioError, CorpusError
 from distillery.manifest import audio_key
-
-AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 
 
 @dataclass(frozen=True)

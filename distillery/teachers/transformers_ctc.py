@@ -24,7 +24,7 @@ from distillery.files import digest_of_file
 from distillery.params import TransformersTeacherParams
 from distillery.recogniser import CONFIG_FILE, WEIGHTS_FILE
 from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
-from distillery.teachers.pretrained import PretrainedTeacher, TorchBackend, adapt
+from distillery.teachers.pretrained import TorchBackend, adapt, load_saved
 from distillery.teachers.torchaudio_bundle import receptive_field
 from distillery.teachers.weights import can_reach, fit_state, read_state
 from distillery.text import SPACE
@@ -141,7 +141,10 @@ def take_ctc(
             "encoder, which is not read here; name a model without it"
         )
     model_class = getattr(import_transformers(), config["architectures"][0])
-    full = json.loads(model_class.config_class.from_dict(config).to_json_string(use_diff=False))
+    try:
+        full = json.loads(model_class.config_class.from_dict(config).to_json_string(use_diff=False))
+    except Exception as error:  # transformers and its validation have many
+        raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
     hearing = _read_preprocessing(folder)
     architecture = {
         "model_class": model_class.__name__,
@@ -150,7 +153,12 @@ def take_ctc(
         "normalise": bool(hearing.get("do_normalize", True)),
     }
     table = read_tokens(folder, full["vocab_size"], full["pad_token_id"])
-    backend = TransformersBackend.build(architecture, table)
+    try:
+        backend = TransformersBackend.build(architecture, table)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: describes no model that can be built: {error!r}"
+        ) from None
     paths = weight_files(folder)
     expected = backend.module.state_dict()
     state = {
@@ -171,10 +179,20 @@ def take_ctc(
 TakeModel = Callable[[TransformersTeacherParams, Workplace, Path, dict[str, Any]], ReadyTeacher]
 """Takes settings, workplace, the folder of a published model and its config.json."""
 
+
+def _take_whisper(
+    params: TransformersTeacherParams, place: Workplace, folder: Path, config: dict[str, Any]
+) -> ReadyTeacher:
+    from distillery.teachers.whisper import take_whisper  # which needs what stands above
+
+    return take_whisper(params, place, folder, config)
+
+
 CLASSES: Mapping[str, TakeModel] = {
     "Wav2Vec2ForCTC": take_ctc,
     "HubertForCTC": take_ctc,
     "WavLMForCTC": take_ctc,
+    "WhisperForConditionalGeneration": _take_whisper,
 }
 """By the first entry of `architectures` in config.json."""
 
@@ -194,7 +212,8 @@ def find_folder(params: TransformersTeacherParams, root: Path) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", params.model) or params.model.startswith("."):
         raise ModelError(f"{what}: no such folder ({local}); expected one with {wanted}")
     hub = importlib.import_module("huggingface_hub")
-    endpoint, folder = hub.constants.ENDPOINT, local
+    endpoint = importlib.import_module("huggingface_hub.constants").ENDPOINT
+    folder = local
     for options in ({"local_files_only": True}, {}):
         if not options and not can_reach(endpoint):
             raise ModelError(
@@ -242,7 +261,7 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def read_tokens(folder: Path, num_outputs: int, blank: int) -> TokenTable:
+def read_tokens(folder: Path, num_outputs: int, blank: int | None) -> TokenTable:
     """Return a published model's tokens.
 
     Args:
@@ -259,6 +278,12 @@ def read_tokens(folder: Path, num_outputs: int, blank: int) -> TokenTable:
         raise ModelError(
             f"{path}: holds the tokens of {len(indices)} languages, expected one table; save the "
             "model with the tokenizer of one language"
+        )
+    if not indices or not all(isinstance(value, int) for value in indices.values()):
+        raise ModelError(f"{path}: expected a number for every token; download it again")
+    if blank is None:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: has no pad_token_id, which is the blank of a CTC model"
         )
     settings_path = folder / "tokenizer_config.json"
     settings = read_json(settings_path) if settings_path.exists() else {}
@@ -317,15 +342,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, device: str) -> Teacher:
-    """Load a saved teacher of this kind; neither the network nor the original folder is needed.
+    """Load a saved teacher of this kind.
 
     Raises:
         ModelError: transformers or a file is missing, damaged, or does not fit the others.
     """
-    config = read_json(folder / CONFIG_FILE)
-    table = TokenTable(tuple(config["tokens"]), config["blank"])
-    backend = TransformersBackend.build(config["architecture"], table)
-    weights = folder / WEIGHTS_FILE
-    fit_state(backend.module, read_state(weights), weights)
-    backend.module.to(device)
-    return PretrainedTeacher.restore(folder, config, backend, device)
+    return load_saved(folder, device, TransformersBackend.build)
