@@ -544,7 +544,7 @@ class EnsembleTeacherParams(TeacherSection):
     combine: Literal["auto", "posteriors", "rover", "best"] = "auto"
     """What is combined: the mean of the members' posteriors, which needs equal tokens and frame
     rates, or their texts, by vote (ROVER) or by taking the surest member's; auto takes posteriors
-    where it can, and rover elsewhere."""
+    where they can be averaged with no higher validation WER than rover's, and rover elsewhere."""
     weights: tuple[PositiveFloat, ...] | None = None
     """Of the members, in their order; only the ratios matter; null: equal."""
     count_share: Fraction = 0.5

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery import evaluation, plots
-from distillery.evaluation import BOOTSTRAP_SEED
+from distillery.evaluation import BOOTSTRAP_SEED, interval_fields
 from distillery.files import write_bytes, write_json
 from distillery.params import EvaluateParams, Params
 from distillery.results import MISSING, TABLE_COLUMNS, with_interval
@@ -169,16 +169,16 @@ def _rated(item: Candidate, errors: Errors, settings: Params) -> dict[str, Any]:
         "pilot_problem": item.pilot_problem,
     }
     if item.texts is not None:
-        row |= _with_interval("wer", errors.rate(errors.of(item.texts)[None]))
+        row |= interval_fields("wer", errors.rate(errors.of(item.texts)[None]))
     if item.pilots:
         fit = item.fit_of(settings.pilot_student)
         student, control = _pilot_errors(item, errors)
         gain = errors.rate(control - student)
         row["pilot"] = {
             "learns": fit.works if fit else None,
-            **_with_interval("student_wer", errors.rate(student)),
-            **_with_interval("control_wer", errors.rate(control)),
-            **_with_interval("gain_wer", gain),
+            **interval_fields("student_wer", errors.rate(student)),
+            **interval_fields("control_wer", errors.rate(control)),
+            **interval_fields("gain_wer", gain),
             "verdict": evaluation.verdict(gain),
         }
     return row
@@ -211,17 +211,8 @@ def _lead(
     return {
         "first": names[0],
         "second": names[1],
-        **_with_interval("gain_wer", result),
+        **interval_fields("gain_wer", result),
         "significant": result.significant,
-    }
-
-
-def _with_interval(name: str, result: SeedsResult) -> dict[str, float | None]:
-    return {
-        name: result.mean,
-        f"{name}_sd": result.sd,
-        f"{name}_low": result.low,
-        f"{name}_high": result.high,
     }
 
 
@@ -294,7 +285,10 @@ def render(summary: Summary) -> str:
     for line in remarks(summary):
         console.print(line, markup=False)
     if len(summary["disagreement"]) > 1:
-        console.print("", _disagreement_table(summary))
+        console.print(
+            "\nDisagreement: word edits between two teachers' texts by their mean length, %"
+        )
+        console.print(_disagreement_table(summary))
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
 
 
@@ -303,16 +297,15 @@ def _main_table(summary: Summary) -> Table:
     title = f"Validation split: {data['utterances']} utterances, {data['words']} words"
     interval = f"[{100 * summary['confidence']:g} %]"
     table = _table(title)
-    table.add_column("teacher", overflow="fold")
-    table.add_column("kind", no_wrap=True)
+    table.add_column("teacher\n(kind)", overflow="fold")
     for header in (
         f"WER %\n{interval}",
-        "calibration\nerror %",
+        "ECE %",
         "s per\nhour",
-        "cache, MB\nper hour",
+        "MB per\nhour",
         "students\nthat fit",
-        f"pilot student,\nWER % {interval}",
-        f"gain, points\n{interval}",
+        f"its student,\nWER %\n{interval}",
+        f"gain,\npoints\n{interval}",
     ):
         table.add_column(header, justify="right", no_wrap=True)
     for row in summary["candidates"]:
@@ -320,7 +313,7 @@ def _main_table(summary: Summary) -> Table:
     return table
 
 
-def _table(title: str) -> Table:
+def _table(title: str | None = None) -> Table:
     return Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -332,12 +325,11 @@ def _table(title: str) -> Table:
 
 def _cells(row: Summary) -> list[str]:
     if row["problem"]:
-        return [row["name"], row["kind"], *[MISSING] * 7]
+        return [f"{row['name']}\n({row['kind']})", *[MISSING] * 7]
     pilot, fits = row.get("pilot"), row["fits"].values()
     error, size = row["calibration_error"], row["cache_bytes_per_hour"]
     return [
-        row["name"],
-        row["kind"],
+        f"{row['name']}\n({row['kind']})",
         with_interval(row, "wer", "\n") if "wer" in row else MISSING,
         MISSING if error is None else f"{100 * error:.1f}",
         MISSING if row["seconds_per_hour"] is None else f"{row['seconds_per_hour']:.3g}",
@@ -399,7 +391,7 @@ def _advice(summary: Summary) -> str | None:
 
 def _disagreement_table(summary: Summary) -> Table:
     names = list(summary["disagreement"])
-    table = _table("Disagreement: word edits between two teachers' texts by their mean length, %")
+    table = _table()
     table.add_column("", overflow="fold")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")

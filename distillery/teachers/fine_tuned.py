@@ -272,7 +272,7 @@ def _from_model(params: PublishedModelParams, place: Workplace, table: TokenTabl
     architecture = transformers_ctc.architecture_of(
         folder, {**config, **tokens}, CTC_CLASSES[model_class]
     )
-    backend = TransformersBackend.build(architecture, table)
+    backend = transformers_ctc.build_published(folder, architecture, table)
     paths = transformers_ctc.weight_files(folder)
     state = {name: value for path in paths for name, value in read_state(path).items()}
     encoder = dict(_of_encoder(state, backend))

@@ -171,7 +171,7 @@ def take_ctc(
     architecture = architecture_of(folder, config, model_class)
     full = architecture["config"]
     table = read_tokens(folder, full["vocab_size"], full["pad_token_id"])
-    backend = TransformersBackend.build(architecture, table)
+    backend = build_published(folder, architecture, table)
     paths = weight_files(folder)
     expected = backend.module.state_dict()
     state = {
@@ -227,7 +227,10 @@ def architecture_of(folder: Path, config: Mapping[str, Any], model_class: str) -
             "encoder, which is not read here; name a model without it"
         )
     config_class = getattr(import_transformers(), model_class).config_class
-    full = json.loads(config_class.from_dict(dict(config)).to_json_string(use_diff=False))
+    try:
+        full = json.loads(config_class.from_dict(dict(config)).to_json_string(use_diff=False))
+    except Exception as error:  # transformers and its validation have many
+        raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
     hearing = _read_preprocessing(folder)
     return {
         "model_class": model_class,
@@ -235,6 +238,27 @@ def architecture_of(folder: Path, config: Mapping[str, Any], model_class: str) -
         "sample_rate_hz": int(hearing.get("sampling_rate", 16000)),
         "normalise": bool(hearing.get("do_normalize", True)),
     }
+
+
+def build_published(
+    folder: Path, architecture: Mapping[str, Any], table: TokenTable
+) -> TransformersBackend:
+    """Return a published model, its weights random.
+
+    Args:
+        folder: where it is published, for errors.
+        architecture: of `architecture_of`.
+        table: its tokens.
+
+    Raises:
+        ModelError: its configuration describes no model.
+    """
+    try:
+        return TransformersBackend.build(architecture, table)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: describes no model that can be built: {error!r}"
+        ) from None
 
 
 TakeModel = Callable[[TransformersTeacherParams, Workplace, Path, dict[str, Any]], ReadyTeacher]
@@ -327,7 +351,7 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def read_tokens(folder: Path, num_outputs: int, blank: int) -> TokenTable:
+def read_tokens(folder: Path, num_outputs: int, blank: int | None) -> TokenTable:
     """Return a published model's tokens.
 
     Args:
@@ -344,6 +368,12 @@ def read_tokens(folder: Path, num_outputs: int, blank: int) -> TokenTable:
         raise ModelError(
             f"{path}: holds the tokens of {len(indices)} languages, expected one table; save the "
             "model with the tokenizer of one language"
+        )
+    if not indices or not all(isinstance(value, int) for value in indices.values()):
+        raise ModelError(f"{path}: expected a number for every token; download it again")
+    if blank is None:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: has no pad_token_id, which is the blank of a CTC model"
         )
     settings_path = folder / "tokenizer_config.json"
     settings = read_json(settings_path) if settings_path.exists() else {}
