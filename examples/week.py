@@ -50,7 +50,7 @@ ARCHIVE = "archive"
 """What the teacher learns from; no night reads it."""
 ARCHIVE_SPEAKERS, VALID_SPEAKERS, TEST_SPEAKERS = 12, 2, 6
 SENTENCES = 20
-TEACHER_EPOCHS = 30
+TEACHER_EPOCHS = 50
 NIGHT_SECONDS = 1800.0
 START_SECONDS = 120.0
 POLL_SECONDS = 1.0
@@ -237,12 +237,11 @@ def _git(folder: Path, *arguments: str) -> str:
 
 def teacher_settings(nights: Mapping[str, Any], num_epochs: int) -> dict[str, Any]:
     """Return settings that train and register the teacher of the nights."""
-    network = {"type": "conv_bilstm", "hidden_size": 160, "num_layers": 2}
-    training = {"batch_seconds": 40.0, "learning_rate": 2.0e-3, "precision": "auto"}
+    network = {"type": "conv_bilstm", "conv_channels": 16, "hidden_size": 128, "num_layers": 2}
+    training = {**nights["distill"]["training"], "batch_seconds": 40.0, "learning_rate": 3.0e-3}
     distill = {
         **nights["distill"],
         "objective": {"teacher_share": 0.0},
-        "features": {},
         "training": training | {"num_epochs": 2, "learning_rate": 1.0e-4},
         "students": {"teacher": {"architecture": {**network}, "init": "teacher"}},
     }
@@ -252,6 +251,7 @@ def teacher_settings(nights: Mapping[str, Any], num_epochs: int) -> dict[str, An
         "teacher": {
             "kind": "trained",
             "architecture": {**network, "dropout": 0.2},
+            "features": dict(nights["distill"]["features"]),
             "training": training | {"num_epochs": num_epochs},
             "allow_poor": True,
         },
