@@ -44,13 +44,13 @@ from flows import environment, server
 
 PLACE = "scratch/week"
 SETTINGS = "examples/week.yaml"
-GRAMMAR = "examples/commands-grammar.yaml"
+GRAMMAR = "examples/week-grammar.yaml"
 DEPLOYMENT = "retraining/schedule"
 ARCHIVE = "archive"
 """What the teacher learns from; no night reads it."""
 ARCHIVE_SPEAKERS, VALID_SPEAKERS, TEST_SPEAKERS = 12, 2, 6
 SENTENCES = 20
-TEACHER_EPOCHS = 50
+TEACHER_EPOCHS = 30
 NIGHT_SECONDS = 1800.0
 START_SECONDS = 120.0
 POLL_SECONDS = 1.0
@@ -91,7 +91,7 @@ WEEK = (
     Day("Monday", 80),
     Day("Tuesday", 80, broken=1),
     Day("Wednesday"),
-    Day("Thursday", 80, shifted=True),
+    Day("Thursday", 120, shifted=True),
     Day("Friday", 40, mended=True, rollback=True),
     Day("Saturday", 40, broken=30),
     Day("Sunday", mended=True),
@@ -238,7 +238,7 @@ def _git(folder: Path, *arguments: str) -> str:
 def teacher_settings(nights: Mapping[str, Any], num_epochs: int) -> dict[str, Any]:
     """Return settings that train and register the teacher of the nights."""
     network = {"type": "conv_bilstm", "conv_channels": 16, "hidden_size": 128, "num_layers": 2}
-    training = {**nights["distill"]["training"], "batch_seconds": 40.0, "learning_rate": 3.0e-3}
+    training = {**nights["distill"]["training"], "batch_seconds": 10.0, "learning_rate": 3.0e-3}
     distill = {
         **nights["distill"],
         "objective": {"teacher_share": 0.0},
