@@ -483,7 +483,7 @@ class EnsembleTeacherParams(TeacherSection):
     combine: Literal["auto", "posteriors", "rover", "best"] = "auto"
     """What is combined: the mean of the members' posteriors, which needs equal tokens and frame
     rates, or their texts, by vote (ROVER) or by taking the surest member's; auto takes posteriors
-    where it can, and rover elsewhere."""
+    where they can be averaged with no higher validation WER than rover's, and rover elsewhere."""
     weights: tuple[PositiveFloat, ...] | None = None
     """Of the members, in their order; only the ratios matter; null: equal."""
     count_share: Fraction = 0.5
@@ -1072,6 +1072,35 @@ class EvaluateParams(Section):
     """Audio that a streaming student hears at once, in seconds; shorter costs more computing."""
 
 
+class GateParams(Section):
+    """What a new student must show, in every form of it, before it becomes champion.
+
+    Rates of errors and their differences are fractions: 0.01 is one point of WER.
+    """
+
+    enabled: bool = True
+    """Whether it is judged at all; without, every newly registered student becomes champion."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Coverage of the one-sided intervals; more asks for clearer proof."""
+    wer_margin: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.01
+    """How much worse than the champion it may be at the far end of that interval, itself no worse;
+    larger lets smaller test splits decide, below 0 it must be better by as much."""
+    max_wer: PositiveFloat = 0.95
+    """WER above which a model is broken, champion or not; one that says nothing has 1."""
+    min_speaker_words: PositiveInt = 50
+    """Words below which a speaker of the test split is not judged alone; fewer judges more."""
+    max_speaker_loss: Fraction = 0.1
+    """How much a speaker's WER may rise over the champion's; larger forgives more."""
+    max_bytes: PositiveInt | None = None
+    """Size of the weights that it may have, in bytes; null sets no limit."""
+    max_size_factor: PositiveFloat | None = 2.0
+    """How many times the champion's size it may have; null sets no limit."""
+    max_real_time_factor: PositiveFloat = 1.0
+    """Computing seconds a second of audio may take on one thread of this machine."""
+    max_slowdown_factor: PositiveFloat | None = 2.0
+    """How many times the champion's real-time factor it may have; null sets no limit."""
+
+
 class ServeLimits(Section):
     """What one request to `make serve` may hold; more is refused with a reason."""
 
@@ -1090,6 +1119,8 @@ class RegisterParams(Section):
     """Registered model that the students become versions of."""
     tracking_uri: str | None = None
     """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
+    gate: GateParams = GateParams()
+    """What decides who becomes champion."""
     serve_limits: ServeLimits = ServeLimits()
     """How much one request may hold; new versions keep it, and `make serve` takes what stands."""
 

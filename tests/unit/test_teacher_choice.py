@@ -124,6 +124,15 @@ def test_the_table_tells_all_and_fits_a_terminal() -> None:
         assert words in " ".join(text.split()), words
 
 
+def test_names_and_kinds_stand_in_one_line_beside_wide_figures() -> None:
+    two = PilotResult(4, ["", "", "", ""], CONTROL)  # several seeds: means with their spread
+    wide = replace(KIND, name="conformer-90", kind="transformers", pilots=(*KIND.pilots, two))
+    text = teacher_choice.render(summary(wide, SHARP))
+    first = [line.split()[0] for line in text.splitlines() if line.strip()]
+    assert {"conformer-90", "(transformers)"} <= set(first)
+    assert max(map(len, text.splitlines())) <= 100
+
+
 def test_a_table_of_one_teacher_that_failed_is_a_table() -> None:
     found = summary(LOST)
     text = teacher_choice.render(found)
