@@ -23,11 +23,12 @@ def test_one_broken_recording_is_left_out_by_name_and_all_else_goes_on(copy: Pat
     run_module(copy, "flows.run", "--retrain")
     (record,) = history.read_history(copy)
     assert (record.status, record.num_utterances, record.teacher_forwards) == ("finished", 49, 1)
-    dropped = (copy / "reports/dropped.csv").read_text()
+    dropped = (copy / "data/prepared/dropped.csv").read_text()
     assert "cut.wav" in dropped
     assert "whole" not in dropped
 
 
+@pytest.mark.slow
 def test_new_data_that_is_all_broken_changes_nothing_and_is_taken_when_it_is_mended(
     copy: Path,
 ) -> None:
@@ -57,7 +58,14 @@ def test_new_data_that_is_all_broken_changes_nothing_and_is_taken_when_it_is_men
     assert (copy / "dvc.lock").read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated", "deleted"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "truncated",
+        pytest.param("flipped", marks=pytest.mark.slow),
+        pytest.param("deleted", marks=pytest.mark.slow),
+    ],
+)
 def test_a_damaged_student_is_noticed_and_made_whole(copy: Path, damage: str) -> None:
     before, stage = outputs(copy), lock(copy)["distill@conv-0"]
     weights = copy / "models/students/conv/seed-0/model.safetensors"
@@ -75,6 +83,7 @@ def test_a_damaged_student_is_noticed_and_made_whole(copy: Path, damage: str) ->
     assert lock(copy)["distill@conv-0"] == stage
 
 
+@pytest.mark.slow
 def test_a_champion_that_was_deleted_is_said_so_and_the_next_run_crowns_another(
     copy: Path,
 ) -> None:
