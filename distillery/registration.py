@@ -147,7 +147,13 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
                 best.folder,
                 best.description,
             ),
-            Terms(data, predictions, sources.params.evaluate, sources.params.register.gate),
+            Terms(
+                data,
+                predictions,
+                pd.read_parquet(sources.root / "reports/evaluation/exported.parquet"),
+                sources.params.evaluate,
+                sources.params.register.gate,
+            ),
         )
         _log_parent_run(tracking, parent, sources, datasets, best, verdict)
         tracking.end_run(parent)

@@ -20,6 +20,7 @@ GATE_FILE = "reports/gate.json"
 COLUMNS = 100
 HEADERS = ("rule", "form", "figure", "limit", "")
 MARKS = {True: "passed", False: "FAILED"}
+NOT_BINDING = "failed, not served"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Ruling:
     """`%` and `points` are fractions and differences of fractions; `bytes`; or nothing."""
     passed: bool
     sentence: str
+    binding: bool = True
+    """Whether it counts: forms in which the version would not be served are judged for interest."""
+
+    @property
+    def mark(self) -> str:
+        """Return the ruling in a word or two."""
+        return MARKS[self.passed] if self.passed or self.binding else NOT_BINDING
 
     def shown(self, value: float) -> str:
         """Return a figure, or a limit, as people read it."""
@@ -66,7 +74,7 @@ class Verdict:
     @property
     def failed(self) -> list[Ruling]:
         """The rulings that stood in the way."""
-        return [ruling for ruling in self.rulings if not ruling.passed]
+        return [ruling for ruling in self.rulings if ruling.binding and not ruling.passed]
 
     def to_json(self) -> dict[str, Any]:
         """Return what gate.json holds."""
@@ -91,7 +99,7 @@ class Verdict:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What MLflow's parent run bears, such as `gate/pytorch/wer`."""
+        """What MLflow's parent run bears, such as `gate/torch/wer`."""
         values = {f"gate/{item.form}/{item.rule}": float(item.figure) for item in self.rulings}
         if self.against_wer is not None:
             values["gate/champion_wer"] = self.against_wer
@@ -149,7 +157,7 @@ def _cells(verdict: Verdict) -> list[list[str]]:
             ruling.form,
             ruling.shown(ruling.figure),
             ruling.shown(ruling.limit),
-            MARKS[ruling.passed],
+            ruling.mark,
         ]
         for ruling in verdict.rulings
     ]
