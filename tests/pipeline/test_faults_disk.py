@@ -59,7 +59,7 @@ def fill(folder: Path) -> Path:
     [
         ("cache", "data/teacher_cache", "No space left on device"),
         ("distill", "scratch", "No space left on device"),
-        ("distill", ".dvc/cache", "is the disk full"),
+        ("distill", ".dvc/cache", "No space left on device"),
     ],
 )
 def test_a_full_disk_fails_the_stage_by_name_and_costs_nothing(

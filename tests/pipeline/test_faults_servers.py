@@ -33,6 +33,17 @@ def trains(root: Path) -> bool:
     return any((root / "scratch").glob("*-conv-seed-0-*.pt"))
 
 
+def lose_prefect(root: Path, home: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start a retraining, kill its Prefect server while students train, and return the run."""
+    changed(root)
+    prefect_api.use(root, server.api_on(port))
+    with prefect_api.prefect_server(home, port) as process:
+        run = start_module(root, "flows.run", "--retrain")
+        wait_for(lambda: trains(root))
+        kill(process)
+    return run
+
+
 @contextmanager
 def mlflow_server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a real MLflow server on the workspace's own store."""
@@ -98,13 +109,8 @@ print(json.dumps([len(client.get_metric_history(c.info.run_id, "valid/wer")) for
 def test_a_prefect_server_that_is_restarted_during_a_run_is_not_missed(
     copy: Path, tmp_path: Path
 ) -> None:
-    changed(copy)
     port = server.free_port()
-    prefect_api.use(copy, server.api_on(port))
-    with prefect_api.prefect_server(tmp_path / "prefect", port) as process:
-        run = start_module(copy, "flows.run", "--retrain")
-        wait_for(lambda: trains(copy))
-        kill(process)
+    run = lose_prefect(copy, tmp_path / "prefect", port)
     with prefect_api.prefect_server(tmp_path / "prefect", port):
         assert run.wait(240) == 0, (copy / "out.log").read_text()
         (found,) = prefect_api.runs_of(server.api_on(port), copy)
@@ -116,13 +122,8 @@ def test_a_prefect_server_that_is_restarted_during_a_run_is_not_missed(
 
 @pytest.mark.slow
 def test_a_prefect_server_that_dies_for_good_costs_no_work(copy: Path, tmp_path: Path) -> None:
-    changed(copy)
     port = server.free_port()
-    prefect_api.use(copy, server.api_on(port))
-    with prefect_api.prefect_server(tmp_path / "prefect", port) as process:
-        run = start_module(copy, "flows.run", "--retrain")
-        wait_for(lambda: trains(copy))
-        kill(process)
+    run = lose_prefect(copy, tmp_path / "prefect", port)
     run.wait(480)
     wait_until_nothing_is_left(copy)
     output = run_module(copy, "flows.run", "--retrain").stdout  # brings a server of its own
