@@ -92,6 +92,14 @@ transcribe: install ## text, by the champion: make transcribe FILES="a.wav b.fla
 	@test -n "$(FILES)$(DIR)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl' >&2; exit 2; }
 	@$(PYTHON) -m distillery.cli transcribe $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
 
+.PHONY: compare
+compare: install ## the leaderboard of all students that MLflow knows
+	@$(PYTHON) -m flows.compare
+
+.PHONY: report
+report: install ## a run as one HTML page: make report, or make report RUN=<MLflow run or version>
+	@$(PYTHON) -m flows.report $(if $(RUN),"$(RUN)")
+
 .PHONY: reproduce
 reproduce: install ## make a student again from its lineage and compare: make reproduce RUN=<MLflow run or version>
 	@test -n "$(RUN)" || { echo 'error: which one? make reproduce RUN=3, RUN=models:/NAME@champion, or an MLflow run id' >&2; exit 2; }

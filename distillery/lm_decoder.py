@@ -20,6 +20,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +33,6 @@ from distillery.lm_settings import SearchSettings, Tuned, read_tuned
 from distillery.scoring import Counts, count_errors
 from distillery.text import SPACE, Vocabulary
 
-BEAM_THRESHOLD = 50.0
-"""Beams so many nats below the best are given up."""
 IMPOSSIBLE = -1e4
 """Nats; far below every beam, and unlike -inf harmless in sums."""
 SECONDS_BEFORE_BAR = 3.0
@@ -100,7 +99,7 @@ class LanguageModelDecoder:
         options = LexiconDecoderOptions(
             beam_size=settings.beam_size,
             beam_size_token=self._num_tokens,
-            beam_threshold=BEAM_THRESHOLD,
+            beam_threshold=settings.beam_threshold,
             lm_weight=settings.weight * math.log(10),  # KenLM's logarithms are decimal
             word_score=settings.word_score,
             unk_score=-math.inf,
@@ -134,9 +133,12 @@ class LanguageModelDecoder:
             frames = np.full((len(item) + 1, self._num_tokens), IMPOSSIBLE, np.float32)
             frames[:-1] = np.maximum(item, IMPOSSIBLE)
             frames[-1, self._boundary] = 0.0
-            results = self._search.decode(frames.ctypes.data, *frames.shape)
-            texts = (self._text(result.words) for result in results)
-            found.append(list(dict.fromkeys(texts))[:num_hypotheses])
+            texts: dict[str, None] = {}
+            for result in self._search.decode(frames.ctypes.data, *frames.shape):
+                texts[" ".join(self._words[index] for index in result.words if index >= 0)] = None
+                if len(texts) == num_hypotheses:
+                    break
+            found.append(list(texts))
         return found
 
     def text_score(self, text: str) -> float:
@@ -148,9 +150,6 @@ class LanguageModelDecoder:
             total += float(score)
         total += float(self._model.finish(state)[1])
         return self.settings.weight * math.log(10) * total + self.settings.word_score * len(words)
-
-    def _text(self, words: Sequence[int]) -> str:
-        return " ".join(self._words[index] for index in words if index >= 0)
 
 
 def tune(
@@ -174,7 +173,6 @@ def tune(
         weights: factors of ln P(W) to try.
         word_scores: nats per word to try.
     """
-    beam_size = decoder.settings.beam_size
     pairs = sorted(
         itertools.product(set(weights), set(word_scores)),
         key=lambda pair: (pair[0], abs(pair[1]), pair[1]),
@@ -182,7 +180,7 @@ def tune(
     tried: list[Tuned] = []
     greedy = _word_error_rate(references, [greedy_text(item, vocabulary) for item in items])
     for pair in tqdm(pairs, desc="language model", unit="pair", delay=SECONDS_BEFORE_BAR):
-        decoder.use(SearchSettings(*pair, beam_size))
+        decoder.use(replace(decoder.settings, weight=pair[0], word_score=pair[1]))
         texts = [found[0] for found in decoder.n_best(items)]
         tried.append(Tuned(decoder.settings, _word_error_rate(references, texts), greedy))
     best = min(tried, key=lambda tuned: tuned.valid_wer)  # the first of several

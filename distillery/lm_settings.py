@@ -28,6 +28,8 @@ class SearchSettings:
     """Nats added for every word; larger makes more and shorter words."""
     beam_size: int
     """Beams kept at each frame; more finds better texts and takes longer."""
+    beam_threshold: float
+    """Nats below the best at which a beam is given up; larger searches more and takes longer."""
 
 
 @dataclass(frozen=True)

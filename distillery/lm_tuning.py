@@ -36,7 +36,9 @@ def untuned_decoder(
     folder: Path, vocabulary: Vocabulary, params: LanguageModelParams
 ) -> LanguageModelDecoder:
     """Return a decoder that awaits `tune_for`."""
-    first = SearchSettings(params.weights[0], params.word_scores[0], params.beam_size)
+    first = SearchSettings(
+        params.weights[0], params.word_scores[0], params.beam_size, params.beam_threshold
+    )
     return LanguageModelDecoder(folder, vocabulary, first)
 
 

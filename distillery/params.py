@@ -393,6 +393,17 @@ class TorchaudioTeacherParams(PretrainedTeacherParams):
     """A local file with its state dict (.pt, .pth or .safetensors); null downloads it once."""
 
 
+class WhisperParams(Section):
+    """How a Whisper teacher decodes."""
+
+    language: str = "en"
+    """What is spoken, as Whisper's two- or three-letter code; English-only models ignore it."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Whether to write down what is said, or translate it into English."""
+    beam_size: PositiveInt = 5
+    """Beams of the search, and hypotheses that it gives; more find better ones and take longer."""
+
+
 class TransformersTeacherParams(PretrainedTeacherParams):
     """A speech recogniser in Hugging Face's layout; needs the extra `transformers`."""
 
@@ -402,6 +413,33 @@ class TransformersTeacherParams(PretrainedTeacherParams):
     """A folder, or the name of a repository on the hub, such as facebook/wav2vec2-base-960h."""
     revision: Annotated[str, Field(min_length=1)] | None = None
     """Commit, tag or branch of a repository; null takes its main branch."""
+    whisper: WhisperParams = WhisperParams()
+    """How a Whisper model decodes; other models do not."""
+
+
+class OnnxTeacherParams(PretrainedTeacherParams):
+    """A CTC model in an ONNX file that takes waveforms."""
+
+    kind: Literal["onnx"]
+    """Where the teacher comes from."""
+    model: Annotated[str, Field(min_length=1)]
+    """Path of the .onnx file; external data lie in its folder."""
+    tokens: Annotated[str, Field(min_length=1)]
+    """Path of its tokens: one a line in the order of the outputs, or JSON from token to index."""
+    blank: Annotated[int, Field(ge=0)] | str = 0
+    """The CTC blank among them: its index, or the token."""
+    sample_rate_hz: Annotated[int, Field(ge=4000, le=48000)] = 16000
+    """Of the audio that it was trained on, in hertz."""
+    normalise: bool = False
+    """Whether each waveform is to have zero mean and unit variance, as wav2vec 2.0's have."""
+    input: str | None = None
+    """Name of the input for waveforms `(batch, samples)`; null takes the only one of numbers."""
+    output: str | None = None
+    """Name of the output `(batch, frames, tokens)`; null takes the only one of that shape."""
+    scores: Literal["auto", "logits", "log_probs", "probabilities"] = "auto"
+    """What that output holds; auto sees whether its numbers are shares of 1."""
+    hidden_outputs: dict[str, str] = {}
+    """Outputs `(batch, frames, width)` that students may learn from, by the layer's name."""
 
 
 def _kind_of_teacher(value: Any) -> str:
@@ -413,13 +451,14 @@ SingleTeacherParams = Annotated[
     Annotated[TrainedTeacherParams, Tag("trained")]
     | Annotated[RegistryTeacherParams, Tag("registry")]
     | Annotated[TorchaudioTeacherParams, Tag("torchaudio")]
-    | Annotated[TransformersTeacherParams, Tag("transformers")],
+    | Annotated[TransformersTeacherParams, Tag("transformers")]
+    | Annotated[OnnxTeacherParams, Tag("onnx")],
     Discriminator(
         _kind_of_teacher,
         custom_error_type="teacher_kind",
         custom_error_message=(
-            "kind should be 'registry', 'torchaudio', 'trained', 'transformers', or 'ensemble' of "
-            "these"
+            "kind should be 'onnx', 'registry', 'torchaudio', 'trained', 'transformers', or "
+            "'ensemble' of these"
         ),
     ),
 ]
@@ -1078,6 +1117,8 @@ class LanguageModelParams(Section):
     """Words in its longest n-grams; more knows longer phrases and needs more transcripts."""
     beam_size: PositiveInt = 20
     """Beams of the search; more find better texts and take longer."""
+    beam_threshold: PositiveFloat = 10.0
+    """Nats below the best at which a beam is given up; larger searches more and takes longer."""
     weights: Annotated[tuple[NonNegativeFloat, ...], Field(min_length=1)] = (
         0.0,
         0.25,
@@ -1359,6 +1400,9 @@ _UNION_TAGS = {
     "crnn",
     "trained",
     "registry",
+    "torchaudio",
+    "transformers",
+    "onnx",
     "single",
     "ensemble",
 }

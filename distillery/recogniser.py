@@ -22,7 +22,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from distillery.decoding import greedy_text
 from distillery.errors import ModelError
@@ -126,8 +126,7 @@ class Recogniser:
 
     def save(self, folder: Path) -> None:
         """Write the recogniser into an existing folder; equal recognisers give equal bytes."""
-        state = {name: t.contiguous().cpu() for name, t in self.network.state_dict().items()}
-        write_bytes(folder / WEIGHTS_FILE, save(dict(sorted(state.items()))))
+        save_weights(self.network, folder)
         write_json(folder / CONFIG_FILE, self.config)
         self.vocabulary.save(folder / TOKENS_FILE)
 
@@ -163,12 +162,7 @@ class Recogniser:
     @property
     def weights_digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.network.state_dict().items()):
-            array = tensor.detach().cpu().contiguous().numpy()
-            digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-            digest.update(array.tobytes())
-        return digest.hexdigest()
+        return digest_of_weights(self.network)
 
     @cached_property
     def extractor(self) -> LogMel:
@@ -235,3 +229,19 @@ class Recogniser:
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """Return the greedy transcripts of a batch of waveforms `(samples,)`."""
         return [greedy_text(item, self.vocabulary) for item in self.log_probs(waveforms)]
+
+
+def save_weights(module: nn.Module, folder: Path) -> None:
+    """Write a module's weights into model.safetensors; equal modules give equal bytes."""
+    state = {name: t.detach().contiguous().cpu() for name, t in module.state_dict().items()}
+    write_bytes(folder / WEIGHTS_FILE, save(dict(sorted(state.items()))))
+
+
+def digest_of_weights(module: nn.Module) -> str:
+    """Return the SHA-256 over names, types, shapes and bytes of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        array = tensor.detach().cpu().contiguous().numpy()
+        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -50,11 +50,11 @@ def _table(summary: Mapping[str, Any], before_interval: str) -> Table:
         title=title(summary),
         title_justify="left",
     )
-    headers = _headers(summary)
+    headers = table_headers(summary)
     table.add_column(headers[0], overflow="fold")
     for header in headers[1:]:
         table.add_column(header, justify="right", no_wrap=True)
-    for cells in _cells(summary, before_interval):
+    for cells in table_cells(summary, before_interval):
         table.add_row(*cells)
     return table
 
@@ -71,9 +71,9 @@ def render_table(summary: Mapping[str, Any]) -> str:
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
     """Return the table, each student's verdict and what to mind as Markdown."""
-    headers = [header.replace("-\n", "-").replace("\n", " ") for header in _headers(summary)]
+    headers = [header.replace("-\n", "-").replace("\n", " ") for header in table_headers(summary)]
     rules = [":--", *["--:"] * (len(headers) - 1)]
-    lines = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *_cells(summary, " "))]
+    lines = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *table_cells(summary, " "))]
     notes = [f"- {line}" for line in remarks(summary)]
     return "\n".join([title(summary), "", *lines, "", *notes]) + "\n"
 
@@ -87,7 +87,8 @@ def title(summary: Mapping[str, Any]) -> str:
     return f"Test split: {data['utterances']} utterances, {data['words']} words{speakers}{means}"
 
 
-def _headers(summary: Mapping[str, Any]) -> list[str]:
+def table_headers(summary: Mapping[str, Any]) -> list[str]:
+    """Return the headers of the table of all models; line ends are where to break them."""
     interval = f"[{100 * summary['confidence']:g} % interval]"
     return [
         "model",
@@ -103,7 +104,13 @@ def _headers(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _cells(summary: Mapping[str, Any], before_interval: str) -> list[list[str]]:
+def table_cells(summary: Mapping[str, Any], before_interval: str) -> list[list[str]]:
+    """Return the cells, a row for each model.
+
+    Args:
+        summary: what summary.json holds.
+        before_interval: what stands between a value and its interval.
+    """
     return [
         [
             label(row),

@@ -17,15 +17,20 @@ from distillery.files import whole_folder
 from distillery.fingerprint import digest_of, read_fingerprint
 from distillery.lm_settings import DECODER_FILES, read_tuned
 from distillery.manifest import PreparedData, labelled
-from distillery.params import LanguageModelParams
+from distillery.params import CacheParams, LanguageModelParams
 
 logger = logging.getLogger(__name__)
 
 
-def ready_teacher_decoder(places: Places, params: LanguageModelParams) -> None:
+def ready_teacher_decoder(places: Places, params: LanguageModelParams, cache: CacheParams) -> None:
     """Make the decoder that the teacher's texts come from; remove it where none is wanted.
 
     One that was made from the same transcripts and settings, for the same teacher, stays.
+
+    Args:
+        places: prepared data, teacher and cache.
+        params: settings of the language model.
+        cache: settings of the stage `cache`, for where the teacher runs.
 
     Raises:
         ModelError: the teacher gives texts, not frames, or its files are damaged.
@@ -52,12 +57,13 @@ def ready_teacher_decoder(places: Places, params: LanguageModelParams) -> None:
     if _was_made_from(places.decoder, made_from):
         return
     # These bring PyTorch.
+    from distillery.device import choose_device, num_threads
     from distillery.lm_tuning import describe, tune_for, untuned_decoder, write_language_model
     from distillery.teachers.loading import load_teacher
 
-    recogniser = load_teacher(places.teacher)
+    recogniser = load_teacher(places.teacher, choose_device(cache.device))
     recogniser.check_sample_rate(data.sample_rate_hz)
-    with whole_folder(places.decoder) as folder:
+    with whole_folder(places.decoder) as folder, num_threads(cache.num_threads):
         write_language_model(data, recogniser.vocabulary, params, folder)
         decoder = untuned_decoder(folder, recogniser.vocabulary, params)
         tuned = tune_for(decoder, data, recogniser, params)

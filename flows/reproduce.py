@@ -89,7 +89,7 @@ def find_origin(tracking: Tracking, model_name: str, wanted: str) -> Origin:
         TrackingError: MLflow cannot be reached, or knows no such thing.
     """
     with tracking.explained():
-        run = tracking.client.get_run(_run_of(tracking, model_name, wanted))
+        run = tracking.client.get_run(run_of(tracking, model_name, wanted))
         tags = run.data.tags
         if tags.get("distillery.role") == "pipeline":
             version = tags.get("registered.version")
@@ -98,7 +98,7 @@ def find_origin(tracking: Tracking, model_name: str, wanted: str) -> Origin:
                     f"run {wanted}: is a pipeline's that registered no student; name "
                     "a student's run"
                 )
-            run = tracking.client.get_run(_run_of(tracking, tags["registered.model"], version))
+            run = tracking.client.get_run(run_of(tracking, tags["registered.model"], version))
             tags = run.data.tags
     model = tags.get(MODEL_TAG, "")
     if not model.startswith("students/") or "dvc.md5" not in tags:
@@ -116,7 +116,8 @@ def find_origin(tracking: Tracking, model_name: str, wanted: str) -> Origin:
     )
 
 
-def _run_of(tracking: Tracking, model_name: str, wanted: str) -> str:
+def run_of(tracking: Tracking, model_name: str, wanted: str) -> str:
+    """Return the run that `models:/NAME/VERSION`, `models:/NAME@ALIAS` or a number stands for."""
     version = re.fullmatch(r"(?:models:/([^/@]+)/)?(\d+)", wanted)
     alias = re.fullmatch(r"models:/([^/@]+)@(.+)", wanted)
     if version:

@@ -19,7 +19,7 @@ def cache(root: Path) -> None:
     """Fill data/teacher_cache under `root`, and say what it cost in reports/cache.json."""
     settings = params.load(root / params.PARAMS_FILE)
     places, path = Places.in_workspace(root), root / CACHE_REPORT_FILE
-    ready_teacher_decoder(places, settings.language_model)
+    ready_teacher_decoder(places, settings.language_model, settings.cache)
     report = fill_cache(places, settings.cache, read_report(path))
     path.parent.mkdir(exist_ok=True)
     write_json(path, report.to_json())

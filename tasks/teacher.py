@@ -14,7 +14,7 @@ from distillery.files import whole_folder, write_json
 from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.manifest import PreparedData
 from distillery.registered import REGISTERED, SOURCE_FILE
-from distillery.teachers.base import GetTeacher, Workplace
+from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
 from distillery.teachers.joined import join_teachers
 from distillery.teachers.registry import take_registered
 from distillery.teachers.torchaudio_bundle import take_bundle
@@ -24,8 +24,16 @@ from distillery.teachers.validation import VALIDATION_FILE, validation_wer
 from distillery.training import Curves, run_digest
 from tasks.stage import PIPELINE_FILE, run_stage, snapshot
 
+
+def _take_onnx(settings: params.OnnxTeacherParams, place: Workplace) -> ReadyTeacher:
+    from distillery.teachers.onnx_file import take_onnx  # a second for its libraries
+
+    return take_onnx(settings, place)
+
+
 SOURCES: dict[str, GetTeacher] = {
     "ensemble": lambda settings, place: join_teachers(settings, place, SOURCES),
+    "onnx": _take_onnx,
     "registry": take_registered,
     "torchaudio": take_bundle,
     "trained": train_teacher,

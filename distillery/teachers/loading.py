@@ -9,7 +9,7 @@ from pathlib import Path
 from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError
 from distillery.recogniser import CONFIG_FILE, Recogniser
-from distillery.teachers import torchaudio_bundle, transformers_ctc
+from distillery.teachers import torchaudio_bundle, transformers_ctc, whisper
 from distillery.teachers.base import Teacher
 from distillery.teachers.ensemble import load_ensemble
 
@@ -24,11 +24,19 @@ def _load_ensemble(folder: Path, device: str) -> Teacher:
     return load_ensemble(folder, device, load_teacher)
 
 
+def _load_onnx(folder: Path, device: str) -> Teacher:
+    from distillery.teachers import onnx_file  # a second for its libraries
+
+    return onnx_file.load(folder, device)
+
+
 LOADERS: Mapping[str, Callable[[Path, str], Teacher]] = {
     "ensemble": _load_ensemble,
     RECOGNISER: _load_recogniser,
     torchaudio_bundle.KIND: torchaudio_bundle.load,
     transformers_ctc.KIND: transformers_ctc.load,
+    whisper.KIND: whisper.load,
+    "onnx": _load_onnx,
 }
 """By `kind` in config.json; where that is missing, a model made here."""
 

@@ -8,6 +8,7 @@ audio, the map from its tokens to the corpus's.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,9 +29,16 @@ from distillery.features import pad
 from distillery.files import write_json
 from distillery.manifest import PreparedData
 from distillery.params import PretrainedTeacherParams
-from distillery.recogniser import CONFIG_FILE, TOKENS_FILE, WEIGHTS_FILE, Outputs
+from distillery.recogniser import (
+    CONFIG_FILE,
+    TOKENS_FILE,
+    WEIGHTS_FILE,
+    Outputs,
+    digest_of_weights,
+    save_weights,
+)
 from distillery.teachers.base import ReadyTeacher, Workplace
-from distillery.teachers.weights import digest_of_module, save_state
+from distillery.teachers.weights import fit_state, read_state
 from distillery.text import Vocabulary
 from distillery.token_map import NoMap, TokenMap, TokenTable, match_tokens, texts_of
 
@@ -40,6 +48,8 @@ MASS_UTTERANCES = 256
 MUCH_DROPPED = 1e-2
 """Mean mass a frame, above which dropped tokens are worth a warning."""
 BATCH_UTTERANCES = 8
+SEARCH = {"num_hypotheses": 1, "beam_size": 1}
+"""Settings that change nothing where frames are given: `cache` searches texts in those."""
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +144,7 @@ class TorchBackend:
     @property
     def weights_digest(self) -> str:
         """SHA-256 over all weights and buffers."""
-        return digest_of_module(self.module)
+        return digest_of_weights(self.module)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -143,7 +153,7 @@ class TorchBackend:
 
     def save_weights(self, folder: Path) -> None:
         """Write the weights."""
-        save_state(self.module, folder / WEIGHTS_FILE)
+        save_weights(self.module, folder)
 
     def forward(
         self, waveforms: Tensor, lengths: Tensor, layers: Sequence[str]
@@ -311,29 +321,12 @@ class PretrainedTeacher:
                 "groups": [list(group) for group in token_map.groups],
                 "dropped": list(token_map.dropped),
             },
-            "hearing": asdict(self.hearing),
+            "hearing": {
+                name: value
+                for name, value in asdict(self.hearing).items()
+                if token_map is None or name not in SEARCH
+            },
         }
-
-    @classmethod
-    def restore(
-        cls, folder: Path, config: Mapping[str, Any], backend: Backend, device: str
-    ) -> PretrainedTeacher:
-        """Return a saved teacher, its backend already loaded."""
-        vocabulary, groups = Vocabulary.load(folder / TOKENS_FILE), config["token_map"]
-        token_map = None
-        if groups is not None:
-            token_map = TokenMap(
-                vocabulary, tuple(map(tuple, groups["groups"])), tuple(groups["dropped"])
-            )
-        return cls(
-            config["kind"],
-            backend,
-            vocabulary,
-            config["sample_rate_hz"],
-            Hearing(**config["hearing"]),
-            token_map,
-            device,
-        )
 
     def save(self, folder: Path) -> None:
         """Write config.json, the weights and tokens.txt; the folder needs no other file."""
@@ -373,8 +366,7 @@ class PretrainedTeacher:
                 "memory allows, or prepare.max_duration_seconds lower"
             )
         backend = self.backend
-        if backend.sample_rate_hz != self.sample_rate_hz:
-            waveform = _resampler(self.sample_rate_hz, backend.sample_rate_hz)(waveform)
+        waveform = resampled(waveform, self.sample_rate_hz, backend.sample_rate_hz)
         if backend.variance_floor is not None:
             centred = waveform - waveform.mean()
             variance = centred.square().mean()
@@ -470,6 +462,53 @@ class PretrainedTeacher:
         return [greedy_text(item, self.vocabulary) for item in outputs.items]
 
 
+def load_saved(
+    folder: Path, device: str, build: Callable[[Mapping[str, Any], TokenTable], TorchBackend]
+) -> PretrainedTeacher:
+    """Load a saved teacher; neither the network nor the original files are needed.
+
+    Args:
+        folder: as `PretrainedTeacher.save` left it.
+        device: where it is to run.
+        build: makes the backend, its weights random, of its configuration and its tokens.
+
+    Raises:
+        ModelError: a file is missing, damaged, or does not fit the others.
+    """
+    path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
+    vocabulary = Vocabulary.load(folder / TOKENS_FILE)
+    try:
+        config = json.loads(path.read_text("utf-8"))
+        groups = config["token_map"]
+        token_map = groups and TokenMap(
+            vocabulary, tuple(map(tuple, groups["groups"])), tuple(groups["dropped"])
+        )
+        backend = build(
+            config["architecture"], TokenTable(tuple(config["tokens"]), config["blank"])
+        )
+        teacher = PretrainedTeacher(
+            config["kind"],
+            backend,
+            vocabulary,
+            config["sample_rate_hz"],
+            Hearing(**{**SEARCH, **config["hearing"]}),
+            token_map,
+            device,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path}: cannot be used: {type(error).__name__}: {error}; run make teacher"
+        ) from None
+    if token_map is not None and len(token_map.groups) != len(vocabulary):
+        raise ModelError(
+            f"{path}: maps {len(token_map.groups)} tokens, {TOKENS_FILE} holds {len(vocabulary)}; "
+            "run make teacher"
+        )
+    fit_state(backend.module, read_state(weights), weights)
+    backend.module.to(device)
+    return teacher
+
+
 def _check_finite(values: Mapping[str, Tensor], precision: str) -> None:
     for name, tensor in values.items():
         if not bool(tensor.isfinite().all()):
@@ -482,6 +521,14 @@ def _check_finite(values: Mapping[str, Tensor], precision: str) -> None:
                     else "set cache.precision to fp32"
                 )
             )
+
+
+def resampled(waveform: Tensor, rate_hz: int, target_hz: int) -> Tensor:
+    """Return float samples `(samples,)` at another rate."""
+    if rate_hz == target_hz:
+        return waveform
+    changed: Tensor = _resampler(rate_hz, target_hz)(waveform)
+    return changed
 
 
 @lru_cache(maxsize=4)
@@ -516,7 +563,7 @@ def adapt(
         Hearing.of(params),
         token_map,
     )
-    _warn_of_rate(backend.sample_rate_hz, data.sample_rate_hz)
+    warn_of_rate(backend.sample_rate_hz, data.sample_rate_hz)
     if isinstance(found, NoMap):
         logger.warning(
             "teacher: no frames for students, %s; what works are its texts (sequence) and its "
@@ -528,7 +575,7 @@ def adapt(
     return ReadyTeacher(teacher, source={**source, **mass})
 
 
-def _warn_of_rate(model_hz: int, data_hz: int) -> None:
+def warn_of_rate(model_hz: int, data_hz: int) -> None:
     if data_hz < model_hz:
         logger.warning(
             "teacher: made for %d Hz, the corpus has %d Hz and is resampled: nothing above %d Hz "

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
 from distillery.params import TorchaudioTeacherParams
-from distillery.recogniser import CONFIG_FILE, WEIGHTS_FILE
 from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
-from distillery.teachers.pretrained import PretrainedTeacher, TorchBackend, adapt
+from distillery.teachers.pretrained import TorchBackend, adapt, load_saved
 from distillery.teachers.weights import download, fit_state, nearest, read_state
 from distillery.token_map import TokenTable
 
@@ -172,15 +171,9 @@ def _without_unused(
 
 
 def load(folder: Path, device: str) -> Teacher:
-    """Load a saved teacher of this kind; neither the network nor the original file is needed.
+    """Load a saved teacher of this kind.
 
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
     """
-    config = json.loads((folder / CONFIG_FILE).read_text("utf-8"))  # loading.py has read it, too
-    table = TokenTable(tuple(config["tokens"]), config["blank"])
-    backend = TorchaudioBackend.build(config["architecture"], table)
-    weights = folder / WEIGHTS_FILE
-    fit_state(backend.module, read_state(weights), weights)
-    backend.module.to(device)
-    return PretrainedTeacher.restore(folder, config, backend, device)
+    return load_saved(folder, device, TorchaudioBackend.build)

@@ -24,7 +24,7 @@ from distillery.files import digest_of_file
 from distillery.params import TransformersTeacherParams
 from distillery.recogniser import CONFIG_FILE, WEIGHTS_FILE
 from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
-from distillery.teachers.pretrained import PretrainedTeacher, TorchBackend, adapt
+from distillery.teachers.pretrained import TorchBackend, adapt, load_saved
 from distillery.teachers.torchaudio_bundle import receptive_field
 from distillery.teachers.weights import can_reach, fit_state, read_state
 from distillery.text import SPACE
@@ -171,10 +171,20 @@ def take_ctc(
 TakeModel = Callable[[TransformersTeacherParams, Workplace, Path, dict[str, Any]], ReadyTeacher]
 """Takes settings, workplace, the folder of a published model and its config.json."""
 
+
+def _take_whisper(
+    params: TransformersTeacherParams, place: Workplace, folder: Path, config: dict[str, Any]
+) -> ReadyTeacher:
+    from distillery.teachers.whisper import take_whisper  # which needs what stands above
+
+    return take_whisper(params, place, folder, config)
+
+
 CLASSES: Mapping[str, TakeModel] = {
     "Wav2Vec2ForCTC": take_ctc,
     "HubertForCTC": take_ctc,
     "WavLMForCTC": take_ctc,
+    "WhisperForConditionalGeneration": _take_whisper,
 }
 """By the first entry of `architectures` in config.json."""
 
@@ -194,7 +204,8 @@ def find_folder(params: TransformersTeacherParams, root: Path) -> Path:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", params.model) or params.model.startswith("."):
         raise ModelError(f"{what}: no such folder ({local}); expected one with {wanted}")
     hub = importlib.import_module("huggingface_hub")
-    endpoint, folder = hub.constants.ENDPOINT, local
+    endpoint = importlib.import_module("huggingface_hub.constants").ENDPOINT
+    folder = local
     for options in ({"local_files_only": True}, {}):
         if not options and not can_reach(endpoint):
             raise ModelError(
@@ -317,15 +328,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def load(folder: Path, device: str) -> Teacher:
-    """Load a saved teacher of this kind; neither the network nor the original folder is needed.
+    """Load a saved teacher of this kind.
 
     Raises:
         ModelError: transformers or a file is missing, damaged, or does not fit the others.
     """
-    config = read_json(folder / CONFIG_FILE)
-    table = TokenTable(tuple(config["tokens"]), config["blank"])
-    backend = TransformersBackend.build(config["architecture"], table)
-    weights = folder / WEIGHTS_FILE
-    fit_state(backend.module, read_state(weights), weights)
-    backend.module.to(device)
-    return PretrainedTeacher.restore(folder, config, backend, device)
+    return load_saved(folder, device, TransformersBackend.build)

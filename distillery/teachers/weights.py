@@ -7,7 +7,6 @@ file to put where. Nothing is unpickled that could run code: safetensors, or ten
 from __future__ import annotations
 
 import difflib
-import hashlib
 import logging
 import os
 import pickle
@@ -21,11 +20,10 @@ from urllib.parse import urlsplit
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distillery.errors import ModelError
-from distillery.files import write_bytes
 
 REACH_SECONDS = 3.0
 SAFETENSORS = ".safetensors"
@@ -174,23 +172,6 @@ def fit_state(
             "weights, or a part of them"
         )
     module.load_state_dict(renamed)
-
-
-def save_state(module: nn.Module, path: Path) -> None:
-    """Write a module's weights as safetensors; equal modules give equal bytes."""
-    # Tensors that share memory are written once each: safetensors refuses views of one another.
-    state = {name: t.detach().cpu().contiguous().clone() for name, t in module.state_dict().items()}
-    write_bytes(path, save(dict(sorted(state.items()))))
-
-
-def digest_of_module(module: nn.Module) -> str:
-    """Return the SHA-256 over names, types, shapes and bytes of all weights and buffers."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        array = tensor.detach().cpu().contiguous().numpy()
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
 
 
 def _modern(name: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks import (
     common,
+    language_model,
     teacher_cache_open,
     teacher_cache_read,
     teacher_cache_size,
@@ -155,3 +156,16 @@ def test_a_teacher_pass(workspace: Path, tmp_path: Path) -> None:
 def test_a_workspace_without_a_teacher_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="run make teacher, or give --workspace"):
         common.copied_workspace(tmp_path, tmp_path / "copy", 10)
+
+
+def test_decoding_with_a_language_model(workspace: Path) -> None:
+    rows = {row["name"]: row for row in language_model.measure([workspace], rounds=1)}
+    name = workspace.name
+    assert len(rows) == 5
+    for split in ("validation", "test"):
+        assert rows[f"WER of {name}, {split}, best path"]["value"] > 0
+        assert rows[f"WER of {name}, {split}, language model"]["value"] > 0
+    # pyctcdecode is no dependency: without it the goal is told, and why it was not measured.
+    speed = rows[f"utterances of {name} decoded per CPU second, language model, 10 beams"]
+    assert (speed["value"], speed["holds"], speed["goal"]) == (None, None, "at least 4")
+    assert "see --packages" in speed["against"]

@@ -165,3 +165,7 @@ def test_decodings_are_compared_only_where_the_cache_keeps_several(tmp_path: Pat
     settings["cache"]["payload"] = {"num_hypotheses": 2}
     write_params(tmp_path, settings)
     assert params.load(tmp_path / "params.yaml").distill.filter.max_disagreement == 0.1
+    settings["language_model"] = {"for_teacher": True}
+    write_params(tmp_path, settings)
+    with pytest.raises(ParamsError, match="both are what the language model chose"):
+        params.load(tmp_path / "params.yaml")

@@ -18,7 +18,7 @@ from distillery.text import Vocabulary
 
 LETTERS = Vocabulary.from_alphabet("ab")  # blank, |, a, b
 SENTENCES = ["a b", "ab a", "b", "a ab", "aa b", "a b"]
-WIDE = SearchSettings(weight=0.7, word_score=0.3, beam_size=2000)
+WIDE = SearchSettings(weight=0.7, word_score=0.3, beam_size=2000, beam_threshold=1000.0)
 seeds = st.integers(0, 2**32 - 1)
 
 
@@ -79,7 +79,7 @@ def test_a_wide_search_finds_the_texts_of_highest_score(
 
 
 def test_a_text_scores_its_model_and_its_words(folder: Path, model: NGramModel) -> None:
-    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.5, 2.0, 10))
+    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.5, 2.0, 10, 25.0))
     wanted = 0.5 * model.log_probability("ab a b") + 3 * 2.0
     assert decoder.text_score("ab a b") == pytest.approx(wanted, abs=1e-4)
     assert decoder.text_score("") == pytest.approx(0.5 * model.log_probability(""), abs=1e-4)
@@ -87,33 +87,33 @@ def test_a_text_scores_its_model_and_its_words(folder: Path, model: NGramModel) 
 
 def test_what_was_never_transcribed_is_not_written(folder: Path) -> None:
     log_probs = saying("ba b")  # "ba" is no word of the transcripts
-    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.5, 0.0, 50))
+    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.5, 0.0, 50, 25.0))
     ((text,),) = decoder.n_best([log_probs])
     assert greedy_text(log_probs, LETTERS) == "ba b"
     assert set(text.split()) <= {"a", "aa", "ab", "b"}
 
 
 def test_the_last_word_needs_no_boundary_behind_it(folder: Path) -> None:
-    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.0, 0.0, 50))
+    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.0, 0.0, 50, 25.0))
     assert decoder.n_best([saying("a ab"), saying("a ab ")]) == [["a ab"], ["a ab"]]
 
 
 def test_the_language_model_decides_what_sounds_alike(folder: Path) -> None:
     alike = np.log([[0.02, 0.02, 0.48, 0.48]]).astype(np.float32)  # a or b, and what follows
     items = [np.concatenate([alike, saying(" b")])]
-    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(1.0, 0.0, 50))
+    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(1.0, 0.0, 50, 25.0))
     assert decoder.n_best(items) == [["a b"]]  # "b b" stands in no transcript
 
 
 def test_impossible_frames_and_no_frames_are_taken(folder: Path) -> None:
-    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.0, 0.0, 50))
+    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.0, 0.0, 50, 25.0))
     certain = np.where(saying("ab") > math.log(0.5), 0.0, -math.inf)
     assert decoder.n_best([certain, np.zeros((0, 4), np.float32)], 2) == [["ab"], [""]]
 
 
 def test_equal_words_in_different_batches_get_equal_texts(folder: Path) -> None:
     items = [posteriors(seed, 12) for seed in range(4)]
-    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.5, 0.5, 20))
+    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.5, 0.5, 20, 25.0))
     together = decoder.n_best(items, 2)
     assert [decoder.n_best([item], 2)[0] for item in items] == together
 
@@ -124,11 +124,11 @@ def test_equal_words_in_different_batches_get_equal_texts(folder: Path) -> None:
 def test_tuning_takes_the_pair_of_fewest_word_errors(folder: Path) -> None:
     references = ["a b", "ab a", "b", "aa b"]
     items = [posteriors(seed, 8) for seed in range(4)]
-    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.0, 0.0, 50))
+    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(0.0, 0.0, 50, 25.0))
     weights, word_scores = [2.0, 0.5], [3.0, -3.0]
     wers = {}
     for pair in itertools.product(weights, word_scores):
-        decoder.use(SearchSettings(*pair, 50))
+        decoder.use(SearchSettings(*pair, 50, 25.0))
         tuned = tune(decoder, items, references, LETTERS, [pair[0]], [pair[1]])
         wers[pair] = tuned.valid_wer
     best = tune(decoder, items, references, LETTERS, weights, word_scores)
@@ -140,10 +140,10 @@ def test_tuning_takes_the_pair_of_fewest_word_errors(folder: Path) -> None:
 
 
 def test_of_equally_good_pairs_the_smallest_wins(folder: Path) -> None:
-    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(9.0, 9.0, 50))
+    decoder = LanguageModelDecoder(folder, LETTERS, SearchSettings(9.0, 9.0, 50, 25.0))
     items = [saying("a b")]
     tuned = tune(decoder, items, ["a b"], LETTERS, [0.5, 0.25], [0.5, -0.25, 0.25])
-    assert tuned == Tuned(SearchSettings(0.25, -0.25, 50), 0.0, 0.0)
+    assert tuned == Tuned(SearchSettings(0.25, -0.25, 50, 25.0), 0.0, 0.0)
 
 
 # --- files ---------------------------------------------------------------------------------------
@@ -178,13 +178,13 @@ def test_what_was_tuned_is_read_back_and_decides_the_fingerprint(
     folder: Path, tmp_path: Path
 ) -> None:
     copy(folder, tmp_path)
-    tuned = Tuned(SearchSettings(0.5, 1.0, 20), 0.25, 0.5, "abc")
+    tuned = Tuned(SearchSettings(0.5, 1.0, 20, 25.0), 0.25, 0.5, "abc")
     tuned.save(tmp_path)
     assert read_tuned(tmp_path) == tuned
     assert LanguageModelDecoder.load(tmp_path, LETTERS).settings == tuned.settings
     fields = decoder_fields(tmp_path)
     assert {"weight": 0.5, "word_score": 1.0, "beam_size": 20}.items() <= fields.items()
-    Tuned(SearchSettings(0.5, 1.0, 20), 0.5, 0.5).save(tmp_path)
+    Tuned(SearchSettings(0.5, 1.0, 20, 25.0), 0.5, 0.5).save(tmp_path)
     assert decoder_fields(tmp_path) == fields  # what it measured decides no text
     copy(folder, tmp_path, lexicon="a\ta |\n")
     assert decoder_fields(tmp_path) != fields

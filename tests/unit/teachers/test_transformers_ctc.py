@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,8 @@ from distillery.teachers.base import Workplace
 from distillery.teachers.pretrained import PretrainedTeacher
 from distillery.teachers.transformers_ctc import take_model
 from tests.tiny_models import CHARACTERS, SUBWORDS, write_transformers
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
@@ -79,6 +84,32 @@ def test_a_saved_teacher_needs_neither_the_folder_nor_the_network(place: Workpla
         loaded.own_log_probs([waveform]), teacher.own_log_probs([waveform]), rtol=0, atol=0
     )
     assert str(place.root) not in (saved / "config.json").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", {"kind": "transformers"}, "KeyError: 'token_map'; run make teacher"),
+        ("config.json", {"tokens": None}, "TypeError"),
+        ("tokens.txt", "<blank>\n|\na\n", "maps 5 tokens, tokens.txt holds 3"),
+        ("model.safetensors", "short", "model.safetensors: cannot be read as safetensors"),
+    ],
+)
+def test_a_saved_teacher_that_was_damaged_names_the_file(
+    place: Workplace, name: str, content: Any, message: str
+) -> None:
+    write_transformers(place.root / "model")
+    saved = place.root / "saved"
+    saved.mkdir()
+    take(place).save(saved)
+    if isinstance(content, str):
+        (saved / name).write_text(content)
+    elif "kind" in content:
+        (saved / name).write_text(json.dumps(content))
+    else:
+        edit(saved / name, **content)
+    with pytest.raises(ModelError, match=message):
+        loading.load_teacher(saved)
 
 
 def test_what_a_published_file_lacks_for_training_is_no_matter_of_chance(place: Workplace) -> None:
@@ -209,6 +240,80 @@ def test_offline_the_error_comes_at_once_and_says_what_to_put_where(
         assert part in str(caught.value)
     with pytest.raises(ModelError, match=r"no such folder .*expected one with config\.json"):
         take_model(settings("./no/such/folder"), place)
+
+
+def test_the_hubs_copy_on_this_machine_is_taken(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place.root / "hub"))
+    repository = place.root / "hub/models--somebody--tiny"
+    write_transformers(repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(COMMIT)
+    assert take_model(settings("somebody/tiny"), place).teacher.gives_frames
+    (repository / "snapshots" / COMMIT / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="cannot be reached"):  # a download that was broken off
+        take_model(settings("somebody/tiny"), place)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Answers for one repository as the hub does."""
+
+    folder: Path
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        names = [file.name for file in self.folder.iterdir()]
+        headers = {"Content-Type": "application/json"}
+        body = b"{}"
+        if "/resolve/" in self.path:
+            body = (self.folder / self.path.rsplit("/", 1)[1]).read_bytes()
+            headers |= {"ETag": f'"{hashlib.sha1(body).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        elif "/tree/" in self.path:
+            listed = [{"type": "file", "path": n, "size": 1, "oid": n} for n in names]
+            body = json.dumps(listed).encode()
+        elif self.path == "/api/models/somebody/tiny/revision/main":
+            siblings = [{"rfilename": name} for name in [*names, "flax_model.msgpack"]]
+            body = json.dumps({"id": "somebody/tiny", "sha": COMMIT, "siblings": siblings}).encode()
+        self.send_response(404 if body == b"{}" else 200)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("pickled", [False, True])
+def test_a_model_is_fetched_from_the_hub_once(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, pickled: bool
+) -> None:
+    Hub.folder = write_transformers(place.root / "published", pickled=pickled)
+    for name in ("HF_HUB_OFFLINE", "http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    constants = "huggingface_hub.constants"
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        template = endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(f"{constants}.HF_HUB_CACHE", str(place.root / "hub"))
+        monkeypatch.setattr(f"{constants}.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(f"{constants}.ENDPOINT", endpoint)
+        monkeypatch.setattr(f"{constants}.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        try:
+            first = take_model(settings("somebody/tiny"), place)
+            with pytest.raises(ModelError, match=rf"cannot be fetched from {endpoint}: .*404"):
+                take_model(settings("nobody/none"), place)
+        finally:
+            server.shutdown()
+            thread.join()
+    again = take_model(settings("somebody/tiny"), place)
+    assert again.teacher.weights_digest == first.teacher.weights_digest
 
 
 def test_without_the_extra_the_error_says_how_to_get_it(

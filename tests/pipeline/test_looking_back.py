@@ -1,15 +1,19 @@
-"""A student made again from what its run logged, in a worktree of its commit."""
+"""What can be done with a run that ended: made again, shown as a page, compared with others."""
 
+import base64
 import json
+import re
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
 from distillery.errors import StageError, TrackingError
 from distillery.params import Params
 from distillery.tracking import Tracking
+from flows import compare, report
 from flows.reproduce import Compared, find_origin
 from tests.pipeline.conftest import make_workspace, run_module
 
@@ -107,3 +111,103 @@ def test_a_commit_that_is_gone_is_named(root: Path, tracking: Tracking) -> None:
 def test_other_bits_are_told() -> None:
     assert Compared("test/wer", "0.1", "0.1").equal
     assert not Compared("test/wer", "0.1", "0.2").equal
+
+
+# --- the page of a run ----------------------------------------------------------------------------
+
+
+def test_a_page_holds_all_there_is_to_see_and_hear(root: Path, tracking: Tracking) -> None:
+    done = run_module(root, "flows.report")
+    parent = json.loads((root / "reports/registered.json").read_text())["runs"]["parent"]
+    path = root / report.FOLDER / parent / "report.html"
+    assert f"Written: {path.relative_to(root)}" in done.stdout
+    page = path.read_text()
+    assert "student conv" in page
+    assert "version 1 of tiny" in page
+    assert page.count("data:image/png;base64,") == 5
+    assert "dvc.data.md5" in page
+    assert "max_gradient_norm" not in page.split("<details>")[0]
+    assert not re.search(r"(src|href)=[\"'](?!data:)", page)  # it needs nothing beside it
+    recordings = re.findall(r"data:audio/flac;base64,([^\"]+)", page)
+    assert 0 < len(recordings) <= 8
+    assert base64.b64decode(recordings[0]).startswith(b"fLaC")
+    here = tracking.client.download_artifacts(parent, "report.html", str(root / "scratch"))
+    assert Path(here).read_text() == page
+
+
+def test_a_page_of_other_data_says_that_it_is_silent(root: Path, tracking: Tracking) -> None:
+    assert report.recordings(root, "another") is None
+    play = report.recordings(root, tracking_md5(root))
+    assert play is not None
+    assert play("nobody") is None
+
+
+def tracking_md5(root: Path) -> str:
+    """Return the MD5 of the prepared data, as runs bear it."""
+    stages = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
+    return str(stages["prepare"]["outs"][0]["md5"].removesuffix(".dir"))
+
+
+def test_a_run_that_was_never_evaluated_has_no_page(root: Path, tracking: Tracking) -> None:
+    run = tracking.create_run("empty", {})
+    with pytest.raises(StageError, match=f"run {run}: holds no evaluation"):
+        report.write_report(root, tracking, run)
+
+
+# --- the leaderboard ------------------------------------------------------------------------------
+
+
+def test_the_leaderboard_shows_every_finished_student_and_who_is_champion(
+    root: Path, tracking: Tracking
+) -> None:
+    done = run_module(root, "flows.compare")
+    summary = json.loads((root / "reports/evaluation/summary.json").read_text())
+    wers = {row["model"]: row["wer"] for row in summary["models"]}
+    table = pd.read_csv(root / compare.CSV_FILE)
+    (row,) = table.to_dict("records")
+    assert row["student"] == "conv"
+    assert row["wer"] == wers["students/conv"]
+    assert row["control_wer"] == wers["controls/conv"]
+    assert row["gain"] == pytest.approx(wers["controls/conv"] - wers["students/conv"])
+    assert row["seeds"] == 1
+    assert "(champion)" in done.stdout.replace("\n", " ")
+    assert f"{100 * row['wer']:.1f}" in done.stdout
+
+
+def test_rows_of_one_corpus_stand_together_and_seeds_are_averaged() -> None:
+    def row(parent: str, seed: int, data: str, wer: float, day: int) -> dict[str, object]:
+        return {
+            "run": f"{parent}-{seed}",
+            "parent": parent,
+            "name": f"conv-{parent}",
+            "student": "conv",
+            "seed": f"seed-{seed}",
+            "corpus": "an4",
+            "data": data,
+            "started": pd.Timestamp(2026, 1, day, tz="UTC"),
+            **dict.fromkeys(compare.METRICS.values(), 1.0),
+            "wer": wer,
+            "control_wer": None,
+        }
+
+    found = pd.DataFrame(
+        [
+            row("old", 0, "aaa", 0.10, 1),
+            row("two", 0, "bbb", 0.30, 2),
+            row("two", 1, "bbb", 0.20, 2),
+            row("best", 0, "bbb", 0.21, 3),
+        ]
+    )
+    table = compare.leaderboard(found)
+    assert list(table["parent"]) == ["best", "two", "old"]
+    assert list(table["wer"]) == pytest.approx([0.21, 0.25, 0.10])
+    assert list(table["seeds"]) == [1, 2, 1]
+    shown = compare.render(table, ["two-0"])
+    assert shown.row_count == 3
+
+
+def test_nothing_to_compare_is_said(tmp_path: Path, root: Path) -> None:
+    (tmp_path / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
+    done = run_module(tmp_path, "flows.compare", check=False)
+    assert done.returncode == 1
+    assert "holds no finished student; run make run" in done.stdout
