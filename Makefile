@@ -85,6 +85,10 @@ register: install ## stage: results and students into MLflow and its registry
 curve: install ## WER against hours of training audio, for students, controls and the teacher
 	$(FLOW) --curve
 
+.PHONY: teachers
+teachers: install ## compare candidates for the teacher, by what a short distillation gains
+	$(RUN) --teachers
+
 # --- using it -------------------------------------------------------------------------------------
 
 .PHONY: transcribe

@@ -297,7 +297,9 @@ def _draw_disagreement(axes: Axes, disagreement: Mapping[str, Mapping[str, float
             axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=colour)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title("Disagreement of teachers' texts (%)")
+    axes.set_xlabel("teacher")
+    axes.set_ylabel("teacher")
+    axes.set_title("Word edits between teachers' texts, by their mean length (%)")
 
 
 def _draw_curve(axes: Axes, role: str, points: Sequence[Row], position: int, dodge: float) -> None:

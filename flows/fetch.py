@@ -8,7 +8,7 @@ that reads it is made anew anyway. A version never moves.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -44,12 +44,48 @@ def fetch(root: Path, settings: Params, follow: Collection[str] | None = None) -
         TrackingError: a model cannot be had, or is none of ours.
         ModelError: it is damaged in the registry, or no recogniser.
     """
+    wanted = wanted_models(settings)
+    return _fetch(root, settings, root / REGISTERED, wanted, follow)
+
+
+def fetch_teacher(root: Path, settings: Params, base: Path) -> list[str]:
+    """Bring the registered models here that a teacher is or is made of, following aliases.
+
+    Where MLflow cannot be asked, a copy that is here stays.
+
+    Args:
+        root: the workspace, for MLflow.
+        settings: settings with this teacher.
+        base: receives the folder `teacher`.
+
+    Returns:
+        What was done, in lines for a person.
+
+    Raises:
+        TrackingError: a model cannot be had, or is none of ours.
+        ModelError: it is damaged in the registry, or no recogniser.
+    """
+    wanted = {
+        reader: model
+        for reader, model in wanted_models(settings).items()
+        if not reader.startswith("students/")
+    }
+    return _fetch(root, settings, base, wanted, wanted)
+
+
+def _fetch(
+    root: Path,
+    settings: Params,
+    base: Path,
+    wanted: Mapping[str, str | None],
+    follow: Collection[str] | None,
+) -> list[str]:
     tracking: Tracking | None = None
     lines = []
-    for reader, model in wanted_models(settings).items():
+    for reader, model in wanted.items():
         if model is None:
             continue
-        folder = root / REGISTERED / reader
+        folder = base / reader
         here = _whole_copy(folder, model, reader)
         if here is not None and not ("@" in model and (follow is None or reader in follow)):
             continue

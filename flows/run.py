@@ -1,4 +1,6 @@
-"""The command behind make's targets: python -m flows.run [--until STAGE | --only STAGE | --curve].
+"""The command behind make's targets: python -m flows.run.
+
+With --until STAGE, --only STAGE, --curve or --teachers; without, the whole pipeline.
 
 Slow imports come late, and only where they are needed: the Prefect server starts meanwhile.
 """
@@ -37,7 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
                 _run_one(root, settings, options.only)
             elif options.curve:
                 _run_flow(root, "cache", options.trigger)
-                _run_curve(root, settings)
+                _run_extra("flows.curve", root, settings)
+            elif options.teachers:
+                _run_flow(root, "prepare", options.trigger)
+                _run_extra("flows.teachers", root, settings)
             else:
                 _run_flow(root, options.until, options.trigger)
     except ParamsError as error:
@@ -58,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     choice.add_argument("--until", choices=names, default="register", help="the last stage to run")
     choice.add_argument("--only", choices=names, help="one stage, without Prefect")
     choice.add_argument("--curve", action="store_true", help="WER against hours of training audio")
+    choice.add_argument("--teachers", action="store_true", help="compare candidates for teacher")
     parser.add_argument("--trigger", default="manual", help="what started this, for the record")
     return parser
 
@@ -112,10 +118,10 @@ def _run_flow(root: Path, until: str, trigger: str) -> None:
         _write_line(results.text(root, registered))
 
 
-def _run_curve(root: Path, settings: params.Params) -> None:
+def _run_extra(module: str, root: Path, settings: params.Params) -> None:
     # Prefect has taken the root logger; from here on lines stand for themselves.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
-    importlib.import_module("flows.curve").run(root, settings, _write_line)
+    importlib.import_module(module).run(root, settings, _write_line)
 
 
 def _write_line(line: str) -> None:

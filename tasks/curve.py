@@ -32,14 +32,12 @@ from distillery.manifest import PreparedData
 from distillery.recogniser import WEIGHTS_FILE
 from distillery.registered import REGISTERED, read_source
 from distillery.teacher_cache.store import TeacherCache
-from distillery.tracking import Tracking, flatten, without_credentials
 from distillery.training import run_digest
-from tasks.lineage import read_lineage
+from tasks.report_run import Report, log_report
 from tasks.stage import Snapshot, run_stage, snapshot
 
 ROLE = "curve"
 MADE_FROM_FILE = "made_from.json"
-DIGEST_TAG = "curve.digest"
 
 logger = logging.getLogger(__name__)
 
@@ -198,36 +196,17 @@ def log(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         TrackingError: MLflow cannot be reached or refuses; the report stays where it is.
     """
-    settings = params.load(root / params.PARAMS_FILE)
-    tracking = Tracking(settings.register, root, again="make curve")
-    made_from = ("data/prepared", "models/teacher")
-    lineage = read_lineage(root, made_from)
-    csv = root / "reports" / data_curve.CSV_FILE
-    hashes = [lineage.outputs[name] for name in made_from]
-    digest = run_digest(settings.model_dump(), hashes, csv.read_text("utf-8"))
-    with tracking.explained():
-        run = tracking.find_run({"distillery.role": ROLE, DIGEST_TAG: digest})
-        if run is None or tracking.is_open(run):
-            started = time.strftime("%Y%m%d-%H%M", time.gmtime())
-            run = run or tracking.create_run(
-                f"{ROLE}-{settings.prepare.corpus}-{started}",
-                {"distillery.role": ROLE, DIGEST_TAG: digest},
-            )
-            values = flatten(settings.model_dump())
-            if uri := settings.register.tracking_uri:
-                values["register.tracking_uri"] = without_credentials(uri)
-            note = f"```\n{data_curve.render(summary)}\n```"
-            tags = {**lineage.tags, "mlflow.note.content": note}
-            tracking.log_values(run, params=values, metrics={}, tags=tags)
-            tracking.log_points(run, data_curve.metrics(summary, int(time.time() * 1000)))
-            for name in (data_curve.CSV_FILE, data_curve.PLOT_FILE):
-                tracking.client.log_artifact(run, str(root / "reports" / name))
-            tracking.end_run(run)
-    return {
-        "tracking_uri": without_credentials(tracking.uri),
-        "experiment_id": tracking.experiment_id,
-        "runs": {"parent": run},
-    }
+    return log_report(
+        root,
+        Report(
+            ROLE,
+            "make curve",
+            made_from=("data/prepared", "models/teacher"),
+            text=data_curve.render(summary),
+            files=(data_curve.CSV_FILE, data_curve.PLOT_FILE),
+            points=data_curve.metrics(summary, int(time.time() * 1000)),
+        ),
+    )
 
 
 def main() -> None:

@@ -52,15 +52,21 @@ def read_lineage(root: Path, needed: Sequence[str] = RESULTS) -> Lineage:
     tags = {
         "dvc.lock.md5": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
         "dvc.data.md5": outputs["data/prepared"],
+        **(_teacher_tags(root, outputs) if "models/teacher" in needed else {}),
+        **_git_tags(root),
+    }
+    return Lineage(outputs, tags)
+
+
+def _teacher_tags(root: Path, outputs: Mapping[str, str]) -> dict[str, str]:
+    return {
         "dvc.teacher.md5": outputs["models/teacher"],
         "teacher.fingerprint": read_fingerprint(root / "models/teacher")["fingerprint"],
         **_teacher_version(root / "models/teacher"),
         "cache.manifest_sha256": TeacherCache.open_current(
             root / "data/teacher_cache"
         ).manifest_digest,
-        **_git_tags(root),
     }
-    return Lineage(outputs, tags)
 
 
 def _teacher_version(folder: Path) -> dict[str, str]:

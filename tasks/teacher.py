@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,9 +60,7 @@ def teacher(root: Path) -> None:
     )
     kept = KeptCheckpoint(root)
     kept.remove_outdated()
-    checkpoint = make_teacher(settings, place, root / "models/teacher")
-    if checkpoint is not None:
-        kept.keep(checkpoint)
+    kept.keep(make_teacher(settings, place, root / "models/teacher"))
 
 
 def make_teacher(
@@ -70,7 +68,7 @@ def make_teacher(
     place: Workplace,
     folder: Path,
     notes: Mapping[str, Any] | None = None,
-) -> Path | None:
+) -> list[Path]:
     """Make a teacher of any kind, and save it with its fingerprint and its validation WER.
 
     Args:
@@ -80,10 +78,9 @@ def make_teacher(
         notes: JSON files to write beside it, by name.
 
     Returns:
-        The checkpoint that its training left, where it was trained.
+        The checkpoints that training left, where something was trained.
     """
-    # Whether a poor one may go on makes no other teacher.
-    ready = SOURCES[settings.kind](settings.model_copy(update={"allow_poor": False}), place)
+    ready = SOURCES[settings.kind](settings, place)
     wer = validation_wer(ready.teacher, place.data)
     logger.info("teacher: kind %s, validation WER %.2f %%", settings.kind, 100 * wer)
     if ready.checkpoint is None:  # nothing was trained, so nothing was logged
@@ -95,14 +92,12 @@ def make_teacher(
         ready.teacher.save(temporary)
         for name, content in {**files, **(notes or {})}.items():
             write_json(temporary / name, content)
-    for path in ready.leftovers:
-        path.unlink(missing_ok=True)
-    return ready.checkpoint
+    return [*([] if ready.checkpoint is None else [ready.checkpoint]), *ready.leftovers]
 
 
 @dataclass(frozen=True)
 class KeptCheckpoint:
-    """The last checkpoint of the teacher's training, kept while all that it was made from stays.
+    """The last checkpoints of the teacher's training, kept while all they were made from stays.
 
     `teacher.allow_poor` is part of the settings that DVC follows, so switching it on after hours of
     training runs the stage again. From the checkpoint that takes seconds.
@@ -121,23 +116,32 @@ class KeptCheckpoint:
             settings = {name: value for name, value in settings.items() if name != "allow_poor"}
         return run_digest({**state, SETTINGS_KEY: settings})
 
-    def remove_outdated(self) -> None:
-        """Remove the kept checkpoint unless it is of the present code, settings and data."""
+    @property
+    def checkpoints(self) -> list[Path]:
+        """Those that are kept."""
+        return [self.root / name for name in self._read().get("checkpoints", [])]
+
+    def _read(self) -> Mapping[str, Any]:
         try:
-            note = json.loads(self._note.read_text("utf-8"))
+            return dict(json.loads(self._note.read_text("utf-8")))
         except (OSError, ValueError):
-            return
-        if note["state"] != self._state():
-            (self.root / note["checkpoint"]).unlink(missing_ok=True)
+            return {}
+
+    def remove_outdated(self) -> None:
+        """Remove the kept checkpoints unless they are of the present code, settings and data."""
+        if self._note.exists() and self._read().get("state") != self._state():
+            for checkpoint in self.checkpoints:
+                checkpoint.unlink(missing_ok=True)
             self._note.unlink()
 
-    def keep(self, checkpoint: Path) -> None:
-        """Remember that this checkpoint has ended, and what it was made from."""
+    def keep(self, checkpoints: Sequence[Path]) -> None:
+        """Remember that these have ended, and what they were made from."""
         if not (self.root / PIPELINE_FILE).exists():  # nothing says what that is
-            checkpoint.unlink()
-            return
-        name = str(checkpoint.relative_to(self.root))
-        write_json(self._note, {"state": self._state(), "checkpoint": name})
+            for checkpoint in checkpoints:
+                checkpoint.unlink()
+        elif checkpoints:
+            names = [str(checkpoint.relative_to(self.root)) for checkpoint in checkpoints]
+            write_json(self._note, {"state": self._state(), "checkpoints": names})
 
 
 def main() -> None:

@@ -122,11 +122,11 @@ class ReadyTeacher:
 
     teacher: Teacher
     checkpoint: Path | None = None
-    """To be removed once the teacher is saved; None: nothing was trained."""
+    """That its training left, kept while nothing changes; None: nothing was trained."""
     source: dict[str, Any] | None = None
     """Where it comes from, for source.json; None: from here."""
     leftovers: Sequence[Path] = ()
-    """Further files to be removed once the teacher is saved."""
+    """Further checkpoints, of what it is made of."""
     points: Sequence[Mapping[str, Any]] = ()
     """Of the curves of what it is made from; they stand in front where `checkpoint` is None."""
 

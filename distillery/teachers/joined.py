@@ -24,7 +24,7 @@ def join_teachers(
     """Get every member ready by its own kind's function, one after the other, and join them.
 
     A member that is trained goes on where a killed run stopped; those before it are complete in
-    their checkpoints, which stay until the ensemble is saved.
+    their checkpoints.
 
     Args:
         params: the members and how they are combined.

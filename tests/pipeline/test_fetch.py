@@ -15,7 +15,7 @@ from distillery.params import Params
 from distillery.registered import check_model, read_source
 from distillery.registry import CHAMPION, Candidate, register_version
 from distillery.tracking import Tracking
-from flows.fetch import fetch, readers_that_run_anyway
+from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
 from tests.pipeline.conftest import make_workspace, run_module
 from tests.tiny import tiny_params, write_params
 from tests.unit.test_registered import recogniser
@@ -101,6 +101,21 @@ def test_an_alias_is_followed_for_those_that_run_anyway_and_by_the_command(bare:
         f"teacher: {ALIAS} is version 2, as before",
         f"students/conv: {ALIAS} is version 2, fetched",
     ]
+
+
+def test_a_candidate_for_the_teacher_is_fetched_alone_and_follows_its_alias(
+    bare: Path, tmp_path: Path
+) -> None:
+    teacher = {"kind": "registry", "model": ALIAS}
+    wanted = Params.model_validate(settings().model_dump() | {"teacher": teacher})
+    base = tmp_path / "candidate"
+    assert fetch_teacher(bare, wanted, base) == [f"teacher: {ALIAS} is version 1, fetched"]
+    crown(bare, "2")
+    assert fetch_teacher(bare, wanted, base) == [f"teacher: {ALIAS} is version 2, fetched"]
+    assert [path.name for path in base.iterdir()] == ["teacher"]
+    assert not (bare / "models/registered").exists()
+    trained = Params.model_validate(settings().model_dump())
+    assert fetch_teacher(bare, trained, base) == []
 
 
 def test_a_damaged_copy_is_fetched_again(bare: Path) -> None:

@@ -409,3 +409,55 @@ def test_curves_are_of_all_students_unless_some_are_named(tmp_path: Path) -> Non
     assert loaded.curve.fractions == (0.1, 0.25, 0.5, 1.0)
     write_params(tmp_path, settings | {"curve": {"students": ["other"]}})
     assert params.load(tmp_path / "params.yaml").curve_students == ["other"]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "words"),
+    [
+        (
+            {"teachers": {"teacher": {"kind": "trained"}}},
+            "'teacher' is what the configured teacher",
+        ),
+        ({"teachers": {"a": {"kind": "nobody"}}}, "teacher_candidates.teachers.a.* kind should be"),
+        ({"teachers": {"A b": {"kind": "trained"}}}, "teacher_candidates.teachers.A b"),
+        (
+            {"pilot": {"student": "nobody"}},
+            "pilot.student: 'nobody' is no student, expected one of",
+        ),
+        ({"pilot": {"fraction": 0.0}}, "pilot.fraction: .*greater than 0"),
+        (
+            {"pilot": {"num_epoch": 3}},
+            "pilot.num_epoch: unknown setting; did you mean 'num_epochs'",
+        ),
+    ],
+)
+def test_candidates_that_cannot_be_compared_are_named(
+    candidates: dict[str, object], words: str, tmp_path: Path
+) -> None:
+    write_params(tmp_path, tiny_params() | {"teacher_candidates": candidates})
+    with pytest.raises(ParamsError, match=words):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_a_pilot_that_ignores_its_teacher_ranks_none(tmp_path: Path) -> None:
+    settings = tiny_params(distill={"objective": {"teacher_share": 0.0}})
+    settings["teacher_candidates"] = {"teachers": {"a": {"kind": "trained"}}}
+    write_params(tmp_path, settings)
+    with pytest.raises(ParamsError, match="'conv' ignores its teacher"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_the_configured_teacher_is_a_candidate_once(tmp_path: Path) -> None:
+    settings = tiny_params()
+    other = {"kind": "trained", "architecture": {"type": "conformer"}}
+    settings["teacher_candidates"] = {"teachers": {"other": other}}
+    write_params(tmp_path, settings)
+    loaded = params.load(tmp_path / "params.yaml")
+    assert list(loaded.all_candidates) == ["teacher", "other"]
+    same = {**settings["teacher"], "allow_poor": False}  # which makes no other teacher
+    settings["teacher_candidates"]["teachers"]["same"] = same
+    write_params(tmp_path, settings)
+    loaded = params.load(tmp_path / "params.yaml")
+    assert list(loaded.all_candidates) == ["other", "same"]
+    assert [loaded.is_configured(item) for item in loaded.all_candidates.values()] == [False, True]
+    assert loaded.pilot_student == "conv"

@@ -116,7 +116,25 @@ DATA_CURVE: dict[str, Any] = {
         on_curve("crnn", 2.0, 1.0, control=0.5, student=0.2),
     ],
 }
+
+
+def tried(name: str, wer: float, gain: float) -> dict[str, Any]:
+    """Return a candidate for the teacher, its figures a hundredth to each side."""
+    return {
+        "name": name,
+        **{"wer": wer, "wer_low": wer - 0.01, "wer_high": wer + 0.01},
+        "pilot": {"gain_wer": gain, "gain_wer_low": gain - 0.01, "gain_wer_high": gain + 0.01},
+    }
+
+
+TEACHERS: dict[str, Any] = {
+    "confidence": 0.95,
+    "pilot": {"student": "conv"},
+    "candidates": [tried("kind", 0.2, 0.1), tried("sharp", 0.1, 0.05), {"name": "lost"}],
+    "disagreement": {"kind": {"kind": 0.0, "sharp": 0.3}, "sharp": {"kind": 0.3, "sharp": 0.0}},
+}
 DRAWINGS = {
+    "teachers": lambda path: plots.plot_teachers(TEACHERS, path),
     "learning_curves": lambda path: plots.plot_learning_curves(CURVES, ROWS, path),
     "wer_against_size": lambda path: plots.plot_wer_against_size(ROWS, 0.95, path),
     "wer_against_speed": lambda path: plots.plot_wer_against_speed(ROWS, 0.95, path),
@@ -353,3 +371,21 @@ def test_a_curve_without_controls_has_students_alone(figures: list[Figure]) -> N
     points = [on_curve("conv", 0.5, 0.25, student=0.6), on_curve("conv", 2.0, 1.0, student=0.3)]
     plots.plot_data_curve({**DATA_CURVE, "points": points}, Path("unused"))
     assert legend(figures[0]) == ["teacher, all data", "student conv"]
+
+
+def test_gains_stand_over_the_teachers_wer_beside_how_they_disagree(figures: list[Figure]) -> None:
+    plots.plot_teachers(TEACHERS, Path("unused"))
+    gains, matrix = figures[0].axes
+    assert legend(figures[0]) == ["kind", "sharp"]
+    points = [container[0].get_xydata()[0] for container in gains.containers]
+    np.testing.assert_allclose(points, [[20, 10], [10, 5]])
+    bars = gains.containers[0][2]  # to the sides, then up and down
+    np.testing.assert_allclose(bars[0].get_segments()[0][:, 0], [19, 21])
+    np.testing.assert_allclose(bars[1].get_segments()[0][:, 1], [9, 11])
+    assert [text.get_text() for text in matrix.texts] == ["0.0", "30.0", "30.0", "0.0"]
+    assert [tick.get_text() for tick in matrix.get_yticklabels()] == ["kind", "sharp"]
+
+
+def test_teachers_that_all_failed_leave_empty_axes(figures: list[Figure]) -> None:
+    plots.plot_teachers({**TEACHERS, "candidates": [], "disagreement": {}}, Path("unused"))
+    assert not figures[0].axes[0].containers and not figures[0].axes[1].texts

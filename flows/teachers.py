@@ -1,0 +1,73 @@
+"""What `make teachers` does once the data are prepared: python -m flows.run --teachers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from distillery import teacher_choice
+from distillery.errors import BusyError, DistilleryError
+from distillery.params import Params
+from flows import results, stages
+from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
+from tasks import teachers as task
+
+logger = logging.getLogger(__name__)
+
+
+def run(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
+    """Compare the candidates, show the table, and log it to MLflow.
+
+    The configured teacher and its cache are those of their stages, which DVC runs where it has to.
+
+    Args:
+        root: a workspace with prepared data, whose lock the caller holds.
+        settings: the whole of params.yaml.
+        emit: receives each line for the user.
+
+    Raises:
+        BusyError: another DVC process works here.
+        TrackingError: MLflow cannot be reached or refuses; by then all else is done.
+        DistilleryError: nothing can be compared.
+    """
+    summary = task.teachers(root, get_ready(root, settings, emit))
+    reports = root / "reports"
+    emit(f"\n{teacher_choice.render(summary)}\n")
+    names = (teacher_choice.CSV_FILE, teacher_choice.JSON_FILE, teacher_choice.PLOT_FILE)
+    emit(f"Written: {', '.join(str(reports / name) for name in names)}")
+    emit(f"MLflow run: {results.mlflow_link(task.log(root, summary))}  (make ui)")
+
+
+def get_ready(root: Path, settings: Params, emit: Callable[[str], None]) -> dict[str, str]:
+    """Bring here what candidates are made from, and run the stages of the configured teacher.
+
+    Returns:
+        Why some candidates cannot be tried, by name.
+
+    Raises:
+        BusyError: another DVC process works here.
+    """
+    failed = {}
+    for name, candidate in settings.all_candidates.items():
+        try:
+            if settings.is_configured(candidate):
+                _run_stages(root, settings, emit)
+                continue
+            alone = settings.model_copy(update={"teacher": candidate})
+            for line in fetch_teacher(root, alone, root / task.FOLDER / name / "registered"):
+                logger.info("%s: %s", name, line)
+        except BusyError:
+            raise
+        except DistilleryError as error:
+            logger.warning("%s: %s", name, error)
+            failed[name] = str(error)
+    return failed
+
+
+def _run_stages(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
+    for line in fetch(root, settings, readers_that_run_anyway(root, settings)):
+        logger.info("%s", line)
+    for target in ("fetch", "teacher", "cache"):
+        done = stages.run_stage(root, target, emit)
+        logger.info("%s: %s (%.1f s)", done.target, done.outcome, done.seconds)
