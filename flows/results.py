@@ -27,6 +27,7 @@ def markdown(root: Path, registered: Mapping[str, Any]) -> str:
     return (
         f"{markdown_table(_summary(root))}\n\n{_sentence(registered)}\n\n"
         f"[MLflow run]({mlflow_link(registered)})\n"
+        + "".join(f"\n**Warning:** {line}\n" for line in registered.get("data_warnings", []))
     )
 
 
@@ -38,6 +39,7 @@ def text(root: Path, registered: Mapping[str, Any]) -> str:
             render_table(_summary(root)),
             "",
             _sentence(registered),
+            *(f"WARNING: {line}" for line in registered.get("data_warnings", [])),
             "",
             "Next:",
             "  make ui                                      runs, curves and models in a browser",
