@@ -87,7 +87,15 @@ curve: install ## WER against hours of training audio, for students, controls an
 
 .PHONY: teachers
 teachers: install ## compare candidates for the teacher, by what a short distillation gains
-	$(RUN) --teachers
+	$(FLOW) --teachers
+
+.PHONY: retrain
+retrain: install ## retrain once, now, if anything is new; FORCE=1 does although nothing is
+	$(FLOW) --retrain $(if $(FORCE),--force)
+
+.PHONY: schedule
+schedule: install ## retrain when retraining.cron in params.yaml says, until Ctrl-C
+	@exec $(PYTHON) -m flows.schedule --prefect-port $(PREFECT_PORT)
 
 # --- using it -------------------------------------------------------------------------------------
 
@@ -147,6 +155,10 @@ doctor: install ## check pins, disk, locks, stores and servers, and say what to 
 .PHONY: test
 test: install ## all tests
 	$(PYTHON) -m pytest
+
+.PHONY: test-faults
+test-faults: install ## kills, full disks, dead servers: the slow ones, too
+	$(PYTHON) -m pytest -m "slow or not slow" tests/pipeline/test_faults_*.py
 
 .PHONY: lint
 lint: install ## ruff: format and rules

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+import zoneinfo
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,6 +57,12 @@ def _lowest_first(ends: tuple[float, float]) -> tuple[float, float]:
     if ends[0] > ends[1]:
         raise ValueError(f"the ends stand in reverse, expected [{ends[1]:g}, {ends[0]:g}]")
     return ends
+
+
+def _known_timezone(name: str) -> str:
+    if name not in zoneinfo.available_timezones():
+        raise ValueError("no such time zone; UTC never skips or repeats an hour")
+    return name
 
 
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
@@ -1172,6 +1179,31 @@ class TeacherCandidatesParams(Section):
         return self
 
 
+class RetrainingParams(Section):
+    """Settings of `make retrain` and `make schedule`, which are no stage."""
+
+    cron: Annotated[str, Field(pattern=r"^\S+( \S+){4}$")] = "0 3 * * *"
+    """When `make schedule` retrains: minute, hour, day of month, month, day of week."""
+    timezone: Annotated[str, AfterValidator(_known_timezone)] = "UTC"
+    """Whose clock `cron` means; outside UTC one hour of the year comes twice and one never."""
+    force: bool = False
+    """Whether to run although nothing is new: aliases are followed, and the results registered."""
+    pull: bool = True
+    """Whether to get from DVC's remote what dvc.lock names and the workspace lacks."""
+    push: bool = True
+    """Whether to send new data, cache and models to DVC's remote."""
+    commit: bool = False
+    """Whether to commit dvc.lock to Git, and nothing else, after a run that changed it."""
+    timeout_hours: PositiveFloat = 24.0
+    """A run that takes longer is stopped; the next goes on with what is done."""
+    transfer_timeout_minutes: PositiveFloat = 60.0
+    """One pull or push that takes longer is stopped and counts as failed."""
+    retries: Annotated[int, Field(ge=0)] = 2
+    """How often a failed pull or push is tried again; a failed stage never is."""
+    retry_delay_seconds: NonNegativeFloat = 30.0
+    """Wait before each such retry, in seconds."""
+
+
 # pydantic's metaclass has a method of the name that our last stage bears.
 warnings.filterwarnings("ignore", 'Field name "register" in "Params" shadows')
 
@@ -1188,6 +1220,7 @@ class Params(Section):
     curve: CurveParams = CurveParams()
     language_model: LanguageModelParams = LanguageModelParams()
     teacher_candidates: TeacherCandidatesParams = TeacherCandidatesParams()
+    retraining: RetrainingParams = RetrainingParams()
 
     @property
     def curve_students(self) -> list[str]:

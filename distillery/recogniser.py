@@ -233,7 +233,8 @@ class Recogniser:
 
 def save_weights(module: nn.Module, folder: Path) -> None:
     """Write a module's weights into model.safetensors; equal modules give equal bytes."""
-    state = {name: t.detach().contiguous().cpu() for name, t in module.state_dict().items()}
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    state = {name: t.detach().cpu().contiguous().clone() for name, t in module.state_dict().items()}
     write_bytes(folder / WEIGHTS_FILE, save(dict(sorted(state.items()))))
 
 

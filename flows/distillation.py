@@ -5,6 +5,7 @@ prepare → fetch → teacher → cache → distill → evaluate → register
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +31,37 @@ RETRY_SECONDS = [10, 30]
 class Run:
     """One pass through the pipeline: what its tasks share."""
 
-    def __init__(self, root: Path, settings: params.Params) -> None:
+    def __init__(
+        self,
+        root: Path,
+        settings: params.Params,
+        tags: Mapping[str, str],
+        at: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Begin a pass.
+
+        Args:
+            root: the workspace.
+            settings: the whole of params.yaml.
+            tags: what every MLflow run of this pass bears beside its lineage.
+            at: told the stage that begins now.
+        """
         self.root = root
         self.settings = settings
+        self.tags = tags
+        self.at = at
+        self.outcomes: dict[str, str] = {}
         self.live = LiveCurves(root, settings)
         self.pipeline = Pipeline(root, settings)
 
     def stage(self, target: str) -> str:
         """Bring one stage up to date under Prefect's eyes and return what became of it."""
         logger = get_run_logger()
+        self.at(target)
         with self.live.following(target):
             done = self.pipeline.bring_up_to_date(target, logger.info)
         logger.info("%s: %s (%.1f s)", target, done.outcome, done.seconds)
+        self.outcomes[target] = done.outcome
         return done.outcome
 
 
@@ -118,9 +138,10 @@ def evaluate(run: Run) -> str:
 
 
 @task(name="register", **_options)
-def register(run: Run, trigger: str) -> dict[str, Any]:
+def register(run: Run) -> dict[str, Any]:
     """Log the results and register the students."""
-    tags = {"prefect.flow_run_id": str(runtime.flow_run.id), "trigger": trigger}
+    run.at("register")
+    tags = {"prefect.flow_run_id": str(runtime.flow_run.id), **run.tags}
     live = run.live
     return register_stage.register(run.root, live.run, tracking=live.tracking, tags=tags)
 
@@ -140,9 +161,23 @@ def distillation(
         What reports/registered.json holds, or None if the pipeline ends before `register`.
     """
     settings = params.load(Path(root) / params.PARAMS_FILE)
-    run = Run(Path(root), settings)
+    run = Run(Path(root), settings, {"trigger": trigger})
+    through(run, until)
+    if run.pipeline.anything_ran:
+        _push(run.root)
+    return conclude(run) if until == "register" else None
+
+
+def through(run: Run, until: str = "register") -> None:
+    """Bring all stages up to date, `until` included; `register` comes with `conclude`.
+
+    Raises:
+        DistilleryError: what a stage raises; MLflow's run is then FAILED, or KILLED where the run
+            was told to stop. The next one goes on with the work that is done.
+    """
     order = [*STAGES, "register"]
     wanted = order[: order.index(until) + 1]
+    settings = run.settings
     try:
         prepare(run)
         if "fetch" in wanted:
@@ -158,13 +193,16 @@ def distillation(
         if "evaluate" in wanted:
             evaluate(run)
     except DistilleryError:
-        run.live.fail()
+        run.live.end("FAILED")
         raise
-    if run.pipeline.anything_ran:
-        _push(run.root)
-    if "register" not in wanted:
-        return None
-    registered = register(run, trigger)
+    except BaseException:
+        run.live.end("KILLED")
+        raise
+
+
+def conclude(run: Run) -> dict[str, Any]:
+    """Register what the stages left, show it in Prefect, and return reports/registered.json."""
+    registered = register(run)
     _publish(run.root, registered)
     return registered
 

@@ -62,12 +62,12 @@ class LiveCurves:
             done.set()
             thread.join(JOIN_SECONDS)
 
-    def fail(self) -> None:
-        """Mark the run as failed, if it was opened and MLflow can be reached."""
+    def end(self, status: str) -> None:
+        """End the run as FAILED or KILLED, if it was opened and MLflow can be reached."""
         if self.tracking is not None and self.run is not None:
             try:
                 with self.tracking.explained():
-                    self.tracking.end_run(self.run, "FAILED")
+                    self.tracking.end_run(self.run, status)
             except DistilleryError as error:
                 logger.warning("%s", error)
 

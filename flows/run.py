@@ -1,6 +1,6 @@
 """The command behind make's targets: python -m flows.run.
 
-With --until STAGE, --only STAGE, --curve or --teachers; without, the whole pipeline.
+With --until STAGE, --only STAGE, --curve, --teachers or --retrain; without, the whole pipeline.
 
 Slow imports come late, and only where they are needed: the Prefect server starts meanwhile.
 """
@@ -8,15 +8,17 @@ Slow imports come late, and only where they are needed: the Prefect server start
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from distillery import doctor, params
-from distillery.errors import BusyError, DistilleryError, ParamsError, StageError
+from distillery import params
+from distillery.errors import BusyError, DistilleryError, ParamsError
 from flows import environment, results, server, stages
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BUSY = 1, 2, 75
@@ -31,9 +33,10 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     environment.apply(root)
     try:
+        if options.retrain:
+            return _retrain(root, options.force)
         settings = params.load(root / params.PARAMS_FILE)
-        stages.check_followed_settings(root)
-        _check(root, options.only)
+        stages.check_workspace(root, needs_corpus=options.only in (None, "prepare"))
         with stages.workspace_lock(root):
             if options.only:
                 _run_one(root, settings, options.only)
@@ -63,25 +66,11 @@ def _parser() -> argparse.ArgumentParser:
     choice.add_argument("--until", choices=names, default="register", help="the last stage to run")
     choice.add_argument("--only", choices=names, help="one stage, without Prefect")
     choice.add_argument("--curve", action="store_true", help="WER against hours of training audio")
+    choice.add_argument("--retrain", action="store_true", help="all of it, if there is a reason")
+    parser.add_argument("--force", action="store_true", help="retrain although nothing is new")
     choice.add_argument("--teachers", action="store_true", help="compare candidates for teacher")
     parser.add_argument("--trigger", default="manual", help="what started this, for the record")
     return parser
-
-
-def _check(root: Path, only: str | None) -> None:
-    """Make sure that the workspace is fit to run.
-
-    Raises:
-        StageError: it is not; the message says what to do.
-    """
-    needs_corpus = only in (None, "prepare")
-    problems = [
-        f"{finding.check}: {finding.found}; {finding.advice}"
-        for finding in doctor.quick_checks(root)
-        if not finding.ok and (needs_corpus or finding.check not in ("corpus", "voices"))
-    ]
-    if problems:
-        raise StageError("\n       ".join(problems))
 
 
 def _run_one(root: Path, settings: params.Params, stage: str) -> None:
@@ -104,18 +93,41 @@ def _run_one(root: Path, settings: params.Params, stage: str) -> None:
 
 
 def _run_flow(root: Path, until: str, trigger: str) -> None:
-    with server.prefect_server(root):
-        for module in ("dvc.repo", "mlflow", "prefect"):
-            importlib.import_module(module)
+    with _prefect(root):
         flow = importlib.import_module("flows.distillation").distillation
-        environment.expected_errors_without_traceback()
-        server.wait_until_healthy()
-        try:
-            registered = flow(str(root), until, trigger)
-        finally:
-            server.flush_events()
+        registered = flow(str(root), until, trigger)
     if registered is not None:
         _write_line(results.text(root, registered))
+
+
+def _retrain(root: Path, force: bool) -> int:
+    """Run the flow `retraining`, which takes the lock itself, and return the exit status."""
+    params.load(root / params.PARAMS_FILE)
+    with _prefect(root):
+        module = importlib.import_module("flows.retraining")
+        state = module.retraining(str(root), "manual", force, return_state=True)
+        if state.name == module.SKIPPED:
+            raise BusyError(state.message)
+        done = state.result()
+    if done["status"] == "finished":
+        _write_line(results.text(root, module.registered(root)))
+    else:
+        _write_line(f"{done['status']}: {done['reason']} ({done['seconds']:.1f} s)")
+    return 0
+
+
+@contextlib.contextmanager
+def _prefect(root: Path) -> Iterator[None]:
+    """Provide Prefect, its imports done while the server starts."""
+    with server.prefect_server(root) as patience:
+        for module in ("dvc.repo", "mlflow", "prefect"):
+            importlib.import_module(module)
+        environment.expected_errors_without_traceback()
+        server.wait_until_healthy(os.environ["PREFECT_API_URL"], patience)
+        try:
+            yield
+        finally:
+            server.flush_events()
 
 
 def _run_extra(module: str, root: Path, settings: params.Params) -> None:

@@ -20,9 +20,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from distillery.errors import StageError
+from distillery.files import write_bytes
 
 UI_FILE = ".prefect/ui.json"
 START_SECONDS = 120.0
+SET_SECONDS = 5.0
+"""Patience with a server that somebody else has started: it answers, or it is not there."""
 STOP_SECONDS = 10.0
 HEALTH_SECONDS = 2.0
 FLUSH_SECONDS = 10.0
@@ -40,17 +43,17 @@ OWN_SETTINGS = {
 
 
 @contextlib.contextmanager
-def prefect_server(root: Path) -> Iterator[None]:
+def prefect_server(root: Path) -> Iterator[float]:
     """Provide a Prefect API until the block ends, and set PREFECT_API_URL to it.
 
-    It may still be starting when the block begins: see `wait_until_healthy`.
+    It may still be starting when the block begins: `wait_until_healthy` as many seconds as given.
     """
     if "PREFECT_API_URL" in os.environ:
-        yield
+        yield SET_SECONDS
         return
     if url := ui_server(root):
         os.environ["PREFECT_API_URL"] = url
-        yield
+        yield SET_SECONDS
         return
     port = free_port()
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
@@ -58,19 +61,22 @@ def prefect_server(root: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     process = _start(port, log)
     try:
-        yield
+        yield START_SECONDS
     finally:
         stop(process)
         del os.environ["PREFECT_API_URL"]
 
 
-def wait_until_healthy(url: str | None = None, seconds: float = START_SECONDS) -> None:
+def wait_until_healthy(url: str, seconds: float) -> None:
     """Return as soon as the Prefect API answers.
+
+    Args:
+        url: the API.
+        seconds: patience.
 
     Raises:
         StageError: it does not within the time.
     """
-    url = url or os.environ["PREFECT_API_URL"]
     end = time.monotonic() + seconds
     while not is_healthy(url):
         if time.monotonic() > end:
@@ -193,6 +199,59 @@ def start_child(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+
+
+@contextlib.contextmanager
+def whole_server(
+    root: Path, target: str, port: int, log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a server with pages, schedules and all else until the block ends.
+
+    It may still be starting when the block begins; `announce` waits, and lets other commands of
+    the workspace use it.
+
+    Args:
+        root: the workspace.
+        target: the make target that wants it.
+        port: on loopback.
+        log: where it writes.
+
+    Raises:
+        StageError: the port is taken.
+    """
+    check_port(target, "PREFECT_PORT", port)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    url = api_on(port)
+    process = start_child(
+        "prefect",
+        "server",
+        "start",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        log=log,
+        environment={"PREFECT_API_URL": url, "PREFECT_UI_API_URL": url},
+    )
+    try:
+        yield process
+    finally:
+        (root / UI_FILE).unlink(missing_ok=True)
+        stop(process)
+
+
+def announce(root: Path, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Wait until a server of ours is up, and let other commands of the workspace find it.
+
+    Raises:
+        StageError: it does not come up.
+    """
+    wait_for("Prefect", f"{api_on(port)}/health", process, log)
+    (root / UI_FILE).parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(root / UI_FILE, json.dumps({"prefect_api": api_on(port)}).encode())
+
+
+def api_on(port: int) -> str:
+    """Return the URL of Prefect's API on a port of loopback."""
+    return f"http://127.0.0.1:{port}/api"
 
 
 def _start(port: int, log: Path) -> subprocess.Popen[bytes]:

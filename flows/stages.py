@@ -15,6 +15,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -24,6 +25,7 @@ from typing import IO, Any, Literal
 
 import yaml
 
+from distillery import doctor
 from distillery.doctor import DVC_LOCK, WORKSPACE_LOCK
 from distillery.errors import BusyError, ParamsError, StageError
 from distillery.files import write_bytes
@@ -37,6 +39,7 @@ LOCK_FILE = "dvc.lock"
 KEPT_LINES = 30
 BAR_INTERVAL_SECONDS = 5.0
 TERMINATION_SECONDS = 10.0
+EXIT_TIMEOUT = 124
 BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
 HINTS = ("To track the changes with git", "\tgit add", "To enable auto staging", "\tdvc config")
 RESTORED_SIGN = "is cached - skipping run"
@@ -86,6 +89,27 @@ def check_followed_settings(root: Path) -> None:
             f"{root / PARAMS_FILE}: {', '.join(missing)} not set, but DVC follows "
             "these by name; write them out (a section of defaults is {})"
         )
+
+
+def check_workspace(root: Path, *, needs_corpus: bool = True) -> None:
+    """Make sure that a workspace is fit to run.
+
+    Args:
+        root: the workspace.
+        needs_corpus: whether what will run reads the corpus.
+
+    Raises:
+        ParamsError: params.yaml lacks what DVC follows.
+        StageError: something else is wrong; the message says what to do.
+    """
+    check_followed_settings(root)
+    problems = [
+        f"{finding.check}: {finding.found}; {finding.advice}"
+        for finding in doctor.quick_checks(root)
+        if not finding.ok and (needs_corpus or finding.check not in ("corpus", "voices"))
+    ]
+    if problems:
+        raise StageError("\n       ".join(problems))
 
 
 @contextlib.contextmanager
@@ -225,23 +249,61 @@ class Pipeline:
         return done
 
 
-def push(root: Path, emit: Emit) -> None:
+def push(root: Path, emit: Emit, seconds: float | None = None) -> None:
     """Send new data and models to the default remote.
+
+    Args:
+        root: the workspace.
+        emit: receives each line that DVC writes.
+        seconds: when to give up; None: never.
 
     Raises:
         StageError: DVC could not; nothing is lost, they stay in its cache.
     """
-    status, lines = _dvc(root, ["push"], emit)
+    status, lines = _dvc(root, ["push"], emit, seconds)
     if status:
         tail = "\n".join(lines)
         raise StageError(f"dvc push: failed; run `dvc push` when the remote is reachable\n{tail}")
+
+
+def pull_missing(root: Path, emit: Emit, seconds: float | None = None) -> list[str]:
+    """Bring from the default remote what dvc.lock names and the workspace lacks.
+
+    What is here stays as it is: it may be the unfinished work of a run that was stopped.
+
+    Args:
+        root: the workspace.
+        emit: receives each line that DVC writes.
+        seconds: when to give up; None: never.
+
+    Returns:
+        The outputs that were missing and are here now; the remote need not have them all.
+
+    Raises:
+        StageError: DVC could not.
+    """
+    from tasks.lineage import locked_outputs  # it takes time, and most runs do without
+
+    if not (root / LOCK_FILE).exists():
+        return []
+    outputs = locked_outputs(root / LOCK_FILE)
+    missing = sorted(name for name in outputs if not (root / name).exists())
+    if not missing:
+        return []
+    status, lines = _dvc(root, ["pull", "--allow-missing", *missing], emit, seconds)
+    if status:
+        tail = "\n".join(lines)
+        raise StageError(f"dvc pull: failed; is the remote reachable?\n{tail}")
+    return [name for name in missing if (root / name).exists()]
 
 
 def _reproduce(root: Path, target: str, emit: Emit) -> tuple[int, Sequence[str]]:
     return _dvc(root, ["repro", "--single-item", target], emit)
 
 
-def _dvc(root: Path, arguments: Sequence[str], emit: Emit) -> tuple[int, Sequence[str]]:
+def _dvc(
+    root: Path, arguments: Sequence[str], emit: Emit, seconds: float | None = None
+) -> tuple[int, Sequence[str]]:
     """Run DVC as a child in a session of its own; nothing of it outlives this call."""
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.child", "dvc", *arguments],
@@ -254,15 +316,31 @@ def _dvc(root: Path, arguments: Sequence[str], emit: Emit) -> tuple[int, Sequenc
     )
     assert process.stdout is not None
     lines: deque[str] = deque(maxlen=KEPT_LINES)
+    late = threading.Event()
+    timer = threading.Timer(seconds or 0.0, _stop_late, (process, late))
+    timer.daemon = True
+    if seconds is not None:
+        timer.start()
     try:
         for line, is_bar in read_lines(process.stdout):
             if not is_bar:
                 lines.append(line)
             if not line.startswith(HINTS):
                 emit(line)
-        return process.wait(), lines
+        status = process.wait()
     finally:
+        timer.cancel()
         _end(process)
+    if late.is_set():
+        lines.append(f"stopped, for it took longer than {seconds:g} s")
+        status = status or EXIT_TIMEOUT
+    return status, lines
+
+
+def _stop_late(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -14,7 +13,6 @@ from pathlib import Path
 
 from distillery import params
 from distillery.errors import DistilleryError, StageError
-from distillery.files import write_bytes
 from distillery.tracking import Tracking, tracking_uri
 from flows import environment, server
 
@@ -53,7 +51,6 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
     logs = root / LOG_FOLDER
     logs.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:
-        stack.callback((root / server.UI_FILE).unlink, missing_ok=True)
         children = {}
         pages = []
         if tracking_uri(settings, root).startswith("http"):
@@ -64,18 +61,20 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
             children["MLflow"] = _mlflow(root, settings, mlflow_port, logs / "mlflow.log")
             stack.callback(server.stop, children["MLflow"])
             pages.append(f"MLflow   http://127.0.0.1:{mlflow_port}")
-        server.check_port("ui", "PREFECT_PORT", prefect_port)
-        children["Prefect"] = _prefect(prefect_port, logs / "prefect.log")
-        stack.callback(server.stop, children["Prefect"])
-        pages.append(f"Prefect  http://127.0.0.1:{prefect_port}")
+        if api := server.ui_server(root):
+            pages.append(f"Prefect  {api.removesuffix('/api')} (of make schedule)")
+        else:
+            log = logs / "prefect.log"
+            child = stack.enter_context(server.whole_server(root, "ui", prefect_port, log))
+            children["Prefect"] = child
+            pages.append(f"Prefect  http://127.0.0.1:{prefect_port}")
         sys.stdout.write("starting …\n")
         sys.stdout.flush()
         if "MLflow" in children:
             health = f"http://127.0.0.1:{mlflow_port}/health"
             server.wait_for("MLflow", health, children["MLflow"], logs / "mlflow.log")
-        api = f"http://127.0.0.1:{prefect_port}/api"
-        server.wait_for("Prefect", f"{api}/health", children["Prefect"], logs / "prefect.log")
-        write_bytes(root / server.UI_FILE, json.dumps({"prefect_api": api}).encode())
+        if "Prefect" in children:
+            server.announce(root, prefect_port, children["Prefect"], logs / "prefect.log")
         sys.stdout.write("\n".join([*pages, "Ctrl-C stops both.", ""]))
         sys.stdout.flush()
         _watch(children, logs)
@@ -96,21 +95,6 @@ def _mlflow(
         (root / "mlartifacts").as_uri(),
         log=log,
         environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-    )
-
-
-def _prefect(port: int, log: Path) -> subprocess.Popen[bytes]:
-    return server.start_child(
-        "prefect",
-        "server",
-        "start",
-        "--host=127.0.0.1",
-        f"--port={port}",
-        log=log,
-        environment={
-            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api",
-            "PREFECT_UI_API_URL": f"http://127.0.0.1:{port}/api",
-        },
     )
 
 

@@ -349,7 +349,7 @@ class Entry:
         settings, search = pilot_cache(contest.settings.cache, fit), contest.settings.language_model
         if not gives_frames:  # there is nothing to search
             search = search.model_copy(update={"for_teacher": False})
-        ready_teacher_decoder(places, search)
+        ready_teacher_decoder(places, search, settings)
         rows = training_rows(contest.share, settings.speed_factors)
         fill_cache(places, settings, only=set(rows["audio_key"]))
         cache = TeacherCache.open_current(places.cache)

@@ -328,6 +328,43 @@ class PretrainedTeacher:
             },
         }
 
+    @classmethod
+    def restore(
+        cls, folder: Path, config: Mapping[str, Any], backend: Backend, device: str
+    ) -> PretrainedTeacher:
+        """Return a saved teacher, its backend already loaded.
+
+        Args:
+            folder: where it was saved.
+            config: of its config.json.
+            backend: built of `config`.
+            device: where it is to run.
+
+        Raises:
+            ModelError: tokens.txt is missing, or does not fit config.json.
+            KeyError: an entry of `config` is missing.
+        """
+        vocabulary, saved = Vocabulary.load(folder / TOKENS_FILE), config["token_map"]
+        token_map = None
+        if saved is not None:
+            token_map = TokenMap(
+                vocabulary, tuple(map(tuple, saved["groups"])), tuple(saved["dropped"])
+            )
+            if len(token_map.groups) != len(vocabulary):
+                raise ModelError(
+                    f"{folder / CONFIG_FILE}: maps {len(token_map.groups)} tokens, {TOKENS_FILE} "
+                    f"holds {len(vocabulary)}; run make teacher"
+                )
+        return cls(
+            config["kind"],
+            backend,
+            vocabulary,
+            config["sample_rate_hz"],
+            Hearing(**{**SEARCH, **config["hearing"]}),
+            token_map,
+            device,
+        )
+
     def save(self, folder: Path) -> None:
         """Write config.json, the weights and tokens.txt; the folder needs no other file."""
         self.backend.save_weights(folder)
@@ -476,34 +513,13 @@ def load_saved(
         ModelError: a file is missing, damaged, or does not fit the others.
     """
     path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
-    vocabulary = Vocabulary.load(folder / TOKENS_FILE)
     try:
         config = json.loads(path.read_text("utf-8"))
-        groups = config["token_map"]
-        token_map = groups and TokenMap(
-            vocabulary, tuple(map(tuple, groups["groups"])), tuple(groups["dropped"])
-        )
-        backend = build(
-            config["architecture"], TokenTable(tuple(config["tokens"]), config["blank"])
-        )
-        teacher = PretrainedTeacher(
-            config["kind"],
-            backend,
-            vocabulary,
-            config["sample_rate_hz"],
-            Hearing(**{**SEARCH, **config["hearing"]}),
-            token_map,
-            device,
-        )
+        table = TokenTable(tuple(config["tokens"]), config["blank"])
+        backend = build(config["architecture"], table)
+        teacher = PretrainedTeacher.restore(folder, config, backend, device)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{path}: cannot be used: {type(error).__name__}: {error}; run make teacher"
-        ) from None
-    if token_map is not None and len(token_map.groups) != len(vocabulary):
-        raise ModelError(
-            f"{path}: maps {len(token_map.groups)} tokens, {TOKENS_FILE} holds {len(vocabulary)}; "
-            "run make teacher"
-        )
+        raise ModelError(f"{path}: cannot be used: {error!r}; run make teacher") from None
     fit_state(backend.module, read_state(weights), weights)
     backend.module.to(device)
     return teacher

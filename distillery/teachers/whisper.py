@@ -32,7 +32,14 @@ from torch import Tensor
 from distillery.errors import ModelError
 from distillery.files import digest_of_file, write_json
 from distillery.params import TransformersTeacherParams
-from distillery.recogniser import CONFIG_FILE, TOKENS_FILE, WEIGHTS_FILE, Outputs
+from distillery.recogniser import (
+    CONFIG_FILE,
+    TOKENS_FILE,
+    WEIGHTS_FILE,
+    Outputs,
+    digest_of_weights,
+    save_weights,
+)
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.pretrained import DTYPES, resampled, warn_of_rate
 from distillery.teachers.transformers_ctc import (
@@ -41,7 +48,7 @@ from distillery.teachers.transformers_ctc import (
     read_json,
     weight_files,
 )
-from distillery.teachers.weights import digest_of_module, fit_state, read_state, save_state
+from distillery.teachers.weights import fit_state, read_state
 from distillery.text import Vocabulary, normalise
 from distillery.token_map import case_of
 
@@ -188,7 +195,7 @@ class WhisperTeacher:
     @cached_property
     def weights_digest(self) -> str:
         """SHA-256 over names, types, shapes and bytes of all weights and buffers."""
-        return digest_of_module(self.module)
+        return digest_of_weights(self.module)
 
     def check_sample_rate(self, sample_rate_hz: int) -> None:
         """Make sure that audio has the rate of the corpus that the teacher was prepared for.
@@ -288,7 +295,7 @@ class WhisperTeacher:
 
     def save(self, folder: Path) -> None:
         """Write the teacher into an existing folder; equal teachers give equal bytes."""
-        save_state(self.module, folder / WEIGHTS_FILE)
+        save_weights(self.module, folder)
         self.tokenizer.save_pretrained(folder / TOKENIZER)
         write_json(folder / CONFIG_FILE, self.config)
         self.vocabulary.save(folder / TOKENS_FILE)

@@ -97,3 +97,31 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 def workspace(tmp_path: Path) -> Path:
     """A fresh workspace in which nothing has run."""
     return make_workspace(tmp_path / "workspace")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which the flow has run once; tests add MLflow runs to it and no more."""
+    root = make_workspace(tmp_path_factory.mktemp("flow") / "workspace")
+    (root / "first.log").write_text(run_module(root, "flows.run").stdout)
+    return root
+
+
+def copy_of(finished: Path, target: Path) -> Path:
+    """Return a copy of a workspace without its MLflow runs, for a test to change."""
+    left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", "registered.json")
+    return Path(shutil.copytree(finished, target, symlinks=True, ignore=left_out))
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished workspace that a test may change."""
+    return copy_of(finished, tmp_path / "copy")
+
+
+def retry_at_once(root: Path) -> None:
+    """Let the flow of a workspace try again as often as ever, but without 40 s of waiting."""
+    flow = root / "flows/distillation.py"
+    text, waits = flow.read_text(), "RETRY_SECONDS = [10, 30]"
+    assert waits in text
+    flow.write_text(text.replace(waits, "RETRY_SECONDS = [0, 0]"))

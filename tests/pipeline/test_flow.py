@@ -17,9 +17,11 @@ import soundfile
 import yaml
 
 from tests.pipeline.conftest import (
+    copy_of,
     environment,
     kill,
     make_workspace,
+    retry_at_once,
     run_module,
     start_module,
 )
@@ -95,34 +97,6 @@ def wait_until_nothing_is_left(root: Path) -> None:
     while left_behind(root):
         assert time.monotonic() < end, left_behind(root)
         time.sleep(0.1)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which the flow has run once."""
-    root = make_workspace(tmp_path_factory.mktemp("flow") / "workspace")
-    (root / "first.log").write_text(run_module(root, "flows.run").stdout)
-    return root
-
-
-def copy_of(finished: Path, target: Path) -> Path:
-    """Return a copy of a workspace without its MLflow runs, for a test to change."""
-    left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", "registered.json")
-    return Path(shutil.copytree(finished, target, symlinks=True, ignore=left_out))
-
-
-@pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished workspace that a test may change."""
-    return copy_of(finished, tmp_path / "copy")
-
-
-def retry_at_once(root: Path) -> None:
-    """Let the flow of a workspace try again as often as ever, but without 40 s of waiting."""
-    flow = root / "flows/distillation.py"
-    text, waits = flow.read_text(), "RETRY_SECONDS = [10, 30]"
-    assert waits in text
-    flow.write_text(text.replace(waits, "RETRY_SECONDS = [0, 0]"))
 
 
 def test_the_first_run_ends_with_a_table_a_model_and_the_next_commands(finished: Path) -> None:

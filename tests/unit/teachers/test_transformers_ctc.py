@@ -89,7 +89,7 @@ def test_a_saved_teacher_needs_neither_the_folder_nor_the_network(place: Workpla
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("config.json", {"kind": "transformers"}, "KeyError: 'token_map'; run make teacher"),
+        ("config.json", {"kind": "transformers"}, r"KeyError\('tokens'\); run make teacher"),
         ("config.json", {"tokens": None}, "TypeError"),
         ("tokens.txt", "<blank>\n|\na\n", "maps 5 tokens, tokens.txt holds 3"),
         ("model.safetensors", "short", "model.safetensors: cannot be read as safetensors"),

@@ -1,0 +1,73 @@
+"""A Prefect server that several tests share, and what it knows of runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import server
+from tests.pipeline.conftest import environment
+
+
+@contextmanager
+def prefect_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a whole server whose history is in `folder`, and wait until it is up."""
+    settings = environment(folder) | {
+        "PREFECT_HOME": str(folder),
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        with server.whole_server(folder, "test", port, folder / "server.log") as process:
+            server.wait_until_healthy(server.api_on(port), 120)
+            yield process
+
+
+def use(root: Path, api: str) -> None:
+    """Let the commands of a workspace find a server, as they find that of `make ui`."""
+    path = root / server.UI_FILE
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"prefect_api": api}))
+
+
+def post(api: str, path: str, **body: Any) -> Any:
+    """Ask Prefect's API."""
+    request = urllib.request.Request(
+        f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
+def runs_of(api: str, root: Path) -> list[dict[str, Any]]:
+    """Return the runs of a workspace's flows, newest first."""
+    found = post(api, "flow_runs/filter", sort="EXPECTED_START_TIME_DESC", limit=200)
+    return [run for run in found if run["parameters"].get("root") == str(root)]
+
+
+def prefect(root: Path, api: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Prefect's own command in a workspace."""
+    return subprocess.run(
+        ["prefect", "--no-prompt", *arguments],
+        cwd=root,
+        env=environment(root)
+        | {
+            "PREFECT_API_URL": api,
+            "PREFECT_HOME": str(root / ".prefect"),
+            "DISTILLERY_ROOT": str(root),
+        },
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )

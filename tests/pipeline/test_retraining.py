@@ -1,0 +1,198 @@
+"""Retraining as it happens at night: new data, nothing new, kills, a schedule that really fires."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import soundfile
+import yaml
+
+from distillery import history
+from flows import server
+from flows.stages import workspace_lock
+from tests.pipeline import prefect_api
+from tests.pipeline.conftest import ROOT, kill, run_module, start_module
+from tests.pipeline.test_flow import query, wait_for, wait_until_nothing_is_left
+from tests.tiny import RATE_HZ, speak, tiny_params, write_params
+
+QUICK = {"pull": True, "retries": 0}
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server with schedules and all else."""
+    port = server.free_port()
+    with prefect_api.prefect_server(tmp_path_factory.mktemp("prefect"), port):
+        yield server.api_on(port)
+
+
+@pytest.fixture
+def shop(copy: Path, api: str) -> Path:
+    """A finished workspace whose results are registered nowhere yet."""
+    settings(copy)
+    prefect_api.use(copy, api)
+    return copy
+
+
+def settings(root: Path, epochs: int | None = None, **retraining: Any) -> None:
+    params = tiny_params() | {"retraining": QUICK | retraining}
+    if epochs is not None:
+        params["distill"]["training"]["num_epochs"] = epochs
+    write_params(root, params)
+
+
+def add_recording(root: Path, name: str = "new") -> None:
+    """Add one without transcript, of which the same teacher comes."""
+    soundfile.write(root / f"corpus/{name}.wav", speak("cab ab", 999), RATE_HZ)
+    with open(root / "corpus/manifest.csv", "a", encoding="utf-8") as file:
+        file.write(f"{name}.wav,,s05,train\n")
+
+
+def num_mlflow_runs(root: Path) -> int:
+    return query(
+        root,
+        "experiment = client.get_experiment_by_name('tiny')\n"
+        "print(len(client.search_runs([experiment.experiment_id])))",
+    )
+
+
+def retrain(root: Path, *arguments: str, status: int = 0) -> str:
+    done = run_module(root, "flows.run", "--retrain", *arguments, check=False)
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def test_a_new_recording_goes_all_the_way_and_then_there_is_nothing_new(
+    shop: Path, api: str
+) -> None:
+    settings(shop, commit=True)
+    (shop / "mine.txt").write_text("not to be committed")
+    subprocess.run(["git", "add", "mine.txt"], cwd=shop, check=True)
+    add_recording(shop)
+    output = retrain(shop)
+    assert "new data: corpus changed" in output
+    (record,) = history.read_history(shop)
+    assert (record.status, record.trigger, record.teacher_forwards) == ("finished", "manual", 1)
+    assert record.num_utterances == 49
+    assert record.stages["teacher"] == "ran"  # it looked, and made the same one
+    assert (record.alias, record.champion, record.pushed) == ("champion", record.version, True)
+    summary = json.loads((shop / "reports/evaluation/summary.json").read_text())
+    assert record.wer in [row["wer"] for row in summary["models"] if row["role"] == "student"]
+    committed = subprocess.run(
+        ["git", "show", "--name-only", "--format=%s", record.commit or ""],
+        cwd=shop,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split("\n")
+    assert committed[0] == f"Retraining {record.run}: new data: corpus changed"
+    assert committed[2:] == ["dvc.lock", ""]
+    page = (shop / f"reports/retraining/{record.run}.md").read_text()
+    assert "1 utterances" in page
+    assert f"version {record.version}: champion" in page
+    (run,) = prefect_api.runs_of(api, shop)
+    assert (run["name"] != "", run["state_type"]) == (True, "COMPLETED")
+    (artifact,) = prefect_api.post(
+        api,
+        "artifacts/filter",
+        artifacts={"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["retraining"]}},
+    )
+    assert artifact["data"] == page
+    tags = query(shop, f"print(json.dumps(client.get_run({record.mlflow_run!r}).data.tags))")
+    assert tags["retraining.run"] == record.run
+    assert (shop / "reports/retraining.png").stat().st_size > 0
+
+    before = num_mlflow_runs(shop)
+    assert "nothing new: the corpus and all else are as they were" in retrain(shop)
+    nothing = history.read_history(shop)[-1]
+    assert nothing.status == "nothing new"
+    assert nothing.seconds is not None
+    assert nothing.seconds < 30
+    assert num_mlflow_runs(shop) == before
+    assert len(list((shop / "reports/retraining").glob("*.md"))) == 1
+
+
+def test_a_second_run_is_skipped_with_a_reason(shop: Path, api: str) -> None:
+    with workspace_lock(shop):
+        output = retrain(shop, status=75)
+    assert f"already running: pid {os.getpid()}" in output
+    (run,) = prefect_api.runs_of(api, shop)
+    assert (run["state_type"], run["state_name"]) == ("CANCELLED", "Skipped")
+    assert f"already running: pid {os.getpid()}" in run["state"]["message"]
+    (record,) = history.read_history(shop)
+    assert record.status == "skipped"
+    assert not (shop / history.OPEN_FILE).exists()
+
+
+def test_a_run_that_takes_too_long_is_stopped_and_says_so(shop: Path, api: str) -> None:
+    settings(shop, epochs=5000, timeout_hours=15 / 3600)
+    output = retrain(shop, status=1)
+    assert "raise retraining.timeout_hours" in output
+    wait_until_nothing_is_left(shop)
+    (record,) = history.read_history(shop)
+    assert record.status == "failed"
+    assert "took longer than 0.0041" in record.reason
+    assert prefect_api.runs_of(api, shop)[0]["state_type"] == "FAILED"
+
+
+def test_a_killed_run_is_found_out_by_the_next_which_goes_on(shop: Path, api: str) -> None:
+    settings(shop, epochs=60)
+    process = start_module(shop, "flows.run", "--retrain")
+    wait_for(lambda: list((shop / "scratch").glob("student-conv-*.pt")))
+    kill(process)
+    wait_until_nothing_is_left(shop)
+    left = history.unfinished(shop)
+    assert left is not None
+    assert left.step == "distill@conv-0"
+    output = retrain(shop)
+    assert "goes on after epoch" in output
+    crashed, finished = history.read_history(shop)
+    assert (crashed.run, crashed.status) == (left.run, "crashed")
+    assert (finished.status, finished.stages["cache"]) == ("finished", "unchanged")
+    assert "the last run crashed at distill@conv-0" in finished.why
+    page = (shop / f"reports/retraining/{crashed.run}.md").read_text()
+    assert "ended at the step `distill@conv-0`. Nothing is lost" in page
+    states = {run["id"]: run["state_type"] for run in prefect_api.runs_of(api, shop)}
+    assert states == {crashed.flow_run: "CRASHED", finished.flow_run: "COMPLETED"}
+
+
+def test_the_schedule_fires_and_a_cancelled_run_leaves_no_process(shop: Path, api: str) -> None:
+    settings(shop, epochs=5000, cron="* * * * *")
+    schedule = start_module(shop, "flows.schedule")
+    try:
+        wait_for(lambda: prefect_api.runs_of(api, shop))
+        runs = prefect_api.runs_of(api, shop)
+        # Wrong versions of Prefect's parts let schedules make no runs, and say nothing.
+        assert len(runs) > 1
+        assert all(run["auto_scheduled"] for run in runs)
+        wait_for(lambda: list((shop / "scratch").glob("student-conv-*.pt")), 150)
+        (running,) = [r for r in prefect_api.runs_of(api, shop) if r["state_type"] == "RUNNING"]
+        prefect_api.prefect(shop, api, "flow-run", "cancel", running["id"])
+        wait_for(lambda: history.read_history(shop), 30)
+        record = history.read_history(shop)[0]
+        assert (record.status, record.flow_run) == ("cancelled", running["id"])
+        assert record.step == "distill@conv-0"
+        wait_for(lambda: state_of(api, shop, running["id"]) == "CANCELLED", 30)
+    finally:
+        schedule.send_signal(signal.SIGTERM)
+        schedule.wait(60)
+    wait_until_nothing_is_left(shop)
+
+
+def state_of(api: str, root: Path, run: str) -> str:
+    (found,) = [row for row in prefect_api.runs_of(api, root) if row["id"] == run]
+    return str(found["state_type"])
+
+
+def test_the_two_places_that_say_when_agree() -> None:
+    deployment = yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"][0]
+    (schedule,) = deployment["schedules"]
+    ready = yaml.safe_load((ROOT / "params.yaml").read_text())["retraining"]
+    assert (schedule["cron"], schedule["timezone"]) == (ready["cron"], ready["timezone"])
