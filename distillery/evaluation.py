@@ -374,8 +374,8 @@ def rates(scored: pd.DataFrame, params: EvaluateParams) -> dict[str, Any]:
     cer = _rate(_by_seed(scored, "character_errors"), characters, params)
     spoken = scored[scored["words"] > 0]
     return {
-        **_with_interval("wer", wer),
-        **_with_interval("cer", cer),
+        **interval_fields("wer", wer),
+        **interval_fields("cer", cer),
         **{kind: _mean_count(_by_seed(scored, kind)) for kind in ERROR_KINDS},
         "words": int(words.sum()),
         "empty_fraction": float((spoken["hypothesis"] == "").mean()),
@@ -414,7 +414,7 @@ def rates_with_language_model(scored: pd.DataFrame, params: EvaluateParams) -> d
     if not _has_language_model(scored):
         return {}
     words, errors = _by_seed(scored, "words")[0], _by_seed(scored, "word_errors_lm")
-    return _with_interval("wer_lm", _rate(errors.astype(int), words, params))
+    return interval_fields("wer_lm", _rate(errors.astype(int), words, params))
 
 
 def _has_language_model(scored: pd.DataFrame) -> bool:
@@ -440,7 +440,7 @@ def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> 
     words = of_teacher["words"].to_numpy()
     errors = _by_seed(of_student, "word_errors")  # (seeds, utterances)
     teacher_errors = _by_seed(of_teacher, "word_errors")  # (1, utterances)
-    excess = _with_interval("excess_wer", _rate(errors - teacher_errors, words, params))
+    excess = interval_fields("excess_wer", _rate(errors - teacher_errors, words, params))
     if of_control.empty:
         nothing = ("gain_wer", "gain_wer_sd", "gain_wer_low", "gain_wer_high")
         return {
@@ -460,17 +460,17 @@ def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> 
     if _has_language_model(of_student) and _has_language_model(of_control):
         with_it = [_by_seed(each, "word_errors_lm") for each in (of_control, of_student)]
         less_lm = (with_it[0] - with_it[1]).astype(int)
-        gain_lm = _with_interval("gain_wer_lm", _rate(less_lm, words, params))
+        gain_lm = interval_fields("gain_wer_lm", _rate(less_lm, words, params))
     return {
         **excess,
         **gain_lm,
-        **_with_interval("gain_wer", gain),
+        **interval_fields("gain_wer", gain),
         "gain_significant": gain.significant,
         "gap_closed": gap_closed(less.sum(), gap.sum()),
         "gap_closed_sd": spread(known) if len(known) == len(closed) else None,
         "verdict": verdict(gain),
         "by_seed": [
-            {"seed": seed, **_with_interval("gain_wer", result), "gap_closed": share}
+            {"seed": seed, **interval_fields("gain_wer", result), "gap_closed": share}
             for seed, result, share in zip(_seeds(of_student), each, closed, strict=True)
         ],
     }
@@ -641,7 +641,8 @@ def _rate(errors: np.ndarray, lengths: np.ndarray, params: EvaluateParams) -> Se
     return rate_over_seeds(errors, lengths, params.num_resamples, params.confidence, BOOTSTRAP_SEED)
 
 
-def _with_interval(name: str, result: SeedsResult) -> dict[str, float | None]:
+def interval_fields(name: str, result: SeedsResult) -> dict[str, float | None]:
+    """Return a figure under a name, and its spread and interval under longer ones."""
     return {
         name: result.mean,
         f"{name}_sd": result.sd,

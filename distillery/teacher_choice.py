@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery import evaluation, plots
-from distillery.evaluation import BOOTSTRAP_SEED
+from distillery.evaluation import BOOTSTRAP_SEED, interval_fields
 from distillery.files import write_bytes, write_json
 from distillery.params import EvaluateParams, Params
 from distillery.results import MISSING, TABLE_COLUMNS, with_interval
@@ -169,16 +169,16 @@ def _rated(item: Candidate, errors: Errors, settings: Params) -> dict[str, Any]:
         "pilot_problem": item.pilot_problem,
     }
     if item.texts is not None:
-        row |= _with_interval("wer", errors.rate(errors.of(item.texts)[None]))
+        row |= interval_fields("wer", errors.rate(errors.of(item.texts)[None]))
     if item.pilots:
         fit = item.fit_of(settings.pilot_student)
         student, control = _pilot_errors(item, errors)
         gain = errors.rate(control - student)
         row["pilot"] = {
             "learns": fit.works if fit else None,
-            **_with_interval("student_wer", errors.rate(student)),
-            **_with_interval("control_wer", errors.rate(control)),
-            **_with_interval("gain_wer", gain),
+            **interval_fields("student_wer", errors.rate(student)),
+            **interval_fields("control_wer", errors.rate(control)),
+            **interval_fields("gain_wer", gain),
             "verdict": evaluation.verdict(gain),
         }
     return row
@@ -211,17 +211,8 @@ def _lead(
     return {
         "first": names[0],
         "second": names[1],
-        **_with_interval("gain_wer", result),
+        **interval_fields("gain_wer", result),
         "significant": result.significant,
-    }
-
-
-def _with_interval(name: str, result: SeedsResult) -> dict[str, float | None]:
-    return {
-        name: result.mean,
-        f"{name}_sd": result.sd,
-        f"{name}_low": result.low,
-        f"{name}_high": result.high,
     }
 
 

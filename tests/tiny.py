@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import soundfile
 import yaml
 
+ROOT = Path(__file__).resolve().parents[1]
 RATE_HZ = 8000
 LETTERS = "abc"
 PITCH_HZ = {"a": 500.0, "b": 1200.0, "c": 2400.0}
@@ -133,3 +135,11 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
 def write_params(root: Path, params: dict[str, Any]) -> None:
     """Write params.yaml into a workspace."""
     (root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False), encoding="utf-8")
+
+
+def copy_code(root: Path) -> None:
+    """Start a workspace with a copy of the code, and of what DVC knows of it."""
+    root.mkdir()
+    shutil.copy(ROOT / "dvc.yaml", root)
+    for name in ("distillery", "tasks"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))

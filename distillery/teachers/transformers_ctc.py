@@ -141,7 +141,10 @@ def take_ctc(
             "encoder, which is not read here; name a model without it"
         )
     model_class = getattr(import_transformers(), config["architectures"][0])
-    full = json.loads(model_class.config_class.from_dict(config).to_json_string(use_diff=False))
+    try:
+        full = json.loads(model_class.config_class.from_dict(config).to_json_string(use_diff=False))
+    except Exception as error:  # transformers and its validation have many
+        raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
     hearing = _read_preprocessing(folder)
     architecture = {
         "model_class": model_class.__name__,
@@ -150,7 +153,12 @@ def take_ctc(
         "normalise": bool(hearing.get("do_normalize", True)),
     }
     table = read_tokens(folder, full["vocab_size"], full["pad_token_id"])
-    backend = TransformersBackend.build(architecture, table)
+    try:
+        backend = TransformersBackend.build(architecture, table)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: describes no model that can be built: {error!r}"
+        ) from None
     paths = weight_files(folder)
     expected = backend.module.state_dict()
     state = {
@@ -253,7 +261,7 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def read_tokens(folder: Path, num_outputs: int, blank: int) -> TokenTable:
+def read_tokens(folder: Path, num_outputs: int, blank: int | None) -> TokenTable:
     """Return a published model's tokens.
 
     Args:
@@ -270,6 +278,12 @@ def read_tokens(folder: Path, num_outputs: int, blank: int) -> TokenTable:
         raise ModelError(
             f"{path}: holds the tokens of {len(indices)} languages, expected one table; save the "
             "model with the tokenizer of one language"
+        )
+    if not indices or not all(isinstance(value, int) for value in indices.values()):
+        raise ModelError(f"{path}: expected a number for every token; download it again")
+    if blank is None:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: has no pad_token_id, which is the blank of a CTC model"
         )
     settings_path = folder / "tokenizer_config.json"
     settings = read_json(settings_path) if settings_path.exists() else {}

@@ -411,18 +411,21 @@ def find_prompt(
 
 
 def barred_tokens(tokenizer: Any, vocabulary: Vocabulary) -> list[int]:
-    """Return the tokens with a letter, mark or digit that no token of the students spells.
+    """Return the tokens with a character that no token of the students spells, in any place.
 
     Pieces of a character's bytes are barred where the students have ASCII characters alone.
     """
     case = case_of(vocabulary)
+    # Between letters, apostrophes count and marks join what stands before them.
+    letter = next((token for token in vocabulary.tokens[1:] if token.isalpha()), "")
     ascii_only = all(token.isascii() for token in vocabulary.tokens)
     special = set(tokenizer.all_special_ids)
     barred = []
     for index in range(len(tokenizer)):
         if index not in special:
             text = unicodedata.normalize("NFC", tokenizer.decode([index]))
-            if vocabulary.unknown(normalise(text, case)) or (ascii_only and "\ufffd" in text):
+            inside = normalise(f"{letter}{text}{letter}", case)
+            if vocabulary.unknown(inside) or (ascii_only and "\ufffd" in text):
                 barred.append(index)
     return barred
 

@@ -221,6 +221,11 @@ def test_an_alias_is_followed_when_its_reader_or_what_that_waits_for_is_out_of_d
     assert due({**plain, "teacher": {"kind": "registry", "model": "models:/tiny@previous"}}) == (
         everyone
     )
+    members = [{"kind": "registry", "model": ALIAS}, tiny_params()["teacher"]]
+    assert due({**plain, "teacher": {"kind": "ensemble", "members": members}}) == [
+        "teacher/members/0",
+        *everyone[1:],
+    ]
     students = plain["distill"]["students"]
     one = {**students["one"], "objective": {"teacher_share": 0.4}}
     distill = {**plain["distill"], "students": {**students, "one": one}}

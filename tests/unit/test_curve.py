@@ -23,9 +23,8 @@ from tasks.curve import Workshop, curve
 from tasks.distill import distill
 from tasks.prepare import prepare
 from tasks.teacher import teacher
-from tests.tiny import RATE_HZ, speak, tiny_params, write_corpus, write_params
+from tests.tiny import RATE_HZ, copy_code, speak, tiny_params, write_corpus, write_params
 
-ROOT = Path(__file__).resolve().parents[2]
 CURVE: dict[str, Any] = {"fractions": [0.5, 1.0]}
 NUM_EPOCHS = 3
 
@@ -34,11 +33,7 @@ NUM_EPOCHS = 3
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose curves are drawn; its code is a copy that a test may change."""
     root = tmp_path_factory.mktemp("curve") / "workspace"
-    root.mkdir()
-    shutil.copy(ROOT / "dvc.yaml", root)
-    for name in ("distillery", "tasks"):
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, root / name, ignore=ignore)
+    copy_code(root)
     write_corpus(root / "corpus", unlabelled=1)
     write_params(root, with_curve())
     for stage in (prepare, teacher, cache):
@@ -58,20 +53,6 @@ def with_curve(**changes: Any) -> dict[str, Any]:
 def copy(finished: Path, tmp_path: Path) -> Path:
     """A copy of the workspace that a test may change."""
     return Path(shutil.copytree(finished, tmp_path / "copy"))
-
-
-@pytest.fixture
-def epochs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the models that are trained, once per epoch."""
-    seen: list[str] = []
-    train_epoch = Trainer._train_epoch
-
-    def counting(self: Trainer, bar: Any) -> dict[str, float]:
-        seen.append(self.name)
-        return train_epoch(self, bar)
-
-    monkeypatch.setattr(Trainer, "_train_epoch", counting)
-    return seen
 
 
 def model(role: str, fraction: float = 0.5, seed: int = 0) -> CurveModel:

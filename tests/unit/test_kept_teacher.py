@@ -8,23 +8,16 @@ from typing import Any
 
 import pytest
 
-from distillery.training import Trainer
 from tasks.prepare import prepare
 from tasks.teacher import teacher
-from tests.tiny import tiny_params, write_corpus, write_params
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.tiny import copy_code, tiny_params, write_corpus, write_params
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a teacher; its code is a copy that a test may change."""
     root = tmp_path_factory.mktemp("kept") / "workspace"
-    root.mkdir()
-    shutil.copy(ROOT / "dvc.yaml", root)
-    for name in ("distillery", "tasks"):
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, root / name, ignore=ignore)
+    copy_code(root)
     write_corpus(root / "corpus")
     write_params(root, tiny_params())
     prepare(root)
@@ -39,20 +32,6 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     shutil.copytree(finished, root, copy_function=shutil.copy2)
     shutil.rmtree(root / "models/teacher")
     return root
-
-
-@pytest.fixture
-def epochs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the models that are trained, once per epoch."""
-    seen: list[str] = []
-    train_epoch = Trainer._train_epoch
-
-    def counting(self: Trainer, bar: Any) -> dict[str, float]:
-        seen.append(self.name)
-        return train_epoch(self, bar)
-
-    monkeypatch.setattr(Trainer, "_train_epoch", counting)
-    return seen
 
 
 def allow_poor(root: Path, value: bool, **changes: Any) -> None:

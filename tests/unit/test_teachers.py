@@ -21,9 +21,8 @@ from tasks.distill import distill
 from tasks.prepare import prepare
 from tasks.teacher import teacher
 from tasks.teachers import teachers
-from tests.tiny import tiny_params, write_corpus, write_params
+from tests.tiny import copy_code, tiny_params, write_corpus, write_params
 
-ROOT = Path(__file__).resolve().parents[2]
 EPOCHS = tiny_params()["distill"]["training"]["num_epochs"]
 STUDENT, CONTROL = "student conv seed 0", "control conv seed 0"
 
@@ -62,11 +61,7 @@ def settings(changed: dict[str, Any] | None = None) -> dict[str, Any]:
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose candidates are compared; its code is a copy that a test may change."""
     root = tmp_path_factory.mktemp("teachers") / "workspace"
-    root.mkdir()
-    shutil.copy(ROOT / "dvc.yaml", root)
-    for name in ("distillery", "tasks"):
-        ignore = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / name, root / name, ignore=ignore)
+    copy_code(root)
     write_corpus(root / "corpus")
     write_params(root, settings())
     for stage in (prepare, teacher, cache):
@@ -83,20 +78,6 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(compared: Path, tmp_path: Path) -> Path:
     """A copy of the workspace that a test may change."""
     return Path(shutil.copytree(compared, tmp_path / "copy"))
-
-
-@pytest.fixture
-def epochs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the models that are trained, once per epoch."""
-    seen: list[str] = []
-    train_epoch = Trainer._train_epoch
-
-    def counting(self: Trainer, bar: Any) -> dict[str, float]:
-        seen.append(self.name)
-        return train_epoch(self, bar)
-
-    monkeypatch.setattr(Trainer, "_train_epoch", counting)
-    return seen
 
 
 def summary(root: Path) -> dict[str, Any]:

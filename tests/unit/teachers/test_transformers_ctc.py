@@ -189,6 +189,25 @@ def test_a_blank_that_is_another_token_is_an_error(place: Workplace) -> None:
         take(place)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", {"pad_token_id": None}, "config.json: has no pad_token_id"),
+        ("config.json", {"feat_extract_norm": "batch"}, "describes no model that can be built"),
+        ("config.json", {"conv_dim": [8, 8]}, r"config\.json: cannot be used: "),
+        ("config.json", {"add_adapter": True}, "thins its frames out"),
+        ("vocab.json", {"a": "one"}, "expected a number for every token"),
+        ("vocab.json", {"deu": {"a": 0}}, "tokens of 11 languages"),
+    ],
+)
+def test_settings_that_describe_no_ctc_model_name_the_file(
+    place: Workplace, name: str, content: dict[str, Any], message: str
+) -> None:
+    edit(write_transformers(place.root / "model") / name, **content)
+    with pytest.raises(ModelError, match=message):
+        take(place)
+
+
 def test_tokens_behind_the_outputs_are_never_said(place: Workplace) -> None:
     # Tokenizers of many fine-tuned models append <s> and </s>, for which there is no output.
     write_transformers(place.root / "model", tokens=("|", "a", "b", "c", "<unk>", "<pad>"))

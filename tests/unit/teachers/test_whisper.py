@@ -18,7 +18,8 @@ from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.base import Workplace
 from distillery.teachers.loading import load_teacher
 from distillery.teachers.transformers_ctc import take_model
-from distillery.teachers.whisper import WhisperTeacher
+from distillery.teachers.whisper import WhisperTeacher, barred_tokens
+from distillery.text import Vocabulary
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.teacher import teacher as teach
@@ -128,6 +129,18 @@ def test_characters_without_a_token_are_never_written(data: PreparedData, folder
     barred = teacher.tokenizer.convert_ids_to_tokens(teacher.suppressed)
     assert {"c", "Ġc", "Ġcab", "7", "Ã"} <= set(barred)  # Ã begins the bytes of é
     assert not {"a", "A", "ab", "Ġ", *SPECIAL} & set(barred)
+
+
+def test_an_apostrophe_is_written_where_the_students_have_one(teacher: WhisperTeacher) -> None:
+    held = teacher.tokenizer.get_vocab()
+    accent = held["Ì"]  # begins the bytes of combining marks
+    without, having = (
+        barred_tokens(teacher.tokenizer, Vocabulary.from_alphabet(alphabet))
+        for alphabet in ("abc", "abc'")
+    )
+    assert held["'"] in without and held["'"] not in having
+    assert accent in without and accent in having
+    assert accent not in barred_tokens(teacher.tokenizer, Vocabulary.from_alphabet("abcá"))
 
 
 @torch.inference_mode()
