@@ -78,7 +78,7 @@ def drift_from_champion(tracking: Tracking, model_name: str, root: Path) -> Drif
         profile = read_profile(root / PREPARED_FOLDER / PROFILE_FILE)
         with tempfile.TemporaryDirectory() as folder, tracking.explained():
             name = f"{ARTIFACT_FOLDER}/{PROFILE_FILE}"
-            path = tracking.client.download_artifacts(version.run_id, name, folder)
+            path = tracking.client.download_artifacts(str(version.run_id), name, folder)
             reference = read_profile(Path(path))
     except ManifestError as error:
         return Drift(number, None, str(error))

@@ -15,10 +15,9 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from distillery import params
-from distillery.drift import drift_from_champion
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
-from distillery.tracking import DATABASE_FILE, Tracking
 from flows import results
+from flows.data_check import warn_of_moved_data
 from flows.fetch import fetch as fetch_models
 from flows.fetch import readers_that_run_anyway
 from flows.live import LiveCurves
@@ -84,24 +83,8 @@ def prepare(run: Run) -> str:
     """Turn the corpus into prepared data, and say where they moved away from the champion's."""
     outcome = run.stage("prepare")
     if outcome != "unchanged":
-        _warn_of_moved_data(run)
+        warn_of_moved_data(run.root, run.settings.register, get_run_logger().warning)
     return outcome
-
-
-def _warn_of_moved_data(run: Run) -> None:
-    """Say it before hours of training; `register` says it again, and logs it."""
-    settings, logger = run.settings.register, get_run_logger()
-    if settings.tracking_uri is None and not (run.root / DATABASE_FILE).exists():
-        return
-    try:
-        tracking = Tracking(settings, run.root)
-        with tracking.explained():
-            drift = drift_from_champion(tracking, settings.model_name, run.root)
-    except TrackingError as error:
-        logger.warning("the data were not compared with the champion's: %s", error)
-        return
-    for line in drift.warnings:
-        logger.warning(line)
 
 
 @task(name="fetch", **_options)
