@@ -1,6 +1,7 @@
 """What the stage `evaluate` does: every model on the transcribed test split, scored and compared.
 
     predictions.parquet  one row per model, seed and utterance
+    exported.parquet     the same of every student's best seed as it was exported, by format
     per_speaker.csv      WER of each model and speaker
     by_duration.csv      WER of each model on short to long utterances
     plots/               learning curves, WER against size and speed, errors, speakers, filter
@@ -30,6 +31,7 @@ from tqdm import tqdm
 from distillery import plots
 from distillery.audio import compute_num_samples
 from distillery.errors import CorpusError, StageError
+from distillery.exported import export_and_listen
 from distillery.files import whole_folder, write_json
 from distillery.filtering import read_report
 from distillery.latency import Heard, latency_figures, listen, stream
@@ -51,6 +53,9 @@ NUM_DURATION_BINS = 4
 SECONDS_PER_HOUR = 3600
 UNKNOWN_SPEAKER = "(unknown)"
 GROUPS = {"teacher": "teacher", "student": "students", "control": "controls"}
+EXPORTED = "exported"  # beside the students
+EXPORTED_FILE = "exported.parquet"
+COPIED_COLUMNS = ["model", "seed", "utterance_id", "speaker", "duration_seconds", "text"]
 ERROR_KINDS = ("substitutions", "deletions", "insertions")
 
 
@@ -232,11 +237,17 @@ def evaluate_models(
         for run, model in recognisers.items()
     }
     measured = Measured(models, params, recognisers, predictions, heard, histories, speeds)
+    table = [measured.row(candidate) for candidate in candidates]
+    best = [Run(row["model"], row["best_seed"]) for row in table if row["role"] == "student"]
+    exported, exports = measure_exports(
+        data, rows, clip, {run: recognisers[run] for run in best}, models, predictions, params
+    )
     summary = {
         "confidence": params.confidence,
         "seeds": list(seeds),
         "data": describe(rows),
-        "models": [measured.row(candidate) for candidate in candidates],
+        "models": table,
+        "exports": exports,
         "comparisons": {name: compare(name, predictions, params) for name in students},
         "filters": {  # the same under every seed
             name: read_report(models / Run(f"students/{name}", seeds[0]).path) for name in students
@@ -250,7 +261,7 @@ def evaluate_models(
             for run, item in decoded.items()
         },
     }
-    _write_report(output, summary, predictions, histories)
+    _write_report(output, summary, predictions, exported, histories)
     return summary
 
 
@@ -311,7 +322,7 @@ def predict(
     Returns:
         The table, and by run what it heard in each of the rows.
     """
-    columns = ["utterance_id", "speaker", "duration_seconds", "text"]
+    columns = COPIED_COLUMNS[2:]
     parts, everything = [], {}
     total = len(rows) * len(recognisers)
     with tqdm(total=total, desc="evaluate", unit="utt") as bar:
@@ -328,6 +339,59 @@ def predict(
             part.insert(1, "seed", pd.Series(run.seed, index=part.index, dtype="Int64"))
             parts.append(part.join(_error_columns(rows["text"], hypotheses)))
     return pd.concat(parts, ignore_index=True), everything
+
+
+def measure_exports(
+    data: PreparedData,
+    rows: pd.DataFrame,
+    clip: np.ndarray,
+    students: Mapping[Run, Teacher],
+    models: Path,
+    predictions: pd.DataFrame,
+    params: EvaluateParams,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Export students into models/exported, and score each form beside PyTorch's.
+
+    Args:
+        data: prepared data.
+        rows: its utterances to recognise.
+        clip: the recording `(samples,)` on which speed is measured.
+        students: of each student the run that may be registered.
+        models: folder of the saved models.
+        predictions: of `predict`.
+        params: settings of the stage.
+
+    Returns:
+        Predictions, one row per student, format and utterance, and by student its `seed` and, in
+        `formats`, the figures of each format.
+    """
+    parts, exports = [], {}
+    with whole_folder(models / EXPORTED) as folder:
+        for run, student in students.items():
+            assert isinstance(student, Recogniser)  # students are trained here
+            name = run.model.partition("/")[2]
+            forms = export_and_listen(
+                student, models / run.path, data, rows, clip, params, folder / name
+            )
+            of_run = (predictions["model"] == run.model) & (predictions["seed"] == run.seed)
+            eager = predictions[of_run]
+            figures = {}
+            for form_name, form in forms.items():
+                part = eager[COPIED_COLUMNS].reset_index(drop=True)
+                part.insert(2, "format", form_name)
+                part["hypothesis"] = form.texts
+                part = part.join(_error_columns(part["text"], form.texts))
+                parts.append(part)
+                same = part["hypothesis"].to_numpy() == eager["hypothesis"].to_numpy()
+                figures[form_name] = {
+                    "bytes": form.num_bytes,
+                    **rates(part, params),
+                    "max_log_prob_difference": form.max_log_prob_difference,
+                    "same_texts_fraction": float(same.mean()),
+                    "real_time_factor": form.speed.real_time_factor,
+                }
+            exports[name] = {"seed": run.seed, "formats": figures}
+    return pd.concat(parts, ignore_index=True), exports
 
 
 def batches(seconds: np.ndarray) -> Iterator[list[int]]:
@@ -543,6 +607,10 @@ def flat_metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
         if len(row["by_seed"]) > 1:
             numbers["seeds"] = _numbers_by_seed(row, summary["comparisons"][row["name"]])
         metrics[GROUPS[row["role"]]][row["name"]] = numbers
+    metrics["exports"] = {
+        name: {form: _numbers(figures) for form, figures in export["formats"].items()}
+        for name, export in summary["exports"].items()
+    }
     return metrics
 
 
@@ -677,6 +745,7 @@ def _write_report(
     output: Path,
     summary: Mapping[str, Any],
     predictions: pd.DataFrame,
+    exported: pd.DataFrame,
     histories: Mapping[Run, Sequence[Mapping[str, Any]]],
 ) -> None:
     models, confidence = summary["models"], summary["confidence"]
@@ -685,6 +754,7 @@ def _write_report(
     with whole_folder(output) as folder:
         write_json(folder / "summary.json", summary)
         predictions.to_parquet(folder / "predictions.parquet", index=False)
+        exported.to_parquet(folder / EXPORTED_FILE, index=False)
         speakers.to_csv(folder / "per_speaker.csv", index=False)
         by_duration(predictions).to_csv(folder / "by_duration.csv", index=False)
         drawn = folder / "plots"

@@ -50,6 +50,16 @@ CACHE_FIELDS = (
 )
 WER_FIELDS = ("wer", "wer_sd", "wer_low", "wer_high", "cer", "cer_sd", "cer_low", "cer_high")
 LM_FIELDS = ("wer_lm", "wer_lm_sd", "wer_lm_low", "wer_lm_high")
+EXPORT_FIELDS = (
+    "wer",
+    "substitutions",
+    "deletions",
+    "insertions",
+    "max_log_prob_difference",
+    "same_texts_fraction",
+    "real_time_factor",
+    "bytes",
+)
 TEST_FIELDS = ("substitutions", "deletions", "insertions", "empty_fraction")
 
 logger = logging.getLogger(__name__)
@@ -178,6 +188,9 @@ def model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
     if row["role"] == "student":
         figures = summary["comparisons"][row["name"]]
         values |= filter_metrics(summary["filters"][row["name"]])
+        export = summary["exports"][row["name"]]
+        if row.get("seed", export["seed"]) == export["seed"]:
+            values |= export_metrics(export)
         if "seed" in row:
             of_seed = [item for item in figures["by_seed"] if item["seed"] == row["seed"]]
             figures = of_seed[0] if of_seed else {}
@@ -206,6 +219,19 @@ def filter_metrics(report: Mapping[str, Any] | None) -> dict[str, float]:
         **{f"filter/dropped/{reason}": count for reason, count in report["dropped"].items()},
         "filter/hours": report["hours"],
         "filter/hours_kept": report["hours_kept"],
+    }
+
+
+def export_metrics(export: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the exported forms of a student are like, each under its format.
+
+    Args:
+        export: the student's part of `exports` in summary.json.
+    """
+    return {
+        f"{name}/{field}": figures[field]
+        for name, figures in export["formats"].items()
+        for field in EXPORT_FIELDS
     }
 
 

@@ -15,6 +15,17 @@ from rich.table import Table
 
 TABLE_COLUMNS = 100
 MISSING = "-"
+COUNTS = ("substitutions", "deletions", "insertions")
+EXPORT_HEADERS = (
+    "exported",
+    "format",
+    "size",
+    "WER %",
+    "S/D/I",
+    "largest change\nof ln p",
+    "same\ntexts",
+    "real-time\nfactor",
+)
 MOSTLY = 0.5
 ADVICE = "it needs more data, longer training, or another objective or learning rate"
 
@@ -64,6 +75,7 @@ def render_table(summary: Mapping[str, Any]) -> str:
     buffer = io.StringIO()
     console = Console(file=buffer, width=TABLE_COLUMNS, color_system=None, highlight=False)
     console.print(results_table(summary), "")
+    console.print(exports_table(summary), "")
     for line in remarks(summary):
         console.print(line, markup=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
@@ -74,8 +86,51 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     headers = [header.replace("-\n", "-").replace("\n", " ") for header in table_headers(summary)]
     rules = [":--", *["--:"] * (len(headers) - 1)]
     lines = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *table_cells(summary, " "))]
+    headers = [header.replace("\n", " ") for header in EXPORT_HEADERS]
+    rules = [":--", ":--", *["--:"] * (len(headers) - 2)]
+    exports = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *export_cells(summary))]
     notes = [f"- {line}" for line in remarks(summary)]
-    return "\n".join([title(summary), "", *lines, "", *notes]) + "\n"
+    return "\n".join([title(summary), "", *lines, "", *exports, "", *notes]) + "\n"
+
+
+def exports_table(summary: Mapping[str, Any]) -> Table:
+    """Return the table of every student's best seed in every format.
+
+    Args:
+        summary: what summary.json holds.
+    """
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for index, header in enumerate(EXPORT_HEADERS):
+        table.add_column(header, justify="left" if index < 2 else "right", no_wrap=index > 0)
+    for cells in export_cells(summary):
+        table.add_row(*cells)
+    return table
+
+
+def export_cells(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Return the rows of that table: of each student PyTorch's first, then those exported."""
+    cells = []
+    for name, export in summary["exports"].items():
+        (row,) = (
+            row for row in summary["models"] if row["role"] == "student" and row["name"] == name
+        )
+        (eager,) = (run for run in row["by_seed"] if run["seed"] == export["seed"])
+        seed = f", seed {export['seed']}" if len(row["by_seed"]) > 1 else ""
+        for form, figures in {"torch": eager, **export["formats"]}.items():
+            is_eager = form == "torch"
+            cells.append(
+                [
+                    f"{name}{seed}" if is_eager else "",
+                    form,
+                    _bytes(figures["bytes"]),
+                    f"{100 * figures['wer']:.1f}",
+                    "/".join(f"{figures[kind]:.0f}" for kind in COUNTS),
+                    MISSING if is_eager else f"{figures['max_log_prob_difference']:.1g}",
+                    MISSING if is_eager else f"{100 * figures['same_texts_fraction']:.0f} %",
+                    f"{figures['real_time_factor']:.2g}",
+                ]
+            )
+    return cells
 
 
 def title(summary: Mapping[str, Any]) -> str:
@@ -119,7 +174,7 @@ def table_cells(summary: Mapping[str, Any], before_interval: str) -> list[list[s
             with_interval(row, "wer", before_interval),
             *_with_language_model(row, summary, before_interval),
             f"{100 * row['cer']:.1f}",
-            "/".join(f"{row[kind]:.0f}" for kind in ("substitutions", "deletions", "insertions")),
+            "/".join(f"{row[kind]:.0f}" for kind in COUNTS),
             f"{row['real_time_factor']:.2g}",
             *_gain(row, summary["comparisons"], before_interval),
         ]

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
+from threadpoolctl import threadpool_limits
 
+from distillery.device import num_threads
 from distillery.errors import DistilleryError
 
 NUM_WARM_UPS = 2
@@ -53,14 +54,10 @@ def measure_real_time_factor(
             f"speed: {seconds} s of audio and {repeats} repeats, expected more than 0 s and at "
             "least 1 repeat; change evaluate.speed_seconds or evaluate.speed_repeats"
         )
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with num_threads(1), threadpool_limits(1):  # PyTorch's, and NumPy's
         for _ in range(NUM_WARM_UPS):
             transcribe([waveform])
         times = [_time_once(transcribe, waveform) for _ in range(repeats)]
-    finally:
-        torch.set_num_threads(num_threads)
     median = statistics.median(times)
     return SpeedResult(median / seconds, median, f"{processor_name()}, 1 thread")
 

@@ -27,6 +27,7 @@ from distillery.evaluation import (
     verdict,
 )
 from distillery.manifest import COLUMNS, MANIFEST_FILE, PreparedData, audio_key, shard_name
+from distillery.onnx_recogniser import OnnxRecogniser
 from distillery.params import CRNNParams, EvaluateParams, FeatureParams
 from distillery.recogniser import Recogniser
 from distillery.registration import model_metrics
@@ -298,7 +299,9 @@ def test_a_speaker_without_words_has_no_wer() -> None:
 
 def test_metrics_are_numbers_by_group_and_name(evaluated: Path) -> None:
     metrics = json.loads((evaluated / "reports/metrics.json").read_text())
-    assert set(metrics) == {"teacher", "students", "controls"}
+    assert set(metrics) == {"teacher", "students", "controls", "exports"}
+    assert set(metrics["exports"]["rand"]) == {"onnx", "onnx-int8"}
+    assert metrics["exports"]["conv"]["onnx"]["wer"] == metrics["students"]["conv"]["wer"]
     assert set(metrics["students"]) == {"conv", "rand"}
     assert set(metrics["controls"]) == {"conv"}
     assert metrics["teacher"]["wer"] == pytest.approx(4 / 7)
@@ -325,13 +328,22 @@ def without_speed(summary: dict[str, Any]) -> dict[str, Any]:
         for run in runs_of(row):
             del run["real_time_factor"]
         row.pop("real_time_factor", None)
+    for export in summary["exports"].values():
+        for figures in export["formats"].values():
+            del figures["real_time_factor"]
     return summary
 
 
 def test_a_second_run_gives_the_same_results_but_for_the_speed(workspace: Path) -> None:
     evaluate(workspace)
     folder = workspace / "reports/evaluation"
-    same = ("predictions.parquet", "per_speaker.csv", "by_duration.csv", "plots/error_counts.png")
+    same = (
+        "predictions.parquet",
+        "exported.parquet",
+        "per_speaker.csv",
+        "by_duration.csv",
+        "plots/error_counts.png",
+    )
     first = without_speed(summary_of(workspace)), [(folder / name).read_bytes() for name in same]
     (folder / "stale.txt").write_text("from an older version")
     evaluate(workspace)
@@ -356,12 +368,14 @@ def streamed(tmp_path_factory) -> Path:
         shutil.rmtree(folder)
         save_model(root, f"{kind}/rand/seed-0", student(lookahead), (0.7,))
     with pytest.MonkeyPatch.context() as patch:
-        batch = Recogniser.log_probs
+        forward = Recogniser.forward
         patch.setattr(
             Recogniser,
-            "log_probs",
-            lambda self, waveforms: (
-                pytest.fail("one batch") if can_stream(self) else batch(self, waveforms)
+            "forward",
+            lambda self, features, lengths: (
+                pytest.fail("one batch")
+                if can_stream(self) and len(lengths) > 1
+                else forward(self, features, lengths)
             ),
         )
         evaluate(root)
@@ -369,7 +383,7 @@ def streamed(tmp_path_factory) -> Path:
 
 
 def test_students_that_stream_are_scored_chunk_by_chunk(streamed: Path) -> None:
-    """The fixture fails if one is given a whole utterance; the texts are the same."""
+    """The fixture fails if one is given a batch of them; the texts are the same."""
     predictions = pd.read_parquet(streamed / "reports/evaluation/predictions.parquet")
     data = PreparedData.open(streamed / "data/prepared")
     for kind in ("students", "controls"):
@@ -613,6 +627,7 @@ def test_the_untrained_have_no_validation_wer() -> None:
     summary = {
         "models": [{"role": "teacher", "name": "teacher", "wer": 0.5, "valid_wer": None}],
         "comparisons": {},
+        "exports": {},
     }
     assert flat_metrics(summary)["teacher"] == {"wer": 0.5}
 
@@ -767,7 +782,8 @@ def test_the_table_of_several_seeds_shows_means_spread_and_the_filter(two_seeds:
     assert max(map(len, text.splitlines())) <= 100
     markdown = markdown_table(summary_of(two_seeds))
     assert "| 64.3 ± 10.1 [" in markdown
-    assert {line.count("|") for line in markdown.splitlines() if line.startswith("|")} == {10}
+    assert {row.count("|") for row in first_table(markdown)} == {10}
+    assert "| conv, seed " in markdown  # as it was exported
 
 
 def test_the_filter_is_drawn_where_there_was_one(two_seeds: Path) -> None:
@@ -780,6 +796,51 @@ def test_the_plain_table_is_at_most_100_columns_wide(evaluated: Path) -> None:
 
 def test_the_markdown_table_has_equally_many_cells_in_every_row(evaluated: Path) -> None:
     table = markdown_table(summary_of(evaluated))
-    rows = [line for line in table.splitlines() if line.startswith("|")]
+    rows = first_table(table)
     assert len(rows) == 2 + 4
     assert {row.count("|") for row in rows} == {10}
+    exports = [line for line in table.splitlines() if line.startswith("|")][len(rows) :]
+    assert len(exports) == 2 + 2 * 3
+    assert {row.count("|") for row in exports} == {9}
+
+
+def first_table(markdown: str) -> list[str]:
+    lines = markdown.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("|"))
+    return lines[start : lines.index("", start)]
+
+
+def test_every_student_is_exported_and_scored_in_every_format(evaluated: Path) -> None:
+    summary = summary_of(evaluated)
+    predictions = pd.read_parquet(evaluated / "reports/evaluation/exported.parquet")
+    eager = pd.read_parquet(evaluated / "reports/evaluation/predictions.parquet")
+    for name in ("conv", "rand"):
+        folder = evaluated / "models/exported" / name
+        export = summary["exports"][name]
+        assert export["seed"] == 0
+        for form in ("onnx", "onnx-int8"):
+            figures = export["formats"][form]
+            model = OnnxRecogniser(folder, form)
+            assert figures["bytes"] == model.num_bytes
+            rows = predictions[
+                (predictions["model"] == f"students/{name}") & (predictions["format"] == form)
+            ]
+            assert rows["utterance_id"].tolist() == ["t1", "t2", "t3", "t4"]
+            errors = rows[["substitutions", "deletions", "insertions"]].sum()
+            assert errors.to_dict() == {kind: figures[kind] for kind in errors.index}
+            assert figures["wer"] == pytest.approx(errors.sum() / 7)
+            assert figures["real_time_factor"] > 0
+        floats, integers = export["formats"]["onnx"], export["formats"]["onnx-int8"]
+        assert floats["same_texts_fraction"] == 1
+        assert floats["max_log_prob_difference"] < 1e-3
+        if name == "rand":  # the other says the same whatever it hears
+            assert 1e-3 < integers["max_log_prob_difference"] < 1
+        mine = predictions[
+            (predictions["model"] == f"students/{name}") & (predictions["format"] == "onnx")
+        ]
+        theirs = eager[eager["model"] == f"students/{name}"]
+        assert mine["hypothesis"].tolist() == theirs["hypothesis"].tolist()
+    table = render_table(summary)
+    assert (
+        f"{summary['exports']['conv']['formats']['onnx']['max_log_prob_difference']:.1g}" in table
+    )

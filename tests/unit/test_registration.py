@@ -93,7 +93,28 @@ SUMMARY: dict[str, Any] = {
         }
     },
     "filters": {"conv": FILTER},
+    "exports": {
+        "conv": {
+            "seed": 3,
+            "formats": {
+                name: {
+                    **figures(wer, 0.0),
+                    "max_log_prob_difference": change,
+                    "same_texts_fraction": 0.9,
+                }
+                for name, wer, change in (("onnx", 0.6, 1e-5), ("onnx-int8", 0.65, 0.5))
+            },
+        }
+    },
 }
+
+
+def test_the_registered_seed_has_the_figures_of_its_exported_forms() -> None:
+    wanted = {"onnx/wer": 0.6, "onnx-int8/wer": 0.65, "onnx-int8/max_log_prob_difference": 0.5}
+    other, registered = (model_metrics(run, SUMMARY) for run in STUDENT["by_seed"])
+    assert wanted.items() <= registered.items()
+    assert wanted.items() <= model_metrics(STUDENT, SUMMARY).items()
+    assert not wanted.keys() & other.keys()
 
 
 def test_a_student_over_its_seeds_has_mean_spread_and_filter() -> None:
