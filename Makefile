@@ -112,6 +112,19 @@ compare: install ## the leaderboard of all students that MLflow knows
 report: install ## a run as one HTML page: make report, or make report RUN=<MLflow run or version>
 	@$(PYTHON) -m flows.report $(if $(RUN),"$(RUN)")
 
+.PHONY: champion
+champion: install ## which version is champion, since when, and what the gate said
+	@$(PYTHON) -m distillery.cli champion
+
+.PHONY: promote
+promote: install ## make a version champion by hand: make promote VERSION=3
+	@test -n "$(VERSION)" || { echo 'error: which version? make promote VERSION=3; make champion lists some' >&2; exit 2; }
+	@$(PYTHON) -m distillery.cli promote "$(VERSION)"
+
+.PHONY: rollback
+rollback: install ## swap the champion and the previous one
+	@$(PYTHON) -m distillery.cli rollback
+
 .PHONY: reproduce
 reproduce: install ## make a student again from its lineage and compare: make reproduce RUN=<MLflow run or version>
 	@test -n "$(RUN)" || { echo 'error: which one? make reproduce RUN=3, RUN=models:/NAME@champion, or an MLflow run id' >&2; exit 2; }

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillery.features import PackedFeatures, gather
+from distillery.features import gather
 
 BUCKET_BATCHES = 50
 NO_LABELS = -1
@@ -85,6 +85,19 @@ class Moment:
 START = Moment()
 
 
+class Features(Protocol):
+    """What a network hears of many utterances, such as `PackedFeatures`."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def num_frames(self) -> np.ndarray:
+        """Feature frames of each utterance `(utterances,)`."""
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Return one utterance's features `(feature_frames, mels)`."""
+
+
 class Augment(Protocol):
     """What changes audio anew in every step, and its targets with it."""
 
@@ -96,7 +109,7 @@ class Augment(Protocol):
 class TrainingSet:
     """Utterances to train on; several copies of the features (other speeds) count as more."""
 
-    copies: Sequence[PackedFeatures]
+    copies: Sequence[Features]
     labels: Sequence[Sequence[int] | None]
     frame_seconds: float
     batch_seconds: float

@@ -1,4 +1,4 @@
-"""The command `distillery`: transcribe recordings, look after the teacher cache."""
+"""The command `distillery`: transcribe recordings, name the champion, look after the cache."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillery import cache_cli, params
+from distillery import cache_cli, params, registry_cli
 from distillery.bundle import DIGESTS_FILE, check_bundle
 from distillery.errors import AudioError, DistilleryError, ModelError
 
@@ -22,6 +22,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="distillery", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
+    registry_cli.add_commands(commands)
     cache_cli.add_commands(commands)
     options = parser.parse_args(arguments)
     try:

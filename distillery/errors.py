@@ -13,6 +13,7 @@
     ├── StageError         a stage failed, or left something behind that DVC does not confirm
     │   └── BusyError      another run owns this workspace
     └── TrackingError      MLflow or its registry cannot be reached, or refuses
+        └── AliasConflict  somebody else moved the champion at the same time
 
 A message names the item, what was found, what was expected and what to do, in that order.
 """
@@ -68,3 +69,7 @@ class BusyError(StageError):
 
 class TrackingError(DistilleryError):
     """MLflow or its registry cannot be reached, or refuses."""
+
+
+class AliasConflict(TrackingError):
+    """Somebody else moved the champion at the same time."""

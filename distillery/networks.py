@@ -39,6 +39,10 @@ class Network(nn.Module):
         """
         raise NotImplementedError
 
+    def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """Return what is trained, in groups, each with its share of the step size; output last."""
+        return [(1.0, list(self.parameters()))]
+
     @property
     def layers(self) -> dict[str, tuple[nn.Module, int]]:
         """Hidden layers that may be asked for, by name: the module that gives it, its width.

@@ -373,8 +373,8 @@ class RegistryTeacherParams(TeacherSection):
     """Which one: models:/NAME@ALIAS or models:/NAME/VERSION; make fetch follows a moved alias."""
 
 
-class PretrainedTeacherParams(TeacherSection):
-    """What all pre-trained CTC models have in common: how they hear, and how texts are found."""
+class HearingParams(TeacherSection):
+    """How pre-trained models hear long audio."""
 
     chunk_seconds: PositiveFloat | None = None
     """Longer audio is cut into pieces of so many seconds, their frames joined; null: whole."""
@@ -383,21 +383,30 @@ class PretrainedTeacherParams(TeacherSection):
     the whole would give, and costs time."""
     longest_seconds: PositiveFloat = 60.0
     """Audio that is longer and not cut is an error: attention's memory grows with its square."""
+
+
+class PretrainedTeacherParams(HearingParams):
+    """What all pre-trained CTC models have in common: how they hear, and how texts are found."""
+
     num_hypotheses: Annotated[int, Field(ge=1, le=64)] = 8
     """Texts of an utterance, where the model's tokens are not the corpus's and only texts count."""
     beam_size: Annotated[int, Field(ge=1, le=1000)] = 16
     """Prefixes kept at each frame in their search; more finds likelier texts and costs time."""
 
 
-class TorchaudioTeacherParams(PretrainedTeacherParams):
-    """A CTC bundle of torchaudio.pipelines."""
+class BundleParams(Section):
+    """A bundle of torchaudio.pipelines."""
 
     kind: Literal["torchaudio"]
-    """Where the teacher comes from."""
+    """Where the model comes from."""
     bundle: Annotated[str, Field(min_length=1)]
-    """Its name, such as WAV2VEC2_ASR_BASE_960H."""
+    """Its name, such as WAV2VEC2_ASR_BASE_960H; WAV2VEC2_BASE, for fine-tuning, is an encoder."""
     weights: Annotated[str, Field(min_length=1)] | None = None
     """A local file with its state dict (.pt, .pth or .safetensors); null downloads it once."""
+
+
+class TorchaudioTeacherParams(BundleParams, PretrainedTeacherParams):
+    """A CTC bundle of torchaudio.pipelines."""
 
 
 class WhisperParams(Section):
@@ -411,15 +420,20 @@ class WhisperParams(Section):
     """Beams of the search, and hypotheses that it gives; more find better ones and take longer."""
 
 
-class TransformersTeacherParams(PretrainedTeacherParams):
-    """A speech recogniser in Hugging Face's layout; needs the extra `transformers`."""
+class PublishedModelParams(Section):
+    """A model in Hugging Face's layout; needs the extra `transformers`."""
 
     kind: Literal["transformers"]
-    """Where the teacher comes from."""
+    """Where the model comes from."""
     model: Annotated[str, Field(min_length=1)]
     """A folder, or the name of a repository on the hub, such as facebook/wav2vec2-base-960h."""
     revision: Annotated[str, Field(min_length=1)] | None = None
     """Commit, tag or branch of a repository; null takes its main branch."""
+
+
+class TransformersTeacherParams(PublishedModelParams, PretrainedTeacherParams):
+    """A speech recogniser in Hugging Face's layout; needs the extra `transformers`."""
+
     whisper: WhisperParams = WhisperParams()
     """How a Whisper model decodes; other models do not."""
 
@@ -449,6 +463,52 @@ class OnnxTeacherParams(PretrainedTeacherParams):
     """Outputs `(batch, frames, width)` that students may learn from, by the layer's name."""
 
 
+class FrozenParams(Section):
+    """Which part of a pre-trained model keeps its weights while the rest is fine-tuned."""
+
+    extractor: bool = True
+    """The convolutions over the waveform; training them too costs time and needs much data."""
+    layers: Annotated[int, Field(ge=0)] = 0
+    """The first so many Transformer layers, and all that lies beneath them; more is faster, and
+    safer where transcripts are few."""
+
+    @model_validator(mode="after")
+    def _from_below(self) -> FrozenParams:
+        if self.layers and not self.extractor:
+            raise ValueError(
+                f"layers is {self.layers}, but extractor, which lies beneath them, is false; set "
+                "layers to 0, or extractor to true"
+            )
+        return self
+
+
+class FineTuningParams(TrainingParams):
+    """One training run that starts from pre-trained weights."""
+
+    learning_rate: PositiveFloat = 1e-4
+    """Peak step size of AdamW for the new output layer; layers below take less, see layer_decay."""
+    specaugment: SpecAugmentParams = SpecAugmentParams()
+    """Masks on what the convolutions give, whose channels stand where mels are elsewhere."""
+
+
+class FineTunedTeacherParams(HearingParams):
+    """A pre-trained encoder, fine-tuned here by CTC on the training split."""
+
+    kind: Literal["fine_tuned"]
+    """Where the teacher comes from."""
+    base: Annotated[BundleParams | PublishedModelParams, Field(discriminator="kind")]
+    """The model to start from; an output layer that it may have is replaced by a new one."""
+    frozen: FrozenParams = FrozenParams()
+    """What is not trained."""
+    layer_decay: PositiveFraction = 0.9
+    """Each layer takes this share of the step size of the one above it, the output layer all of
+    it; less keeps lower layers nearer to what they were."""
+    speed_factors: SpeedFactors = ()
+    """Copies of the training audio played at these speeds are added; each adds one copy's cost."""
+    training: FineTuningParams = FineTuningParams()
+    """How it is trained."""
+
+
 def _kind_of_teacher(value: Any) -> str:
     """Return what tells the kinds apart; settings that name none mean a trained teacher."""
     return str(value.get("kind", "trained") if isinstance(value, dict) else value.kind)
@@ -459,13 +519,14 @@ SingleTeacherParams = Annotated[
     | Annotated[RegistryTeacherParams, Tag("registry")]
     | Annotated[TorchaudioTeacherParams, Tag("torchaudio")]
     | Annotated[TransformersTeacherParams, Tag("transformers")]
-    | Annotated[OnnxTeacherParams, Tag("onnx")],
+    | Annotated[OnnxTeacherParams, Tag("onnx")]
+    | Annotated[FineTunedTeacherParams, Tag("fine_tuned")],
     Discriminator(
         _kind_of_teacher,
         custom_error_type="teacher_kind",
         custom_error_message=(
-            "kind should be 'onnx', 'registry', 'torchaudio', 'trained', 'transformers', or "
-            "'ensemble' of these"
+            "kind should be 'fine_tuned', 'onnx', 'registry', 'torchaudio', 'trained', "
+            "'transformers', or 'ensemble' of these"
         ),
     ),
 ]
@@ -483,7 +544,7 @@ class EnsembleTeacherParams(TeacherSection):
     combine: Literal["auto", "posteriors", "rover", "best"] = "auto"
     """What is combined: the mean of the members' posteriors, which needs equal tokens and frame
     rates, or their texts, by vote (ROVER) or by taking the surest member's; auto takes posteriors
-    where it can, and rover elsewhere."""
+    where they can be averaged with no higher validation WER than rover's, and rover elsewhere."""
     weights: tuple[PositiveFloat, ...] | None = None
     """Of the members, in their order; only the ratios matter; null: equal."""
     count_share: Fraction = 0.5
@@ -1072,6 +1133,35 @@ class EvaluateParams(Section):
     """Audio that a streaming student hears at once, in seconds; shorter costs more computing."""
 
 
+class GateParams(Section):
+    """What a new student must show, in every form of it, before it becomes champion.
+
+    Rates of errors and their differences are fractions: 0.01 is one point of WER.
+    """
+
+    enabled: bool = True
+    """Whether it is judged at all; without, every newly registered student becomes champion."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    """Coverage of the one-sided intervals; more asks for clearer proof."""
+    wer_margin: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.01
+    """How much worse than the champion it may be at the far end of that interval, itself no worse;
+    larger lets smaller test splits decide, below 0 it must be better by as much."""
+    max_wer: PositiveFloat = 0.95
+    """WER above which a model is broken, champion or not; one that says nothing has 1."""
+    min_speaker_words: PositiveInt = 50
+    """Words below which a speaker of the test split is not judged alone; fewer judges more."""
+    max_speaker_loss: Fraction = 0.1
+    """How much a speaker's WER may rise over the champion's; larger forgives more."""
+    max_bytes: PositiveInt | None = None
+    """Size of the weights that it may have, in bytes; null sets no limit."""
+    max_size_factor: PositiveFloat | None = 2.0
+    """How many times the champion's size it may have; null sets no limit."""
+    max_real_time_factor: PositiveFloat = 1.0
+    """Computing seconds a second of audio may take on one thread of this machine."""
+    max_slowdown_factor: PositiveFloat | None = 2.0
+    """How many times the champion's real-time factor it may have; null sets no limit."""
+
+
 class ServeLimits(Section):
     """What one request to `make serve` may hold; more is refused with a reason."""
 
@@ -1090,6 +1180,8 @@ class RegisterParams(Section):
     """Registered model that the students become versions of."""
     tracking_uri: str | None = None
     """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
+    gate: GateParams = GateParams()
+    """What decides who becomes champion."""
     serve_limits: ServeLimits = ServeLimits()
     """How much one request may hold; new versions keep it, and `make serve` takes what stands."""
 
@@ -1436,6 +1528,7 @@ _UNION_TAGS = {
     "torchaudio",
     "transformers",
     "onnx",
+    "fine_tuned",
     "single",
     "ensemble",
 }

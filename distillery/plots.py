@@ -299,7 +299,7 @@ def _draw_disagreement(axes: Axes, disagreement: Mapping[str, Mapping[str, float
     axes.set_yticks(range(len(names)), names)
     axes.set_xlabel("teacher")
     axes.set_ylabel("teacher")
-    axes.set_title("Word edits between teachers' texts, by their mean length (%)")
+    axes.set_title("How much teachers' texts disagree (%)")
 
 
 def _draw_curve(axes: Axes, role: str, points: Sequence[Row], position: int, dodge: float) -> None:

@@ -18,11 +18,10 @@ from distillery.errors import StageError
 from distillery.files import write_json
 from distillery.manifest import SPLITS, PreparedData
 from distillery.params import ObjectiveParams, Params
+from distillery.promotion import Entry, Terms, decide
 from distillery.registry import (
     Candidate,
-    Verdict,
     best_candidate,
-    decide,
     register_version,
 )
 from distillery.results import markdown_table
@@ -34,6 +33,8 @@ from distillery.tracking import (
     run_name,
     without_credentials,
 )
+from distillery.verdict import GATE_FILE, Verdict
+from distillery.verdict import markdown as verdict_in_markdown
 
 DESCRIPTION_TAG = "mlflow.note.content"
 OPEN_RUN_FILE = "scratch/open_run.json"
@@ -99,7 +100,7 @@ def curve_of(root: Path, model: str) -> CurveFile:
 
 
 def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[str, Any]:
-    """Log everything that a pipeline run made, register its students, and choose the champion.
+    """Log everything that a pipeline run made, register its students, and let the gate choose.
 
     Safe to repeat with the same parent: equal values change nothing, and an equal student is not
     registered twice. Of a student's seeds the one of the lowest validation WER is registered: the
@@ -140,7 +141,24 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
             for item in candidates
         }
         best = best_candidate(candidates)
-        verdict = decide(tracking, sources.params.register.model_name, versions[best.name], best)
+        verdict = decide(
+            tracking,
+            Entry(
+                sources.params.register.model_name,
+                versions[best.name],
+                best.name,
+                best.seed,
+                best.folder,
+                best.description,
+            ),
+            Terms(
+                data,
+                predictions,
+                pd.read_parquet(sources.root / "reports/evaluation/exported.parquet"),
+                sources.params.evaluate,
+                sources.params.register.gate,
+            ),
+        )
         _log_parent_run(tracking, parent, sources, datasets, best, verdict)
         tracking.end_run(parent)
     registered = {
@@ -323,6 +341,7 @@ def _log_parent_run(
         metrics={
             **teacher,
             **model_metrics(rows[f"students/{best.name}"], sources.summary),
+            **verdict.metrics,
             "registered/wer": best.test_wer,
             "registered/valid_wer": best.valid_wer,
             **cache_metrics(sources),
@@ -335,8 +354,10 @@ def _log_parent_run(
             "registered.version": verdict.version,
             "registered.alias": verdict.alias,
             "registered.reason": verdict.reason,
+            **verdict.tags,
             DESCRIPTION_TAG: (
-                f"{markdown_table(sources.summary)}\n\n{result} ({verdict.reason}).\n\n"
+                f"{markdown_table(sources.summary)}\n\n{result}.\n\n"
+                f"{verdict_in_markdown(verdict)}\n"
                 f"{_lineage_text(sources.tags)}"
             ),
         },
@@ -344,7 +365,7 @@ def _log_parent_run(
     points, _ = curve_of(sources.root, "teacher").read()
     tracking.log_points(run, points)
     tracking.log_data(run, datasets)
-    for path in sources.artifacts:
+    for path in (*sources.artifacts, sources.root / GATE_FILE):
         tracking.client.log_artifact(run, str(path))
     tracking.client.log_artifacts(run, str(sources.root / "reports/evaluation"), "evaluation")
 

@@ -1,7 +1,7 @@
-"""The model registry: one version per distinct student, and who is champion.
+"""The model registry: one version per distinct student.
 
 A version is known by the md5 of the student's folder in DVC: the same bytes never become a second
-version. Aliases move under a lock, for MLflow's own moves are neither atomic nor exclusive.
+version. Who is champion stands in aliases.py.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 REGISTRY_LOCK = "scratch/registry.lock"
+SQLITE = "sqlite:///"
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 MD5_TAG = "dvc.md5"
 BUNDLE_TAG = "bundle.sha256"
@@ -62,13 +64,15 @@ class Candidate:
     num_parameters: int
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """Which alias a version got, and why."""
+def registry_lock(tracking: Tracking) -> AbstractContextManager[None]:
+    """Return a lock on the registry: beside a local database, for all who use it.
 
-    version: str
-    alias: str
-    reason: str
+    For a server it keeps only this workspace's processes apart.
+    """
+    if tracking.uri.startswith(SQLITE):
+        database = Path(tracking.uri.removeprefix(SQLITE).partition("?")[0])
+        return file_lock(database.with_name(f"{database.name}.lock"))
+    return file_lock(tracking.root / REGISTRY_LOCK)
 
 
 def register_version(
@@ -78,7 +82,7 @@ def register_version(
     limits: ServeLimits = ServeLimits(),  # noqa: B008 (frozen)
 ) -> str:
     """Return the version that holds a student, created if no version holds these bytes yet."""
-    with file_lock(tracking.root / REGISTRY_LOCK):
+    with registry_lock(tracking):
         _ensure_model(tracking, model_name)
         version = find_version(tracking, model_name, candidate.md5)
         created = version is None
@@ -103,53 +107,34 @@ def find_version(tracking: Tracking, model_name: str, md5: str) -> ModelVersion 
     return min(ready, key=lambda version: int(version.version), default=None)
 
 
+def stored_aliases(tracking: Tracking, model_name: str) -> dict[str, str]:
+    """Return the versions that a model's aliases name; none where there is no such model."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        found = tracking.client.get_registered_model(model_name).aliases
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
+    return {alias: str(version) for alias, version in found.items()}
+
+
+def version_exists(tracking: Tracking, model_name: str, version: str) -> bool:
+    """Return whether a version is there and usable."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(tracking.client.get_model_version(model_name, version).status == "READY")
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return False
+        raise
+
+
 def best_candidate(candidates: list[Candidate]) -> Candidate:
     """Return the student of the lowest validation WER; of equals, the smaller one."""
     return min(candidates, key=lambda item: (item.valid_wer, item.num_parameters, item.name))
-
-
-def decide(tracking: Tracking, model_name: str, version: str, candidate: Candidate) -> Verdict:
-    """Make a version champion if it beats the present one on the same test data.
-
-    Without a champion it becomes champion at once; otherwise the loser is `challenger`.
-    """
-    client = tracking.client
-    with file_lock(tracking.root / REGISTRY_LOCK):
-        aliases = client.get_registered_model(model_name).aliases
-        champion = aliases.get(CHAMPION)
-        if champion is None:
-            client.set_registered_model_alias(model_name, CHAMPION, version)
-            verdict = Verdict(version, CHAMPION, "the first champion")
-        elif str(champion) == version:
-            verdict = Verdict(version, CHAMPION, "it is the champion already")
-        else:
-            tags = client.get_model_version(model_name, str(champion)).tags
-            reason, wins = _compare(candidate, str(champion), tags)
-            if wins:
-                client.set_registered_model_alias(model_name, PREVIOUS, str(champion))
-                client.set_registered_model_alias(model_name, CHAMPION, version)
-            else:
-                client.set_registered_model_alias(model_name, CHALLENGER, version)
-            verdict = Verdict(version, CHAMPION if wins else CHALLENGER, reason)
-        if verdict.alias == CHAMPION and str(aliases.get(CHALLENGER)) == version:
-            client.delete_registered_model_alias(model_name, CHALLENGER)
-    client.set_model_version_tag(model_name, version, "verdict", verdict.alias)
-    client.set_model_version_tag(model_name, version, "verdict.reason", verdict.reason)
-    return verdict
-
-
-def _compare(candidate: Candidate, champion: str, tags: Mapping[str, str]) -> tuple[str, bool]:
-    if tags.get(TEST_TAG) != candidate.test_digest:
-        return f"version {champion} was tested on other data, so they cannot be compared", False
-    if WER_TAG not in tags:
-        return f"version {champion} bears no test WER to compare with", False
-    former = float(tags[WER_TAG])
-    wins = candidate.test_wer < former
-    relation = "below" if wins else "not below"
-    return (
-        f"test WER {candidate.test_wer:.2%} is {relation} the {former:.2%} of version {champion}",
-        wins,
-    )
 
 
 def _ensure_model(tracking: Tracking, model_name: str) -> None:

@@ -285,7 +285,10 @@ def render(summary: Summary) -> str:
     for line in remarks(summary):
         console.print(line, markup=False)
     if len(summary["disagreement"]) > 1:
-        console.print("", _disagreement_table(summary))
+        console.print(
+            "\nDisagreement: word edits between two teachers' texts by their mean length, %"
+        )
+        console.print(_disagreement_table(summary))
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
 
 
@@ -294,16 +297,15 @@ def _main_table(summary: Summary) -> Table:
     title = f"Validation split: {data['utterances']} utterances, {data['words']} words"
     interval = f"[{100 * summary['confidence']:g} %]"
     table = _table(title)
-    table.add_column("teacher", overflow="fold")
-    table.add_column("kind", no_wrap=True)
+    table.add_column("teacher\n(kind)", overflow="fold")
     for header in (
         f"WER %\n{interval}",
-        "calibration\nerror %",
+        "ECE %",
         "s per\nhour",
-        "cache, MB\nper hour",
+        "MB per\nhour",
         "students\nthat fit",
-        f"pilot student,\nWER % {interval}",
-        f"gain, points\n{interval}",
+        f"its student,\nWER %\n{interval}",
+        f"gain,\npoints\n{interval}",
     ):
         table.add_column(header, justify="right", no_wrap=True)
     for row in summary["candidates"]:
@@ -311,7 +313,7 @@ def _main_table(summary: Summary) -> Table:
     return table
 
 
-def _table(title: str) -> Table:
+def _table(title: str | None = None) -> Table:
     return Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -323,12 +325,11 @@ def _table(title: str) -> Table:
 
 def _cells(row: Summary) -> list[str]:
     if row["problem"]:
-        return [row["name"], row["kind"], *[MISSING] * 7]
+        return [f"{row['name']}\n({row['kind']})", *[MISSING] * 7]
     pilot, fits = row.get("pilot"), row["fits"].values()
     error, size = row["calibration_error"], row["cache_bytes_per_hour"]
     return [
-        row["name"],
-        row["kind"],
+        f"{row['name']}\n({row['kind']})",
         with_interval(row, "wer", "\n") if "wer" in row else MISSING,
         MISSING if error is None else f"{100 * error:.1f}",
         MISSING if row["seconds_per_hour"] is None else f"{row['seconds_per_hour']:.3g}",
@@ -353,6 +354,8 @@ def remarks(summary: Summary) -> list[str]:
     ]
     if advice := _advice(summary):
         lines.append(advice)
+    if of_texts := [row["name"] for row in rows if row["calibrated_over"] == "texts"]:
+        lines.append(f"{', '.join(of_texts)}: ECE of whole texts, not to be compared with others'")
     lines += [f"{row['name']}: {text}" for row in rows for text in _fit_words(row)]
     lines += [
         f"{row['name']}: no pilot: {row['pilot_problem']}" for row in rows if row["pilot_problem"]
@@ -390,7 +393,7 @@ def _advice(summary: Summary) -> str | None:
 
 def _disagreement_table(summary: Summary) -> Table:
     names = list(summary["disagreement"])
-    table = _table("Disagreement: word edits between two teachers' texts by their mean length, %")
+    table = _table()
     table.add_column("", overflow="fold")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")

@@ -25,6 +25,7 @@ from distillery.params import (
 )
 
 RATE_TOLERANCE = 1e-6
+SHOWN_LAYERS = 4
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,10 @@ def _no_frames(facts: TeacherFacts, settings: Params, student: str) -> str | Non
 def _no_hidden(facts: TeacherFacts, objective: ObjectiveParams) -> str | None:
     wanted = objective.hidden.layers.values()
     if unknown := [layer for layer in wanted if layer not in facts.layers]:
-        return f"it has no layer {unknown[0]}, only {', '.join(facts.layers) or 'none'}"
+        known = sorted(facts.layers)
+        more = f" and {len(known) - SHOWN_LAYERS} more" if len(known) > SHOWN_LAYERS else ""
+        shown = ", ".join(known[:SHOWN_LAYERS])
+        return f"it has no layer {unknown[0]}, only {shown or 'none'}{more}"
     return None
 
 

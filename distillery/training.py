@@ -125,8 +125,13 @@ class Trainer:
         self.network.to(self.device)
         self.objective.to(self.device)
         self.parameters = [*self.network.parameters(), *self.objective.parameters()]
+        groups: list[dict[str, Any]] = [
+            {"params": parameters, "share": share}
+            for share, parameters in self.network.parameter_groups()
+        ]
+        groups[-1]["params"] += self.objective.parameters()
         self.optimiser = torch.optim.AdamW(
-            self.parameters,
+            groups,
             lr=self.params.learning_rate,
             weight_decay=self.params.weight_decay,
             fused=True,  # a fourth of the time of a loop over the parameters, 5 % of a step
@@ -206,7 +211,7 @@ class Trainer:
         torch.autograd.backward(terms["loss"])
         nn.utils.clip_grad_norm_(self.parameters, self.params.max_gradient_norm)
         for group in self.optimiser.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)  # older checkpoints have none
         self.optimiser.step()
         return terms
 

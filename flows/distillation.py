@@ -202,4 +202,6 @@ def _push(root: Path) -> None:
 def _publish(root: Path, registered: dict[str, Any]) -> None:
     link = results.mlflow_link(registered)
     create_markdown_artifact(results.markdown(root, registered), key="results")
+    if gate := results.gate_markdown(root):
+        create_markdown_artifact(gate, key="gate")
     create_link_artifact(link, "MLflow run", key="mlflow-run")

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distillery import verdict
 from distillery.results import markdown_table, render_table
 
 SUMMARY_FILE = "reports/evaluation/summary.json"
@@ -23,22 +24,33 @@ def mlflow_link(registered: Mapping[str, Any]) -> str:
 
 
 def markdown(root: Path, registered: Mapping[str, Any]) -> str:
-    """Return the result as Markdown: the table, the registered version and the link."""
+    """Return the result as Markdown: the table, the registered version, its place, the link."""
+    said = verdict.read_verdict(root)
+    gate = "" if said is None else f" {verdict.sentence(said)}"
     return (
-        f"{markdown_table(_summary(root))}\n\n{_sentence(registered)}\n\n"
+        f"{markdown_table(_summary(root))}\n\n{_sentence(registered)}{gate}\n\n"
         f"[MLflow run]({mlflow_link(registered)})\n"
         + "".join(f"\n**Warning:** {line}\n" for line in registered.get("data_warnings", []))
     )
 
 
+def gate_markdown(root: Path) -> str | None:
+    """Return what the gate said, None where it left no verdict."""
+    found = verdict.read_verdict(root)
+    return None if found is None else verdict.markdown(found)
+
+
 def text(root: Path, registered: Mapping[str, Any]) -> str:
     """Return the result for the terminal, with the commands that come next."""
+    said = verdict.read_verdict(root)
+    gate = [] if said is None else ["", verdict.render(said)]
     return "\n".join(
         [
             "",
             render_table(_summary(root)),
             "",
             _sentence(registered),
+            *gate,
             *(f"WARNING: {line}" for line in registered.get("data_warnings", [])),
             "",
             "Next:",
@@ -55,8 +67,7 @@ def text(root: Path, registered: Mapping[str, Any]) -> str:
 def _sentence(registered: Mapping[str, Any]) -> str:
     return (
         f"Registered: {registered['name']} version {registered['version']} "
-        f"(student {registered['student']}, seed {registered['seed']}) is {registered['alias']}: "
-        f"{registered['reason']}."
+        f"(student {registered['student']}, seed {registered['seed']}) is {registered['alias']}."
     )
 
 

@@ -15,6 +15,7 @@ from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.manifest import PreparedData
 from distillery.registered import REGISTERED, SOURCE_FILE
 from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
+from distillery.teachers.fine_tuned import fine_tune_teacher
 from distillery.teachers.joined import join_teachers
 from distillery.teachers.registry import take_registered
 from distillery.teachers.torchaudio_bundle import take_bundle
@@ -33,6 +34,7 @@ def _take_onnx(settings: params.OnnxTeacherParams, place: Workplace) -> ReadyTea
 
 SOURCES: dict[str, GetTeacher] = {
     "ensemble": lambda settings, place: join_teachers(settings, place, SOURCES),
+    "fine_tuned": fine_tune_teacher,
     "onnx": _take_onnx,
     "registry": take_registered,
     "torchaudio": take_bundle,

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torchaudio
 from torch import Tensor, nn
-from torchaudio.pipelines import Wav2Vec2ASRBundle
+from torchaudio.pipelines import Wav2Vec2ASRBundle, Wav2Vec2Bundle
 
 CONVOLUTIONS = [(8, 10, 5), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 3, 2), (8, 2, 2), (8, 2, 2)]
 """Kernels and strides of all published models, so 20 ms a frame at 16 kHz; fewer channels."""
@@ -67,6 +67,23 @@ def tiny_bundle(
         _normalize_waveform=normalise,
         _model_type="Wav2Vec2",
     )
+
+
+def tiny_encoder(**options: Any) -> Wav2Vec2Bundle:
+    """Return a bundle without output layer; `options` as of `tiny_bundle`."""
+    bundle = tiny_bundle(**options)
+    return Wav2Vec2Bundle(
+        _path="tiny.pth",
+        _params={**bundle._params, "aux_num_out": None},
+        _sample_rate=16000,
+        _normalize_waveform=bundle._normalize_waveform,
+        _model_type="Wav2Vec2",
+    )
+
+
+def encoder_state(bundle: Wav2Vec2Bundle, seed: int = 0) -> dict[str, Tensor]:
+    """Return random weights of a bundle's model, as published."""
+    return dict(loud(torchaudio.models.wav2vec2_model(**bundle._params), seed).state_dict())
 
 
 def published_state(bundle: Wav2Vec2ASRBundle, seed: int = 0) -> dict[str, Tensor]:

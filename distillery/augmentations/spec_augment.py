@@ -16,16 +16,17 @@ def spec_augment(features: Tensor, lengths: Tensor, params: SpecAugmentParams) -
 
     Args:
         features: `(batch, feature_frames, mels)`, normalised per utterance.
-        lengths: `(batch,)`; a time mask's width is a share of these.
+        lengths: `(batch,)`, on the CPU, as the masks are drawn; a time mask's width is a
+            share of these.
         params: numbers and widths of the masks.
     """
     num_frames, num_mels = features.shape[1:]
     for _ in range(params.num_time_masks):
-        hidden = _bands(lengths, params.max_time_fraction, num_frames)
+        hidden = _bands(lengths, params.max_time_fraction, num_frames).to(features.device)
         features = features.masked_fill(hidden[:, :, None], 0.0)
     for _ in range(params.num_frequency_masks):
         sizes = torch.full_like(lengths, num_mels)
-        hidden = _bands(sizes, params.max_frequency_fraction, num_mels)
+        hidden = _bands(sizes, params.max_frequency_fraction, num_mels).to(features.device)
         features = features.masked_fill(hidden[:, None, :], 0.0)
     return features
 

@@ -5,10 +5,10 @@ Where all members give frames over equal tokens at one rate, their posteriors ar
     log p(v | t) = logsumexp_m (ln w_m + log p_m(v | t)),  Σ_m w_m = 1
 
 which teaches frames, texts and beams like any CTC teacher (Hinton et al., 2015, "Distilling the
-knowledge in a neural network", section 3; of CTC models, Sak et al., 2015, combine them alike).
-CTC models that were trained apart may place a token in different frames: the mean is then flatter
-than either, and combining texts may serve better. Elsewhere the members' texts are combined, by
-ROVER or by taking the surest member's, and there are no frames to learn.
+knowledge in a neural network", arXiv 1503.02531). CTC models that were trained apart place a token
+in frames of their own, where the others say blank; so does the mean then. Combining texts serves
+better there: see `choose_way` in joined.py. Where posteriors are not averaged, the members' texts
+are combined, by ROVER or by taking the surest member's, and there are no frames to learn.
 """
 
 from __future__ import annotations

@@ -131,6 +131,34 @@ class TorchBackend:
         raise NotImplementedError
 
     @property
+    def above(self) -> Sequence[nn.Module]:
+        """What lies above the layers, the output layer included; the rest lies beneath them."""
+        raise NotImplementedError
+
+    @property
+    def extractor(self) -> nn.Module:
+        """The convolutions over the waveform."""
+        raise NotImplementedError
+
+    @property
+    def masks_frames(self) -> bool:
+        """Whether `encode` can tell padding from frames."""
+        raise NotImplementedError
+
+    def convolve(self, waveforms: Tensor) -> Tensor:
+        """Return what the convolutions give `(batch, frames, channels)`."""
+        raise NotImplementedError
+
+    def encode(self, convolved: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return scores `(batch, frames, tokens)` of what `convolve` gives.
+
+        Args:
+            convolved: `(batch, frames, channels)`, any padding behind.
+            lengths: `(batch,)` in frames; None: nothing is padding.
+        """
+        raise NotImplementedError
+
+    @property
     def layer_widths(self) -> Mapping[str, int]:
         """Every encoder layer, and what the output layer reads."""
         width = self.output.in_features
@@ -392,9 +420,14 @@ class PretrainedTeacher:
         Raises:
             ModelError: one is longer than the model takes at once, and long audio is not cut.
         """
-        return pad([self._hear(torch.from_numpy(waveform)) for waveform in waveforms])
+        return pad([self.hear(torch.from_numpy(waveform)) for waveform in waveforms])
 
-    def _hear(self, waveform: Tensor) -> Tensor:
+    def hear(self, waveform: Tensor) -> Tensor:
+        """Return one waveform `(samples,)` as the model hears it, at the model's rate.
+
+        Raises:
+            ModelError: it is longer than the model takes at once, and long audio is not cut.
+        """
         seconds, hearing = len(waveform) / self.sample_rate_hz, self.hearing
         if hearing.chunk_seconds is None and seconds > hearing.longest_seconds:
             raise ModelError(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
-from distillery.params import TorchaudioTeacherParams
+from distillery.params import BundleParams, TorchaudioTeacherParams
 from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
 from distillery.teachers.pretrained import TorchBackend, adapt, load_saved
 from distillery.teachers.weights import download, fit_state, nearest, read_state
@@ -73,6 +73,38 @@ class TorchaudioBackend(TorchBackend):
         output: Any = self.module.aux
         return output  # type: ignore[no-any-return]
 
+    @property
+    def above(self) -> Sequence[nn.Module]:
+        """The output layer, and the norm below it where there is one."""
+        module: Any = self.module
+        transformer = module.encoder.transformer
+        # Where this is true, torchaudio applies that norm beneath the layers.
+        return (
+            [self.output] if transformer.layer_norm_first else [transformer.layer_norm, self.output]
+        )
+
+    @property
+    def extractor(self) -> nn.Module:
+        """The convolutions over the waveform."""
+        module: Any = self.module
+        return module.feature_extractor  # type: ignore[no-any-return]
+
+    @property
+    def masks_frames(self) -> bool:
+        """Whether `encode` can tell padding from frames; torchaudio's WavLM cannot."""
+        return bool(self.architecture["model_type"] != "WavLM")
+
+    def convolve(self, waveforms: Tensor) -> Tensor:
+        """Return what the convolutions give `(batch, frames, channels)`."""
+        convolved: Tensor = self.extractor(waveforms, None)[0]
+        return convolved
+
+    def encode(self, convolved: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return scores `(batch, frames, tokens)`."""
+        module: Any = self.module
+        scores: Tensor = self.output(module.encoder(convolved, lengths))
+        return scores
+
     def scores(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """Return scores `(batch, frames, tokens)`."""
         scores: Tensor = self.module(waveforms, lengths)[0]
@@ -100,28 +132,79 @@ def take_bundle(params: TorchaudioTeacherParams, place: Workplace) -> ReadyTeach
             cannot be fetched, are damaged or another model's.
     """
     bundle = find_bundle(params.bundle)
-    # Underscored fields: the public get_model() downloads by itself and checks less.
-    what = f"teacher: bundle {params.bundle}"
-    if params.weights is not None:
-        path = place.root / params.weights
-    else:
-        url = bundle._path if "://" in bundle._path else PUBLISHED_AT + bundle._path
-        kept = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
-        path = download(url, kept, what, "or set teacher.weights to where it lies")
-    architecture = {
-        "model_type": bundle._model_type,
-        "params": bundle._params,
-        "sample_rate_hz": round(bundle.sample_rate),
-        "normalise_waveform": bundle._normalize_waveform,
-    }
+    path = find_weights(bundle, params, place.root, "teacher")
     labels, outputs = bundle.get_labels(), bundle._params["aux_num_out"]
     if len(labels) != outputs:
-        raise ModelError(f"{what}: has {len(labels)} labels for {outputs} outputs; name another")
-    backend = TorchaudioBackend.build(architecture, TokenTable(tuple(labels), 0))
+        raise ModelError(
+            f"teacher: bundle {params.bundle}: has {len(labels)} labels for {outputs} outputs; "
+            "name another"
+        )
+    table = TokenTable(tuple(labels), 0)
+    backend = TorchaudioBackend.build(architecture_of(bundle, outputs), table)
     state = _without_unused(read_state(path), outputs, bundle._remove_aux_axis)
     fit_state(backend.module, state, path)
     source = {"bundle": params.bundle, "weights": path.name, "sha256": digest_of_file(path)}
     return adapt(KIND, backend, params, place, source)
+
+
+def find_weights(bundle: Any, params: BundleParams, root: Path, section: str) -> Path:
+    """Return a bundle's weight file: the one that the settings name, or torchaudio's, downloaded.
+
+    Args:
+        bundle: of torchaudio.pipelines.
+        params: its settings.
+        root: where file names start from.
+        section: where those settings stand, for errors.
+
+    Raises:
+        ModelError: it is not here, and cannot be fetched.
+    """
+    if params.weights is not None:
+        return root / params.weights
+    # Underscored fields: the public get_model() downloads by itself and checks less.
+    url = bundle._path if "://" in bundle._path else PUBLISHED_AT + bundle._path
+    kept = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[1]
+    what, instead = (
+        f"{section}: bundle {params.bundle}",
+        f"or set {section}.weights to where it lies",
+    )
+    return download(url, kept, what, instead)
+
+
+def architecture_of(bundle: Any, num_outputs: int) -> dict[str, Any]:
+    """Return what `TorchaudioBackend.build` makes a bundle's model of."""
+    return {
+        "model_type": bundle._model_type,
+        "params": {**bundle._params, "aux_num_out": num_outputs},
+        "sample_rate_hz": round(bundle.sample_rate),
+        "normalise_waveform": bundle._normalize_waveform,
+    }
+
+
+def find_encoder(name: str) -> Any:
+    """Return a bundle of torchaudio.pipelines whose model is an encoder, with outputs or without.
+
+    Raises:
+        ModelError: there is none of this name, or it has no encoder.
+    """
+    pipelines = torchaudio.pipelines
+    found = getattr(pipelines, name, None)
+    if isinstance(found, pipelines.Wav2Vec2Bundle):
+        return found
+    usable = [
+        item
+        for item in dir(pipelines)
+        if isinstance(getattr(pipelines, item), pipelines.Wav2Vec2Bundle)
+    ]
+    what = f"teacher.base.bundle: {name!r}"
+    if name.isupper() and found is not None:
+        raise ModelError(
+            f"{what} is a {type(found).__name__}, which has no encoder of waveforms; expected one "
+            f"of {', '.join(usable)}"
+        )
+    raise ModelError(
+        f"{what}: torchaudio {torchaudio.__version__} has no such bundle; {nearest(name, usable)}"
+    )
 
 
 def find_bundle(name: str) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
-from distillery.params import TransformersTeacherParams
+from distillery.params import PublishedModelParams, TransformersTeacherParams
 from distillery.recogniser import CONFIG_FILE, WEIGHTS_FILE
 from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
 from distillery.teachers.pretrained import TorchBackend, adapt, load_saved
@@ -72,14 +72,53 @@ class TransformersBackend(TorchBackend):
     @property
     def blocks(self) -> Sequence[nn.Module]:
         """The Transformer's layers."""
-        module: Any = self.module
-        return list(getattr(module, module.base_model_prefix).encoder.layers)
+        return list(self.base.encoder.layers)
 
     @property
     def output(self) -> nn.Linear:
         """The output layer."""
         output: Any = self.module.lm_head
         return output  # type: ignore[no-any-return]
+
+    @property
+    def base(self) -> Any:
+        """The model without the output layer."""
+        module: Any = self.module
+        return getattr(module, module.base_model_prefix)
+
+    @property
+    def above(self) -> Sequence[nn.Module]:
+        """The output layer, and the norm below it where there is one."""
+        stable = getattr(self.base.config, "do_stable_layer_norm", False)
+        return [self.base.encoder.layer_norm, self.output] if stable else [self.output]
+
+    @property
+    def extractor(self) -> nn.Module:
+        """The convolutions over the waveform."""
+        return self.base.feature_extractor  # type: ignore[no-any-return]
+
+    @property
+    def masks_frames(self) -> bool:
+        """Whether `encode` can tell padding from frames; a batch norm moves its zeros."""
+        return not getattr(self.base.config, "conv_pos_batch_norm", False)
+
+    def convolve(self, waveforms: Tensor) -> Tensor:
+        """Return what the convolutions give `(batch, frames, channels)`."""
+        convolved: Tensor = self.extractor(waveforms).transpose(1, 2)
+        return convolved
+
+    def encode(self, convolved: Tensor, lengths: Tensor | None) -> Tensor:
+        """Return scores `(batch, frames, tokens)`."""
+        module: Any = self.module
+        base = self.base
+        projected = base.feature_projection(convolved)  # HuBERT's gives no tuple
+        projected = projected if isinstance(projected, Tensor) else projected[0]
+        mask = None
+        if lengths is not None:
+            places = torch.arange(projected.shape[1], device=projected.device)
+            mask = places < lengths[:, None]  # (batch, frames)
+        scores: Tensor = self.output(module.dropout(base.encoder(projected, mask)[0]))
+        return scores
 
     def scores(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
         """Return scores `(batch, frames, tokens)`."""
@@ -114,15 +153,8 @@ def take_model(params: TransformersTeacherParams, place: Workplace) -> ReadyTeac
             here and cannot be fetched, brings code, or its files do not fit one another.
     """
     import_transformers()
-    folder = find_folder(params, place.root)
-    config = read_json(folder / CONFIG_FILE)
-    if "auto_map" in config:
-        raise ModelError(
-            f"{folder / CONFIG_FILE}: refused: auto_map says that the model brings code of its own "
-            f"({', '.join(sorted(config['auto_map']))}), which is never run here; name a model of "
-            f"{', '.join(CLASSES)}"
-        )
-    (model_class, *_) = config.get("architectures") or ["none"]
+    folder = find_folder(params, place.root, "teacher")
+    config, model_class = read_config(folder, CLASSES)
     if model_class not in CLASSES:
         raise ModelError(
             f"{folder / CONFIG_FILE}: architecture {model_class!r}, expected one of "
@@ -135,30 +167,11 @@ def take_ctc(
     params: TransformersTeacherParams, place: Workplace, folder: Path, config: dict[str, Any]
 ) -> ReadyTeacher:
     """Return a CTC model as the teacher; arguments as `TakeModel` has them."""
-    if config.get("add_adapter"):
-        raise ModelError(
-            f"{folder / CONFIG_FILE}: add_adapter: the model thins its frames out behind the "
-            "encoder, which is not read here; name a model without it"
-        )
-    model_class = getattr(import_transformers(), config["architectures"][0])
-    try:
-        full = json.loads(model_class.config_class.from_dict(config).to_json_string(use_diff=False))
-    except Exception as error:  # transformers and its validation have many
-        raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
-    hearing = _read_preprocessing(folder)
-    architecture = {
-        "model_class": model_class.__name__,
-        "config": {name: value for name, value in full.items() if name not in PASSING},
-        "sample_rate_hz": int(hearing.get("sampling_rate", 16000)),
-        "normalise": bool(hearing.get("do_normalize", True)),
-    }
+    model_class = config["architectures"][0]
+    architecture = architecture_of(folder, config, model_class)
+    full = architecture["config"]
     table = read_tokens(folder, full["vocab_size"], full["pad_token_id"])
-    try:
-        backend = TransformersBackend.build(architecture, table)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{folder / CONFIG_FILE}: describes no model that can be built: {error!r}"
-        ) from None
+    backend = build_published(folder, architecture, table)
     paths = weight_files(folder)
     expected = backend.module.state_dict()
     state = {
@@ -170,10 +183,82 @@ def take_ctc(
     fit_state(backend.module, state, paths[0], optional=UNUSED)
     source = {
         "model": params.model,
-        "model_class": model_class.__name__,
+        "model_class": model_class,
         "files": {path.name: digest_of_file(path) for path in paths},
     }
     return adapt(KIND, backend, params, place, source)
+
+
+def read_config(folder: Path, classes: Iterable[str]) -> tuple[dict[str, Any], str]:
+    """Return a published model's config.json, and the class that it names.
+
+    Args:
+        folder: of the model.
+        classes: what is read here, for errors.
+
+    Raises:
+        ModelError: it is missing or damaged, or the model brings code.
+    """
+    config = read_json(folder / CONFIG_FILE)
+    if "auto_map" in config:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: refused: auto_map says that the model brings code of its own "
+            f"({', '.join(sorted(config['auto_map']))}), which is never run here; name a model of "
+            f"{', '.join(classes)}"
+        )
+    (model_class, *_) = config.get("architectures") or ["none"]
+    return config, str(model_class)
+
+
+def architecture_of(folder: Path, config: Mapping[str, Any], model_class: str) -> dict[str, Any]:
+    """Return what `TransformersBackend.build` makes a published model of.
+
+    Args:
+        folder: of the model, for its preprocessing.
+        config: its config.json.
+        model_class: the CTC class that reads it.
+
+    Raises:
+        ModelError: a file is missing or damaged, or the model is one that is not read here.
+    """
+    if config.get("add_adapter"):
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: add_adapter: the model thins its frames out behind the "
+            "encoder, which is not read here; name a model without it"
+        )
+    config_class = getattr(import_transformers(), model_class).config_class
+    try:
+        full = json.loads(config_class.from_dict(dict(config)).to_json_string(use_diff=False))
+    except Exception as error:  # transformers and its validation have many
+        raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
+    hearing = _read_preprocessing(folder)
+    return {
+        "model_class": model_class,
+        "config": {name: value for name, value in full.items() if name not in PASSING},
+        "sample_rate_hz": int(hearing.get("sampling_rate", 16000)),
+        "normalise": bool(hearing.get("do_normalize", True)),
+    }
+
+
+def build_published(
+    folder: Path, architecture: Mapping[str, Any], table: TokenTable
+) -> TransformersBackend:
+    """Return a published model, its weights random.
+
+    Args:
+        folder: where it is published, for errors.
+        architecture: of `architecture_of`.
+        table: its tokens.
+
+    Raises:
+        ModelError: its configuration describes no model.
+    """
+    try:
+        return TransformersBackend.build(architecture, table)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: describes no model that can be built: {error!r}"
+        ) from None
 
 
 TakeModel = Callable[[TransformersTeacherParams, Workplace, Path, dict[str, Any]], ReadyTeacher]
@@ -197,8 +282,13 @@ CLASSES: Mapping[str, TakeModel] = {
 """By the first entry of `architectures` in config.json."""
 
 
-def find_folder(params: TransformersTeacherParams, root: Path) -> Path:
+def find_folder(params: PublishedModelParams, root: Path, section: str) -> Path:
     """Return the folder of a published model: a local one, or the hub's copy on this machine.
+
+    Args:
+        params: which model.
+        root: where folder names start from.
+        section: where those settings stand, for errors.
 
     Raises:
         ModelError: it is not here and cannot be fetched.
@@ -206,7 +296,7 @@ def find_folder(params: TransformersTeacherParams, root: Path) -> Path:
     local = root / params.model
     if local.is_dir():
         return local
-    what = f"teacher.model: {params.model!r}"
+    what = f"{section}.model: {params.model!r}"
     wanted = "config.json, model.safetensors, vocab.json, tokenizer_config.json and "
     wanted += "preprocessor_config.json"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", params.model) or params.model.startswith("."):
@@ -219,7 +309,7 @@ def find_folder(params: TransformersTeacherParams, root: Path) -> Path:
             raise ModelError(
                 f"{what}: neither a folder ({local}) nor on this machine, and {endpoint} cannot be "
                 f"reached; download {endpoint}/{params.model} elsewhere into a folder ({wanted}), "
-                "and set teacher.model to it"
+                f"and set {section}.model to it"
             )
         try:
             for patterns in (SAFE_FILES, PICKLED_FILES):

@@ -25,7 +25,14 @@ from tasks.distill import distill
 from tasks.prepare import prepare
 from tasks.teacher import teacher
 from tests.tiny import tiny_params, write_corpus, write_params
-from tests.tiny_models import SUBWORDS, published_state, tiny_bundle, write_transformers
+from tests.tiny_models import (
+    SUBWORDS,
+    encoder_state,
+    published_state,
+    tiny_bundle,
+    tiny_encoder,
+    write_transformers,
+)
 
 FRAMES = {"teacher_share": 0.8, "frame": {"weight": 1.0}, "sequence": {"weight": 1.0}}
 HIDDEN = {"layers": {"last": "layers.1"}, "weight": 1.0}
@@ -122,6 +129,34 @@ def test_a_transformers_model(root: Path, model_class: str, options: dict[str, A
     assert student.vocabulary.tokens == ("<blank>", "|", "a", "b", "c")
     check_cache(root)
     assert np.isfinite(losses(root)["train/frame"])
+
+
+@pytest.mark.parametrize("library", ["torchaudio", "transformers"])
+def test_a_fine_tuned_encoder(root: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    monkeypatch.setattr(torchaudio.pipelines, "TINY", tiny_encoder(), raising=False)
+    torch.save(encoder_state(tiny_encoder()), root / "tiny.pth")
+    write_transformers(root / "model", "HubertModel")
+    bases = {
+        "torchaudio": {"bundle": "TINY", "weights": "tiny.pth"},
+        "transformers": {"model": "model"},
+    }
+    source = {
+        "kind": "fine_tuned",
+        "base": {"kind": library, **bases[library]},
+        "frozen": {"layers": 1},
+        "training": {"num_epochs": 2, "batch_seconds": 8.0, "num_threads": 1},
+    }
+    student = run(root, settings(source, {**FRAMES, "hidden": HIDDEN}))
+    (root / "tiny.pth").unlink()
+    (root / "model").rename(root / "elsewhere")
+    saved = load_teacher(root / "models/teacher")
+    assert saved.vocabulary.tokens == student.vocabulary.tokens == ("<blank>", "|", "a", "b", "c")
+    assert saved.config["tokens"] == list(saved.vocabulary.tokens)
+    check_cache(root)
+    assert np.isfinite(losses(root)["train/frame"])
+    points = (root / "curves/teacher.jsonl").read_text("utf-8").splitlines()
+    assert sum(json.loads(point)["key"] == "valid/wer" for point in points) == 2
+    assert not list((root / "scratch").glob("teacher-*.pt"))
 
 
 def test_subwords_teach_texts_and_hidden_states(root: Path) -> None:

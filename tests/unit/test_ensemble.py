@@ -15,11 +15,13 @@ from torch import Tensor
 
 from distillery.errors import ModelError
 from distillery.fingerprint import fingerprint, read_fingerprint
+from distillery.manifest import PreparedData
 from distillery.params import EnsembleTeacherParams, FeatureParams, Params
 from distillery.recogniser import Outputs, Recogniser
 from distillery.registered import read_source, wanted_models
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.ensemble import Ensemble, common_frames
+from distillery.teachers.joined import choose_way
 from distillery.teachers.loading import load_teacher
 from distillery.text import Vocabulary
 from distillery.training import Trainer
@@ -244,6 +246,50 @@ def test_settings_that_count_a_teacher_twice_are_refused() -> None:
         )
 
 
+class Spiky(Recogniser):
+    """Says `ab`, whatever it hears, each letter in one frame of its choice."""
+
+    frames = (1, 4)
+
+    def forward(
+        self,
+        features: Tensor,
+        lengths: Tensor,
+        layers: Sequence[str] = (),
+        precision: str = "fp32",
+    ) -> Outputs:
+        probabilities = np.full((len(lengths), 8, len(ABC)), 0.01, np.float32)
+        probabilities[:, :, 0] = 0.96
+        for frame, letter in zip(self.frames, "ab", strict=True):
+            probabilities[:, frame, 0] = 0.02
+            probabilities[:, frame, ABC.tokens.index(letter)] = 0.95
+        return Outputs(np.log(probabilities), [8] * len(lengths), {})
+
+
+def spiky(*frames: int) -> Spiky:
+    plain = recogniser()
+    found = Spiky(
+        plain.network, plain.architecture, plain.features, plain.vocabulary, plain.sample_rate_hz
+    )
+    found.frames = (frames[0], frames[1])
+    return found
+
+
+def test_posteriors_are_averaged_only_where_that_errs_no_more_than_the_vote(
+    prepared: Path,
+) -> None:
+    data = PreparedData.open(prepared / "data/prepared")
+    params = EnsembleTeacherParams(
+        kind="ensemble", members=[{}, {"kind": "trained", "speed_factors": [0.9]}]
+    )
+    agreed = choose_way([spiky(1, 4), spiky(1, 4)], params, data)
+    assert (agreed.way, agreed.transcribe(CLIPS)) == ("posteriors", ["ab", "ab"])
+    apart = choose_way([spiky(1, 4), spiky(2, 5)], params, data)
+    assert (apart.way, apart.transcribe(CLIPS)) == ("rover", ["ab", "ab"])
+    forced = params.model_copy(update={"combine": "posteriors"})
+    assert choose_way(apart.members, forced, data).transcribe(CLIPS) == ["", ""]
+
+
 # --- stages ---------------------------------------------------------------------------------------
 
 
@@ -284,7 +330,12 @@ def points_of(root: Path) -> list[tuple[str, float]]:
 
 
 def test_trained_members_become_one_teacher_that_students_learn_from(root: Path) -> None:
-    plain = settings(seeded(1), seeded(2), cache={"payload": {"hidden_layers": ["members.1.last"]}})
+    plain = settings(
+        seeded(1),
+        seeded(2),
+        combine="posteriors",
+        cache={"payload": {"hidden_layers": ["members.1.last"]}},
+    )
     plain["distill"]["objective"] = {"hidden": {"layers": {"last": "members.1.last"}}}
     write_params(root, plain)
     teacher(root)

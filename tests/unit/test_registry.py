@@ -21,7 +21,6 @@ from distillery.recogniser import Recogniser
 from distillery.registry import (
     Candidate,
     best_candidate,
-    decide,
     register_version,
     version_folder,
 )
@@ -63,11 +62,6 @@ def candidate(tracking: Tracking, folder: Path, md5: str, **changes: object) -> 
     return replace(plain, **changes)
 
 
-def aliases(tracking: Tracking, name: str) -> dict[str, str]:
-    found = tracking.client.get_registered_model(name).aliases
-    return {alias: str(version) for alias, version in found.items()}
-
-
 def test_equal_bytes_are_one_version_and_later_runs_point_at_it(
     tracking: Tracking, student: Path
 ) -> None:
@@ -85,28 +79,6 @@ def test_equal_bytes_are_one_version_and_later_runs_point_at_it(
     assert version.tags["git.commit"] == "abc"
     assert (version.tags["student"], version.tags["seed"]) == ("conv", "2")
     assert version.description == "a student"
-
-
-def test_the_champion_is_who_wins_on_the_same_test_data(tracking: Tracking, student: Path) -> None:
-    def compete(md5: str, **changes: object) -> tuple[str, str, str]:
-        entry = candidate(tracking, student, md5 * 32, **changes)
-        number = register_version(tracking, "race", entry)
-        verdict = decide(tracking, "race", number, entry)
-        return number, verdict.alias, verdict.reason
-
-    assert compete("1") == ("1", "champion", "the first champion")
-    assert compete("1") == ("1", "champion", "it is the champion already")
-    number, alias, reason = compete("2", test_wer=0.20)  # a tie
-    assert (number, alias) == ("2", "challenger")
-    assert reason == "test WER 20.00% is not below the 20.00% of version 1"
-    number, alias, reason = compete("3", test_wer=0.10)
-    assert (number, alias) == ("3", "champion")
-    assert reason == "test WER 10.00% is below the 20.00% of version 1"
-    assert aliases(tracking, "race") == {"champion": "3", "previous": "1", "challenger": "2"}
-    _, alias, reason = compete("4", test_wer=0.01, test_digest="u" * 64)
-    assert alias == "challenger"
-    assert "version 3 was tested on other data" in reason
-    assert aliases(tracking, "race")["champion"] == "3"
 
 
 def test_the_candidate_is_chosen_by_validation_never_by_test(

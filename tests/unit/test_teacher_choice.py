@@ -106,7 +106,8 @@ def test_disagreement_is_the_same_from_both_sides() -> None:
 
 def test_the_table_tells_all_and_fits_a_terminal() -> None:
     misfit = Fit("conv", {"frame": "it gives texts"}, ObjectiveParams())
-    text = teacher_choice.render(summary(LOST, SHARP, replace(KIND, fits=(misfit,))))
+    kind = replace(KIND, fits=(misfit,), calibrated_over="texts")
+    text = teacher_choice.render(summary(LOST, SHARP, kind))
     assert max(map(len, text.splitlines())) <= 100
     for words in (
         "Validation split: 4 utterances, 8 words",
@@ -115,6 +116,7 @@ def test_the_table_tells_all_and_fits_a_terminal() -> None:
         "more than with sharp",
         "sharp is the better recogniser",
         "kind: student conv: no frame, for it gives texts; what works: frame, sequence",
+        "kind: ECE of whole texts",
         "lost: cannot work: models:/nobody@champion: no such model",
         "1 of 1",
         "0 of 1",
@@ -122,6 +124,15 @@ def test_the_table_tells_all_and_fits_a_terminal() -> None:
         "15.4",  # 2 / 13
     ):
         assert words in " ".join(text.split()), words
+
+
+def test_names_and_kinds_stand_in_one_line_beside_wide_figures() -> None:
+    two = PilotResult(4, ["", "", "", ""], CONTROL)  # several seeds: means with their spread
+    wide = replace(KIND, name="conformer-90", kind="transformers", pilots=(*KIND.pilots, two))
+    text = teacher_choice.render(summary(wide, SHARP))
+    first = [line.split()[0] for line in text.splitlines() if line.strip()]
+    assert {"conformer-90", "(transformers)"} <= set(first)
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_a_table_of_one_teacher_that_failed_is_a_table() -> None:

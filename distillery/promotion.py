@@ -1,0 +1,221 @@
+"""A newly registered student at the gate: scored beside the champion, judged, given its alias."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from distillery import verdict as verdicts
+from distillery.aliases import (
+    GATE,
+    Aliases,
+    challenge,
+    crown,
+    moves,
+    read_aliases,
+    withdrawn,
+)
+from distillery.errors import AliasConflict, ModelError, TrackingError
+from distillery.files import write_json
+from distillery.gate import PYTORCH, Form, is_tie, judge
+from distillery.manifest import PreparedData
+from distillery.params import EvaluateParams, GateParams
+from distillery.registry import CHALLENGER, CHAMPION, PREVIOUS
+from distillery.tracking import Tracking
+from distillery.verdict import GATE_FILE, Ruling, Verdict
+
+if TYPE_CHECKING:
+    from distillery.forms import Contestant, TestSplit
+
+ATTEMPTS = 3
+FORMAT_TAG = "serve.format"
+"""Of a version: the form in which it is served."""
+MAX_TAG = 5000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered student that may become champion."""
+
+    model_name: str
+    version: str
+    name: str
+    seed: int
+    folder: Path
+    description: str
+    """Of the version, without the verdict."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what, and by which rules, it is judged."""
+
+    data: PreparedData
+    predictions: pd.DataFrame
+    """Of the evaluation: all models and seeds."""
+    exported: pd.DataFrame
+    """Of the evaluation: the exported students, by format."""
+    evaluate: EvaluateParams
+    gate: GateParams
+
+
+def decide(tracking: Tracking, entry: Entry, terms: Terms) -> Verdict:
+    """Judge a student against the champion of this moment, and move the aliases accordingly.
+
+    The verdict goes to reports/gate.json, and into the version's tags and description.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses, or the champion keeps changing.
+        StageError: the evaluation and the prepared data do not belong together.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        aliases = read_aliases(tracking, entry.model_name)
+        verdict = _weigh(tracking, entry, terms, aliases)
+        try:
+            verdict = _move(tracking, entry, verdict, aliases)
+            break
+        except AliasConflict as conflict:
+            if attempt == ATTEMPTS:
+                raise
+            logger.warning("%s; the gate judges again", conflict)
+    path = tracking.root / GATE_FILE
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"model": entry.model_name, **verdict.to_json()})
+    if verdict.rulings or verdict.changed:
+        _record(tracking, entry, verdict)
+    return verdict
+
+
+def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> Verdict:
+    """Return the verdict; nothing is moved."""
+    if entry.version == aliases.champion:
+        return Verdict(entry.version, CHAMPION, "it is the champion already")
+    if taken_back := withdrawn(tracking, entry.model_name, entry.version):
+        reason = f"it was rolled back, {taken_back}; make promote VERSION={entry.version} forgives"
+        return Verdict(entry.version, CHALLENGER, reason)
+    if not terms.gate.enabled:
+        return Verdict(entry.version, CHAMPION, "register.gate.enabled is false")
+    # PyTorch comes with these; who is champion already needs none.
+    from distillery import forms
+
+    split = forms.TestSplit(terms.data, terms.evaluate)
+    mine = terms.predictions[terms.predictions["seed"] == entry.seed]
+    own = mine[mine["model"] == f"students/{entry.name}"]
+    contestants = forms.of_student(
+        entry.folder,
+        own,
+        tracking.root / "models/exported" / entry.name,
+        terms.exported[terms.exported["model"] == f"students/{entry.name}"],
+        terms.evaluate.stream_chunk_seconds,
+    )
+    rival = aliases.champion or aliases.previous
+    rivals: list[Contestant] = []
+    obstacle = None
+    if rival is not None:
+        try:
+            rivals = forms.of_version(tracking, entry.model_name, rival, split)
+        except (ModelError, TrackingError) as error:
+            obstacle = str(error)
+    scored = split.score([*contestants, *rivals])
+    own_forms, rival_forms = scored[: len(contestants)], scored[len(contestants) :]
+    rulings = judge(
+        own_forms,
+        rival_forms,
+        _control_errors(split, mine, entry.name),
+        terms.gate,
+        terms.evaluate.num_resamples,
+    )
+    verdict = Verdict(
+        version=entry.version,
+        alias=CHALLENGER,
+        reason="",
+        against=rival,
+        wer=own_forms[0].wer,
+        against_wer=rival_forms[0].wer if rival_forms else None,
+        num_utterances=len(split.rows),
+        rulings=tuple(_binding(rulings, _served(tracking, entry))),
+    )
+    if obstacle is not None:
+        return replace(verdict, reason=_cannot_compare(entry, str(rival), aliases, obstacle))
+    return _conclude(verdict, own_forms[0], rival_forms, aliases, _lost(tracking, entry))
+
+
+def _served(tracking: Tracking, entry: Entry) -> set[str]:
+    """Return the forms that a version needs: others start from PyTorch's, one is served."""
+    tags = tracking.client.get_model_version(entry.model_name, entry.version).tags
+    return {PYTORCH, tags.get(FORMAT_TAG, PYTORCH)}
+
+
+def _binding(rulings: list[Ruling], served: set[str]) -> list[Ruling]:
+    return [replace(ruling, binding=ruling.form in served) for ruling in rulings]
+
+
+def _conclude(
+    verdict: Verdict, form: Form, rivals: list[Form], aliases: Aliases, lost: str
+) -> Verdict:
+    """Return a verdict with its reason, from what the rules said."""
+    if verdict.failed:
+        reason = "; ".join(f"{item.rule} ({item.form}): {item.sentence}" for item in verdict.failed)
+        return replace(verdict, reason=reason)
+    if not rivals:
+        reason = f"the first champion{lost}"
+        return replace(verdict, alias=CHAMPION, reason=reason)
+    name = f"version {verdict.against}"
+    if aliases.champion is None:
+        name = f"the {PREVIOUS} {name}, for no champion is left"
+    elif is_tie(form, rivals[0]):
+        reason = f"a tie: every utterance has as many errors as with {name}, and it is no smaller"
+        return replace(verdict, reason=reason)
+    reason = (
+        f"all rules passed, WER {form.wer:.2%} against the {rivals[0].wer:.2%} of {name} on the "
+        f"same {verdict.num_utterances} utterances"
+    )
+    return replace(verdict, alias=CHAMPION, reason=reason)
+
+
+def _cannot_compare(entry: Entry, rival: str, aliases: Aliases, obstacle: str) -> str:
+    role = CHAMPION if aliases.champion else PREVIOUS
+    return (
+        f"it cannot be compared with the {role}, version {rival}: {obstacle}. Listen to both, and "
+        f"run make promote VERSION={entry.version} or make rollback"
+    )
+
+
+def _lost(tracking: Tracking, entry: Entry) -> str:
+    """Return what became of former champions, where none is left."""
+    former = moves(tracking, entry.model_name)
+    return f" since version {former[0].version} was deleted" if former else ""
+
+
+def _control_errors(split: TestSplit, mine: pd.DataFrame, name: str) -> np.ndarray | None:
+    control = mine[mine["model"] == f"controls/{name}"]
+    if control.empty:
+        return None
+    return split.ordered(control, f"the control of {name}")["word_errors"].to_numpy(np.int64)
+
+
+def _move(tracking: Tracking, entry: Entry, verdict: Verdict, aliases: Aliases) -> Verdict:
+    name, version = entry.model_name, entry.version
+    if verdict.alias == CHAMPION:
+        if version == aliases.champion:
+            return verdict
+        crown(tracking, name, version, aliases, GATE, verdict.reason)
+        return replace(verdict, changed=True)
+    changed = challenge(tracking, name, version, aliases)
+    alias = PREVIOUS if version == aliases.previous else CHALLENGER
+    return replace(verdict, alias=alias, changed=changed)
+
+
+def _record(tracking: Tracking, entry: Entry, verdict: Verdict) -> None:
+    client, name, version = tracking.client, entry.model_name, entry.version
+    for tag, value in verdict.tags.items():
+        client.set_model_version_tag(name, version, tag, value[:MAX_TAG])
+    description = f"{entry.description}\n\n{verdicts.markdown(verdict)}"
+    client.update_model_version(name, version, description)

@@ -1,0 +1,126 @@
+"""Commands for who is champion: `distillery champion | promote VERSION | rollback`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from distillery import params
+
+if TYPE_CHECKING:
+    from distillery.aliases import Move
+    from distillery.tracking import Tracking
+
+COLUMNS = 100
+NUM_MOVES = 5
+UNKNOWN = "-"
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to a parser's list of them."""
+    command = commands.add_parser("champion", help="who is champion, since when, and why")
+    command.set_defaults(run=lambda _: _with_registry(_show, "make champion"))
+    command = commands.add_parser("promote", help="make a version champion by hand")
+    command.add_argument("version", metavar="VERSION", help="its number")
+    command.set_defaults(
+        run=lambda options: _with_registry(
+            lambda tracking, name: _promote(tracking, name, options.version),
+            f"make promote VERSION={options.version}",
+        )
+    )
+    command = commands.add_parser("rollback", help="swap champion and previous champion")
+    command.set_defaults(run=lambda _: _with_registry(_rollback, "make rollback"))
+
+
+def champion_report(tracking: Tracking, model_name: str) -> str:
+    """Return who is champion, previous and challenger, and the latest changes, for a terminal.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    from distillery.aliases import BY_TAG, SINCE_TAG, moves, read_aliases
+    from distillery.registry import CHALLENGER, CHAMPION, PREVIOUS, WER_TAG
+
+    with tracking.explained():
+        aliases = read_aliases(tracking, model_name)
+        roles = {
+            CHAMPION: aliases.champion,
+            PREVIOUS: aliases.previous,
+            CHALLENGER: aliases.challenger,
+        }
+        if not any(roles.values()):
+            return f"{model_name}: no version has an alias; run make run, or make promote VERSION=…"
+        table = _table(
+            "", "version", "student", "test WER", "champion since", "by", "the gate said"
+        )
+        for role, version in roles.items():
+            if version is None:
+                table.add_row(role, "(none)", *[UNKNOWN] * 5)
+                continue
+            tags = tracking.client.get_model_version(model_name, version).tags
+            wer = f"{float(tags[WER_TAG]):.2%}" if WER_TAG in tags else UNKNOWN
+            student = f"{tags.get('student', UNKNOWN)}, seed {tags.get('seed', UNKNOWN)}"
+            since = _time(tags[SINCE_TAG]) if SINCE_TAG in tags else UNKNOWN
+            by = tags.get(BY_TAG, UNKNOWN)
+            said = tags.get("gate.reason", UNKNOWN)
+            table.add_row(role, version, student, wer, since, by, said)
+        past = [_line(move) for move in moves(tracking, model_name)[:NUM_MOVES]]
+    lines = [model_name, _rendered(table)]
+    if aliases.champion is None:
+        lines.append("There is no champion: make rollback or make promote VERSION=… names one.")
+    return "\n".join([*lines, "", "Changes, the latest first:", *past] if past else lines)
+
+
+def _show(tracking: Tracking, model_name: str) -> str:
+    return champion_report(tracking, model_name)
+
+
+def _promote(tracking: Tracking, model_name: str, version: str) -> str:
+    from distillery.aliases import promote
+
+    return _line(promote(tracking, model_name, version))
+
+
+def _rollback(tracking: Tracking, model_name: str) -> str:
+    from distillery.aliases import rollback
+
+    return _line(rollback(tracking, model_name))
+
+
+def _with_registry(action: Callable[[Tracking, str], str], again: str) -> int:
+    from distillery.tracking import Tracking
+
+    root = Path.cwd()
+    settings = params.load(root / params.PARAMS_FILE).register
+    sys.stdout.write(f"{action(Tracking(settings, root, again), settings.model_name)}\n")
+    return 0
+
+
+def _line(move: Move) -> str:
+    instead = f" in place of version {move.former}" if move.former else ""
+    return f"  {_time(move.time)}  version {move.version}{instead}, by {move.by}: {move.reason}"
+
+
+def _time(stamp: str) -> str:
+    """Return a tag's time, such as 20260131T093000.123456Z, for people."""
+    return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]} UTC"
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    return table
+
+
+def _rendered(table: Table) -> str:
+    buffer = io.StringIO()
+    Console(file=buffer, width=COLUMNS, color_system=None, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

@@ -1,0 +1,163 @@
+"""What the gate said, for people and programs: terminal, Markdown, gate.json, MLflow.
+
+Imports no model code, so that showing a verdict is quick.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+GATE_FILE = "reports/gate.json"
+COLUMNS = 100
+HEADERS = ("rule", "form", "figure", "limit", "")
+MARKS = {True: "passed", False: "FAILED"}
+NOT_BINDING = "failed, not served"
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """What one rule said of one form."""
+
+    rule: str
+    form: str
+    figure: float
+    limit: float
+    unit: str
+    """`%` and `points` are fractions and differences of fractions; `bytes`; or nothing."""
+    passed: bool
+    sentence: str
+    binding: bool = True
+    """Whether it counts: forms in which the version would not be served are judged for interest."""
+
+    @property
+    def mark(self) -> str:
+        """Return the ruling in a word or two."""
+        return MARKS[self.passed] if self.passed or self.binding else NOT_BINDING
+
+    def shown(self, value: float) -> str:
+        """Return a figure, or a limit, as people read it."""
+        if self.unit == "points":
+            return f"{100 * value:+.2f} points"
+        if self.unit == "%":
+            return f"{100 * value:.2f} %"
+        return f"{value:,.0f} bytes" if self.unit == "bytes" else f"{value:.2g}"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Which alias a version got, and why."""
+
+    version: str
+    alias: str
+    """champion, challenger, or nothing where it stays without one."""
+    reason: str
+    changed: bool = False
+    """Whether aliases moved for it."""
+    against: str | None = None
+    """The version that it was compared with."""
+    wer: float | None = None
+    """As a fraction, on the test split."""
+    against_wer: float | None = None
+    """That version's, on the same utterances and in the same run."""
+    num_utterances: int = 0
+    rulings: tuple[Ruling, ...] = ()
+
+    @property
+    def failed(self) -> list[Ruling]:
+        """The rulings that stood in the way."""
+        return [ruling for ruling in self.rulings if ruling.binding and not ruling.passed]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what gate.json holds."""
+        return {**asdict(self), "rulings": [asdict(ruling) for ruling in self.rulings]}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Verdict:
+        """Read what `to_json` returned."""
+        rulings = tuple(Ruling(**ruling) for ruling in content["rulings"])
+        return cls(**{**content, "rulings": rulings})
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """What MLflow's runs and versions bear."""
+        return {
+            "gate.alias": self.alias,
+            "gate.reason": self.reason,
+            "gate.against": self.against or "none",
+            "gate.failed": ", ".join(f"{item.rule} ({item.form})" for item in self.failed)
+            or "none",
+        }
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What MLflow's parent run bears, such as `gate/torch/wer`."""
+        values = {f"gate/{item.form}/{item.rule}": float(item.figure) for item in self.rulings}
+        if self.against_wer is not None:
+            values["gate/champion_wer"] = self.against_wer
+        return values
+
+
+def read_verdict(root: Path) -> Verdict | None:
+    """Return a workspace's last verdict, None where there is none to be read."""
+    try:
+        content = json.loads((root / GATE_FILE).read_text("utf-8"))
+        return Verdict.from_json({k: v for k, v in content.items() if k != "model"})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def sentence(verdict: Verdict) -> str:
+    """Return the verdict in a sentence."""
+    alias = verdict.alias or "without an alias"
+    return f"Gate: version {verdict.version} is {alias}: {verdict.reason}."
+
+
+def render(verdict: Verdict) -> str:
+    """Return the rulings as a table for terminals, and what failed in sentences."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for header in HEADERS:
+        numbers = header in ("figure", "limit")
+        table.add_column(header, justify="right" if numbers else "left", no_wrap=True)
+    for cells in _cells(verdict):
+        table.add_row(*cells)
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=COLUMNS, color_system=None, highlight=False)
+    console.print(sentence(verdict), markup=False)
+    if verdict.rulings:
+        console.print("", table, sep="\n")
+    return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
+
+
+def markdown(verdict: Verdict) -> str:
+    """Return the verdict and its rulings as Markdown."""
+    lines = [sentence(verdict)]
+    if verdict.rulings:
+        headers = [*HEADERS[:4], "ruling", "in words"]
+        lines += ["", f"| {' | '.join(headers)} |", "| :-- | :-- | --: | --: | :-- | :-- |"]
+        lines += [
+            f"| {' | '.join([*cells, ruling.sentence])} |"
+            for cells, ruling in zip(_cells(verdict), verdict.rulings, strict=True)
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _cells(verdict: Verdict) -> list[list[str]]:
+    return [
+        [
+            ruling.rule,
+            ruling.form,
+            ruling.shown(ruling.figure),
+            ruling.shown(ruling.limit),
+            ruling.mark,
+        ]
+        for ruling in verdict.rulings
+    ]

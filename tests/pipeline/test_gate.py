@@ -1,0 +1,92 @@
+"""From recordings to a champion: a worse student does not take its place, a better one does."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distillery.aliases import Aliases, read_aliases, rollback
+from distillery.params import Params
+from distillery.tracking import Tracking
+from distillery.verdict import read_verdict, render
+from flows.results import gate_markdown, text
+from tasks.cache import cache
+from tasks.distill import distill
+from tasks.evaluate import evaluate
+from tasks.fetch import fetch
+from tasks.lineage import RESULTS
+from tasks.prepare import prepare
+from tasks.register import register
+from tasks.teacher import teacher
+from tests.tiny import tiny_params, write_corpus, write_params
+
+STUDENT = "models/students/conv/seed-{seed}"
+
+
+def train(root: Path, seed: int, num_epochs: int) -> dict[str, Any]:
+    """Train a student that tells letters apart after some twenty epochs, and register it."""
+    settings = tiny_params(distill={"seeds": [seed], "control": False})
+    settings["distill"]["training"]["num_epochs"] = num_epochs
+    settings["distill"]["objective"] = {"teacher_share": 0.0}
+    write_params(root, settings)
+    distill(root, "conv", seed)
+    evaluate(root)
+    lock(root, STUDENT.format(seed=seed))
+    return register(root)
+
+
+def lock(root: Path, student: str) -> None:
+    """Write what of dvc.lock tells versions apart."""
+    weights = (root / student / "model.safetensors").read_bytes()
+    outs = [{"path": path, "md5": "0" * 32} for path in RESULTS]
+    outs.append({"path": student, "md5": hashlib.md5(weights).hexdigest()})
+    (root / "dvc.lock").write_text(yaml.safe_dump({"stages": {"all": {"outs": outs}}}))
+
+
+def test_a_worse_student_stays_challenger_and_a_better_one_becomes_champion(tmp_path: Path) -> None:
+    root = tmp_path
+    write_corpus(root / "corpus", per_speaker=8)
+    write_params(root, tiny_params())
+    for stage in (prepare, fetch, teacher, cache):
+        stage(root)
+    tracking = Tracking(Params.model_validate(tiny_params()).register, root)
+
+    first = train(root, seed=0, num_epochs=1)
+    assert (first["version"], first["alias"]) == ("1", "champion")
+    better = train(root, seed=0, num_epochs=40)
+    assert (better["version"], better["alias"]) == ("2", "champion")
+    assert read_aliases(tracking, "tiny") == Aliases("2", "1", None)
+    worse = train(root, seed=1, num_epochs=1)
+    assert (worse["version"], worse["alias"]) == ("3", "challenger")
+    assert read_aliases(tracking, "tiny") == Aliases("2", "1", "3")
+
+    verdict = read_verdict(root)
+    assert verdict is not None
+    assert verdict.against == "2"
+    assert {"wer", "wer_interval"} <= {item.rule for item in verdict.failed}
+    judged = {item.form: item.binding for item in verdict.rulings if item.rule == "wer"}
+    assert judged == {"torch": True, "onnx": False, "onnx-int8": False}
+    summary = json.loads((root / "reports/evaluation/summary.json").read_text())
+    (student,) = (row for row in summary["models"] if row["role"] == "student")
+    assert verdict.wer == student["wer"]
+    version = tracking.client.get_model_version("tiny", "2")
+    assert verdict.against_wer == float(version.tags["test.wer"])  # heard again: the same
+    run = tracking.client.get_run(worse["runs"]["parent"])
+    assert run.data.tags["gate.alias"] == "challenger"
+    assert run.data.tags["gate.against"] == "2"
+    assert run.data.metrics["gate/torch/wer"] > 0
+    assert run.data.metrics["gate/champion_wer"] == verdict.against_wer
+    kept = [item.path for item in tracking.client.list_artifacts(run.info.run_id)]
+    assert "gate.json" in kept
+    shown = text(root, worse)
+    assert render(verdict) in shown
+    assert "| wer | torch |" in str(gate_markdown(root))
+
+    rollback(tracking, "tiny")
+    again = train(root, seed=0, num_epochs=40)
+    assert (again["version"], again["alias"]) == ("2", "previous")  # it waits for a person
+    assert read_aliases(tracking, "tiny") == Aliases("1", "2", "3")
