@@ -25,6 +25,7 @@ from distillery.registry import (
     register_version,
 )
 from distillery.results import markdown_table
+from distillery.served import choose_format
 from distillery.tracking import (
     CurveFile,
     DataSource,
@@ -394,6 +395,7 @@ def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) 
     """Return of each student the seed of the lowest validation WER."""
     table, lineage = markdown_table(sources.summary), _lineage_text(sources.tags)
     candidates = []
+    settings = sources.params.register
     for row in sources.summary["models"]:
         if row["role"] != "student":
             continue
@@ -416,6 +418,13 @@ def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) 
                 test_wer=float(best["wer"]),
                 valid_wer=float(best["valid_wer"]),
                 num_parameters=int(best["parameters"]),
+                served=choose_format(
+                    settings.serve_format,
+                    best,
+                    sources.summary["exports"][row["name"]]["formats"],
+                    sources.root / "models/exported" / row["name"],
+                    settings.max_format_loss,
+                ),
             )
         )
     return candidates
