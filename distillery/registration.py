@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from distillery.caching import CACHE_REPORT_FILE, read_report
+from distillery.drift import drift_from_champion, log_drift
 from distillery.errors import StageError
 from distillery.files import write_json
 from distillery.manifest import SPLITS, PreparedData
@@ -127,6 +128,9 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
                 model = trained["model"]
                 runs[model] = tracking.child(parent, model, child_name(sources.params, model))
                 _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
+        drift = drift_from_champion(tracking, sources.params.register.model_name, sources.root)
+        children = [run for model, run in runs.items() if model != "parent"]
+        log_drift(tracking, parent, children, drift, sources.root)
         candidates = _candidates(sources, runs, test_digest(data))
         versions = {
             item.name: register_version(
@@ -169,6 +173,7 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         "runs": runs,
         "experiment_id": tracking.experiment_id,
         "tracking_uri": without_credentials(tracking.uri),
+        "data_warnings": drift.warnings,
     }
     write_json(sources.root / "reports/registered.json", registered)
     return registered

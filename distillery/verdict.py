@@ -106,11 +106,20 @@ class Verdict:
         return values
 
 
+def parse_verdict(text: str) -> Verdict:
+    """Return what gate.json's text says.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is no such text.
+    """
+    content = json.loads(text)
+    return Verdict.from_json({k: v for k, v in content.items() if k != "model"})
+
+
 def read_verdict(root: Path) -> Verdict | None:
     """Return a workspace's last verdict, None where there is none to be read."""
     try:
-        content = json.loads((root / GATE_FILE).read_text("utf-8"))
-        return Verdict.from_json({k: v for k, v in content.items() if k != "model"})
+        return parse_verdict((root / GATE_FILE).read_text("utf-8"))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
