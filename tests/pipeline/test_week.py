@@ -116,8 +116,8 @@ def test_the_table_says_what_a_night_did() -> None:
         "| Tuesday | none | – | none | – | nothing new | 1 | 3 s |",
     ]
     page = week.report(mornings, "0123456789abcdef", 90)
-    assert "commit 0123456789ab," in page
-    assert "- **Monday**: finished. all rules passed" in page
+    assert "commit 0123456789ab;" in page
+    assert "**Monday.** The night said: *all rules passed*." in page
 
 
 @pytest.mark.slow
