@@ -524,14 +524,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where the page goes; scratch/week/week.md")
     options = parser.parse_args(arguments)
     root, start = Path.cwd(), time.monotonic()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
+    logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
+    logger.setLevel(logging.INFO)  # of others only warnings
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     place = root / PLACE
     out = options.out or place / "week.md"
     settings = yaml.safe_load((root / SETTINGS).read_text("utf-8"))
     try:
-        mornings = live(root, place, WEEK, settings, TEACHER_EPOCHS)
         commit = _git(root, "rev-parse", "HEAD")
+        mornings = live(root, place, WEEK, settings, TEACHER_EPOCHS)
     except DistilleryError as error:
         sys.stdout.flush()
         sys.stderr.write(f"error: {error}\n")
