@@ -21,6 +21,7 @@ from pathlib import Path
 
 from distillery.errors import StageError
 from distillery.files import write_bytes
+from tasks.stage import STARTER
 
 UI_FILE = ".prefect/ui.json"
 START_SECONDS = 120.0
@@ -193,7 +194,7 @@ def start_child(
     with open(log, "wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.child", module, *arguments],
-            env={**os.environ, **environment},
+            env={**os.environ, STARTER: str(os.getpid()), **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
