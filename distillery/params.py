@@ -1187,6 +1187,12 @@ class RegisterParams(Section):
     tracking_uri: str | None = None
     """MLflow server (http://…) or database; null keeps both in mlflow.db here. Its password stands
     elsewhere: docs/security.md."""
+    serve_format: Literal["torch", "onnx", "onnx-int8"] = "onnx"
+    """What serves a registered student: PyTorch, ONNX Runtime, which gives the same texts faster
+    and starts sooner, or ONNX Runtime in 8-bit integers, the smallest and fastest."""
+    max_format_loss: Fraction = 0.005
+    """How much more than PyTorch's the WER in that format may be on the test split, 0.005 being
+    half a point; one that loses more is served in the next better format."""
     gate: GateParams = GateParams()
     """What decides who becomes champion."""
     serve_limits: ServeLimits = ServeLimits()
