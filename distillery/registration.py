@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from distillery.caching import CACHE_REPORT_FILE, read_report
+from distillery.credentials import without_credentials
 from distillery.drift import drift_from_champion, log_drift
 from distillery.errors import StageError
 from distillery.files import write_json
@@ -32,7 +33,6 @@ from distillery.tracking import (
     Tracking,
     flatten,
     run_name,
-    without_credentials,
 )
 from distillery.verdict import GATE_FILE, Verdict
 from distillery.verdict import markdown as verdict_in_markdown

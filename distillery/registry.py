@@ -210,6 +210,29 @@ def _create_version(
     )
 
 
+def package_bundle(bundle: Path, target: Path, limits: ServeLimits) -> None:
+    """Make a model that MLflow can serve from a registered bundle's files and the code here.
+
+    The registered model has code of its own, of which nothing is taken: whoever may write into the
+    registry could have put anything there.
+
+    Args:
+        bundle: checked files.
+        target: a folder that does not exist.
+        limits: how much a request may hold.
+    """
+    import mlflow
+
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    mlflow.pyfunc.save_model(
+        str(target),
+        python_model=str(Path(__file__).parent / "serving_model.py"),
+        artifacts={"model": str(bundle)},
+        model_config={LIMITS_CONFIG: limits.model_dump()},
+        pip_requirements=requirements(),
+    )
+
+
 def requirements() -> list[str]:
     """Return the packages that a registered model needs, at the versions installed here."""
     return [f"{name}=={importlib.metadata.version(name)}" for name in RUNTIME_PACKAGES]
