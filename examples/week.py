@@ -17,6 +17,7 @@ import contextlib
 import csv
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -513,7 +514,8 @@ test split, which is the same all week. *Champion*: the version that is one in t
 
 def _story(morning: Morning) -> str:
     record = morning.record
-    said = " ".join((record.verdict or record.reason).split())
+    said = (record.verdict or record.reason).split("\n")[0].rstrip(".")
+    said = re.sub(r"/\S*/workspace/", "", said)  # where the clone lies is nobody's concern
     parts = [f"**{morning.day.name}.**", morning.day.look, f"The night said: *{said}*."]
     return " ".join(part for part in parts if part)
 
