@@ -186,6 +186,10 @@ types: install ## mypy
 check: lint types ## lint, types and unit tests
 	$(PYTHON) -m pytest tests/unit
 
+.PHONY: audit
+audit: install ## known vulnerabilities in the pinned packages, by pip-audit; asks pypi.org
+	@$(PYTHON) -m flows.audit
+
 .PHONY: quality
 quality: install ## a study of objectives, hours: make quality STUDY=an4_all SOURCE=data/raw/an4
 	@test -n "$(STUDY)" -a -n "$(SOURCE)" || { echo 'error: make quality STUDY=an4_all SOURCE=data/raw/an4; studies are the files benchmarks/quality/*.yaml' >&2; exit 2; }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from distillery.errors import ModelError
@@ -13,9 +14,19 @@ from distillery.files import write_json
 DIGESTS_FILE = "sha256.json"
 
 
-def write_bundle(folder: Path, target: Path) -> str:
-    """Copy a model's files into a new folder, add their digests, and return the bundle's digest."""
+def write_bundle(
+    folder: Path,
+    target: Path,
+    more: Mapping[str, bytes] = {},
+) -> str:
+    """Copy a model's files into a new folder, add more files and all digests.
+
+    Returns:
+        The bundle's digest.
+    """
     shutil.copytree(folder, target)
+    for name, content in more.items():
+        (target / name).write_bytes(content)
     write_json(target / DIGESTS_FILE, _digests(target))
     return bundle_digest(target)
 

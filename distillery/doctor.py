@@ -25,6 +25,7 @@ import yaml
 from packaging.requirements import Requirement
 
 from distillery import params
+from distillery.credentials import without_credentials
 from distillery.errors import DistilleryError, ParamsError
 
 WORKSPACE_LOCK = ".dvc/tmp/distillery.lock"
@@ -228,7 +229,7 @@ def check_settings(root: Path, corpus: str | None = None) -> Iterator[Finding]:
 
 def check_mlflow(settings: params.RegisterParams, root: Path) -> Finding:
     """Check that runs can be written."""
-    from distillery.tracking import Tracking, tracking_uri, without_credentials
+    from distillery.tracking import Tracking, tracking_uri
 
     uri = tracking_uri(settings, root)
     try:
@@ -245,11 +246,12 @@ def check_prefect(url: str | None) -> Finding:
     """Check that the Prefect API answers, if one is set."""
     if url is None:
         return Finding("Prefect", True, "no server set: each run brings its own")
+    shown = without_credentials(url)
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=API_SECONDS) as answer:
-            ok, found = answer.status == 200, f"{url} answers {answer.status}"
+            ok, found = answer.status == 200, f"{shown} answers {answer.status}"
     except (urllib.error.URLError, OSError, ValueError) as error:
-        ok, found = False, f"{url}: {error}"
+        ok, found = False, f"{shown}: {error}"
     return Finding("Prefect", ok, found, "start the server (make ui), or unset PREFECT_API_URL")
 
 

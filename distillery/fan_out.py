@@ -27,8 +27,9 @@ class Workers:
         """Prepare to run partitions.
 
         Args:
-            where: 0 for this process, N for local processes, tcp://HOST:PORT for a cluster whose
-                workers see the same folders under the same paths.
+            where: 0 for this process, N for local processes, tcp:// or tls://HOST:PORT for a
+                cluster whose workers see the same folders under the same paths. Whoever reaches a
+                tcp:// one can run code in it.
         """
         self.where = where
         self._stack = ExitStack()
@@ -125,6 +126,9 @@ class Workers:
                 host="127.0.0.1",
                 dashboard_address=None,
                 memory_limit=None,
+                # Messages are pickles. With certificates of its own it takes them from nobody else
+                # on this machine.
+                security=True,
             )
             return Client(self._stack.enter_context(cluster))
         try:

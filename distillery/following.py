@@ -1,8 +1,9 @@
 """A recording that still grows: a WAV or raw file that another process writes, or a pipe.
 
 Samples are 16-bit PCM. A pipe ends when its writer closes it; a file when it has not grown for a
-while, for nothing else tells that its writer is done. Writers leave the size in a WAV header open
-(0, or 2 to 4 GiB) until they close the file; once it is true, it bounds the samples.
+while, for nothing else tells that its writer is done. Until they close a file, writers leave in its
+header sizes of 0, of 2 to 4 GiB, or of the first piece. So what the header says of the samples
+counts only where it says that other chunks follow them, as it may in a file that is finished.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ STDIN = "-"
 CHUNK_SECONDS = 0.32
 POLL_SECONDS = 0.05
 PCM, EXTENSIBLE = 1, 0xFFFE
+RIFF_SIZE_PLACE = 4
 FORMAT_BYTES = 26
 """Of a format chunk: up to where an extensible one names what it extends."""
 
@@ -146,9 +148,9 @@ class _Pipe:
             content += more
         return content
 
-    def begin_samples(self, size: int) -> None:
-        """Take note that samples begin here, and what the header says of their bytes."""
-        self._end = self.num_read + size if _is_true(size) else None
+    def begin_samples(self, riff_size: int, size: int) -> None:
+        """Take note that samples begin here, and what the header says of its bytes and theirs."""
+        self._end = _end_of_samples(self.num_read, riff_size, size)
 
 
 class _GrowingFile(_Pipe):
@@ -161,7 +163,8 @@ class _GrowingFile(_Pipe):
         self.idle_seconds = idle_seconds
         self._start: int | None = None
 
-    def begin_samples(self, size: int) -> None:
+    def begin_samples(self, riff_size: int, size: int) -> None:
+        super().begin_samples(riff_size, size)
         self._start = self.num_read
 
     def read(self, most: int) -> bytes:
@@ -177,14 +180,24 @@ class _GrowingFile(_Pipe):
             time.sleep(POLL_SECONDS)
 
     def _look_at_header(self) -> None:
+        """Read the sizes anew: closing the file sets them right."""
         if self._start is not None:
-            size = struct.unpack("<I", os.pread(self.descriptor, 4, self._start - 4))[0]
-            self._end = self._start + size if _is_true(size) else None
+            (riff_size,) = struct.unpack("<I", os.pread(self.descriptor, 4, RIFF_SIZE_PLACE))
+            (size,) = struct.unpack("<I", os.pread(self.descriptor, 4, self._start - 4))
+            self._end = _end_of_samples(self._start, riff_size, size)
 
 
-def _is_true(size: int) -> bool:
-    """Return whether a header's size is one, and no sign that its writer does not know."""
-    return 0 < size < UNKNOWN_LENGTH_BYTES
+def _end_of_samples(start: int, riff_size: int, size: int) -> int | None:
+    """Return the byte at which samples end, None where the header may not know it yet.
+
+    Args:
+        start: where they begin.
+        riff_size: bytes behind the first two fields, as the header has it.
+        size: bytes of samples, as the header has it.
+    """
+    are_known = 0 < size < UNKNOWN_LENGTH_BYTES and 0 < riff_size < UNKNOWN_LENGTH_BYTES
+    something_follows = RIFF_SIZE_PLACE + 4 + riff_size > start + size + size % 2
+    return start + size if are_known and something_follows else None
 
 
 def _read_header(file: _Pipe) -> tuple[int, int]:
@@ -205,7 +218,7 @@ def _read_header(file: _Pipe) -> tuple[int, int]:
             found = _format(file.name, content)
     if found is None:
         raise AudioError(f"{file.name}: its header does not say how samples are stored")
-    file.begin_samples(size)
+    file.begin_samples(struct.unpack("<I", start[4:8])[0], size)
     return found
 
 

@@ -20,8 +20,9 @@ from distillery.evaluation import batches, labelled_test_rows, speed_clip, weigh
 from distillery.gate import PYTORCH, Form
 from distillery.latency import stream
 from distillery.manifest import PreparedData
+from distillery.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 from distillery.params import EvaluateParams
-from distillery.recogniser import Recogniser
+from distillery.recogniser import WEIGHTS_FILE, Recogniser
 from distillery.scoring import count_errors
 from distillery.speed import measure_real_time_factor
 from distillery.streaming import can_stream
@@ -109,21 +110,31 @@ class TestSplit:
         )
 
 
-def of_student(folder: Path, predictions: pd.DataFrame, chunk_seconds: float) -> list[Contestant]:
-    """Return a student in all its forms.
+def of_student(
+    folder: Path,
+    predictions: pd.DataFrame,
+    exported_folder: Path,
+    exported: pd.DataFrame,
+    chunk_seconds: float,
+) -> list[Contestant]:
+    """Return a student in all its forms, PyTorch's first.
 
     Args:
         folder: where it was saved.
         predictions: what the evaluation found, as PyTorch runs it.
+        exported_folder: where it was exported to.
+        exported: what the evaluation found of that, by `format`; may be empty.
         chunk_seconds: audio that a streaming student hears at once.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: a file is missing or damaged.
     """
-    recogniser = Recogniser.load(folder, ARCHITECTURES)
-    # Exported files join here, each as a contestant of its own.
-    transcribe = _texts(recogniser, chunk_seconds)
-    return [Contestant(PYTORCH, transcribe, weights_bytes(folder), predictions)]
+    transcribe = _texts(Recogniser.load(folder, ARCHITECTURES), chunk_seconds)
+    contestants = [Contestant(PYTORCH, transcribe, weights_bytes(folder), predictions)]
+    for name, found in exported.groupby("format", sort=False):
+        student = OnnxRecogniser(exported_folder, str(name))
+        contestants.append(Contestant(str(name), student.transcribe, student.num_bytes, found))
+    return contestants
 
 
 def of_version(
@@ -146,7 +157,12 @@ def of_version(
     if unknown := recogniser.vocabulary.unknown(letters):
         raise ModelError(f"it has no token for {sorted(unknown)}, which the test split holds")
     transcribe = _texts(recogniser, split.settings.stream_chunk_seconds)
-    return [Contestant(PYTORCH, transcribe, weights_bytes(folder))]
+    weights = (folder / WEIGHTS_FILE).stat().st_size
+    contestants = [Contestant(PYTORCH, transcribe, weights)]
+    for name in (name for name, file in MODEL_FILES.items() if (folder / file).exists()):
+        exported = OnnxRecogniser(folder, name)
+        contestants.append(Contestant(name, exported.transcribe, exported.num_bytes))
+    return contestants
 
 
 def _texts(

@@ -29,7 +29,7 @@ from distillery.scoring import paired_bootstrap
 from distillery.verdict import Ruling
 
 BOOTSTRAP_SEED = 0
-PYTORCH = "pytorch"
+PYTORCH = "torch"
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Form:
     """One form of a model, and how it did on the test split."""
 
     name: str
-    """`pytorch`, or what the exported file is called, such as `onnx` and `int8`."""
+    """`torch`, or the format that it was exported to, a key of onnx_recogniser.MODEL_FILES."""
     predictions: pd.DataFrame
     """A row per utterance, in the order of all other forms: `utterance_id`, `speaker`, `words`,
     `word_errors`."""

@@ -212,7 +212,8 @@ def _teacher(record: Retraining) -> str:
 def _data(record: Retraining) -> str:
     if record.hours is None:
         return ""
-    return f"{record.hours:.2f} h, {record.num_utterances} utterances (DVC {record.data_md5})"
+    known_as = f" (DVC {record.data_md5})" if record.data_md5 else ""
+    return f"{record.hours:.2f} h, {record.num_utterances} utterances{known_as}"
 
 
 def _percent(fraction: float | None) -> str:

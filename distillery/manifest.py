@@ -6,6 +6,7 @@ A prepared folder holds
     audio-00000.pcm    little-endian int16 samples of many utterances, one after another
     dropped.csv        what was left out: utterance_id, source_path, reason, detail
     summary.json       counts, hours, the text rule, the alphabet, the sample rate
+    profile.json       how long, loud, clipped and fast the utterances are (data_profile.py)
 """
 
 from __future__ import annotations

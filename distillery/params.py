@@ -25,9 +25,14 @@ from pydantic import (
     model_validator,
 )
 
+from distillery.credentials import line_with_credentials
 from distillery.errors import ParamsError
 
 PARAMS_FILE = "params.yaml"
+WHERE_PASSWORDS_GO = (
+    "leave it out there: an MLflow server's goes into MLFLOW_TRACKING_USERNAME and "
+    "MLFLOW_TRACKING_PASSWORD (or MLFLOW_TRACKING_TOKEN), PostgreSQL's into ~/.pgpass"
+)
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
@@ -628,7 +633,8 @@ class CacheParams(Section):
     workers: (
         Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")]
     ) = 0
-    """Who runs the teacher: 0 this process, N local processes, tcp://HOST:PORT a Dask cluster."""
+    """Who runs the teacher: 0 this process, N local processes, tcp://HOST:PORT a Dask cluster.
+    Dask runs what it is sent: use tls:// outside a network that you trust."""
     num_threads: PositiveInt = 1
     """CPU threads of each worker, fixed because the last bits of the outputs depend on it; small
     teachers are fastest with 1 and several workers."""
@@ -1179,7 +1185,14 @@ class RegisterParams(Section):
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "distillery"
     """Registered model that the students become versions of."""
     tracking_uri: str | None = None
-    """MLflow server (http://…) or database; null keeps both in mlflow.db here."""
+    """MLflow server (http://…) or database; null keeps both in mlflow.db here. Its password stands
+    elsewhere: docs/security.md."""
+    serve_format: Literal["torch", "onnx", "onnx-int8"] = "onnx"
+    """What serves a registered student: PyTorch, ONNX Runtime, which gives the same texts faster
+    and starts sooner, or ONNX Runtime in 8-bit integers, the smallest and fastest."""
+    max_format_loss: Fraction = 0.005
+    """How much more than PyTorch's the WER in that format may be on the test split, 0.005 being
+    half a point; one that loses more is served in the next better format."""
     gate: GateParams = GateParams()
     """What decides who becomes champion."""
     serve_limits: ServeLimits = ServeLimits()
@@ -1467,11 +1480,18 @@ def load(path: Path) -> Params:
     """Read params.yaml.
 
     Raises:
-        ParamsError: the file is missing or no YAML mapping, or keys are unknown, of the wrong
-            type or out of range; the message lists all of them with their paths.
+        ParamsError: the file is missing or no YAML mapping, a URL in it holds a password, or keys
+            are unknown, of the wrong type or out of range; the message lists all of them with
+            their paths.
     """
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if line := line_with_credentials(text):  # before anything could quote it
+            raise ParamsError(
+                f"{path}, line {line}: a URL holds a user, password or key, which would stand in "
+                f"Git and in every run's artifacts; {WHERE_PASSWORDS_GO}"
+            )
+        raw = yaml.safe_load(text)
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; copy one from examples/") from None
     except yaml.YAMLError as error:

@@ -39,6 +39,7 @@ from distillery import text
 from distillery.audio import compute_num_samples, resample
 from distillery.corpora import CORPORA
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
+from distillery.data_profile import ProfileBuilder, clipped_fraction, level_dbfs, write_profile
 from distillery.errors import AudioError, CorpusError, EmptyAudio
 from distillery.files import whole_folder, write_bytes, write_json
 from distillery.manifest import (
@@ -58,6 +59,7 @@ MIN_SPEAKERS = 10
 NUM_WORKERS = 2
 LOOK_AHEAD_PER_WORKER = 8
 NUM_EXAMPLES = 3
+UNKNOWN_CHARACTERS = "unknown_characters"
 SECONDS_PER_HOUR = 3600.0
 PACKING_ORDER = ("test", "valid", "train")
 SCHEMA = pa.schema(
@@ -96,6 +98,8 @@ class Heard:
 
     samples: np.ndarray  # int16 (samples,); empty where there is a reason
     key: str = ""
+    level_dbfs: float = 0.0
+    clipped_fraction: float = 0.0
     reason: str | None = None
     detail: str = ""
 
@@ -140,6 +144,7 @@ def prepare(
         _write_manifest(temporary / MANIFEST_FILE, packing.rows)
         write_bytes(temporary / DROPPED_FILE, _as_csv(dropped))
         write_json(temporary / SUMMARY_FILE, summary)
+        write_profile(temporary, packing.profile.profile())
     _log_summary(summary)
     return summary
 
@@ -251,7 +256,7 @@ def _hear_one(recording: Recording, sample_rate_hz: int) -> Heard:
     except AudioError as error:
         return Heard(nothing, reason="unreadable", detail=str(error))
     samples = np.ascontiguousarray(samples, SAMPLE_DTYPE)
-    return Heard(samples, audio_key(samples))
+    return Heard(samples, audio_key(samples), level_dbfs(samples), clipped_fraction(samples))
 
 
 class _Shards:
@@ -301,6 +306,7 @@ class _Packing:
         self.rows: list[dict[str, Any]] = []
         self.dropped: list[Drop] = []
         self.num_hidden_transcripts = 0
+        self.profile = ProfileBuilder()
 
     def add(self, recording: Recording, split: str, heard: Heard) -> None:
         """Keep or drop one recording; those of the test split must come first."""
@@ -320,6 +326,8 @@ class _Packing:
             )
         if drop is not None:
             self.dropped.append(Drop(recording.utterance_id, recording.source_path, *drop))
+            if drop[0] == UNKNOWN_CHARACTERS:
+                self.profile.refuse(self._unknown(words))
             return
         if split == "test":
             self._test_keys.add(heard.key)
@@ -333,6 +341,8 @@ class _Packing:
 
     def _keep(self, recording: Recording, words: str | None, split: str, heard: Heard) -> None:
         shard, offset = self.shards.write(heard.samples)
+        seconds = len(heard.samples) / self._params.sample_rate_hz
+        self.profile.add(split, seconds, heard.level_dbfs, heard.clipped_fraction, words)
         self.rows.append(
             {
                 "utterance_id": recording.utterance_id,
@@ -344,7 +354,7 @@ class _Packing:
                 "shard": shard,
                 "offset_samples": offset,
                 "num_samples": len(heard.samples),
-                "duration_seconds": len(heard.samples) / self._params.sample_rate_hz,
+                "duration_seconds": seconds,
                 "audio_key": heard.key,
             }
         )
@@ -371,12 +381,15 @@ class _Packing:
             )
         if split == "test" or self._alphabet is None:  # scoring needs no tokens
             return None
-        if unknown := set(words) - self._alphabet:
+        if unknown := self._unknown(words):
             return (
-                "unknown_characters",
+                UNKNOWN_CHARACTERS,
                 f"{sorted(unknown)} in {words!r} are not in prepare.alphabet",
             )
         return None
+
+    def _unknown(self, words: str | None) -> set[str]:
+        return set(words or "") - (self._alphabet or set(words or ""))
 
     def _fault_of_both(self, heard: Heard, words: str | None, split: str) -> tuple[str, str] | None:
         if split != "test" and heard.key in self._test_keys:

@@ -22,17 +22,19 @@ from distillery.aliases import (
 )
 from distillery.errors import AliasConflict, ModelError, TrackingError
 from distillery.files import write_json
-from distillery.gate import Form, is_tie, judge
+from distillery.gate import PYTORCH, Form, is_tie, judge
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams, GateParams
 from distillery.registry import CHALLENGER, CHAMPION, PREVIOUS
 from distillery.tracking import Tracking
-from distillery.verdict import GATE_FILE, Verdict
+from distillery.verdict import GATE_FILE, Ruling, Verdict
 
 if TYPE_CHECKING:
     from distillery.forms import Contestant, TestSplit
 
 ATTEMPTS = 3
+FORMAT_TAG = "serve.format"
+"""Of a version: the form in which it is served."""
 MAX_TAG = 5000
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class Terms:
     data: PreparedData
     predictions: pd.DataFrame
     """Of the evaluation: all models and seeds."""
+    exported: pd.DataFrame
+    """Of the evaluation: the exported students, by format."""
     evaluate: EvaluateParams
     gate: GateParams
 
@@ -104,7 +108,13 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
     split = forms.TestSplit(terms.data, terms.evaluate)
     mine = terms.predictions[terms.predictions["seed"] == entry.seed]
     own = mine[mine["model"] == f"students/{entry.name}"]
-    contestants = forms.of_student(entry.folder, own, terms.evaluate.stream_chunk_seconds)
+    contestants = forms.of_student(
+        entry.folder,
+        own,
+        tracking.root / "models/exported" / entry.name,
+        terms.exported[terms.exported["model"] == f"students/{entry.name}"],
+        terms.evaluate.stream_chunk_seconds,
+    )
     rival = aliases.champion or aliases.previous
     rivals: list[Contestant] = []
     obstacle = None
@@ -130,11 +140,21 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
         wer=own_forms[0].wer,
         against_wer=rival_forms[0].wer if rival_forms else None,
         num_utterances=len(split.rows),
-        rulings=tuple(rulings),
+        rulings=tuple(_binding(rulings, _served(tracking, entry))),
     )
     if obstacle is not None:
         return replace(verdict, reason=_cannot_compare(entry, str(rival), aliases, obstacle))
     return _conclude(verdict, own_forms[0], rival_forms, aliases, _lost(tracking, entry))
+
+
+def _served(tracking: Tracking, entry: Entry) -> set[str]:
+    """Return the forms that a version needs: others start from PyTorch's, one is served."""
+    tags = tracking.client.get_model_version(entry.model_name, entry.version).tags
+    return {PYTORCH, tags.get(FORMAT_TAG, PYTORCH)}
+
+
+def _binding(rulings: list[Ruling], served: set[str]) -> list[Ruling]:
+    return [replace(ruling, binding=ruling.form in served) for ruling in rulings]
 
 
 def _conclude(

@@ -13,6 +13,8 @@ from typing import Any
 import pandas as pd
 
 from distillery.caching import CACHE_REPORT_FILE, read_report
+from distillery.credentials import without_credentials
+from distillery.drift import drift_from_champion, log_drift
 from distillery.errors import StageError
 from distillery.files import write_json
 from distillery.manifest import SPLITS, PreparedData
@@ -24,13 +26,13 @@ from distillery.registry import (
     register_version,
 )
 from distillery.results import markdown_table
+from distillery.served import choose_format
 from distillery.tracking import (
     CurveFile,
     DataSource,
     Tracking,
     flatten,
     run_name,
-    without_credentials,
 )
 from distillery.verdict import GATE_FILE, Verdict
 from distillery.verdict import markdown as verdict_in_markdown
@@ -126,6 +128,9 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
                 model = trained["model"]
                 runs[model] = tracking.child(parent, model, child_name(sources.params, model))
                 _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
+        drift = drift_from_champion(tracking, sources.params.register.model_name, sources.root)
+        children = [run for model, run in runs.items() if model != "parent"]
+        log_drift(tracking, parent, children, drift, sources.root)
         candidates = _candidates(sources, runs, test_digest(data))
         versions = {
             item.name: register_version(
@@ -147,7 +152,13 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
                 best.folder,
                 best.description,
             ),
-            Terms(data, predictions, sources.params.evaluate, sources.params.register.gate),
+            Terms(
+                data,
+                predictions,
+                pd.read_parquet(sources.root / "reports/evaluation/exported.parquet"),
+                sources.params.evaluate,
+                sources.params.register.gate,
+            ),
         )
         _log_parent_run(tracking, parent, sources, datasets, best, verdict)
         tracking.end_run(parent)
@@ -162,6 +173,7 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         "runs": runs,
         "experiment_id": tracking.experiment_id,
         "tracking_uri": without_credentials(tracking.uri),
+        "data_warnings": drift.warnings,
     }
     write_json(sources.root / "reports/registered.json", registered)
     return registered
@@ -383,6 +395,7 @@ def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) 
     """Return of each student the seed of the lowest validation WER."""
     table, lineage = markdown_table(sources.summary), _lineage_text(sources.tags)
     candidates = []
+    settings = sources.params.register
     for row in sources.summary["models"]:
         if row["role"] != "student":
             continue
@@ -405,6 +418,13 @@ def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) 
                 test_wer=float(best["wer"]),
                 valid_wer=float(best["valid_wer"]),
                 num_parameters=int(best["parameters"]),
+                served=choose_format(
+                    settings.serve_format,
+                    best,
+                    sources.summary["exports"][row["name"]]["formats"],
+                    sources.root / "models/exported" / row["name"],
+                    settings.max_format_loss,
+                ),
             )
         )
     return candidates

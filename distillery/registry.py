@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from distillery.bundle import write_bundle
 from distillery.errors import TrackingError
 from distillery.params import ServeLimits
+from distillery.served import Served
 from distillery.tracking import Tracking, file_lock
 
 if TYPE_CHECKING:
@@ -29,17 +30,20 @@ CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 MD5_TAG = "dvc.md5"
 BUNDLE_TAG = "bundle.sha256"
 LIMITS_CONFIG = "limits"  # in a version's configuration: what a request may hold
+FORMAT_TAG, SERVED_TAG = "serve.format", "serve.sha256"
 TEST_TAG = "test.sha256"
 WER_TAG = "test.wer"
 # What a process needs to load a registered model; the library itself travels with it.
 RUNTIME_PACKAGES = (
     "mlflow",
     "numpy",
+    "onnxruntime",
     "pandas",
     "pyarrow",
     "pydantic",
     "pyyaml",
     "safetensors",
+    "scipy",
     "soundfile",
     "torch",
     "torchaudio",
@@ -62,6 +66,7 @@ class Candidate:
     test_wer: float
     valid_wer: float
     num_parameters: int
+    served: Served = Served()  # noqa: RUF009 (frozen)
 
 
 def registry_lock(tracking: Tracking) -> AbstractContextManager[None]:
@@ -84,7 +89,7 @@ def register_version(
     """Return the version that holds a student, created if no version holds these bytes yet."""
     with registry_lock(tracking):
         _ensure_model(tracking, model_name)
-        version = find_version(tracking, model_name, candidate.md5)
+        version = find_version(tracking, model_name, candidate.md5, candidate.served.digest)
         created = version is None
         if version is None:
             version = _create_version(tracking, model_name, candidate, limits)
@@ -98,12 +103,25 @@ def register_version(
     return number
 
 
-def find_version(tracking: Tracking, model_name: str, md5: str) -> ModelVersion | None:
-    """Return the oldest version made from a DVC output, or None."""
+def find_version(
+    tracking: Tracking, model_name: str, md5: str, served_digest: str = ""
+) -> ModelVersion | None:
+    """Return the oldest version made from a DVC output, or None.
+
+    Args:
+        tracking: the connection.
+        model_name: the registered model.
+        md5: of the output.
+        served_digest: of the files in which it is served; empty where PyTorch serves it.
+    """
     found = tracking.client.search_model_versions(
         f"name = '{model_name}' and tags.`{MD5_TAG}` = '{md5}'"
     )
-    ready = [version for version in found if version.status == "READY"]
+    ready = [
+        version
+        for version in found
+        if version.status == "READY" and version.tags.get(SERVED_TAG, "") == served_digest
+    ]
     return min(ready, key=lambda version: int(version.version), default=None)
 
 
@@ -159,7 +177,7 @@ def _create_version(
     package = Path(__file__).parent
     with tempfile.TemporaryDirectory() as temporary:
         bundle = Path(temporary) / "model"
-        digest = write_bundle(candidate.folder, bundle)
+        digest = write_bundle(candidate.folder, bundle, candidate.served.contents)
         with mlflow.start_run(run_id=candidate.run):
             info = mlflow.pyfunc.log_model(
                 name=candidate.name,
@@ -173,6 +191,9 @@ def _create_version(
         **candidate.tags,
         MD5_TAG: candidate.md5,
         BUNDLE_TAG: digest,
+        FORMAT_TAG: candidate.served.format,
+        "serve.reason": candidate.served.reason,
+        SERVED_TAG: candidate.served.digest,
         TEST_TAG: candidate.test_digest,
         WER_TAG: repr(candidate.test_wer),
         "valid.wer": repr(candidate.valid_wer),
@@ -186,6 +207,29 @@ def _create_version(
         tags=tags,
         description=candidate.description,
         model_id=info.model_id,
+    )
+
+
+def package_bundle(bundle: Path, target: Path, limits: ServeLimits) -> None:
+    """Make a model that MLflow can serve from a registered bundle's files and the code here.
+
+    The registered model has code of its own, of which nothing is taken: whoever may write into the
+    registry could have put anything there.
+
+    Args:
+        bundle: checked files.
+        target: a folder that does not exist.
+        limits: how much a request may hold.
+    """
+    import mlflow
+
+    logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
+    mlflow.pyfunc.save_model(
+        str(target),
+        python_model=str(Path(__file__).parent / "serving_model.py"),
+        artifacts={"model": str(bundle)},
+        model_config={LIMITS_CONFIG: limits.model_dump()},
+        pip_requirements=requirements(),
     )
 
 

@@ -20,6 +20,7 @@ from markupsafe import Markup
 from rapidfuzz.distance import Levenshtein
 
 from distillery.results import remarks, table_cells, table_headers, title
+from distillery.verdict import Verdict
 
 NUM_EXAMPLES = 10
 MAX_AUDIO_SECONDS = 20.0
@@ -55,8 +56,8 @@ class ReportInputs:
     seed: int
     plots: Mapping[str, bytes] = field(default_factory=dict)
     """PNG files by name without ending."""
-    gate: Mapping[str, Any] | None = None
-    """The gate's verdict: `verdict`, `reason` and `rules`, each of which is a row of cells."""
+    gate: Verdict | None = None
+    """The gate's verdict, where it judged."""
     lineage: Mapping[str, str] = field(default_factory=dict)
     settings: str = ""
     """params.yaml as the run had it."""

@@ -57,13 +57,12 @@ class SpeechModel(PythonModel):
         """Load the student's files after a look at their SHA-256."""
         from distillery.bundle import check_bundle
         from distillery.params import ServeLimits
-        from distillery.recogniser import Recogniser
         from distillery.registry import LIMITS_CONFIG
-        from distillery.students import STUDENTS
+        from distillery.served import load_served
 
         folder = Path(context.artifacts[ARTIFACT])
         check_bundle(folder)
-        self.recogniser = Recogniser.load(folder, STUDENTS)
+        self.recogniser = load_served(folder)
         limits = (context.model_config or {}).get(LIMITS_CONFIG, {})
         self.limits = ServeLimits.model_validate(limits)
 

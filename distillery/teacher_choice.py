@@ -354,6 +354,8 @@ def remarks(summary: Summary) -> list[str]:
     ]
     if advice := _advice(summary):
         lines.append(advice)
+    if of_texts := [row["name"] for row in rows if row["calibrated_over"] == "texts"]:
+        lines.append(f"{', '.join(of_texts)}: ECE of whole texts, not to be compared with others'")
     lines += [f"{row['name']}: {text}" for row in rows for text in _fit_words(row)]
     lines += [
         f"{row['name']}: no pilot: {row['pilot_problem']}" for row in rows if row["pilot_problem"]

@@ -11,13 +11,13 @@ import fcntl
 import json
 import logging
 import os
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from distillery.credentials import without_credentials
 from distillery.errors import TrackingError
 from distillery.params import FrameLossParams, ObjectiveParams, RegisterParams, Schedule
 
@@ -75,11 +75,6 @@ def set_defaults() -> None:
 def tracking_uri(settings: RegisterParams, root: Path) -> str:
     """Return where runs go: what params.yaml says, else a database in the workspace."""
     return settings.tracking_uri or f"sqlite:///{root.resolve() / DATABASE_FILE}"
-
-
-def without_credentials(uri: str) -> str:
-    """Return a URI without the user and password that it may hold."""
-    return re.sub(r"(?<=://)[^/@]*@", "", uri)
 
 
 def run_name(student: str, objective: ObjectiveParams | None, md5: str = "") -> str:

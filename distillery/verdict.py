@@ -20,6 +20,7 @@ GATE_FILE = "reports/gate.json"
 COLUMNS = 100
 HEADERS = ("rule", "form", "figure", "limit", "")
 MARKS = {True: "passed", False: "FAILED"}
+NOT_BINDING = "failed, not served"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,13 @@ class Ruling:
     """`%` and `points` are fractions and differences of fractions; `bytes`; or nothing."""
     passed: bool
     sentence: str
+    binding: bool = True
+    """Whether it counts: forms in which the version would not be served are judged for interest."""
+
+    @property
+    def mark(self) -> str:
+        """Return the ruling in a word or two."""
+        return MARKS[self.passed] if self.passed or self.binding else NOT_BINDING
 
     def shown(self, value: float) -> str:
         """Return a figure, or a limit, as people read it."""
@@ -66,7 +74,7 @@ class Verdict:
     @property
     def failed(self) -> list[Ruling]:
         """The rulings that stood in the way."""
-        return [ruling for ruling in self.rulings if not ruling.passed]
+        return [ruling for ruling in self.rulings if ruling.binding and not ruling.passed]
 
     def to_json(self) -> dict[str, Any]:
         """Return what gate.json holds."""
@@ -91,18 +99,27 @@ class Verdict:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What MLflow's parent run bears, such as `gate/pytorch/wer`."""
+        """What MLflow's parent run bears, such as `gate/torch/wer`."""
         values = {f"gate/{item.form}/{item.rule}": float(item.figure) for item in self.rulings}
         if self.against_wer is not None:
             values["gate/champion_wer"] = self.against_wer
         return values
 
 
+def parse_verdict(text: str) -> Verdict:
+    """Return what gate.json's text says.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is no such text.
+    """
+    content = json.loads(text)
+    return Verdict.from_json({k: v for k, v in content.items() if k != "model"})
+
+
 def read_verdict(root: Path) -> Verdict | None:
     """Return a workspace's last verdict, None where there is none to be read."""
     try:
-        content = json.loads((root / GATE_FILE).read_text("utf-8"))
-        return Verdict.from_json({k: v for k, v in content.items() if k != "model"})
+        return parse_verdict((root / GATE_FILE).read_text("utf-8"))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -149,7 +166,7 @@ def _cells(verdict: Verdict) -> list[list[str]]:
             ruling.form,
             ruling.shown(ruling.figure),
             ruling.shown(ruling.limit),
-            MARKS[ruling.passed],
+            ruling.mark,
         ]
         for ruling in verdict.rulings
     ]

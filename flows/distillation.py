@@ -17,6 +17,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from distillery import params
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
 from flows import results
+from flows.data_check import warn_of_moved_data
 from flows.fetch import fetch as fetch_models
 from flows.fetch import readers_that_run_anyway
 from flows.live import LiveCurves
@@ -79,8 +80,11 @@ _options: dict[str, Any] = {
 
 @task(name="prepare", **_options)
 def prepare(run: Run) -> str:
-    """Turn the corpus into prepared data."""
-    return run.stage("prepare")
+    """Turn the corpus into prepared data, and say where they moved away from the champion's."""
+    outcome = run.stage("prepare")
+    if outcome != "unchanged":
+        warn_of_moved_data(run.root, run.settings.register, get_run_logger().warning)
+    return outcome
 
 
 @task(name="fetch", **_options)

@@ -8,6 +8,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +20,15 @@ from distillery.files import write_bytes
 from distillery.manifest import PreparedData
 from distillery.report_page import Play, ReportInputs, render_page
 from distillery.tracking import PARENT_TAG, Tracking
+from distillery.verdict import GATE_FILE, parse_verdict
 from flows import environment
 from flows.reproduce import run_of
 from tasks.lineage import LOCK_FILE, locked_outputs
 
 FOLDER = "reports/runs"
 ARTIFACT = "report.html"
+HISTORY_PLOT = "reports/retraining.png"
+GATE = Path(GATE_FILE).name
 LINEAGE = ("git.", "dvc.", "teacher.", "cache.", "trigger", "prefect.")
 
 logger = logging.getLogger(__name__)
@@ -74,10 +78,10 @@ def gather(tracking: Tracking, run: str, folder: Path) -> ReportInputs:
         names = {item.path for item in tracking.client.list_artifacts(run)}
         if "evaluation" not in names:
             raise StageError(f"run {run}: holds no evaluation; choose a run that ended well")
-        for name in names & {"evaluation", params.PARAMS_FILE}:
+        for name in names & {"evaluation", params.PARAMS_FILE, GATE}:
             tracking.client.download_artifacts(run, name, str(folder))
     tags = entity.data.tags
-    settings = folder / params.PARAMS_FILE
+    settings, gate = folder / params.PARAMS_FILE, folder / GATE
     return ReportInputs(
         heading=entity.info.run_name or run,
         outcome=(
@@ -93,6 +97,7 @@ def gather(tracking: Tracking, run: str, folder: Path) -> ReportInputs:
         plots={
             path.stem: path.read_bytes() for path in sorted(folder.glob("evaluation/plots/*.png"))
         },
+        gate=parse_verdict(gate.read_text("utf-8")) if gate.exists() else None,
         lineage={
             name: value
             for name, value in {"run": run, **tags}.items()
@@ -128,6 +133,8 @@ def write_report(root: Path, tracking: Tracking, run: str) -> Path:
     """
     with tempfile.TemporaryDirectory() as folder:
         inputs = gather(tracking, run, Path(folder))
+    if (history := root / HISTORY_PLOT).exists():
+        inputs = replace(inputs, plots={**inputs.plots, "history": history.read_bytes()})
     play = recordings(root, inputs.lineage.get("dvc.data.md5", ""))
     if play is None:
         logger.warning("report: the data of this run are not prepared here; examples are silent")

@@ -30,6 +30,7 @@ def markdown(root: Path, registered: Mapping[str, Any]) -> str:
     return (
         f"{markdown_table(_summary(root))}\n\n{_sentence(registered)}{gate}\n\n"
         f"[MLflow run]({mlflow_link(registered)})\n"
+        + "".join(f"\n**Warning:** {line}\n" for line in registered.get("data_warnings", []))
     )
 
 
@@ -50,6 +51,7 @@ def text(root: Path, registered: Mapping[str, Any]) -> str:
             "",
             _sentence(registered),
             *gate,
+            *(f"WARNING: {line}" for line in registered.get("data_warnings", [])),
             "",
             "Next:",
             "  make ui                                      runs, curves and models in a browser",

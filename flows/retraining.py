@@ -325,7 +325,7 @@ def _git(root: Path, *arguments: str) -> str:
 
 def _note_the_data(journal: Journal) -> None:
     record = journal.record
-    if (data := _read(journal.root / PREPARED_FILE)) is not None:
+    if "prepare" in record.stages and (data := _read(journal.root / PREPARED_FILE)) is not None:
         splits = data["splits"].values()
         record.hours = sum(split["hours"] for split in splits)
         record.num_utterances = sum(split["num_utterances"] for split in splits)

@@ -90,6 +90,10 @@ def _run_one(root: Path, settings: params.Params, stage: str) -> None:
     for target in [*first, *stages.targets(settings, stage)]:
         done = stages.run_stage(root, target, _write_line)
         logger.info("%s: %s (%.1f s)", done.target, done.outcome, done.seconds)
+        if target == "prepare" and done.outcome != "unchanged":
+            from flows.data_check import warn_of_moved_data
+
+            warn_of_moved_data(root, settings.register, logger.warning)
 
 
 def _run_flow(root: Path, until: str, trigger: str) -> None:

@@ -8,16 +8,21 @@ own, whose pages `make ui` then shows.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
 import importlib
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distillery import params
 from distillery.errors import DistilleryError, ParamsError
 from flows import environment, server, stages
+
+if TYPE_CHECKING:
+    from prefect.runner import Runner
 
 NAME = "schedule"
 LOG_FILE = "scratch/prefect.log"
@@ -82,13 +87,32 @@ def serve(root: Path, settings: params.RetrainingParams, port: int) -> None:
             f"{api.removesuffix('/api')}\nnow, once: make retrain. Ctrl-C ends the schedule.\n"
         )
         sys.stdout.flush()
-        flow.serve(
+        runner = importlib.import_module("prefect.runner").Runner(name=NAME, limit=MAX_RUNS)
+        runner.add_flow(
+            flow,
             name=NAME,
             schedules=[schedule],
             parameters={"root": str(root), "trigger": "schedule"},
-            limit=MAX_RUNS,
-            print_starting_message=False,
         )
+        asyncio.run(_run_until_told(runner))
+
+
+async def _run_until_told(runner: Runner) -> None:
+    """Serve until SIGTERM or Ctrl-C, then cancel what runs and wait until it has ended.
+
+    Prefect's own way, `flow.serve`, leaves runs alone when it is told to stop, and waits for them.
+    """
+    loop, told = asyncio.get_running_loop(), asyncio.Event()
+    serving = asyncio.create_task(runner.start())
+    await asyncio.sleep(0)  # it begins, and puts a handler of its own on SIGTERM
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    waiting = asyncio.create_task(told.wait())
+    await asyncio.wait({serving, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    if not serving.done() and runner.started:
+        await runner.astop()
+    await serving
 
 
 if __name__ == "__main__":

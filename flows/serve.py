@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import json
 import signal
 import sys
 import tempfile
@@ -14,7 +13,7 @@ from pathlib import Path
 from distillery import params
 from distillery.bundle import check_bundle
 from distillery.errors import DistilleryError, StageError
-from distillery.registry import CHAMPION, LIMITS_CONFIG, version_folder, version_of
+from distillery.registry import CHAMPION, package_bundle, version_folder, version_of
 from distillery.tracking import Tracking
 from flows import environment, server
 
@@ -72,26 +71,23 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
     log.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="serve-", dir=log.parent) as copy:
         fixed = f"models:/{version.name}/{version.version}"
-        bundle, digest = version_folder(tracking, fixed, Path(copy))
+        bundle, digest = version_folder(tracking, fixed, Path(copy) / "registered")
         check_bundle(bundle, digest)
+        served = Path(copy) / "served"
+        package_bundle(bundle, served, settings.serve_limits)
         say(f"{name}: files as registered; starting …")
         child = server.start_child(
             "mlflow",
             "models",
             "serve",
-            f"--model-uri={bundle.parents[1]}",
+            f"--model-uri={served}",
             "--env-manager=local",
             f"--host={host}",
             f"--port={port}",
             "--workers=1",
             f"--timeout={REQUEST_SECONDS}",
             log=log,
-            environment={
-                "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-                "SERVING_MODEL_CONFIG": json.dumps(
-                    {LIMITS_CONFIG: settings.serve_limits.model_dump()}
-                ),
-            },
+            environment={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
         )
         try:
             address = LOOPBACK if host == "0.0.0.0" else host

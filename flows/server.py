@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from distillery.credentials import without_credentials
 from distillery.errors import StageError
 from distillery.files import write_bytes
 
@@ -81,8 +82,9 @@ def wait_until_healthy(url: str, seconds: float) -> None:
     while not is_healthy(url):
         if time.monotonic() > end:
             raise StageError(
-                f"Prefect API at {url}: gave no answer within {seconds:g} s; see "
-                ".prefect/server.log, start the server, or unset PREFECT_API_URL to use a local one"
+                f"Prefect API at {without_credentials(url)}: gave no answer within {seconds:g} s; "
+                "see .prefect/server.log, start the server, or unset PREFECT_API_URL to use one of "
+                "our own"
             )
         time.sleep(0.1)
 
@@ -229,7 +231,7 @@ def whole_server(
         "--host=127.0.0.1",
         f"--port={port}",
         log=log,
-        environment={"PREFECT_API_URL": url, "PREFECT_UI_API_URL": url},
+        environment={"PREFECT_API_URL": url, "PREFECT_UI_API_URL": url, **_own_pages_only(port)},
     )
     try:
         yield process
@@ -264,5 +266,14 @@ def _start(port: int, log: Path) -> subprocess.Popen[bytes]:
         "--log-level=warning",
         "--lifespan=on",
         log=log,
-        environment=OWN_SETTINGS,
+        environment={**OWN_SETTINGS, **_own_pages_only(port)},
     )
+
+
+def _own_pages_only(port: int) -> dict[str, str]:
+    """Return settings by which a browser lets no page but Prefect's own use the API.
+
+    Prefect's default lets every page that somebody has open anywhere read runs and start some.
+    """
+    origins = ",".join(f"http://{host}:{port}" for host in ("127.0.0.1", "localhost"))
+    return {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins}

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from distillery import params
+from distillery.credentials import without_credentials
 from distillery.errors import DistilleryError, StageError
 from distillery.tracking import Tracking, tracking_uri
 from flows import environment, server
@@ -54,7 +55,9 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
         children = {}
         pages = []
         if tracking_uri(settings, root).startswith("http"):
-            pages.append(f"MLflow   {settings.tracking_uri} (its own server)")
+            pages.append(
+                f"MLflow   {without_credentials(tracking_uri(settings, root))} (its own server)"
+            )
         else:
             server.check_port("ui", "MLFLOW_PORT", mlflow_port)
             Tracking(settings, root)  # the store must exist before the server's processes meet it

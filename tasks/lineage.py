@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from distillery.credentials import without_credentials
 from distillery.errors import StageError
 from distillery.fingerprint import read_fingerprint
 from distillery.params import PARAMS_FILE
@@ -103,11 +104,16 @@ def _git_tags(root: Path) -> dict[str, str]:
 
 
 def uncommitted_patch(root: Path) -> str:
-    """Return what differs from the last commit in the code, new files too, as Git patches say it.
+    """Return what differs from the last commit in the code, as Git patches say it.
 
-    The settings are left out: a run logs them whole.
+    Of new files only Python's count, not keys or notes that lie beside them, and no added line
+    holds a password in a URL. The settings are left out: a run logs them whole.
     """
-    code = [name for name in CODE if name != PARAMS_FILE and (root / name).exists()]
+    code = [
+        f":(glob){name}/**/*.py" if (root / name).is_dir() else name
+        for name in CODE
+        if name != PARAMS_FILE and (root / name).exists()
+    ]
     with tempfile.TemporaryDirectory() as folder:
         # An index of its own, so that the user's stays as it is.
         own = {**os.environ, "GIT_INDEX_FILE": str(Path(folder) / "index")}
@@ -115,7 +121,8 @@ def uncommitted_patch(root: Path) -> str:
             return ""  # no repository, or no commit yet
         _git(root, "add", "--all", "--", *code, env=own)
         patch = _git(root, "diff", "--cached", "--binary", "HEAD", env=own)
-    return patch or ""
+    lines = (patch or "").splitlines(keepends=True)
+    return "".join(without_credentials(x) if x.startswith("+") else x for x in lines)
 
 
 def _git(root: Path, *arguments: str, env: Mapping[str, str] | None = None) -> str | None:

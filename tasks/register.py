@@ -14,6 +14,7 @@ from typing import Any
 
 from distillery import params
 from distillery.caching import CACHE_REPORT_FILE
+from distillery.credentials import without_credentials
 from distillery.errors import StageError
 from distillery.files import write_json
 from distillery.registration import (
@@ -22,7 +23,7 @@ from distillery.registration import (
     parent_name,
     register_results,
 )
-from distillery.tracking import Tracking, without_credentials
+from distillery.tracking import Tracking
 from tasks.lineage import LOCK_FILE, PATCH_FILE, read_lineage, uncommitted_patch
 from tasks.stage import run_stage
 

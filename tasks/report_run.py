@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from distillery import params
-from distillery.tracking import Point, Tracking, flatten, without_credentials
+from distillery.credentials import without_credentials
+from distillery.tracking import Point, Tracking, flatten
 from distillery.training import run_digest
 from tasks.lineage import read_lineage
 

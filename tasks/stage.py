@@ -8,6 +8,7 @@ would otherwise be blessed by results that never saw it.
 from __future__ import annotations
 
 import ctypes
+import errno
 import hashlib
 import logging
 import os
@@ -26,6 +27,7 @@ PARAMS_FILE = "params.yaml"
 PIPELINE_FILE = "dvc.yaml"
 PR_SET_PDEATHSIG = 1
 EXIT_ERROR = 1
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
 logger = logging.getLogger(__name__)
@@ -57,7 +59,31 @@ def run_stage(function: Callable[..., object], *arguments: object, guard: bool =
         sys.exit(EXIT_ERROR)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if (full := lack_of_room(error)) is None:
+            raise
+        sys.stdout.flush()
+        sys.stderr.write(
+            f"error: stage {function.__name__}: {full}; make room, then run again: it goes on with "
+            "what is done\n"
+        )
+        sys.exit(EXIT_ERROR)
     sys.exit(0)
+
+
+def lack_of_room(error: BaseException) -> str | None:
+    """Return what says that a disk or quota is full, None where something else went wrong.
+
+    Libraries wrap the system's error in ones of their own, so what an error came from counts, too.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, OSError) and current.errno in NO_ROOM:
+            return str(current)
+        if os.strerror(errno.ENOSPC) in str(current):
+            return str(current).strip().splitlines()[0]
+        current = current.__cause__ or current.__context__
+    return None
 
 
 def guarded(function: Callable[..., object], *arguments: object) -> None:

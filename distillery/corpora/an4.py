@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distillery.corpora.archives import fetch_archive
-from distillery.corpora.base import Recording, require
+from distillery.corpora.base import Recording, listed_file, require
 from distillery.errors import CorpusError
 from distillery.params import PrepareParams
 
@@ -27,7 +27,8 @@ def read_an4(params: PrepareParams, source: Path) -> Iterator[Recording]:
     """Yield the recordings of AN4, its official test split kept.
 
     Raises:
-        CorpusError: lists or audio are missing, or a listed utterance has no transcript.
+        CorpusError: lists or audio are missing, a list names a file outside the corpus, or a listed
+            utterance has no transcript.
     """
     require(source / "etc", params, source, LAYOUT, download_an4)
     for split in ("train", "test"):
@@ -86,5 +87,5 @@ def _transcripts(path: Path) -> dict[str, str]:
 
 
 def _audio_path(source: Path, file_id: str) -> Path | None:
-    candidates = (source / kind / f"{file_id}.{kind}" for kind in AUDIO_KINDS)
+    candidates = (listed_file(source, f"{kind}/{file_id}.{kind}") for kind in AUDIO_KINDS)
     return next((path for path in candidates if path.is_file()), None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from distillery.audio import decode
 from distillery.errors import CorpusError
 from distillery.params import PrepareParams
 
+NUM_SHOWN_CHARACTERS = 80
 UTTERANCE_ID_PATTERN = r"[A-Za-z0-9_.-]{1,128}"
 
 
@@ -44,6 +45,21 @@ class Recording:
         if isinstance(self.audio, Path):
             return decode(self.audio, self.source_path)
         return self.audio()
+
+
+def listed_file(source: Path, name: str) -> Path:
+    """Return the path of a file that a published corpus's own list names.
+
+    Raises:
+        CorpusError: it lies outside the corpus, or its name can be none.
+    """
+    path = PurePosixPath(name)
+    if path.is_absolute() or {"..", ""} & set(name.split("/")) or not name.isprintable():
+        raise CorpusError(
+            f"{source}: its lists name {name[:NUM_SHOWN_CHARACTERS]!r}, expected a file inside; "
+            "restore the published corpus"
+        )
+    return source / path
 
 
 Reader = Callable[[PrepareParams, Path], Iterable[Recording]]

@@ -11,7 +11,7 @@ import csv
 from collections.abc import Iterator
 from pathlib import Path
 
-from distillery.corpora.base import Recording, require
+from distillery.corpora.base import Recording, listed_file, require
 from distillery.errors import CorpusError
 from distillery.params import PrepareParams
 
@@ -25,7 +25,8 @@ def read_commonvoice(params: PrepareParams, source: Path) -> Iterator[Recording]
     """Yield the recordings of one language of Common Voice.
 
     Raises:
-        CorpusError: a list, one of its columns or clips are missing.
+        CorpusError: a list, one of its columns or clips are missing, or a list names a file outside
+            the corpus.
     """
     for split, name in LISTS.items():
         require(source / name, params, source, LAYOUT, download_commonvoice)
@@ -71,4 +72,4 @@ def _read_list(path: Path) -> list[dict[str, str]]:
 
 
 def _clip_path(source: Path, name: str) -> Path:
-    return source / "clips" / (name if name.endswith(".mp3") else f"{name}.mp3")
+    return listed_file(source, f"clips/{name.removesuffix('.mp3')}.mp3")

@@ -30,6 +30,7 @@ from distillery.params import PrepareParams
 
 COLUMNS_WANTED = "path, text[, speaker, split, utterance_id]"
 NUM_SHOWN = 3
+NUM_SHOWN_CHARACTERS = 80
 TOLERANCE_SECONDS = 0.05
 """How far a segment may reach past the end: durations in manifests are rounded."""
 
@@ -178,19 +179,39 @@ def _cell(where: str, row: dict[str, Any], column: str) -> str | None:
         raise ManifestError(
             f"{where}: {column} is {value!r} ({type(value).__name__}), expected text; quote it"
         )
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ManifestError(
+            f"{where}: {column} holds half a character ({value[:NUM_SHOWN_CHARACTERS]!r}), "
+            "expected Unicode text; correct it"
+        )
     return value
 
 
 def _inside(where: str, source: Path, name: str) -> Path:
     """Return the path of a file that a row may name."""
     path = PurePosixPath(name)
-    allowed = not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    try:
+        allowed = not path.is_absolute() and ".." not in path.parts
+        if allowed:
+            (source / path).stat()  # says what is no path: NUL, a loop of links, far too long
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # all missing ones are counted later
+    except (OSError, ValueError) as error:
+        shown = name if len(name) <= NUM_SHOWN_CHARACTERS else f"{name[:NUM_SHOWN_CHARACTERS]}…"
+        raise ManifestError(
+            f"{where}: path {shown!r} cannot be one: {_reason(error)}; correct it"
+        ) from None
     if not allowed or not (source / path).resolve().is_relative_to(source.resolve()):
         raise ManifestError(
             f"{where}: path {name!r} leaves the folder {source}; put the audio there and give the "
             "path relative to it"
         )
     return source / path
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong without the path, which may be long."""
+    return error.strerror or "" if isinstance(error, OSError) else str(error)[:NUM_SHOWN_CHARACTERS]
 
 
 def _segment(where: str, row: dict[str, Any]) -> tuple[float, float | None] | None:

@@ -17,6 +17,18 @@ from tests.tiny import tiny_params, write_corpus, write_params
 ROOT = Path(__file__).resolve().parents[2]
 CLONED = ("distillery", "tasks", "flows", "dvc.yaml", ".dvcignore", ".gitignore")
 RUN_SECONDS = 300
+CANARY = "c4nary-in-the-mine"
+"""Must turn up nowhere: test_security.py looks for it in all that a run leaves."""
+SECRETS = dict.fromkeys(
+    (
+        "AWS_SECRET_ACCESS_KEY",
+        "HF_TOKEN",
+        "MLFLOW_TRACKING_PASSWORD",
+        "MLFLOW_TRACKING_USERNAME",
+        "PGPASSWORD",
+    ),
+    CANARY,
+)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -56,12 +68,14 @@ def environment(root: Path) -> dict[str, str]:
     return kept
 
 
-def run_module(root: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+def run_module(
+    root: Path, *arguments: str, check: bool = True, secrets: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Run `python -m …` in the workspace and return what it wrote."""
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=root,
-        env=environment(root),
+        env={**environment(root), **(SECRETS if secrets else {})},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -103,7 +117,7 @@ def workspace(tmp_path: Path) -> Path:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which the flow has run once; tests add MLflow runs to it and no more."""
     root = make_workspace(tmp_path_factory.mktemp("flow") / "workspace")
-    (root / "first.log").write_text(run_module(root, "flows.run").stdout)
+    (root / "first.log").write_text(run_module(root, "flows.run", secrets=True).stdout)
     return root
 
 

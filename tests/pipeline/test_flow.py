@@ -112,6 +112,7 @@ def test_the_first_run_ends_with_a_table_a_model_and_the_next_commands(finished:
 def test_every_promised_file_is_there(finished: Path) -> None:
     for path in (
         "data/prepared/manifest.parquet",
+        "data/prepared/profile.json",
         "data/prepared/summary.json",
         "models/teacher/model.safetensors",
         "models/teacher/fingerprint.json",
@@ -150,6 +151,7 @@ print(json.dumps([[r.info.run_id, r.info.status, r.data.params, r.data.metrics, 
     assert metrics["cache/teacher_seconds"] > 0
     for tag in ("git.commit", "dvc.lock.md5", "teacher.fingerprint", "cache.manifest_sha256"):
         assert tags[tag], tag
+    assert tags["data.moved.what"] == "there is no champion yet"
     children = [run for run in runs if run[4].get("mlflow.parentRunId") == identifier]
     wers = sorted(run[3]["test/wer"] for run in children)
     assert wers == sorted(by_model[name]["wer"] for name in ("students/conv", "controls/conv"))
@@ -254,6 +256,19 @@ def test_one_new_recording_costs_one_teacher_forward_and_one_shard_to_push_and_p
     run_module(mate, "tasks.cache")
     pulled = report(mate)
     assert (pulled["num_teacher_forwards"], pulled["num_hits"]) == (0, 33)
+
+
+def test_data_that_moved_away_from_the_champions_are_said_before_any_training(
+    finished: Path, copy: Path
+) -> None:
+    settings = tiny_params()
+    settings["register"]["tracking_uri"] = f"sqlite:///{finished}/mlflow.db"
+    write_params(copy, settings)
+    for path in (copy / "corpus").glob("*.wav"):
+        samples, rate = soundfile.read(path)
+        soundfile.write(path, samples / 10, rate)
+    output = run_module(copy, "flows.run", "--only", "prepare").stdout
+    assert "data moved since version 1 was trained: train: level_dbfs -" in output
 
 
 def test_a_changed_student_trains_only_that_student(copy: Path) -> None:

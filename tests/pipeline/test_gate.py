@@ -68,6 +68,8 @@ def test_a_worse_student_stays_challenger_and_a_better_one_becomes_champion(tmp_
     assert verdict is not None
     assert verdict.against == "2"
     assert {"wer", "wer_interval"} <= {item.rule for item in verdict.failed}
+    judged = {item.form: item.binding for item in verdict.rulings if item.rule == "wer"}
+    assert judged == {"torch": True, "onnx": False, "onnx-int8": False}
     summary = json.loads((root / "reports/evaluation/summary.json").read_text())
     (student,) = (row for row in summary["models"] if row["role"] == "student")
     assert verdict.wer == student["wer"]
@@ -76,13 +78,13 @@ def test_a_worse_student_stays_challenger_and_a_better_one_becomes_champion(tmp_
     run = tracking.client.get_run(worse["runs"]["parent"])
     assert run.data.tags["gate.alias"] == "challenger"
     assert run.data.tags["gate.against"] == "2"
-    assert run.data.metrics["gate/pytorch/wer"] > 0
+    assert run.data.metrics["gate/torch/wer"] > 0
     assert run.data.metrics["gate/champion_wer"] == verdict.against_wer
     kept = [item.path for item in tracking.client.list_artifacts(run.info.run_id)]
     assert "gate.json" in kept
     shown = text(root, worse)
     assert render(verdict) in shown
-    assert "| wer | pytorch |" in str(gate_markdown(root))
+    assert "| wer | torch |" in str(gate_markdown(root))
 
     rollback(tracking, "tiny")
     again = train(root, seed=0, num_epochs=40)

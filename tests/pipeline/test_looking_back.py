@@ -126,6 +126,8 @@ def test_a_page_holds_all_there_is_to_see_and_hear(root: Path, tracking: Trackin
     assert "version 1 of tiny" in page
     assert page.count("data:image/png;base64,") == 5
     assert "dvc.data.md5" in page
+    assert "Version 1 is champion" in page
+    assert ">sanity<" in page
     assert "max_gradient_norm" not in page.split("<details>")[0]
     assert not re.search(r"(src|href)=[\"'](?!data:)", page)  # it needs nothing beside it
     recordings = re.findall(r"data:audio/flac;base64,([^\"]+)", page)

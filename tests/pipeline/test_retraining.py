@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -18,7 +20,7 @@ from distillery import history
 from flows import server
 from flows.stages import workspace_lock
 from tests.pipeline import prefect_api
-from tests.pipeline.conftest import ROOT, kill, run_module, start_module
+from tests.pipeline.conftest import ROOT, environment, kill, run_module, start_module
 from tests.pipeline.test_flow import query, wait_for, wait_until_nothing_is_left
 from tests.tiny import RATE_HZ, speak, tiny_params, write_params
 
@@ -145,7 +147,7 @@ def test_a_run_that_takes_too_long_is_stopped_and_says_so(shop: Path, api: str) 
 def test_a_killed_run_is_found_out_by_the_next_which_goes_on(shop: Path, api: str) -> None:
     settings(shop, epochs=60)
     process = start_module(shop, "flows.run", "--retrain")
-    wait_for(lambda: list((shop / "scratch").glob("student-conv-*.pt")))
+    wait_for(lambda: list((shop / "scratch").glob("*-conv-seed-0-*.pt")))
     kill(process)
     wait_until_nothing_is_left(shop)
     left = history.unfinished(shop)
@@ -164,7 +166,7 @@ def test_a_killed_run_is_found_out_by_the_next_which_goes_on(shop: Path, api: st
 
 
 def test_the_schedule_fires_and_a_cancelled_run_leaves_no_process(shop: Path, api: str) -> None:
-    settings(shop, epochs=5000, cron="* * * * *")
+    settings(shop, epochs=5000)
     schedule = start_module(shop, "flows.schedule")
     try:
         wait_for(lambda: prefect_api.runs_of(api, shop))
@@ -172,18 +174,25 @@ def test_the_schedule_fires_and_a_cancelled_run_leaves_no_process(shop: Path, ap
         # Wrong versions of Prefect's parts let schedules make no runs, and say nothing.
         assert len(runs) > 1
         assert all(run["auto_scheduled"] for run in runs)
-        wait_for(lambda: list((shop / "scratch").glob("student-conv-*.pt")), 150)
+        assert all("T03:00:00" in run["expected_start_time"] for run in runs)
+        url = f"deployments/{runs[0]['deployment_id']}/create_flow_run"
+        prefect_api.post(api, url)  # now, for the night is far
+        wait_for(lambda: list((shop / "scratch").glob("*-conv-seed-0-*.pt")), 150)
         (running,) = [r for r in prefect_api.runs_of(api, shop) if r["state_type"] == "RUNNING"]
         prefect_api.prefect(shop, api, "flow-run", "cancel", running["id"])
-        wait_for(lambda: history.read_history(shop), 30)
-        record = history.read_history(shop)[0]
-        assert (record.status, record.flow_run) == ("cancelled", running["id"])
+        wait_for(lambda: any(of_run(shop, running["id"])), 30)
+        (record,) = of_run(shop, running["id"])
+        assert record.status == "cancelled"
         assert record.step == "distill@conv-0"
         wait_for(lambda: state_of(api, shop, running["id"]) == "CANCELLED", 30)
     finally:
         schedule.send_signal(signal.SIGTERM)
         schedule.wait(60)
     wait_until_nothing_is_left(shop)
+
+
+def of_run(root: Path, run: str) -> list[history.Retraining]:
+    return [row for row in history.read_history(root) if row.flow_run == run]
 
 
 def state_of(api: str, root: Path, run: str) -> str:
@@ -196,3 +205,33 @@ def test_the_two_places_that_say_when_agree() -> None:
     (schedule,) = deployment["schedules"]
     ready = yaml.safe_load((ROOT / "params.yaml").read_text())["retraining"]
     assert (schedule["cron"], schedule["timezone"]) == (ready["cron"], ready["timezone"])
+
+
+@pytest.mark.slow
+def test_the_documented_commands_deploy_to_a_worker_that_retrains(
+    shop: Path, api: str, tmp_path: Path
+) -> None:
+    documented = (ROOT / "docs/retraining.md").read_text()
+    (block,) = re.findall(r"```sh\n(.*?)```", documented, re.DOTALL)
+    shutil.copy(ROOT / "prefect.yaml", shop)
+    add_recording(shop)
+    with open(shop / "worker.log", "wb") as log:
+        worker = subprocess.Popen(
+            ["bash", "-ec", block.replace("http://127.0.0.1:4200/api", api)],
+            cwd=shop,
+            env=environment(shop) | {"PREFECT_HOME": str(tmp_path / "home")},
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: "started!" in (shop / "worker.log").read_text())
+        prefect_api.prefect(shop, api, "deployment", "run", "retraining/nightly")
+        wait_for(lambda: history.read_history(shop), 240)
+    finally:
+        server.stop(worker)
+    (record,) = history.read_history(shop)
+    assert (record.status, record.trigger) == ("finished", "schedule"), record.reason
+    assert record.teacher_forwards == 1
+    assert json.loads((shop / "reports/registered.json").read_text())["alias"] == "champion"

@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import os
+import pickle
 import re
 import signal
 import socket
@@ -26,13 +27,15 @@ import torch
 
 from distillery.audio import load_audio
 from distillery.errors import ModelError, StageError, TrackingError
-from distillery.params import CRNNParams, FeatureParams, RegisterParams
+from distillery.params import CRNNParams, FeatureParams, Params, RegisterParams
 from distillery.recogniser import Recogniser
 from distillery.registry import CHAMPION, Candidate, register_version, version_folder
 from distillery.students import STUDENTS
 from distillery.text import Vocabulary
 from distillery.tracking import Tracking
 from flows import serve, server
+from flows.fetch import fetch_teacher
+from tests.attacks import Payload
 from tests.pipeline.conftest import ROOT, environment
 from tests.tiny import LETTERS, RATE_HZ, speak, tiny_params, write_params
 
@@ -106,10 +109,29 @@ def put_champion(root: Path) -> Recogniser:
     return student
 
 
+WITNESSES = ("by-pickle", "by-code", "by-package")
+
+
+def put_traps(root: Path) -> None:
+    """Do what somebody may who writes into the registry: put code beside the champion's weights."""
+    (mlmodel,) = (root / "mlartifacts").rglob("MLmodel")
+    folder = mlmodel.parent
+    by_pickle, by_code, by_package = (root / name for name in WITNESSES)
+    (folder / "python_model.pkl").write_bytes(pickle.dumps(Payload(by_pickle)))
+    (folder / "artifacts/python_model.pkl").write_bytes(pickle.dumps(Payload(by_pickle)))
+    make = "\nimport os; os.makedirs({!r}, exist_ok=True)\n"
+    for path, witness in (
+        (folder / "serving_model.py", by_code),
+        (folder / "code/distillery/__init__.py", by_package),
+    ):
+        path.write_text(path.read_text() + make.format(str(witness)))
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("serve")
     student = put_champion(root)
+    put_traps(root)
     soundfile.write(root / "recording.wav", speak("ab cab", 1), RATE_HZ)
     port = server.free_port()
     with open(root / "out.log", "wb") as output:
@@ -237,6 +259,32 @@ def test_other_forms_are_no_errors_of_the_server(
     assert status == expected
     assert answer
     assert "root:" not in answer
+
+
+def test_nothing_that_lies_beside_a_registered_students_weights_is_run(served: Served) -> None:
+    """The server is up, on a champion whose code and pickles are an attacker's."""
+    test_the_readmes_curl_line_transcribes_a_real_recording(served)
+    command = [sys.executable, "-m", "distillery.cli", "transcribe", "recording.wav"]
+    settings = {"cwd": served.root, "env": {**environment(served.root), "PYTHONPATH": str(ROOT)}}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, **settings)
+    assert done.stdout.startswith("recording.wav\t")
+    values = tiny_params(register=REGISTER)
+    values["teacher"] = {"kind": "registry", "model": "models:/tiny@champion"}
+    params = Params.model_validate(values)
+    assert "version 1, fetched" in fetch_teacher(served.root, params, served.root / "taken")[0]
+    assert not [name for name in WITNESSES if (served.root / name).exists()]
+    # The traps are real: MLflow by itself falls into those that it knows.
+    code = "import mlflow; mlflow.pyfunc.load_model('models:/tiny@champion')"
+    command = [sys.executable, "-c", code]
+    uri = {"MLFLOW_TRACKING_URI": f"sqlite:///{served.root}/mlflow.db"}
+    subprocess.run(
+        command,
+        check=True,
+        capture_output=True,
+        cwd=served.root,
+        env={**environment(served.root), **uri},
+    )
+    assert (served.root / "by-code").exists()
 
 
 def test_the_server_outlives_all_that_and_ends_with_its_whole_group(served: Served) -> None:

@@ -162,6 +162,24 @@ def test_a_mistake_of_ours_keeps_its_traceback(kitchen: Path) -> None:
     assert "ZeroDivisionError" in errors
 
 
+def test_a_full_disk_is_told_without_a_traceback_whoever_wraps_it(kitchen: Path) -> None:
+    process = child(
+        kitchen,
+        """
+    try:
+        raise OSError(28, 'No space left on device', 'scratch/a.pt')
+    except OSError as error:
+        raise RuntimeError('the writer failed') from error
+""",
+    )
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert errors == (
+        "error: stage cook: [Errno 28] No space left on device: 'scratch/a.pt'; make room, then "
+        "run again: it goes on with what is done\n"
+    )
+
+
 SLOW = """
     try:
         pathlib.Path('started').touch()

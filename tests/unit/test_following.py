@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import select
 import signal
@@ -29,8 +31,8 @@ from tests.unit.test_transcription import make_student
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = to_int16(speak("abc cab ab ba cc bca", 5))
 WRITER = """
-import sys, time, wave
-samples, path, kind = sys.stdin.buffer.read(), *sys.argv[1:]
+import sys, wave
+path, kind, samples = *sys.argv[1:3], open(sys.argv[3], "rb").read()
 if kind == "wav":
     file = wave.open(path, "wb")
     file.setnchannels(1), file.setsampwidth(2), file.setframerate(8000)
@@ -38,11 +40,11 @@ if kind == "wav":
 else:
     file = open(path, "wb", buffering=0)
     write = file.write
-for start in range(0, len(samples), 1999):  # odd: samples arrive in halves
-    write(samples[start : start + 1999])
+for start in range(0, len(samples), 3999):  # odd: samples arrive in halves
+    write(samples[start : start + 3999])
     (file._file if kind == "wav" else file).flush()
     print(start, flush=True)
-    time.sleep(0.03)
+    sys.stdin.readline()  # the reader has it
 file.close()
 """
 
@@ -66,30 +68,33 @@ def heard(source: Path, raw_rate_hz: int | None = None, idle_seconds: float = 0.
 def test_a_file_that_another_process_writes_is_followed_to_its_end(
     tmp_path: Path, kind: str
 ) -> None:
-    path = tmp_path / f"growing.{kind}"
+    path, samples = tmp_path / f"growing.{kind}", tmp_path / "samples"
+    samples.write_bytes(SAMPLES.tobytes())
     writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), kind],
+        [sys.executable, "-c", WRITER, str(path), kind, str(samples)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
     assert writer.stdin is not None and writer.stdout is not None
-    writer.stdin.write(SAMPLES.tobytes())
-    writer.stdin.close()
     writer.stdout.readline()
     recognition = StreamingRecogniser(streaming_student())
-    texts_before_its_end, pieces = set(), []
-    with follow(str(path), RATE_HZ, RATE_HZ if kind == "raw" else None, 1.5) as chunks:
+    texts, pieces = [], []
+    with follow(str(path), RATE_HZ, RATE_HZ if kind == "raw" else None, 1.0) as chunks:
         for chunk, is_last in chunks:
             recognition.push(chunk, last=is_last)
+            texts.append(recognition.text)
             pieces.append(chunk)
-            if writer.poll() is None:
-                texts_before_its_end.add(recognition.text)
+            with contextlib.suppress(BrokenPipeError):  # it wrote all
+                writer.stdin.write(b"next\n")
+                writer.stdin.flush()
+    with contextlib.suppress(BrokenPipeError):
+        writer.stdin.close()
     assert writer.wait() == 0
     writer.stdout.close()
     np.testing.assert_array_equal(to_int16(np.concatenate(pieces)), SAMPLES)
     assert recognition.text == text_of(SAMPLES)
-    assert len(texts_before_its_end) > 2  # it grew
-    assert all(recognition.text.startswith(text) for text in texts_before_its_end)
+    assert len(set(texts)) > 3  # it grew
+    assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
 
 
 def test_the_command_prints_partial_text_of_standard_input_and_the_rest_at_its_end(
@@ -125,8 +130,9 @@ def test_a_finished_file_is_heard_without_what_follows_its_samples(
 ) -> None:
     path, model = tmp_path / "a.wav", tmp_path / "model"
     soundfile.write(path, SAMPLES, RATE_HZ)
-    content = path.read_bytes()
-    path.write_bytes(content + b"LIST" + struct.pack("<I", 4) + b"INFO")
+    content = bytearray(path.read_bytes() + b"LIST" + struct.pack("<I", 4) + b"INFO")
+    content[4:8] = struct.pack("<I", len(content) - 8)
+    path.write_bytes(content)
     np.testing.assert_array_equal(heard(path), SAMPLES)
     model.mkdir()
     streaming_student().save(model)
@@ -135,11 +141,12 @@ def test_a_finished_file_is_heard_without_what_follows_its_samples(
     assert capsys.readouterr().out == f"{text_of(SAMPLES)}\n"
 
 
-@pytest.mark.parametrize("size", [0, 0x7FFFFFC4, 0xFFFFFFFF])
+@pytest.mark.parametrize("size", [0, 1998, 0x7FFFFFC4, 0xFFFFFFFF])
 def test_a_header_that_does_not_know_its_size_is_no_end(tmp_path: Path, size: int) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, SAMPLES, RATE_HZ)
     content = bytearray(path.read_bytes())
+    content[4:8] = struct.pack("<I", min(36 + size, 0xFFFFFFFF))
     content[40:44] = struct.pack("<I", size)
     path.write_bytes(content)
     np.testing.assert_array_equal(heard(path), SAMPLES)

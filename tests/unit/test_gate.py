@@ -40,7 +40,7 @@ def form(errors: list[int], **changes: Any) -> Form:
             "word_errors": errors,
         }
     )
-    plain = Form("pytorch", table, num_bytes=1000, real_time_factor=0.01)
+    plain = Form("torch", table, num_bytes=1000, real_time_factor=0.01)
     return replace(plain, **changes)
 
 
@@ -159,18 +159,18 @@ def test_every_form_is_judged_against_the_champions_of_that_name() -> None:
     found = judge(own, champion, None, GateParams(), NUM_RESAMPLES)
     assert {(item.form, item.rule): item.passed for item in found} == {
         (name, rule): True
-        for name in ("pytorch", "int8", "onnx")
+        for name in ("torch", "int8", "onnx")
         for rule in ("wer", "wer_interval", "size", "real_time_factor", "sanity")
     }
-    against_pytorch = judge(own, champion[:1], None, GateParams(), NUM_RESAMPLES)
-    assert [(item.form, item.rule) for item in against_pytorch if not item.passed] == [
+    against_torch = judge(own, champion[:1], None, GateParams(), NUM_RESAMPLES)
+    assert [(item.form, item.rule) for item in against_torch if not item.passed] == [
         ("int8", "wer"),
         ("int8", "wer_interval"),
     ]
 
 
 def test_forms_of_other_utterances_are_refused() -> None:
-    with pytest.raises(StageError, match=r"onnx was scored on 3 utterances, pytorch on 4.*evaluat"):
+    with pytest.raises(StageError, match=r"onnx was scored on 3 utterances, torch on 4.*evaluat"):
         judge([form([0] * 4), form([0] * 3, name="onnx")], [], None, GateParams(), NUM_RESAMPLES)
 
 
@@ -186,10 +186,10 @@ def test_a_verdict_is_shown_with_its_figures_and_read_back() -> None:
     rulings = judge([form([2] * 4)], [form([1] * 4)], None, GateParams(), NUM_RESAMPLES)
     verdict = Verdict("3", "challenger", "it is worse", True, "2", 0.2, 0.1, 4, tuple(rulings))
     assert Verdict.from_json(verdict.to_json()) == verdict
-    assert verdict.tags["gate.failed"] == "wer (pytorch), wer_interval (pytorch)"
-    assert verdict.metrics["gate/pytorch/wer"] == pytest.approx(0.1)
+    assert verdict.tags["gate.failed"] == "wer (torch), wer_interval (torch)"
+    assert verdict.metrics["gate/torch/wer"] == pytest.approx(0.1)
     text = render(verdict)
     assert "Gate: version 3 is challenger: it is worse." in text
     (row,) = (line for line in text.splitlines() if line.startswith("wer "))
-    assert row.split() == ["wer", "pytorch", "+10.00", "points", "+0.00", "points", "FAILED"]
-    assert "| size | pytorch | 1,000 bytes | 2,000 bytes | passed |" in markdown(verdict)
+    assert row.split() == ["wer", "torch", "+10.00", "points", "+0.00", "points", "FAILED"]
+    assert "| size | torch | 1,000 bytes | 2,000 bytes | passed |" in markdown(verdict)

@@ -94,6 +94,16 @@ def test_the_last_work_is_the_last_run_that_had_something_to_do(tmp_path: Path) 
     assert last.run == "a"
 
 
+def test_the_clock_going_back_changes_no_order(tmp_path: Path) -> None:
+    late, early = "2026-03-01T03:00:00+00:00", "2026-02-28T21:00:00+00:00"
+    history.append(tmp_path, Retraining("first", "schedule", late, status="failed"))
+    history.append(tmp_path, Retraining("second", "schedule", early, status="finished"))
+    assert [row.run for row in history.read_history(tmp_path)] == ["first", "second"]
+    last = history.last_work(tmp_path)
+    assert last is not None
+    assert last.run == "second"
+
+
 @pytest.mark.parametrize(("status", "pages"), [("finished", 1), ("skipped", 0), ("nothing new", 0)])
 def test_only_runs_that_did_something_have_a_page(tmp_path: Path, status: Any, pages: int) -> None:
     history.close(tmp_path, record(), status)

@@ -461,3 +461,16 @@ def test_the_configured_teacher_is_a_candidate_once(tmp_path: Path) -> None:
     assert list(loaded.all_candidates) == ["other", "same"]
     assert [loaded.is_configured(item) for item in loaded.all_candidates.values()] == [False, True]
     assert loaded.pilot_student == "conv"
+
+
+@pytest.mark.parametrize("comment", ["", "# "])
+def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, comment: str) -> None:
+    path = tmp_path / "params.yaml"
+    uri = "postgresql://mlflow:hunter2@db/mlflow"
+    for rest in ("", "broken: [", "misspelt: 3"):
+        path.write_text(f"register:\n  {comment}tracking_uri: {uri}\n{rest}\n")
+        with pytest.raises(
+            ParamsError, match=r"line 2: a URL holds .*MLFLOW_TRACKING_PASS"
+        ) as told:
+            params.load(path)
+        assert "hunter2" not in str(told.value)

@@ -18,6 +18,7 @@ from distillery import preparation
 from distillery.corpora import CORPORA
 from distillery.corpora.base import Recording
 from distillery.corpora.fsdd import DIGITS
+from distillery.data_profile import read_profile
 from distillery.errors import CorpusError
 from distillery.manifest import PreparedData, audio_key
 from distillery.params import PrepareParams
@@ -667,3 +668,23 @@ def test_the_summary_holds_nothing_that_varies(corpus: Corpus) -> None:
         "splits",
         "text_rule",
     }
+
+
+def test_a_profile_says_what_the_utterances_are_like(corpus: Corpus) -> None:
+    corpus.add("a", "train", "one two", seconds=1.0)
+    corpus.add("b", "train", "", seconds=2.0)
+    corpus.add("c", "train", "naïve", seconds=1.0)
+    corpus.add("d", "valid", seconds=0.5)
+    corpus.add("e", "test", seconds=0.5)
+    corpus.prepare()
+    profile = read_profile(corpus.prepared / "profile.json")
+    train = profile["splits"]["train"]["measures"]
+    assert (train["duration_seconds"]["count"], train["duration_seconds"]["mean"]) == (2, 1.5)
+    assert (train["characters_per_second"]["count"], train["characters_per_second"]["mean"]) == (
+        1,
+        7.0,
+    )
+    assert train["level_dbfs"]["mean"] == pytest.approx(20 * np.log10(1000 / 32768), abs=0.3)
+    assert train["clipped_fraction"]["max"] == 0.0
+    assert profile["unknown_characters"] == {"ï": 1}
+    assert profile["num_utterances_with_unknown_characters"] == 1

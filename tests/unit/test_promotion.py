@@ -14,14 +14,15 @@ import pytest
 from distillery.aliases import WITHDRAWN_TAG, Aliases, promote, read_aliases, rollback
 from distillery.errors import StageError
 from distillery.evaluation import Run, labelled_test_rows, predict
+from distillery.export import export_student
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams, GateParams, RegisterParams
-from distillery.promotion import Entry, Terms, decide
+from distillery.promotion import FORMAT_TAG, Entry, Terms, decide
 from distillery.recogniser import Recogniser
 from distillery.registry import register_version, version_folder
 from distillery.text import Vocabulary
 from distillery.tracking import Tracking
-from distillery.verdict import Verdict, read_verdict
+from distillery.verdict import Verdict, read_verdict, render
 from tasks.prepare import prepare
 from tests.tiny import tiny_params, write_corpus, write_params
 from tests.unit.test_registered import recogniser
@@ -38,6 +39,7 @@ class Place:
     root: Path
     tracking: Tracking
     data: PreparedData
+    exported: pd.DataFrame
     name: str = "m"
 
     def register(self, seed: int, model: Recogniser) -> tuple[Path, str]:
@@ -74,7 +76,9 @@ class Place:
             parts.append(mine.assign(model="controls/conv", word_errors=control))
         predictions = pd.concat(parts).assign(seed=0)
         entry = Entry(self.name, number, "conv", 0, folder, "a student")
-        return decide(self.tracking, entry, Terms(self.data, predictions, EVALUATE, gate))
+        return decide(
+            self.tracking, entry, Terms(self.data, predictions, self.exported, EVALUATE, gate)
+        )
 
     def heard(self, model: Recogniser, **changes: Any) -> pd.DataFrame:
         """Return what a model makes of the test split."""
@@ -97,7 +101,8 @@ def workshop(tmp_path_factory: pytest.TempPathFactory) -> Place:
     write_params(root, tiny_params())
     prepare(root)
     tracking = Tracking(RegisterParams(experiment="tests"), root)
-    return Place(root, tracking, PreparedData.open(root / "data/prepared"))
+    not_exported = pd.DataFrame(columns=["model", "format"])
+    return Place(root, tracking, PreparedData.open(root / "data/prepared"), not_exported)
 
 
 @pytest.fixture
@@ -125,7 +130,7 @@ def new_place(workshop: Place, request: pytest.FixtureRequest) -> Place:
 def test_the_first_is_champion_if_it_is_any_good(place: Place) -> None:
     refused = place.bring(1, errors=1, gate=GateParams(max_wer=0.01))
     assert refused.alias == "challenger"
-    assert refused.reason.startswith("sanity (pytorch): WER ")
+    assert refused.reason.startswith("sanity (torch): WER ")
     assert place.aliases == Aliases(None, None, "1")
     first = place.bring(2, errors=0)
     assert (first.alias, first.reason, first.against) == ("champion", "the first champion", None)
@@ -151,10 +156,10 @@ def test_a_better_one_takes_the_place_and_a_worse_one_does_not(place: Place) -> 
     assert place.aliases == Aliases("2", "1", "3")
     assert read_verdict(place.root) == worse
     version = place.tracking.client.get_model_version(place.name, "3")
-    assert version.tags["gate.failed"] == "wer (pytorch), wer_interval (pytorch)"
+    assert version.tags["gate.failed"] == "wer (torch), wer_interval (torch)"
     assert version.tags["gate.against"] == "2"
     assert version.description.startswith("a student\n\nGate: version 3 is challenger: wer")
-    assert "| wer_interval | pytorch | +" in version.description
+    assert "| wer_interval | torch | +" in version.description
 
 
 def test_a_tie_changes_nothing(place: Place) -> None:
@@ -170,6 +175,35 @@ def test_a_student_whose_control_is_clearly_better_is_held_back(place: Place) ->
     held = place.bring(2, errors=2, control=1, gate=GATE.model_copy(update={"wer_margin": 1.0}))
     assert "gain" in [item.rule for item in held.failed]
     assert place.bring(3, errors=0, control=0).alias == "champion"
+
+
+def test_the_form_that_is_served_must_pass_and_others_are_shown(place: Place) -> None:
+    place.bring(1)
+    folder = place.root / "models/exported/conv"
+    folder.mkdir(parents=True)
+    recogniser(2).save(folder)
+    export_student(recogniser(2), place.data, folder)
+    poor = place.heard(recogniser(2), word_errors=50).assign(model="students/conv")
+    good = poor.assign(word_errors=0)
+    exported = pd.concat([good.assign(format="onnx"), poor.assign(format="onnx-int8")])
+    place = replace(place, exported=exported)
+    client = place.tracking.client
+    client.set_model_version_tag(place.name, "2", FORMAT_TAG, "onnx-int8")
+    held = place.bring(2, errors=0)
+    assert held.alias == "challenger"
+    assert {item.form for item in held.failed} == {"onnx-int8"}
+    assert "wer (onnx-int8): WER " in held.reason
+    client.set_model_version_tag(place.name, "2", FORMAT_TAG, "onnx")
+    try:
+        served = place.bring(2, errors=0)
+    finally:
+        client.delete_model_version_tag(place.name, "2", FORMAT_TAG)
+    assert served.alias == "champion"
+    assert {item.form for item in served.rulings} == {"torch", "onnx", "onnx-int8"}
+    (row,) = (
+        line for line in render(served).splitlines() if line.startswith("wer ") and "int8" in line
+    )
+    assert row.endswith("failed, not served")
 
 
 def test_one_that_was_rolled_back_waits_for_a_person(place: Place) -> None:
@@ -264,4 +298,4 @@ def test_results_of_another_test_split_are_refused(place: Place) -> None:
     rows = place.heard(recogniser(1)).iloc[1:].assign(model="students/conv", seed=0)
     entry = Entry(place.name, "1", "conv", 0, place.root / f"{place.name}-1", "")
     with pytest.raises(StageError, match=r"scored on 3 utterances, data/prepared has 4.*evaluate"):
-        decide(place.tracking, entry, Terms(place.data, rows, EVALUATE, GATE))
+        decide(place.tracking, entry, Terms(place.data, rows, place.exported, EVALUATE, GATE))

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,6 +17,8 @@ import torch
 
 from distillery.bundle import check_bundle
 from distillery.errors import ModelError, TrackingError
+from distillery.export import to_int8, to_onnx
+from distillery.onnx_recogniser import OnnxRecogniser
 from distillery.params import CRNNParams, FeatureParams, RegisterParams
 from distillery.recogniser import Recogniser
 from distillery.registry import (
@@ -24,9 +27,11 @@ from distillery.registry import (
     register_version,
     version_folder,
 )
+from distillery.served import Served
 from distillery.students import STUDENTS
 from distillery.text import Vocabulary
 from distillery.tracking import Tracking
+from tests.unit.test_export import calibration
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +117,21 @@ def test_a_model_that_is_not_there_is_named(tracking: Tracking) -> None:
 def test_a_registered_model_answers_in_a_process_that_has_no_repository(
     tracking: Tracking, student: Path, tmp_path: Path
 ) -> None:
-    register_version(tracking, "served", candidate(tracking, student, "8" * 32))
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    recogniser = Recogniser.load(student, STUDENTS)
+    floats = to_onnx(recogniser.network, 16)
+    (exported / "model.onnx").write_bytes(floats)
+    (exported / "model.int8.onnx").write_bytes(to_int8(floats, calibration()))
+    files = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
+    plain = candidate(tracking, student, "8" * 32)
+    forms = [Served(), *(Served(name, "", {f: exported / f}) for name, f in files.items())]
+    for number, form in enumerate(forms, start=1):
+        entry = replace(plain, served=form)
+        for _ in range(2):  # the same bytes in the same format are the same version
+            assert register_version(tracking, "served", entry) == str(number)
+        tags = tracking.client.get_model_version("served", str(number)).tags
+        assert tags["serve.format"] == form.format
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).normal(0, 3000, 8000).astype(np.int16)
     soundfile.write(buffer, noise, 8000, format="WAV")
@@ -120,7 +139,11 @@ def test_a_registered_model_answers_in_a_process_that_has_no_repository(
 import json, sys, mlflow
 mlflow.set_tracking_uri(sys.argv[1])
 clip = sys.stdin.read()
-model = mlflow.pyfunc.load_model("models:/served/1")
+texts = []
+for version in (3, 2, 1):  # PyTorch's last: only it may import PyTorch
+    model = mlflow.pyfunc.load_model(f"models:/served/{version}")
+    texts.append(model.predict([{"audio_b64": clip}] * 2))
+    assert ("torch" in sys.modules) == (version == 1), version
 errors = []
 for bad in ("!!", "aGVsbG8="):
     try:
@@ -128,7 +151,7 @@ for bad in ("!!", "aGVsbG8="):
     except mlflow.exceptions.MlflowException as error:
         errors.append([error.get_http_status_code(), error.message])
 modules = [name for name in ("prefect", "dvc") if name in sys.modules]
-print(json.dumps([model.predict([{"audio_b64": clip}] * 2), errors, modules]))
+print(json.dumps([texts, errors, modules]))
 """
     done = subprocess.run(
         [sys.executable, "-c", script, tracking.uri],
@@ -141,9 +164,12 @@ print(json.dumps([model.predict([{"audio_b64": clip}] * 2), errors, modules]))
     )
     assert done.returncode == 0, done.stderr
     texts, errors, modules = json.loads(done.stdout.splitlines()[-1])
-    recogniser = Recogniser.load(student, STUDENTS)
     expected = recogniser.transcribe([noise.astype(np.float32) / 32768])[0]
-    assert texts == [expected, expected]
+    assert texts[1:] == [[expected, expected]] * 2
+    for name in ("config.json", "tokens.txt"):
+        shutil.copy(student / name, exported)
+    integers = OnnxRecogniser(exported, "onnx-int8")
+    assert texts[0] == integers.transcribe([noise.astype(np.float32) / 32768] * 2)
     assert [status for status, _ in errors] == [400, 400]
     assert "not base64" in errors[0][1]
     assert "clip 0: cannot be decoded" in errors[1][1]

@@ -106,7 +106,8 @@ def test_disagreement_is_the_same_from_both_sides() -> None:
 
 def test_the_table_tells_all_and_fits_a_terminal() -> None:
     misfit = Fit("conv", {"frame": "it gives texts"}, ObjectiveParams())
-    text = teacher_choice.render(summary(LOST, SHARP, replace(KIND, fits=(misfit,))))
+    kind = replace(KIND, fits=(misfit,), calibrated_over="texts")
+    text = teacher_choice.render(summary(LOST, SHARP, kind))
     assert max(map(len, text.splitlines())) <= 100
     for words in (
         "Validation split: 4 utterances, 8 words",
@@ -115,6 +116,7 @@ def test_the_table_tells_all_and_fits_a_terminal() -> None:
         "more than with sharp",
         "sharp is the better recogniser",
         "kind: student conv: no frame, for it gives texts; what works: frame, sequence",
+        "kind: ECE of whole texts",
         "lost: cannot work: models:/nobody@champion: no such model",
         "1 of 1",
         "0 of 1",

@@ -1,15 +1,20 @@
 """Runs in a real MLflow store on SQLite, made once for this module."""
 
+import base64
 import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import traceback
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
+from distillery.credentials import without_credentials
 from distillery.errors import TrackingError
 from distillery.params import FrameLossParams, ObjectiveParams, RegisterParams
 from distillery.tracking import (
@@ -20,7 +25,6 @@ from distillery.tracking import (
     flatten,
     run_name,
     tracking_uri,
-    without_credentials,
 )
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,3 +232,28 @@ def test_a_deleted_experiment_is_named(tracking: Tracking) -> None:
     gone.client.delete_experiment(gone.experiment_id)
     with pytest.raises(TrackingError, match="'gone': was deleted; restore it"):
         Tracking(RegisterParams(experiment="gone"), tracking.root)
+
+
+def test_a_servers_password_comes_from_the_environment_and_shows_nowhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str | None] = []
+
+    class Strict(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            told.append(self.headers["Authorization"])
+            self.send_error(401, "no such user")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "me")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "hunter2")
+    with HTTPServer(("127.0.0.1", 0), Strict) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        uri = f"http://127.0.0.1:{server.server_port}"
+        with pytest.raises(TrackingError, match="401") as caught:
+            Tracking(RegisterParams(tracking_uri=uri), tmp_path)
+        server.shutdown()
+    assert told == [f"Basic {base64.b64encode(b'me:hunter2').decode()}"]
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))

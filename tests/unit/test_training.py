@@ -15,6 +15,7 @@ from distillery.params import SeparableConvParams, SpecAugmentParams, TrainingPa
 from distillery.students import STUDENTS
 from distillery.text import Vocabulary
 from distillery.training import Curves, Trainer, Validation, choose_device
+from tests.attacks import Payload
 
 VOCABULARY = Vocabulary.from_alphabet("ab")
 NUM_MELS = 8
@@ -137,6 +138,16 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) 
     expected, found = weights_of(unbroken), weights_of(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert strip(tmp_path / "killed") == strip(tmp_path / "unbroken")
+
+
+def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    witness = tmp_path / "witness"
+    torch.save({"network": Payload(witness)}, tmp_path / "run.pt")
+    with pytest.raises(ModelError, match=r"run\.pt: cannot be resumed from .*delete this file"):
+        trainer(tmp_path, PARAMS).fit()
+    assert not witness.exists()
+    torch.load(tmp_path / "run.pt", weights_only=False)  # the attack is a real one
+    assert witness.exists()
 
 
 def test_a_damaged_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:

@@ -71,3 +71,11 @@ def test_the_published_corpus_is_read_whole(params, shared_data: Path) -> None:
     assert not any(
         "<s>" in str(recording.text) or "(" in str(recording.text) for recording in found
     )
+
+
+@pytest.mark.parametrize("file_id", ["../../secret", "/etc/secret", "x/../../../secret"])
+def test_a_list_names_no_file_outside(source: Path, params, file_id: str) -> None:
+    with open(source / "etc/an4_train.fileids", "a") as file:
+        file.write(f"{file_id}\n")
+    with pytest.raises(CorpusError, match="its lists name .*expected a file inside"):
+        list(read_an4(params("an4"), source))

@@ -63,3 +63,11 @@ def test_missing_clips_are_counted_and_named(source: Path, params) -> None:
 def test_a_download_is_refused_with_the_way_to_get_it(tmp_path: Path, params) -> None:
     with pytest.raises(CorpusError, match="accept the terms at"):
         list(read_commonvoice(params("commonvoice", download=True), tmp_path))
+
+
+@pytest.mark.parametrize("clip", ["../../secret", "/etc/secret", "x/../../../secret", "a\0b"])
+def test_a_list_names_no_file_outside(source: Path, params, clip: str) -> None:
+    with open(source / "train.tsv", "a") as file:
+        file.write(f"c4\t{clip}\tid\tgo\t0\n")
+    with pytest.raises(CorpusError, match="its lists name .*expected a file inside"):
+        list(read_commonvoice(params("commonvoice"), source))

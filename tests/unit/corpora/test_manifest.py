@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -252,6 +253,42 @@ def test_missing_columns_are_named_with_those_found(read: Read) -> None:
 def test_a_path_that_leaves_the_folder_is_named_with_its_row(read: Read, path: str) -> None:
     with pytest.raises(ManifestError, match=rf"row 3: path '{re.escape(path)}' leaves the folder"):
         read({"path": "a.wav", "text": "go"}, {"path": path, "text": "go"})
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("../../etc/passwd", "leaves the folder"),
+        ("a.wav/../../../etc/passwd", "leaves the folder"),
+        ("a.wav\0.wav", r"'a\.wav\\x00\.wav' cannot be one: embedded null"),
+        ("\ud800.wav", r"path holds half a character \('\\ud800\.wav'\)"),
+        ("x" * 1_000_000, r"path 'x{80}…' cannot be one: File name too long; correct it$"),
+        ("loop.wav", "cannot be one: Too many levels of symbolic links"),
+        ("linked/passwd", "leaves the folder"),
+        ("sub", "1 of 1 audio files do not exist"),
+        ("pipe.wav", "1 of 1 audio files do not exist"),
+        ("a.wav/x", "1 of 1 audio files do not exist"),
+        ("$(touch witness).wav", r"1 of 1 audio files do not exist, the first: row 1: \$\(touch"),
+    ],
+)
+def test_a_hostile_path_is_refused_with_its_row(
+    source: Path, read: Read, path: str, words: str
+) -> None:
+    (source / "loop.wav").symlink_to("loop.wav")
+    (source / "linked").symlink_to("/etc")
+    os.mkfifo(source / "pipe.wav")  # reading it would wait for ever
+    with pytest.raises((ManifestError, CorpusError), match=words) as caught:
+        read({"path": path, "text": "go"}, name="m.jsonl")
+    assert "row 1" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    "name", ["$(touch witness)", "`id`", "a;b", "a\n", "../a", "a\0", "-" * 129]
+)
+def test_an_id_that_a_shell_would_run_is_refused(read: Read, name: str) -> None:
+    with pytest.raises(ManifestError, match="row 1: utterance_id"):
+        read({"path": "a.wav", "text": "go", "utterance_id": name}, name="m.jsonl")
 
 
 def test_a_link_that_leaves_the_folder_is_refused(source: Path, read: Read) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import socket
 import time
@@ -23,16 +22,7 @@ from distillery.teachers.weights import (
     nearest,
     read_state,
 )
-
-
-class Payload:
-    """What an attacker puts into a pickle: unpickling it calls a function."""
-
-    def __init__(self, witness: Path) -> None:
-        self.witness = witness
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (str(self.witness),)
+from tests.attacks import Payload
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

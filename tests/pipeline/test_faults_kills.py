@@ -1,0 +1,74 @@
+"""Processes that are killed as by a power cut, wherever they are."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from distillery import history
+from tests.pipeline.conftest import copy_of, kill, run_module, start_module
+from tests.pipeline.test_flow import (
+    lock,
+    outputs,
+    versions,
+    wait_until_nothing_is_left,
+)
+from tests.pipeline.test_retraining import add_recording, settings
+
+STEPS = ("prepare", "teacher", "cache", "distill@conv-0", "evaluate", "register")
+
+
+def kill_at(root: Path, step: str) -> None:
+    """Start a retraining and kill it as soon as this step has begun, its process included."""
+    process = start_module(root, "flows.run", "--retrain")
+    end = time.monotonic() + 240
+    while not (at(root) == step and (step == "register" or runs(root, step.partition("@")[0]))):
+        assert process.poll() is None, (root / "out.log").read_text()
+        assert time.monotonic() < end, f"{step} did not begin"
+        time.sleep(0.01)
+    kill(process)
+
+
+def at(root: Path) -> str:
+    record = history.unfinished(root)
+    return record.step if record else ""
+
+
+def runs(root: Path, stage: str) -> bool:
+    """Return whether a stage's process is alive in the workspace."""
+    wanted = f"tasks.{stage}".encode()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            arguments = (process / "cmdline").read_bytes().split(b"\0")
+            if wanted in arguments and (process / "cwd").resolve() == root:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.mark.slow
+def test_a_retraining_killed_once_in_every_stage_ends_as_an_unbroken_one(
+    finished: Path, tmp_path: Path
+) -> None:
+    broken, unbroken = (copy_of(finished, tmp_path / name) for name in ("broken", "unbroken"))
+    for root in (broken, unbroken):
+        settings(root, epochs=6)
+        add_recording(root)
+    for step in STEPS:
+        before = lock(broken)
+        kill_at(broken, step)
+        wait_until_nothing_is_left(broken)
+        after = lock(broken)
+        assert after.get(step) == before.get(step), step  # it does not count as done
+        assert history.unfinished(broken) is not None
+    run_module(broken, "flows.run", "--retrain")
+    run_module(unbroken, "flows.run", "--retrain")
+    assert outputs(broken) == outputs(unbroken)
+    assert versions(broken) == versions(unbroken) == [1]
+    *crashed, last = history.read_history(broken)
+    assert [(row.status, row.step) for row in crashed] == [("crashed", step) for step in STEPS]
+    assert last.status == "finished"
+    assert history.unfinished(broken) is None

@@ -1,0 +1,185 @@
+"""Servers that die: MLflow and Prefect, before, during and after a run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distillery import history
+from flows import server
+from tests.pipeline import prefect_api
+from tests.pipeline.conftest import environment, kill, run_module, start_module
+from tests.pipeline.test_flow import query, versions, wait_for, wait_until_nothing_is_left
+from tests.tiny import tiny_params, write_params
+
+MANY_EPOCHS = 400  # some seconds of training
+
+
+def changed(root: Path, **register: Any) -> None:
+    params = tiny_params() | {"retraining": {"retries": 0, "push": False}}
+    params["distill"]["training"]["num_epochs"] = MANY_EPOCHS
+    params["register"] |= register
+    write_params(root, params)
+
+
+def trains(root: Path) -> bool:
+    return any((root / "scratch").glob("*-conv-seed-0-*.pt"))
+
+
+def lose_prefect(root: Path, home: Path, port: int) -> subprocess.Popen[bytes]:
+    """Start a retraining, kill its Prefect server while students train, and return the run."""
+    changed(root)
+    prefect_api.use(root, server.api_on(port))
+    with prefect_api.prefect_server(home, port) as process:
+        run = start_module(root, "flows.run", "--retrain")
+        wait_for(lambda: trains(root))
+        kill(process)
+    return run
+
+
+@contextmanager
+def mlflow_server(root: Path, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a real MLflow server on the workspace's own store."""
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mlflow",
+            "server",
+            "--host=127.0.0.1",
+            f"--port={port}",
+            "--workers=1",
+            f"--backend-store-uri=sqlite:///{root}/mlflow.db",
+            f"--default-artifact-root={(root / 'mlartifacts').as_uri()}",
+        ],
+        cwd=root,
+        env=environment(root) | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: server.answers(f"http://127.0.0.1:{port}/health"))
+        yield process
+    finally:
+        server.stop(process)
+
+
+@pytest.mark.slow
+def test_an_mlflow_server_killed_while_students_train_loses_nothing(copy: Path) -> None:
+    port = server.free_port()
+    changed(copy, tracking_uri=f"http://127.0.0.1:{port}")
+    with mlflow_server(copy, port):
+        process = start_module(copy, "flows.run", "--retrain")
+        wait_for(lambda: trains(copy) and (copy / "scratch/open_run.json").exists())
+    # It is gone. Training goes on, and only registering can fail.
+    assert process.wait(240) == 1
+    text = (copy / "out.log").read_text()
+    assert "curves will be logged at the end" in text
+    assert "make register" in text
+    record = history.read_history(copy)[-1]
+    assert (record.status, record.step) == ("failed", "register")
+    assert record.stages["evaluate"] == "ran"
+    with mlflow_server(copy, port):
+        run_module(copy, "flows.run", "--retrain")
+    last = history.read_history(copy)[-1]
+    assert (last.status, last.why) == ("finished", ["the last run failed at register"])
+    assert set(last.stages.values()) == {"unchanged"}
+    points = query(
+        copy,
+        f"""
+children = client.search_runs([client.get_experiment_by_name("tiny").experiment_id],
+                              "tags.`mlflow.parentRunId` = '{last.mlflow_run}'")
+print(json.dumps([len(client.get_metric_history(c.info.run_id, "valid/wer")) for c in children]))
+""",
+    )
+    assert points == [MANY_EPOCHS, MANY_EPOCHS]  # every one, and none twice
+    assert versions(copy) == [1]
+
+
+@pytest.mark.slow
+def test_a_prefect_server_that_is_restarted_during_a_run_is_not_missed(
+    copy: Path, tmp_path: Path
+) -> None:
+    port = server.free_port()
+    run = lose_prefect(copy, tmp_path / "prefect", port)
+    with prefect_api.prefect_server(tmp_path / "prefect", port):
+        assert run.wait(240) == 0, (copy / "out.log").read_text()
+        (found,) = prefect_api.runs_of(server.api_on(port), copy)
+        assert found["state_type"] == "COMPLETED"
+    (record,) = history.read_history(copy)
+    assert record.status == "finished"
+    assert versions(copy) == [1]
+
+
+@pytest.mark.slow
+def test_a_prefect_server_that_dies_for_good_costs_no_work(copy: Path, tmp_path: Path) -> None:
+    port = server.free_port()
+    run = lose_prefect(copy, tmp_path / "prefect", port)
+    run.wait(480)
+    wait_until_nothing_is_left(copy)
+    output = run_module(copy, "flows.run", "--retrain").stdout  # brings a server of its own
+    assert "distill@conv-0: ran" not in output
+    last = history.read_history(copy)[-1]
+    assert last.status in ("finished", "nothing new")
+    assert versions(copy) == [1]
+
+
+def test_a_prefect_server_that_is_set_but_dead_is_named_within_seconds(copy: Path) -> None:
+    url = f"http://127.0.0.1:{server.free_port()}/api"
+    start = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.run", "--retrain"],
+        cwd=copy,
+        env=environment(copy) | {"PREFECT_API_URL": url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert f"Prefect API at {url}: gave no answer within 5 s" in done.stderr
+    assert time.monotonic() - start < 60  # most of it for imports
+    assert not (copy / history.HISTORY_FILE).exists()
+
+
+@pytest.mark.slow
+def test_a_clock_that_goes_back_over_a_tick_starts_no_run_twice(tmp_path: Path) -> None:
+    """The server plans ticks again that it has planned before, as it does after such a jump.
+
+    The clock itself is left alone: nothing here can turn it back for one process.
+    """
+    port = server.free_port()
+    api = server.api_on(port)
+    with prefect_api.prefect_server(tmp_path / "prefect", port):
+        flow = prefect_api.post(api, "flows/", name="nightly")
+        deployment = prefect_api.post(
+            api,
+            "deployments/",
+            name="d",
+            flow_id=flow["id"],
+            paused=True,
+            schedules=[{"schedule": {"cron": "0 3 * * *", "timezone": "UTC"}, "active": True}],
+        )
+
+        def plan(start: str, end: str) -> list[str]:
+            url = f"deployments/{deployment['id']}/schedule"
+            prefect_api.post(api, url, start_time=start, end_time=end, max_runs=50)
+            runs = prefect_api.post(
+                api, "flow_runs/filter", deployments={"id": {"any_": [deployment["id"]]}}
+            )
+            return sorted(run["expected_start_time"] for run in runs)
+
+        first = plan("2099-03-01T02:00:00Z", "2099-03-03T04:00:00Z")
+        assert len(first) == 3
+        # Back by an hour, across the tick of the first of March.
+        assert plan("2099-03-01T01:00:00Z", "2099-03-03T04:00:00Z") == first
+        assert len(plan("2099-02-27T02:00:00Z", "2099-03-04T04:00:00Z")) == 6

@@ -1,0 +1,205 @@
+"""What a whole run leaves and what the servers answer, seen by an attacker; docs/security.md."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from distillery.errors import StageError
+from flows import audit, server
+from tasks.lineage import uncommitted_patch
+from tests.pipeline.conftest import CANARY, ROOT, run_module, start_module
+from tests.pipeline.test_serve import own_address
+from tests.tiny import tiny_params, write_params
+
+START_SECONDS = 120
+END_SECONDS = 30
+STRANGER = "http://evil.example"
+
+
+def holding(root: Path, word: str) -> list[str]:
+    """Return the files below a folder that hold a word, whatever kind they are of."""
+    files = (path for path in root.rglob("*") if path.is_file() and not path.is_symlink())
+    return [str(path.relative_to(root)) for path in files if word.encode() in path.read_bytes()]
+
+
+# --- secrets -----------------------------------------------------------------------------------
+
+
+def test_no_secret_of_the_environment_is_in_anything_that_a_run_leaves(finished: Path) -> None:
+    kept = {path.name for path in finished.rglob("*") if path.is_file()}
+    assert {"mlflow.db", "params.yaml", "registered.json", "first.log", "prefect.db"} <= kept
+    assert holding(finished, "distillery")  # the search finds what is there
+    assert holding(finished, CANARY) == []
+
+
+def test_a_password_in_params_ends_a_run_before_it_is_repeated(workspace: Path) -> None:
+    uri = f"http://me:{CANARY}@127.0.0.1:9"
+    write_params(workspace, tiny_params(register={"tracking_uri": uri}))
+    for command in ("flows.run", "flows.ui", "flows.serve", "flows.compare", "distillery.doctor"):
+        done = run_module(workspace, command, check=False)
+        assert done.returncode, command
+        assert "a URL holds a user, password or key" in done.stdout, command
+        assert CANARY not in done.stdout, command
+    assert holding(workspace, CANARY) == ["params.yaml"]
+
+
+def test_a_patch_of_the_code_takes_no_keys_along(workspace: Path) -> None:
+    for name in (".env", "distillery/.env", "flows/key.pem", "tasks/notes.txt"):
+        (workspace / name).write_text(CANARY)
+    (workspace / "distillery/new.py").write_text(f"URL = 'https://me:{CANARY}@host/simple'\n")
+    (workspace / "requirements.txt").write_text(f"--index-url https://{CANARY}@host/simple\n")
+    with open(workspace / "tasks/stage.py", "a") as file:
+        file.write("CHANGED = True\n")
+    patch = uncommitted_patch(workspace)
+    assert "+CHANGED = True" in patch
+    assert "+URL = 'https://host/simple'" in patch
+    assert "+--index-url https://host/simple" in patch
+    assert CANARY not in patch
+    path = workspace / "made.patch"
+    path.write_text(patch)
+    subprocess.run(
+        ["git", "stash", "-qu", "--", "tasks", "distillery", "requirements.txt"],
+        cwd=workspace,
+        check=True,
+    )
+    subprocess.run(["git", "apply", "--check", path.name], cwd=workspace, check=True)
+
+
+# --- servers -----------------------------------------------------------------------------------
+
+
+def status_of(url: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str]]:
+    """Return status and headers of an answer."""
+    body = b"{}" if method == "POST" else None
+    request = urllib.request.Request(url, body, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, {name.lower(): value for name, value in answer.headers.items()}
+    except urllib.error.HTTPError as error:
+        return error.code, {name.lower(): value for name, value in error.headers.items()}
+
+
+def test_make_ui_listens_here_alone_and_serves_no_strangers_page(tmp_path: Path) -> None:
+    write_params(tmp_path, tiny_params())
+    ports = server.free_port(), server.free_port()
+    (tmp_path / "flows").symlink_to(ROOT / "flows")
+    for name in ("distillery", "tasks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    arguments = ["--mlflow-port", str(ports[0]), "--prefect-port", str(ports[1])]
+    process = start_module(tmp_path, "flows.ui", *arguments)
+    try:
+        end = time.monotonic() + START_SECONDS
+        while "Ctrl-C stops both" not in (said := (tmp_path / "out.log").read_text()):
+            assert process.poll() is None and time.monotonic() < end, said
+            time.sleep(0.2)
+        for port in ports:
+            with socket.socket() as outside:
+                outside.settimeout(2)
+                assert outside.connect_ex((own_address(), port)) != 0
+        mlflow = f"http://127.0.0.1:{ports[0]}/api/2.0/mlflow/experiments"
+        search = f"{mlflow}/search?max_results=1"
+        assert status_of(search)[0] == 200
+        assert status_of(search, Host="evil.example")[0] == 403  # a name that now points here
+        kind = {"Content-Type": "application/json"}
+        assert status_of(f"{mlflow}/create", "POST", Origin=STRANGER, **kind)[0] == 403
+        prefect = f"http://127.0.0.1:{ports[1]}/api"
+        for origin, allowed in (
+            (STRANGER, None),
+            (f"http://127.0.0.1:{ports[1]}", f"http://127.0.0.1:{ports[1]}"),
+            (f"http://localhost:{ports[1]}", f"http://localhost:{ports[1]}"),
+        ):
+            _, headers = status_of(f"{prefect}/flows/filter", "POST", Origin=origin, **kind)
+            assert headers.get("access-control-allow-origin") == allowed
+        # What a page may send unasked, without that permission, is not taken for JSON.
+        simple = {"Origin": STRANGER, "Content-Type": "text/plain"}
+        assert status_of(f"{prefect}/flows/", "POST", **simple)[0] == 422
+        assert status_of(f"{prefect}/admin/settings")[0] == 200  # and these say what is off
+        with urllib.request.urlopen(f"{prefect}/admin/settings", timeout=30) as answer:
+            assert json.load(answer)["server"]["analytics_enabled"] is False
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(END_SECONDS)
+
+
+# --- telemetry ---------------------------------------------------------------------------------
+
+
+def test_the_libraries_themselves_say_that_their_telemetry_is_off(workspace: Path) -> None:
+    asked = (
+        "from dvc.analytics import is_enabled\n"
+        "from huggingface_hub.constants import HF_HUB_DISABLE_TELEMETRY\n"
+        "from mlflow.telemetry.utils import is_telemetry_disabled\n"
+        "from prefect.analytics import is_telemetry_enabled\n"
+        "print(is_enabled(), not HF_HUB_DISABLE_TELEMETRY, not is_telemetry_disabled(),"
+        " is_telemetry_enabled())"
+    )
+    ours = "from pathlib import Path; from flows import environment; environment.apply(Path.cwd())"
+
+    def answers(code: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=workspace,
+            # Nothing else: some of them are silent under pytest and in CI.
+            env={name: os.environ[name] for name in ("PATH", "HOME")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+    (workspace / ".dvc/config").write_text("")
+    assert answers(f"{ours}\n{asked}") == "False False False False"
+    assert answers(asked) == "True True True True"
+
+
+# --- the audit ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (404, b"", "cannot be read .*404.*nothing was audited; run make audit where PyPI itself"),
+        (200, b"<html>", "cannot be read .*nothing was audited"),
+        (200, b'{"info": {}}', "names no vulnerabilities, expected a list, so nothing was audited"),
+        (200, b'{"vulnerabilities": []}', None),
+    ],
+)
+def test_an_audit_without_an_answer_is_an_error(
+    status: int, body: bytes, words: str | None
+) -> None:
+    class Mirror(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Mirror) as mirror:
+        threading.Thread(target=mirror.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{mirror.server_port}/pypi/pip/json"
+        if words is None:
+            audit.check_service(url)
+            return
+        with pytest.raises(StageError, match=words):
+            audit.check_service(url)
+
+
+def test_an_audit_takes_a_package_that_was_skipped_for_an_error() -> None:
+    assert "--strict" in audit.command(ROOT / audit.REQUIREMENTS)
+    with pytest.raises(StageError, match="127.0.0.1:9/x: cannot be read .*refused"):
+        audit.check_service("http://127.0.0.1:9/x")
