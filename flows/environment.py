@@ -14,6 +14,7 @@ from pathlib import Path
 
 from distillery import tracking
 from distillery.errors import DistilleryError
+from tasks.stage import STARTER
 
 DEFAULTS = {
     "DO_NOT_TRACK": "true",
@@ -39,6 +40,7 @@ def for_stages() -> dict[str, str]:
     folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     return {
         **os.environ,
+        STARTER: str(os.getpid()),
         "PATH": os.pathsep.join(folders),
         "PYTHONUNBUFFERED": "1",
         # DVC starts stages through it. Bash replaces itself by the stage, so that no shell stands

@@ -22,6 +22,7 @@ from pathlib import Path
 from distillery.credentials import without_credentials
 from distillery.errors import StageError
 from distillery.files import write_bytes
+from tasks.stage import STARTER
 
 UI_FILE = ".prefect/ui.json"
 START_SECONDS = 120.0
@@ -195,7 +196,7 @@ def start_child(
     with open(log, "wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.child", module, *arguments],
-            env={**os.environ, **environment},
+            env={**os.environ, STARTER: str(os.getpid()), **environment},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

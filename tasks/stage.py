@@ -26,6 +26,8 @@ from distillery.errors import DistilleryError, StageError
 PARAMS_FILE = "params.yaml"
 PIPELINE_FILE = "dvc.yaml"
 PR_SET_PDEATHSIG = 1
+STARTER = "DISTILLERY_STARTER"
+"""Environment variable: the process that must outlive those that it started."""
 EXIT_ERROR = 1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXIT_TERMINATED = 128 + signal.SIGTERM
@@ -108,11 +110,28 @@ def guarded(function: Callable[..., object], *arguments: object) -> None:
 
 
 def die_with_parent() -> None:
-    """Ask Linux to end this process when the one that started it dies, however it dies."""
+    """Ask Linux to end this process when the one that started it dies, however it dies.
+
+    The environment says who that is where it was one of ours: it may be dead by now, which nothing
+    else tells.
+    """
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it died before Linux knew
+    starter = os.environ.get(STARTER)
+    orphaned = starter is not None and int(starter) not in _ancestors()
+    if orphaned or os.getppid() != parent:  # it died before Linux knew
         sys.exit(EXIT_TERMINATED)
+
+
+def _ancestors() -> Iterator[int]:
+    process = os.getppid()
+    while process > 1:
+        yield process
+        try:
+            status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
+        except OSError:
+            return
+        process = int(status.rpartition(")")[2].split()[1])
 
 
 def snapshot(root: Path, stage: str, *items: str) -> Snapshot:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,12 +42,18 @@ def use(root: Path, api: str) -> None:
 
 
 def post(api: str, path: str, **body: Any) -> Any:
-    """Ask Prefect's API."""
+    """Ask Prefect's API, again while its database is busy, which it calls 503."""
     request = urllib.request.Request(
         f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
+    for tries_left in reversed(range(10)):
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or not tries_left:
+                raise
+            time.sleep(1)
 
 
 def runs_of(api: str, root: Path) -> list[dict[str, Any]]:

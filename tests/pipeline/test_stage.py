@@ -222,6 +222,19 @@ def test_a_stage_dies_with_the_dvc_that_started_it(kitchen: Path) -> None:
     wait_for(kitchen / "cleaned", 5.0)
 
 
+def test_a_stage_whose_starter_died_before_it_began_does_not_begin(kitchen: Path) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    body = "    pathlib.Path('begun').touch()"
+    orphan = child(kitchen, body, DVC_STAGE="cook", DISTILLERY_STARTER=str(gone.pid))
+    orphan.communicate(timeout=60)
+    assert orphan.returncode == 128 + signal.SIGTERM
+    assert not (kitchen / "begun").exists()
+    ours = child(kitchen, body, DVC_STAGE="cook", DISTILLERY_STARTER=str(os.getpid()))
+    ours.communicate(timeout=60)
+    assert (ours.returncode, (kitchen / "begun").exists()) == (0, True)
+
+
 def test_bars_come_through_now_and_then_and_lines_always() -> None:
     read, write = os.pipe()
     bars = b"".join(b"%d%%\r" % percent for percent in range(100))
