@@ -42,6 +42,7 @@ from distillery.history import Retraining
 from distillery.params import CommandsParams, PrepareParams
 from distillery.tracking import Tracking
 from flows import environment, server
+from flows.stages import STAGES
 
 PLACE = "scratch/week"
 SETTINGS = "examples/week.yaml"
@@ -104,16 +105,18 @@ WEEK = (
         "Thursday",
         120,
         shifted=True,
-        look="Transcripts that slipped by a row make a student that has learnt nonsense. The gate "
-        "is what stands between it and those who use the champion.",
+        look="Transcripts that slipped by a row: recordings too short for what they are said to say "
+        "are left out, of the rest a student learns nonsense. The gate stands between it and those "
+        "who use the champion.",
     ),
     Day(
         "Friday",
         40,
         mended=True,
         rollback=True,
-        look="The same audio with right transcripts costs the teacher nothing; it hears the new "
-        "recordings and Tuesday's broken one. In the morning somebody takes the new champion back.",
+        look="The same audio with right transcripts costs the teacher nothing. It hears the new "
+        "recordings, Tuesday's broken one, and those that Thursday left out. In the morning "
+        "somebody takes the new champion back.",
     ),
     Day(
         "Saturday",
@@ -457,7 +460,7 @@ def _cells(morning: Morning) -> list[str]:
     heard = "–"
     if record.teacher_forwards is not None:
         heard = f"{record.teacher_forwards} ({record.teacher_seconds:.1f} s)"
-    ran = [name.split("@")[0] for name, outcome in record.stages.items() if outcome == "ran"]
+    ran = {name.split("@")[0] for name, outcome in record.stages.items() if outcome == "ran"}
     wer = "–"
     if record.wer is not None:
         wer = f"{100 * record.wer:.1f}"
@@ -467,7 +470,7 @@ def _cells(morning: Morning) -> list[str]:
         morning.day.name,
         morning.day.arrivals,
         heard,
-        ", ".join(dict.fromkeys(ran)) or "none",
+        ", ".join(stage for stage in STAGES if stage in ran) or "none",
         wer,
         _verdict(record),
         morning.champion or "–",
@@ -503,7 +506,8 @@ start is not left to cron. The teacher was registered before the week
 
 {table(mornings)}
 
-*The teacher heard*: recordings, and the time it took for them. *WER*: of the new student, on the
+*The teacher heard*: recordings, and the time it took for them. *Stages run*: `teacher` trains
+nothing, it examines the registered teacher on the validation split. *WER*: of the new student, on the
 test split, which is the same all week. *Champion*: the version that is one in the morning.
 
 ## Day by day
