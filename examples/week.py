@@ -105,9 +105,9 @@ WEEK = (
         "Thursday",
         120,
         shifted=True,
-        look="Transcripts that slipped by a row: recordings too short for what they are said to say "
-        "are left out, of the rest a student learns nonsense. The gate stands between it and those "
-        "who use the champion.",
+        look="Transcripts that slipped by a row: recordings too short for theirs are left out, from "
+        "the rest a student learns nonsense. The gate stands between it and those who use the "
+        "champion.",
     ),
     Day(
         "Friday",
@@ -507,8 +507,8 @@ start is not left to cron. The teacher was registered before the week
 {table(mornings)}
 
 *The teacher heard*: recordings, and the time it took for them. *Stages run*: `teacher` trains
-nothing, it examines the registered teacher on the validation split. *WER*: of the new student, on the
-test split, which is the same all week. *Champion*: the version that is one in the morning.
+nothing, it examines the registered teacher on the validation split. *WER*: of the new student, on
+the test split, which is the same all week. *Champion*: which version, after the night.
 
 ## Day by day
 
