@@ -105,7 +105,7 @@ WEEK = (
         "Thursday",
         120,
         shifted=True,
-        look="Transcripts that slipped by a row: recordings too short for theirs are left out, from "
+        look="Transcripts that slipped by a row: recordings too short for theirs are left out, of "
         "the rest a student learns nonsense. The gate stands between it and those who use the "
         "champion.",
     ),
