@@ -214,9 +214,9 @@ TEMPLATE = """<!doctype html>
 <table class="words">
 <tr><th>rule</th><th>form</th><th>figure</th><th>limit</th><th>ruling</th><th>in words</th></tr>
 {% for item in inputs.gate.rulings %}
-{% set ruling = "passed" if item.passed else "failed" %}
+{% set style = "passed" if item.passed else "failed" if item.binding else "quiet" %}
 <tr><td>{{ item.rule }}</td><td>{{ item.form }}</td><td>{{ item.shown(item.figure) }}</td>
-<td>{{ item.shown(item.limit) }}</td><td class="{{ ruling }}">{{ ruling }}</td>
+<td>{{ item.shown(item.limit) }}</td><td class="{{ style }}">{{ item.mark }}</td>
 <td>{{ item.sentence }}</td></tr>
 {% endfor %}
 </table>

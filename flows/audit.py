@@ -19,8 +19,8 @@ from distillery.errors import DistilleryError, StageError
 
 TOOL = "pip-audit==2.10.1"
 REQUIREMENTS = "requirements.txt"
-ASKED = "https://pypi.org/pypi/pip/json"
-"""What pip-audit asks of each package; any will do to see whether it gets an answer."""
+ASKED = "https://pypi.org/pypi/django/3.0.2/json"
+"""What pip-audit asks of each pin, here of a release that is known to be vulnerable."""
 ASK_SECONDS = 10.0
 
 
@@ -49,7 +49,7 @@ def check_service(url: str) -> None:
     """Make sure that vulnerabilities can be asked for.
 
     Args:
-        url: what PyPI knows about some package.
+        url: what PyPI knows about a release that is known to be vulnerable.
 
     Raises:
         StageError: no answer, or one that says nothing about vulnerabilities.
@@ -62,9 +62,9 @@ def check_service(url: str) -> None:
             f"{url}: cannot be read ({error}), so nothing was audited; run make audit where PyPI "
             "itself can be reached, a mirror does not know vulnerabilities"
         ) from None
-    if not isinstance(found, dict) or "vulnerabilities" not in found:
+    if not isinstance(found, dict) or not found.get("vulnerabilities"):
         raise StageError(
-            f"{url}: names no vulnerabilities, expected a list, so nothing was audited; run make "
+            f"{url}: names no vulnerabilities, expected some, so nothing was audited; run make "
             "audit where PyPI itself can be reached, a mirror does not know vulnerabilities"
         )
 

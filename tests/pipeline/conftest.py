@@ -24,7 +24,6 @@ SECRETS = dict.fromkeys(
         "AWS_SECRET_ACCESS_KEY",
         "HF_TOKEN",
         "MLFLOW_TRACKING_PASSWORD",
-        "MLFLOW_TRACKING_USERNAME",
         "PGPASSWORD",
     ),
     CANARY,

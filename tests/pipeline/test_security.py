@@ -173,8 +173,9 @@ def test_the_libraries_themselves_say_that_their_telemetry_is_off(workspace: Pat
     [
         (404, b"", "cannot be read .*404.*nothing was audited; run make audit where PyPI itself"),
         (200, b"<html>", "cannot be read .*nothing was audited"),
-        (200, b'{"info": {}}', "names no vulnerabilities, expected a list, so nothing was audited"),
-        (200, b'{"vulnerabilities": []}', None),
+        (200, b'{"info": {}}', "names no vulnerabilities, expected some, so nothing was audited"),
+        (200, b'{"vulnerabilities": []}', "names no vulnerabilities, expected some"),
+        (200, b'{"vulnerabilities": [{"id": "PYSEC-2020-31"}]}', None),
     ],
 )
 def test_an_audit_without_an_answer_is_an_error(
