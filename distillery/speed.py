@@ -28,8 +28,6 @@ class SpeedResult:
     """Seconds of computing per second of audio; lower is faster."""
     seconds_median: float
     """Median over the repeats, in seconds."""
-    seconds_fastest: float
-    """The fastest of them: other work on the machine only ever adds time."""
     device: str
     """Processor and threads."""
 
@@ -61,7 +59,7 @@ def measure_real_time_factor(
             transcribe([waveform])
         times = [_time_once(transcribe, waveform) for _ in range(repeats)]
     median = statistics.median(times)
-    return SpeedResult(median / seconds, median, min(times), f"{processor_name()}, 1 thread")
+    return SpeedResult(median / seconds, median, f"{processor_name()}, 1 thread")
 
 
 def _time_once(transcribe: Callable[[Sequence[np.ndarray]], object], waveform: np.ndarray) -> float:
