@@ -405,7 +405,7 @@ def live(
             deliveries.deliver(day)
             record = night(workspace)
             mornings.append(Morning(day, record, champion(workspace, settings)))
-            logger.info("%s: %s %s", day.name, record.status, record.verdict or record.reason)
+            logger.info("%s: %s; %s", day.name, record.status, _said(record))
             if day.rollback:
                 _python(workspace, log, "distillery.cli", "rollback")
                 mornings[-1] = replace(mornings[-1], rolled_back_to=champion(workspace, settings))
@@ -517,11 +517,15 @@ the test split, which is the same all week. *Champion*: which version, after the
 
 
 def _story(morning: Morning) -> str:
-    record = morning.record
-    said = (record.verdict or record.reason).split("\n")[0].rstrip(".")
-    said = re.sub(r"/\S*/workspace/", "", said)  # where the clone lies is nobody's concern
-    parts = [f"**{morning.day.name}.**", morning.day.look, f"The night said: *{said}*."]
+    said = f"The night said: *{_said(morning.record)}*."
+    parts = [f"**{morning.day.name}.**", morning.day.look, said]
     return " ".join(part for part in parts if part)
+
+
+def _said(record: Retraining) -> str:
+    """Return a night's verdict, or why it ended, in one line."""
+    said = (record.verdict or record.reason).split("\n")[0].rstrip(".")
+    return re.sub(r"/\S*/workspace/", "", said)  # where the clone lies is nobody's concern
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
