@@ -162,7 +162,12 @@ def _conclude(
 ) -> Verdict:
     """Return a verdict with its reason, from what the rules said."""
     if verdict.failed:
-        reason = "; ".join(f"{item.rule} ({item.form}): {item.sentence}" for item in verdict.failed)
+        said: dict[tuple[str, str], list[str]] = {}  # forms often fail alike
+        for item in verdict.failed:
+            said.setdefault((item.rule, item.sentence), []).append(item.form)
+        reason = "; ".join(
+            f"{rule} ({', '.join(forms)}): {sentence}" for (rule, sentence), forms in said.items()
+        )
         return replace(verdict, reason=reason)
     if not rivals:
         reason = f"the first champion{lost}"

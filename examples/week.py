@@ -48,6 +48,7 @@ PLACE = "scratch/week"
 SETTINGS = "examples/week.yaml"
 GRAMMAR = "examples/week-grammar.yaml"
 DEPLOYMENT = "retraining/schedule"
+PLOT_FILE = "reports/retraining.png"
 ARCHIVE = "archive"
 """What the teacher learns from; no night reads it."""
 ARCHIVE_SPEAKERS, VALID_SPEAKERS, TEST_SPEAKERS = 12, 2, 6
@@ -107,7 +108,8 @@ WEEK = (
         shifted=True,
         look="Transcripts that slipped by a row: recordings too short for theirs are left out, of "
         "the rest a student learns nonsense. The gate stands between it and those who use the "
-        "champion.",
+        "champion. The report shows the cause: the filter drops texts of the teacher that differ "
+        "from their transcripts by far too many words.",
     ),
     Day(
         "Friday",
@@ -486,13 +488,14 @@ def _verdict(record: Retraining) -> str:
     return f"version {record.version}: no"
 
 
-def report(mornings: Sequence[Morning], commit: str, seconds: float) -> str:
+def report(mornings: Sequence[Morning], commit: str, seconds: float, plot: str) -> str:
     """Return the week as a page.
 
     Args:
         mornings: what the nights left.
         commit: that was cloned.
         seconds: that all of it took, the teacher included.
+        plot: file of the history's plot, beside the page.
     """
     return f"""# A week in fast motion
 
@@ -509,6 +512,10 @@ start is not left to cron. The teacher was registered before the week
 *The teacher heard*: recordings, and the time it took for them. *Stages run*: `teacher` trains
 nothing, it examines the registered teacher on the validation split. *WER*: of the new student, on
 the test split, which is the same all week. *Champion*: which version, after the night.
+
+![The nights that ended with a student]({plot})
+
+*The same in a picture, which every night leaves as `{PLOT_FILE}`, in MLflow and in `make report`.*
 
 ## Day by day
 
@@ -549,7 +556,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    write_bytes(out, report(mornings, commit, time.monotonic() - start).encode())
+    page = report(mornings, commit, time.monotonic() - start, out.with_suffix(".png").name)
+    write_bytes(out, page.encode())
+    shutil.copyfile(place / "workspace" / PLOT_FILE, out.with_suffix(".png"))
     sys.stdout.write(f"\n{table(mornings)}\n\n{out}; look around: cd {place / 'workspace'} && ")
     sys.stdout.write(f"{sys.executable} -m flows.ui\n")
     return 0

@@ -115,8 +115,9 @@ def test_the_table_says_what_a_night_did() -> None:
         "| *the morning after* |  |  |  |  | *`make rollback` by hand* | *1* |  |",
         "| Tuesday | none | – | none | – | nothing new | 1 | 3 s |",
     ]
-    page = week.report(mornings, "0123456789abcdef", 90)
+    page = week.report(mornings, "0123456789abcdef", 90, "week.png")
     assert "commit 0123456789ab;" in page
+    assert "(week.png)" in page
     assert "**Monday.** The night said: *all rules passed*." in page
 
 
