@@ -97,6 +97,10 @@ retrain: install ## retrain once, now, if anything is new; FORCE=1 does although
 schedule: install ## retrain when retraining.cron in params.yaml says, until Ctrl-C
 	@exec $(PYTHON) -m flows.schedule --prefect-port $(PREFECT_PORT)
 
+.PHONY: week
+week: install ## seven nights of retraining in minutes, in a clone under scratch/week
+	@$(PYTHON) -m examples.week $(if $(OUT),--out "$(OUT)")
+
 # --- using it -------------------------------------------------------------------------------------
 
 .PHONY: transcribe

@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     environment.apply(root)
     try:
         if options.retrain:
-            return _retrain(root, options.force)
+            return _retrain(root, options.force, options.trigger)
         settings = params.load(root / params.PARAMS_FILE)
         stages.check_workspace(root, needs_corpus=options.only in (None, "prepare"))
         with stages.workspace_lock(root):
@@ -104,12 +104,12 @@ def _run_flow(root: Path, until: str, trigger: str) -> None:
         _write_line(results.text(root, registered))
 
 
-def _retrain(root: Path, force: bool) -> int:
+def _retrain(root: Path, force: bool, trigger: str) -> int:
     """Run the flow `retraining`, which takes the lock itself, and return the exit status."""
     params.load(root / params.PARAMS_FILE)
     with _prefect(root):
         module = importlib.import_module("flows.retraining")
-        state = module.retraining(str(root), "manual", force, return_state=True)
+        state = module.retraining(str(root), trigger, force, return_state=True)
         if state.name == module.SKIPPED:
             raise BusyError(state.message)
         done = state.result()

@@ -69,7 +69,7 @@ def test_a_worse_student_stays_challenger_and_a_better_one_becomes_champion(tmp_
     assert verdict.against == "2"
     assert {"wer", "wer_interval"} <= {item.rule for item in verdict.failed}
     judged = {item.form: item.binding for item in verdict.rulings if item.rule == "wer"}
-    assert judged == {"torch": True, "onnx": True, "onnx-int8": False}  # served: onnx
+    assert judged == {"torch": True, "onnx": True, "onnx-int8": False}  # onnx is served
     summary = json.loads((root / "reports/evaluation/summary.json").read_text())
     (student,) = (row for row in summary["models"] if row["role"] == "student")
     assert verdict.wer == student["wer"]
