@@ -29,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     root = Path.cwd()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A shell that starts it in the background would have it ignore this one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     environment.apply(root)
     try:
         serve(root, options.mlflow_port, options.prefect_port)

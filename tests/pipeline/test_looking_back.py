@@ -208,8 +208,13 @@ def test_rows_of_one_corpus_stand_together_and_seeds_are_averaged() -> None:
     assert shown.row_count == 3
 
 
-def test_nothing_to_compare_is_said(tmp_path: Path, root: Path) -> None:
+def test_nothing_to_compare_is_said(
+    tmp_path: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     (tmp_path / "params.yaml").write_bytes((root / "params.yaml").read_bytes())
-    done = run_module(tmp_path, "flows.compare", check=False)
-    assert done.returncode == 1
-    assert "holds no finished student; run make run" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    assert compare.main([]) == 1
+    assert "holds no finished student; run make run" in capsys.readouterr().err
