@@ -19,7 +19,14 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from rapidfuzz.distance import Levenshtein
 
-from distillery.results import remarks, table_cells, table_headers, title
+from distillery.results import (
+    EXPORT_HEADERS,
+    export_cells,
+    remarks,
+    table_cells,
+    table_headers,
+    title,
+)
 from distillery.verdict import Verdict
 
 NUM_EXAMPLES = 10
@@ -95,6 +102,8 @@ def render_page(inputs: ReportInputs, play: Play | None = None) -> str:
             for header in table_headers(inputs.summary)
         ],
         rows=table_cells(inputs.summary, " "),
+        export_headers=[header.replace("\n", " ") for header in EXPORT_HEADERS],
+        exports=export_cells(inputs.summary) if "exports" in inputs.summary else [],
         remarks=remarks(inputs.summary),
         examples=worst_examples(inputs, play),
         plots=[
@@ -204,6 +213,15 @@ TEMPLATE = """<!doctype html>
 <tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}
 </table>
+{% if exports %}
+<h2>Exported</h2>
+<table>
+<tr>{% for header in export_headers %}<th>{{ header }}</th>{% endfor %}</tr>
+{% for row in exports %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</table>
+{% endif %}
 <ul>{% for line in remarks %}<li>{{ line }}</li>{% endfor %}</ul>
 
 {% if inputs.gate %}
@@ -239,7 +257,7 @@ TEMPLATE = """<!doctype html>
 {% for example in examples %}
 <div class="example">
 <span class="quiet">{{ example.utterance_id }},
-{% if example.speaker %}speaker {{ example.speaker }},{% endif %}
+{{ "speaker " ~ example.speaker ~ "," if example.speaker }}
 {{ example.word_errors }} word error{{ "" if example.word_errors == 1 else "s" }}</span>
 <dl>
 <dt>reference</dt><dd>{{ example.reference }}</dd>

@@ -128,6 +128,7 @@ def test_a_page_holds_all_there_is_to_see_and_hear(root: Path, tracking: Trackin
     assert "dvc.data.md5" in page
     assert "Version 1 is champion" in page
     assert ">sanity<" in page
+    assert ">Exported<" in page
     assert "max_gradient_norm" not in page.split("<details>")[0]
     assert not re.search(r"(src|href)=[\"'](?!data:)", page)  # it needs nothing beside it
     recordings = re.findall(r"data:audio/flac;base64,([^\"]+)", page)
