@@ -376,11 +376,12 @@ def test_a_cache_pass_killed_in_the_middle_redoes_at_most_a_shard(copy: Path) ->
 
 def test_a_second_run_while_one_is_on_is_refused(copy: Path) -> None:
     settings = tiny_params()
-    settings["teacher"]["training"]["num_epochs"] = 500
+    settings["teacher"]["training"]["num_epochs"] = 1_000_000
     write_params(copy, settings)
     process = start_module(copy, "flows.run", "--until", "teacher")
     try:
-        wait_for(lambda: list((copy / "scratch").glob("teacher-*.pt")))
+        lock = copy / ".dvc/tmp/distillery.lock"  # the copied one names the finished run
+        wait_for(lambda: lock.read_text() == f"{process.pid}\n")
         second = run_module(copy, "flows.run", check=False)
         assert second.returncode == 75
         assert f"already running: pid {process.pid}" in second.stdout
