@@ -94,7 +94,7 @@ def check_followed_settings(root: Path) -> None:
 
 
 def check_workspace(root: Path, *, needs_corpus: bool = True) -> None:
-    """Make sure that a workspace is fit to run.
+    """Make sure that a workspace is fit to run; a lock that a dead DVC left is deleted.
 
     Args:
         root: the workspace.
@@ -105,6 +105,8 @@ def check_workspace(root: Path, *, needs_corpus: bool = True) -> None:
         StageError: something else is wrong; the message says what to do.
     """
     check_followed_settings(root)
+    if fault := doctor.free_dvc_lock(root):
+        logger.warning("%s; no DVC runs here, so it was deleted", fault)
     problems = [
         f"{finding.check}: {finding.found}; {finding.advice}"
         for finding in doctor.quick_checks(root)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from distillery import history
-from tests.pipeline.conftest import run_module
+from distillery import doctor, history
+from tests.pipeline.conftest import environment, run_module
 from tests.pipeline.test_flow import lock, outputs, query, versions
 from tests.pipeline.test_retraining import add_recording, settings
 
@@ -175,6 +178,48 @@ def test_the_whole_of_dvcs_cache_is_verified_and_repaired_on_demand(copy: Path) 
         good[path] for path in (here, listed, remote)
     ]
     assert " 0 damaged\n" in run_module(copy, "flows.dvc_cache").stdout
+
+
+@pytest.mark.slow
+def test_what_is_pulled_by_way_of_a_damaged_cache_comes_from_the_remote(copy: Path) -> None:
+    kept = objects_of(copy, STUDENT)["model.safetensors"]
+    good = flip(kept)
+    shutil.rmtree(copy / STUDENT)
+    code = (
+        "from pathlib import Path; from flows import stages\n"
+        "print(stages.pull_missing(Path.cwd(), print))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=copy,
+        env=environment(copy),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"damaged in DVC's cache, and dropped: {STUDENT}/model.safetensors" in done.stdout
+    assert done.stdout.endswith(f"[{STUDENT!r}]\n")
+    assert (copy / STUDENT / "model.safetensors").read_bytes() == good == kept.read_bytes()
+
+
+@pytest.mark.parametrize("left", ["cut short", "names a process that came later"])
+def test_a_lock_that_a_killed_dvc_left_stops_nobody(copy: Path, left: str) -> None:
+    """DVC by itself refuses for ever."""
+    path = copy / doctor.DVC_LOCK
+    info = {"pid": os.getpid(), "cmd": "dvc repro"}
+    text = json.dumps({"write": {str(copy / STUDENT): info}, "read": {}})
+    path.write_text(text[:-9] if left == "cut short" else text)
+    os.utime(path, (10**9, 10**9))
+    (copy / ".dvc/tmp/lock").write_text(f"{os.getpid()}\n")  # DVC asks the kernel, not this
+    (copy / STUDENT / "model.safetensors").write_bytes(b"cut")
+    by_dvc = run_module(copy, "dvc", "repro", "-s", "distill@conv-0", check=False)
+    assert by_dvc.returncode
+    assert "JSON structure is corrupted" in by_dvc.stdout or "is busy" in by_dvc.stdout
+    os.utime(path, (10**9, 10**9))
+    output = run_module(copy, "flows.run", "--only", "distill").stdout
+    assert f"{path} " in output
+    assert "no DVC runs here, so it was deleted" in output
+    assert "distill@conv-0: restored" in output
 
 
 @pytest.mark.slow
