@@ -196,7 +196,7 @@ def _retrain(journal: Journal, settings: params.Params) -> None:
             logger.info("%s", line)
     if not record.why:
         logger.info("nothing new: the corpus and all else are as they were")
-        if options.push and former is not None and former.pushed is False:
+        if options.push and history.is_unsent(root):
             _send(journal, settings)
         return
     logger.info("to do: %s", "; ".join(record.why))
