@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 from distillery import history
 from tests.pipeline.conftest import copy_of, kill, run_module, start_module
@@ -17,8 +18,9 @@ from tests.pipeline.test_flow import (
     wait_for,
 )
 from tests.pipeline.test_retraining import add_recording, settings
+from tests.tiny import write_params
 
-STEPS = ("prepare", "teacher", "cache", "distill@conv-0", "evaluate", "register")
+STEPS = ("prepare", "fetch", "teacher", "cache", "distill@conv-0", "evaluate", "register")
 
 
 def kill_at(root: Path, step: str) -> None:
@@ -57,6 +59,9 @@ def test_a_retraining_killed_once_in_every_stage_ends_as_an_unbroken_one(
     broken, unbroken = (copy_of(finished, tmp_path / name) for name in ("broken", "unbroken"))
     for root in (broken, unbroken):
         settings(root, epochs=6)
+        values = yaml.safe_load((root / "params.yaml").read_text())
+        values["distill"]["students"]["conv"]["architecture"]["channels"] = 12  # for `fetch`
+        write_params(root, values)
         add_recording(root)
     for step in STEPS:
         before = lock(broken)
