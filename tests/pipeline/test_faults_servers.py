@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -109,6 +111,50 @@ print(json.dumps([len(client.get_metric_history(c.info.run_id, "valid/wer")) for
 """,
     )
     assert points == [MANY_EPOCHS, MANY_EPOCHS]  # every one, and none twice
+    assert versions(copy) == [1]
+
+
+@contextmanager
+def bad_server(answer: bytes) -> Iterator[int]:
+    """Take every connection on a port and answer always the same, or never."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        taken = []
+
+        def take() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    taken.append(connection)
+                    if answer:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+                        connection.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=take, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        for connection in taken:
+            connection.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"],
+    ids=["silent", "500"],
+)
+def test_an_mlflow_server_that_is_out_of_order_holds_nobody_up(copy: Path, answer: bytes) -> None:
+    with bad_server(answer) as port:
+        write_params(copy, tiny_params(register={"tracking_uri": f"http://127.0.0.1:{port}"}))
+        start = time.monotonic()
+        failed = run_module(copy, "flows.run", "--only", "register", check=False)
+        assert failed.returncode == 1
+        assert "the results are safe in the workspace" in failed.stdout
+        assert "make register" in failed.stdout
+        assert "Traceback" not in failed.stdout
+        assert time.monotonic() - start < 90
+    write_params(copy, tiny_params())
+    run_module(copy, "flows.run", "--only", "register")
     assert versions(copy) == [1]
 
 
