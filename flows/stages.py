@@ -228,7 +228,8 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
 class Pipeline:
     """One pass over the stages of a workspace.
 
-    DVC is asked about all stages at once, and again for each stage only after one ran.
+    DVC is asked about all stages at once, and again for each stage only after one ran, or when
+    `look_again` is called because files changed in between.
     """
 
     def __init__(self, root: Path, params: Params) -> None:
@@ -236,6 +237,10 @@ class Pipeline:
         self.anything_ran = False
         self._names = [name for stage in STAGES for name in targets(params, stage)]
         self._changed: Container[str] | None = None
+
+    def look_again(self) -> None:
+        """Forget what DVC said."""
+        self._changed = None
 
     def bring_up_to_date(self, target: str, emit: Emit) -> StageRun:
         """Run one stage if it needs to; see `run_stage`."""
