@@ -328,3 +328,9 @@ def test_a_damaged_champion_is_not_served(served: Served) -> None:
 def test_loopback_is_told_from_other_addresses() -> None:
     assert all(map(serve.is_loopback, ("127.0.0.1", "::1", "localhost", "127.1.2.3")))
     assert not any(map(serve.is_loopback, ("0.0.0.0", "192.168.0.1", "example.org")))
+
+
+def test_addresses_of_both_kinds_make_urls_that_this_machine_reaches() -> None:
+    assert serve.url_of("0.0.0.0", 5001) == "http://127.0.0.1:5001"
+    assert serve.url_of("::", 5001) == serve.url_of("::1", 5001) == "http://[::1]:5001"
+    assert serve.url_of("example.org", 80) == "http://example.org:80"
