@@ -41,7 +41,13 @@ BAR_INTERVAL_SECONDS = 5.0
 TERMINATION_SECONDS = 10.0
 EXIT_TIMEOUT = 124
 BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
-HINTS = ("To track the changes with git", "\tgit add", "To enable auto staging", "\tdvc config")
+HINTS = (
+    "To track the changes with git",
+    "\tgit add",
+    "To enable auto staging",
+    "\tdvc config",
+    "Use `dvc push`",  # the flow pushes where there is a remote
+)
 RESTORED_SIGN = "is cached - skipping run"
 
 Outcome = Literal["unchanged", "ran", "restored"]
