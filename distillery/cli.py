@@ -13,6 +13,7 @@ from distillery.errors import AudioError, DistilleryError, ModelError
 
 if TYPE_CHECKING:
     from distillery.recogniser import Recogniser
+    from distillery.served import Transcriber
 
 EXIT_ERROR, EXIT_USAGE = 1, 2
 
@@ -86,13 +87,13 @@ def _transcribe(command: argparse.ArgumentParser, options: argparse.Namespace) -
         command.error(f"{folders[0]} is a folder: give it alone, with --out FILE.jsonl")
     if out is not None and not folders:
         command.error(f"--out goes with a folder, {sources[0]} is none")
-    recogniser = load_model(options.model, Path.cwd())
+    recogniser = load_transcriber(options.model, Path.cwd())
     if folders:
         return transcribe_folder(recogniser, Path(folders[0]), out)
     return transcribe(recogniser, [Path(source) for source in sources])
 
 
-def transcribe(recogniser: Recogniser, files: list[Path]) -> int:
+def transcribe(recogniser: Transcriber, files: list[Path]) -> int:
     """Print each recording's text; one that cannot be read is reported and the others go on."""
     from distillery.audio import load_audio
 
@@ -110,7 +111,7 @@ def transcribe(recogniser: Recogniser, files: list[Path]) -> int:
     return status
 
 
-def transcribe_folder(recogniser: Recogniser, folder: Path, out: Path) -> int:
+def transcribe_folder(recogniser: Transcriber, folder: Path, out: Path) -> int:
     """Write the texts of a folder's recordings and say how many there are."""
     from distillery import transcription
 
@@ -146,7 +147,34 @@ def stream(recogniser: Recogniser, source: str, rate_hz: int | None, idle_second
 
 
 def load_model(model: str | None, root: Path) -> Recogniser:
-    """Return a model ready for use.
+    """Return a student as it was trained; see `find_model`.
+
+    Raises:
+        DistilleryError: as `find_model`, or the model is none that PyTorch can run.
+    """
+    folder = find_model(model, root)
+    from distillery.architectures import ARCHITECTURES
+    from distillery.recogniser import Recogniser
+
+    return Recogniser.load(folder, ARCHITECTURES)
+
+
+def load_transcriber(model: str | None, root: Path) -> Transcriber:
+    """Return a student in the format that it is served in; see `find_model`.
+
+    A folder that was never registered is run by PyTorch.
+
+    Raises:
+        DistilleryError: as `find_model`, or a file does not fit the others.
+    """
+    folder = find_model(model, root)
+    from distillery.served import load_served
+
+    return load_served(folder)
+
+
+def find_model(model: str | None, root: Path) -> Path:
+    """Return where a model's files lie, once they are known to be as they were published.
 
     Args:
         model: a folder or a registry URI; None takes the champion.
@@ -157,16 +185,13 @@ def load_model(model: str | None, root: Path) -> Recogniser:
         TrackingError: the registry does not hold the model.
         ModelError: its files are damaged.
     """
-    from distillery.architectures import ARCHITECTURES
-    from distillery.recogniser import Recogniser
-
     if model is not None and not model.startswith("models:/"):
-        folder, digest = Path(model), None
+        folder = Path(model)
         if not folder.is_dir():
             raise ModelError(f"{folder}: no such folder; expected one with a saved model")
         if (folder / DIGESTS_FILE).exists():
             check_bundle(folder)
-        return Recogniser.load(folder, ARCHITECTURES)
+        return folder
     from distillery.registry import CHAMPION, version_folder
     from distillery.tracking import Tracking
 
@@ -174,7 +199,7 @@ def load_model(model: str | None, root: Path) -> Recogniser:
     tracking = Tracking(settings, root)
     folder, digest = version_folder(tracking, model or f"models:/{settings.model_name}@{CHAMPION}")
     check_bundle(folder, digest)
-    return Recogniser.load(folder, ARCHITECTURES)
+    return folder
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from distillery.decoding import greedy_text
 from distillery.errors import ModelError
+from distillery.files import digest_of_file
 from distillery.log_mel import NumpyLogMel
 from distillery.params import FeatureParams
 from distillery.text import Vocabulary
@@ -72,6 +73,11 @@ class OnnxRecogniser:
     def num_bytes(self) -> int:
         """Size of the network's file."""
         return self.path.stat().st_size
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """SHA-256 of the network's file."""
+        return digest_of_file(self.path)
 
     @cached_property
     def extractor(self) -> NumpyLogMel:

@@ -28,6 +28,10 @@ class Transcriber(Protocol):
 
     sample_rate_hz: int
 
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 that tells this student, in this format, from all others."""
+
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1)."""
 
@@ -111,7 +115,7 @@ def served_format(folder: Path) -> str:
 
 
 def load_served(folder: Path) -> Transcriber:
-    """Load a bundle in the format that it is served in; PyTorch is imported for its own alone.
+    """Load a model in the format that it is served in; PyTorch is imported for its own alone.
 
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
@@ -119,7 +123,7 @@ def load_served(folder: Path) -> Transcriber:
     name = served_format(folder)
     if name != PYTORCH:
         return OnnxRecogniser(folder, name)
+    from distillery.architectures import ARCHITECTURES
     from distillery.recogniser import Recogniser
-    from distillery.students import STUDENTS
 
-    return Recogniser.load(folder, STUDENTS)
+    return Recogniser.load(folder, ARCHITECTURES)

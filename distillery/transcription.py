@@ -5,11 +5,11 @@ One line a recording:
     {"path": "a/b.wav", "text": "…", "duration_seconds": 1.5, "model": "0123456789ab"}
     {"path": "a/c.wav", "error": "a/c.wav: cannot be decoded: …", "model": "0123456789ab"}
 
-`path` is relative to the folder, `model` the start of the SHA-256 over the student's weights. Lines
-are appended batch by batch, each batch synced to the disk; at the end they are put into the order
-of their paths. The next run reads what is there, drops half a line at the end, and goes on. Batches
-depend on the folder alone, not on what is done already, so an interrupted job ends with the bytes
-of one that was not.
+`path` is relative to the folder, `model` the start of the SHA-256 over the weights of the form that
+listened. Lines are appended batch by batch, each batch synced to the disk; at the end they are put
+into the order of their paths. The next run reads what is there, drops half a line at the end, and
+goes on. Batches depend on the folder alone, not on what is done already, so an interrupted job ends
+with the bytes of one that was not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -30,7 +30,9 @@ from tqdm import tqdm
 from distillery.audio import AUDIO_SUFFIXES, load_audio
 from distillery.errors import AudioError, TranscriptsError
 from distillery.files import write_bytes
-from distillery.recogniser import Recogniser
+
+if TYPE_CHECKING:
+    from distillery.served import Transcriber
 
 BATCH_SECONDS = 60.0
 MAX_BATCH_FILES = 64
@@ -51,14 +53,14 @@ class Counts:
 
 
 def transcribe_folder(
-    recogniser: Recogniser, folder: Path, out: Path, batch_seconds: float = BATCH_SECONDS
+    recogniser: Transcriber, folder: Path, out: Path, batch_seconds: float = BATCH_SECONDS
 ) -> Counts:
     """Write the text of every recording in a folder, or go on with what a former run wrote.
 
     A recording that failed is tried again; one that has a text is not read again.
 
     Args:
-        recogniser: the student.
+        recogniser: the student, in any form.
         folder: searched with all folders below; what is no recording by its name is left alone.
         out: the JSONL file.
         batch_seconds: audio in one batch, padding included; a longer recording stands alone.
@@ -136,7 +138,7 @@ def by_length(files: dict[str, float], batch_seconds: float) -> Iterator[list[st
         yield batch
 
 
-def _transcribe(recogniser: Recogniser, folder: Path, batch: Sequence[str]) -> list[Row]:
+def _transcribe(recogniser: Transcriber, folder: Path, batch: Sequence[str]) -> list[Row]:
     rows: list[Row] = []
     waveforms: list[np.ndarray] = []
     rate = recogniser.sample_rate_hz

@@ -21,9 +21,14 @@ import torch
 
 from distillery import cli
 from distillery.audio import load_audio
+from distillery.bundle import write_bundle
 from distillery.errors import AudioError, TranscriptsError
+from distillery.export import to_onnx
+from distillery.files import digest_of_file
+from distillery.onnx_recogniser import MODEL_FILES
 from distillery.params import CRNNParams, FeatureParams
 from distillery.recogniser import Recogniser
+from distillery.served import choose_format
 from distillery.students import STUDENTS
 from distillery.text import Vocabulary
 from distillery.transcription import (
@@ -91,6 +96,37 @@ def test_every_recording_gets_one_line_in_the_order_of_paths(
         assert row["text"] == student.transcribe([audio])[0]
         assert row["duration_seconds"] == pytest.approx(len(audio) / RATE_HZ, abs=5e-4)
         assert row["model"] == student.weights_digest[:12]
+
+
+def test_a_registered_student_is_run_in_the_format_that_it_is_served_in(
+    student: Recogniser, folder: Path, tmp_path: Path
+) -> None:
+    saved, exported, bundle = (tmp_path / name for name in ("saved", "exported", "bundle"))
+    saved.mkdir()
+    exported.mkdir()
+    student.save(saved)
+    (exported / MODEL_FILES["onnx"]).write_bytes(to_onnx(student.network, 16))
+    figures = {"wer": 0.0}
+    served = choose_format("onnx", figures, {"onnx": figures}, exported, 0.0)
+    write_bundle(saved, bundle, served.contents)
+    script = (
+        "import sys; from distillery import cli\n"
+        "status = cli.main(sys.argv[1:]); sys.exit(status or 'torch' in sys.modules)\n"
+    )
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    arguments = ["transcribe", "--model", str(bundle), str(folder), "--out", str(out)]
+    subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, check=True)
+    transcribe_folder(student, folder, whole)
+    texts = [row["text"] for row in rows(out)]
+    assert any(texts)
+    assert texts == [row["text"] for row in rows(whole)]
+    digest = digest_of_file(bundle / MODEL_FILES["onnx"])
+    assert {row["model"] for row in rows(out)} == {digest[:12]}
+    with pytest.raises(TranscriptsError, match="line 1 is of model"):  # texts may differ
+        transcribe_folder(student, folder, out)
+    before = out.read_bytes()
+    assert cli.main(arguments) == 0
+    assert out.read_bytes() == before
 
 
 def test_batches_hold_like_lengths_and_no_more_than_asked_for() -> None:
