@@ -43,7 +43,13 @@ EXIT_TIMEOUT = 124
 RESTORE_ATTEMPTS = 3
 """From DVC's cache, from the remote where that was damaged, anew where that was, too."""
 BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
-HINTS = ("To track the changes with git", "\tgit add", "To enable auto staging", "\tdvc config")
+HINTS = (
+    "To track the changes with git",
+    "\tgit add",
+    "To enable auto staging",
+    "\tdvc config",
+    "Use `dvc push`",  # the flow pushes where there is a remote
+)
 RESTORED_SIGN = "is cached - skipping run"
 
 Outcome = Literal["unchanged", "ran", "restored"]

@@ -138,7 +138,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.serve", "--port", str(port)],
             cwd=root,
-            env={**environment(root), "PYTHONPATH": str(ROOT)},
+            # As make starts it for somebody who has not activated the venv.
+            env={**environment(root), "PATH": os.defpath, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
