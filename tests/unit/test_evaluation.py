@@ -16,19 +16,16 @@ from distillery.architectures import ARCHITECTURES
 from distillery.errors import CorpusError, ModelError, StageError
 from distillery.evaluation import (
     batches,
-    by_duration,
-    compare,
     find_candidates,
     flat_metrics,
     labelled_test_rows,
-    per_speaker,
     read_curves,
     speed_clip,
-    verdict,
 )
 from distillery.manifest import COLUMNS, MANIFEST_FILE, PreparedData, audio_key, shard_name
 from distillery.onnx_recogniser import OnnxRecogniser
 from distillery.params import CRNNParams, EvaluateParams, FeatureParams
+from distillery.predictions import UNKNOWN_SPEAKER, by_duration, compare, per_speaker, verdict
 from distillery.recogniser import Recogniser
 from distillery.registration import model_metrics
 from distillery.results import complaint, drops_line, markdown_table, render_table, runs_of
@@ -244,7 +241,7 @@ def test_speakers_are_scored_apart_and_unknown_ones_together(evaluated: Path) ->
     assert teacher.loc["ann", ["utterances", "words"]].tolist() == [2, 3]
     assert teacher.loc["ann", "wer"] == pytest.approx(1 / 3)
     assert teacher.loc["bob", "wer"] == 1.0
-    assert teacher.loc[evaluation.UNKNOWN_SPEAKER, "wer"] == pytest.approx(2 / 3)
+    assert teacher.loc[UNKNOWN_SPEAKER, "wer"] == pytest.approx(2 / 3)
 
 
 def test_durations_are_binned_by_quantile(evaluated: Path) -> None:
