@@ -37,6 +37,7 @@ from flows import serve, server
 from flows.fetch import fetch_teacher
 from tests.attacks import Payload
 from tests.pipeline.conftest import ROOT, environment
+from tests.stores import put_mlflow
 from tests.tiny import LETTERS, RATE_HZ, speak, tiny_params, write_params
 
 MAX_SECONDS, MAX_BYTES = 5.0, 2_000_000
@@ -88,7 +89,7 @@ def put_champion(root: Path) -> Recogniser:
     folder = root / "models/students/crnn/seed-0"
     folder.mkdir(parents=True)
     student.save(folder)
-    write_params(root, tiny_params(register=REGISTER))
+    write_params(put_mlflow(root), tiny_params(register=REGISTER))
     settings = RegisterParams.model_validate(REGISTER)
     tracking = Tracking(settings, root)
     candidate = Candidate(

@@ -24,6 +24,7 @@ from distillery.text import Vocabulary
 from distillery.tracking import Tracking
 from distillery.verdict import Verdict, read_verdict, render
 from tasks.prepare import prepare
+from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_corpus, write_params
 from tests.unit.test_registered import recogniser
 from tests.unit.test_registry import candidate
@@ -96,7 +97,7 @@ class Place:
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A workspace with prepared data and an empty registry."""
-    root = tmp_path_factory.mktemp("workspace")
+    root = put_mlflow(tmp_path_factory.mktemp("workspace"))
     write_corpus(root / "corpus", num_speakers=6, per_speaker=2)
     write_params(root, tiny_params())
     prepare(root)

@@ -31,12 +31,14 @@ from distillery.served import Served
 from distillery.students import STUDENTS
 from distillery.text import Vocabulary
 from distillery.tracking import Tracking
+from tests.stores import put_mlflow
 from tests.unit.test_export import calibration
 
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
-    return Tracking(RegisterParams(experiment="tests"), tmp_path_factory.mktemp("registry"))
+    root = put_mlflow(tmp_path_factory.mktemp("registry"))
+    return Tracking(RegisterParams(experiment="tests"), root)
 
 
 @pytest.fixture(scope="module")
