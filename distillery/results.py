@@ -93,6 +93,19 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
     return "\n".join([title(summary), "", *lines, "", *exports, "", *notes]) + "\n"
 
 
+def with_distance(markdown: str) -> str:
+    """Return Markdown whose tables can be read on MLflow's page of a version, too.
+
+    There cells stand side by side with nothing between them.
+    """
+    return "\n".join(
+        line.replace(" | ", " | &nbsp;&nbsp;")
+        if line.startswith("| ") and not line.startswith("| :--")
+        else line
+        for line in markdown.split("\n")
+    )
+
+
 def exports_table(summary: Mapping[str, Any]) -> Table:
     """Return the table of every student's best seed in every format.
 
