@@ -21,9 +21,9 @@ LINEAGE = {
     "cache": "cache.manifest_sha256",
 }
 HOW_TO_READ = """\
-How to read it: a run `corpus@data-student-objective` is one of the whole pipeline, with the student
-that was put up for promotion. Below it stand all students, `student@data-objective`, and their
-controls, `student@data-control`. `data` is the beginning of DVC's hash of the prepared data.
+How to read it: a run `student-objective on corpus@data` is one of the whole pipeline, with the
+student that was put up for promotion. Below it stand all students, `student@data-objective`, and
+their controls, `student@data-control`. `data` is the beginning of DVC's hash of the prepared data.
 
 Metrics: `asr/…` are key figures in percent, points and megabytes, and the seconds of audio that a
 second of computing recognises (`rtfx`). `test/…` are rates as fractions, with intervals. Group by

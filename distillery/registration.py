@@ -90,9 +90,9 @@ class Sources:
 
 
 def parent_name(params: Params, data_md5: str = "") -> str:
-    """Return the name of a pipeline run until it has a result, `an4@1a2b3c-20260131-0930` (UTC)."""
-    began = time.strftime("%Y%m%d-%H%M", time.gmtime())
-    return pipeline_name(params.prepare.title, data_md5, began)
+    """Return the name of a pipeline run that has no result yet, `01-31 09:30 on an4@1a2b3c`."""
+    began = time.strftime("%m-%d %H:%M", time.gmtime())
+    return pipeline_name(began, params.prepare.title, data_md5)
 
 
 def child_name(params: Params, model: str, data_md5: str = "") -> str:
@@ -143,7 +143,6 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
                 _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
         drift = drift_from_champion(tracking, sources.params.register.model_name, sources.root)
         children = [run for model, run in runs.items() if model != "parent"]
-        log_drift(tracking, parent, children, drift, sources.root)
         candidates = _candidates(sources, runs, test_digest(data))
         versions = {
             item.name: register_version(
@@ -177,6 +176,7 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
             sources.summary, best.name, best.seed, sources.params.register.model_name, verdict
         )
         _log_parent_run(tracking, parent, sources, datasets, best, verdict, result)
+        log_drift(tracking, parent, children, drift, sources.root)
         tracking.describe_experiment(
             descriptions.of_experiment(
                 tracking.experiment_id, result, sources.summary, sources.tags
@@ -244,14 +244,14 @@ def model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
             "gap_closed": figures.get("gap_closed"),
             "gap_closed_sd": figures.get("gap_closed_sd"),
         }
-    values |= key_figures(values)
+    values = {**key_figures(values), **values}
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
 def key_figures(values: Mapping[str, float | None]) -> dict[str, float | None]:
     """Return what one wants to see first, in units that MLflow's charts show whole.
 
-    MLflow sorts by name, capitals first, and these come before all else.
+    MLflow shows metrics by name, capitals first, or as they were logged; these are first both ways.
 
     Args:
         values: of `model_metrics`, rates as fractions.
@@ -444,8 +444,8 @@ def _log_parent_run(
         run,
         params=settings,
         metrics={
-            **teacher_metrics(sources),
             **model_metrics(rows[f"students/{best.name}"], sources.summary),
+            **teacher_metrics(sources),
             **verdict.metrics,
             "registered/wer": best.test_wer,
             "registered/valid_wer": best.valid_wer,
@@ -461,9 +461,9 @@ def _log_parent_run(
             "registered.reason": verdict.reason,
             **verdict.tags,
             "mlflow.runName": pipeline_name(
+                f"{best.name}-{objective}",
                 sources.params.prepare.title,
                 _output(sources, "data/prepared"),
-                f"{best.name}-{objective}",
             ),
             DESCRIPTION_TAG: descriptions.of_pipeline(
                 result, sources.summary, verdict, sources.tags
@@ -480,10 +480,9 @@ def _log_parent_run(
 
 def _datasets(data: PreparedData, sources: Sources) -> list[DataSource]:
     md5 = _output(sources, "data/prepared")
-    corpus = sources.params.prepare.corpus
     return [
         DataSource(
-            f"{corpus}-{split}",
+            f"{sources.params.prepare.title}-{split}",
             md5,
             CONTEXTS[split],
             "data/prepared",

@@ -103,16 +103,16 @@ def run_name(student: str, objective: str, data_md5: str = "", seed: int | None 
     return name if seed is None else f"{name}-seed{seed}"
 
 
-def pipeline_name(corpus: str, data_md5: str, last: str) -> str:
-    """Return the name of a pipeline's run, `an4@1a2b3c-conv-T2-share0.5`.
+def pipeline_name(what: str, corpus: str, data_md5: str) -> str:
+    """Return the name of a run that is not of one model alone, `conv-T2-share0.5 on an4@1a2b3c`.
 
     Args:
+        what: the student whose figures a pipeline's run bears, with its objective; when it began,
+            before it has them; or what else it is.
         corpus: `PrepareParams.title`.
         data_md5: of the prepared data; empty where they are not known yet.
-        last: the student whose figures the run bears, with its objective; of a run that is not so
-            far, when it began.
     """
-    return f"{corpus}{_at_version(data_md5)}-{last}"
+    return f"{what} on {corpus}{_at_version(data_md5)}"
 
 
 def _at_version(md5: str) -> str:

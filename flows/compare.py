@@ -139,7 +139,7 @@ def render(table: pd.DataFrame, champions: Sequence[str] = ()) -> Table:
         crown = " (champion)" if row.run in champions else ""
         shown.add_row(
             f"{row.name}{crown}",
-            f"{row.corpus} {row.data[:6]}",
+            f"{row.corpus}@{row.data[:6]}",
             str(row.seeds),
             f"{100 * row.wer:.1f}{spread}",
             _number(row.control_wer, 100, ".1f"),
@@ -147,7 +147,7 @@ def render(table: pd.DataFrame, champions: Sequence[str] = ()) -> Table:
             _number(row.gap_closed, 100, ".0f", " %"),
             f"{row.parameters:,.0f}",
             f"{row.real_time_factor:.2g}",
-            f"{row.started:%Y-%m-%d %H:%M}",
+            f"{row.started:%m-%d %H:%M}",
         )
     return shown
 

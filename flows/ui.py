@@ -67,7 +67,7 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
             children["MLflow"] = _mlflow(root, settings, mlflow_port, logs / "mlflow.log")
             stack.callback(server.stop, children["MLflow"])
             pages.append(f"MLflow   http://127.0.0.1:{mlflow_port}")
-            pages.append(f"students compared  http://127.0.0.1:{mlflow_port}/{charts}")
+            pages.append(f"Compare  http://127.0.0.1:{mlflow_port}/{charts}")
         if api := server.ui_server(root):
             pages.append(f"Prefect  {api.removesuffix('/api')} (of make schedule)")
         else:

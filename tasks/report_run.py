@@ -56,7 +56,7 @@ def log_report(root: Path, report: Report) -> dict[str, Any]:
         run = tracking.find_run(marks)
         if run is None or tracking.is_open(run):
             data = lineage.tags["dvc.data.md5"]
-            name = pipeline_name(settings.prepare.title, data, report.role)
+            name = pipeline_name(report.role, settings.prepare.title, data)
             run = run or tracking.create_run(name, marks)
             values = flatten(settings.model_dump())
             if uri := settings.register.tracking_uri:

@@ -70,8 +70,8 @@ def test_names_of_runs_tell_students_apart() -> None:
     assert run_name("conv", "T2-share0.5", "1a2b3c4d5e") == "conv@1a2b3c-T2-share0.5"
     assert run_name("conv", "control", "1a2b3c4d5e", 3) == "conv@1a2b3c-control-seed3"
     assert run_name("conv", "control") == "conv-control"
-    assert pipeline_name("an4", "1a2b3c4d5e", "conv-share1") == "an4@1a2b3c-conv-share1"
-    assert pipeline_name("an4", "", "20260131-0930") == "an4-20260131-0930"
+    assert pipeline_name("conv-share1", "an4", "1a2b3c4d5e") == "conv-share1 on an4@1a2b3c"
+    assert pipeline_name("01-31 09:30", "an4", "") == "01-31 09:30 on an4"
 
 
 def test_the_comparison_of_students_opens_from_an_address_alone() -> None:
