@@ -159,6 +159,10 @@ cache-gc: install ## list what nothing needs; ARGS=--delete deletes it
 cache-compact: install ## put small shards together; ARGS=--dry-run only says what it would do
 	@$(PYTHON) -m distillery.cli cache compact $(ARGS)
 
+.PHONY: dvc-verify
+dvc-verify: install ## hash every object of DVC's cache; ARGS=--repair drops what is damaged
+	@$(PYTHON) -m flows.dvc_cache $(ARGS)
+
 .PHONY: ui
 ui: install ## MLflow and Prefect in the browser, on loopback, until Ctrl-C
 	@exec $(PYTHON) -m flows.ui --mlflow-port $(MLFLOW_PORT) --prefect-port $(PREFECT_PORT)

@@ -156,7 +156,7 @@ def rollback(tracking: Tracking, model_name: str) -> Move:
             tracking.client.set_model_version_tag(model_name, former, WITHDRAWN_TAG, withdrawn)
         try:
             crown(tracking, model_name, back, aliases, by, reason)
-        except AliasConflict:
+        except TrackingError:
             if former is not None:
                 _delete_version_tag(tracking, model_name, former, WITHDRAWN_TAG)
             raise

@@ -12,6 +12,7 @@ import importlib.metadata
 import importlib.util
 import json
 import os
+import re
 import shutil
 import sys
 import tomllib
@@ -30,6 +31,8 @@ from distillery.errors import DistilleryError, ParamsError
 
 WORKSPACE_LOCK = ".dvc/tmp/distillery.lock"
 DVC_LOCK = ".dvc/tmp/rwlock"
+DVC_LOCK_GUARD = ".dvc/tmp/rwlock.lock"  # DVC holds it, by flock, while it edits the former
+CLOCK_SECONDS = 2.0  # how exactly Linux knows when it was started
 LOCK_FILE = "dvc.lock"
 MIN_FREE_BYTES = 2_000_000_000
 API_SECONDS = 5.0
@@ -145,22 +148,56 @@ def check_disk(root: Path) -> Finding:
 def check_dvc_lock(root: Path) -> Finding:
     """Check DVC's own locks for what a crash may leave."""
     path = root / DVC_LOCK
-    advice = f"no DVC runs here? Then delete {path}"
-    try:
-        text = path.read_text("utf-8")
-        owners = _owners(json.loads(text)) if text else set()
-    except FileNotFoundError:
-        return Finding("DVC lock", True, "free")
-    except (ValueError, TypeError, AttributeError):
-        return Finding("DVC lock", False, f"{path} is damaged", advice)
-    if not text:
-        return Finding("DVC lock", False, f"{path} is empty", advice)
-    strangers = sorted(pid for pid in owners if _command(pid) and not _is_dvc(_command(pid)))
+    if fault := _lock_fault(path):
+        if users := dvc_processes(root):
+            advice = "wait until that has ended, or end it; the next run then deletes the file"
+            found = f"{path} {fault}, but DVC runs here: pid {users[0]}"
+            return Finding("DVC lock", False, found, advice)
+        found = f"{path} {fault}; no DVC runs here, so the next run deletes it"
+        return Finding("DVC lock", True, found)
+    alive = sorted(pid for pid in _owners(path) if _command(pid))
+    strangers = [pid for pid in alive if not _is_dvc(_command(pid))]
     if strangers:
         found = f"held by pid {strangers[0]}, which is no DVC: {_command(strangers[0])[:60]}"
-        return Finding("DVC lock", False, found, advice)
-    running = sorted(pid for pid in owners if _command(pid))
-    return Finding("DVC lock", True, f"DVC runs: pid {running[0]}" if running else "free")
+        return Finding("DVC lock", False, found, f"no DVC runs here? Then delete {path}")
+    return Finding("DVC lock", True, f"DVC runs: pid {alive[0]}" if alive else "free")
+
+
+def free_dvc_lock(root: Path) -> str | None:
+    """Delete DVC's lock if a crash left it so that it would block DVC for ever.
+
+    Returns:
+        What was wrong with it; None where nothing was, or where DVC runs in the workspace.
+    """
+    path = root / DVC_LOCK
+    if not path.exists():
+        return None
+    with open(root / DVC_LOCK_GUARD, "a", encoding="utf-8") as guard:
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return None
+        fault = _lock_fault(path)
+        if fault is None or dvc_processes(root):
+            return None
+        path.unlink()
+    return f"{path} {fault}"
+
+
+def dvc_processes(root: Path) -> list[int]:
+    """Return the processes of DVC that run in a workspace, or whose folder cannot be seen."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        if _is_dvc(_command(int(process.name))):
+            try:
+                inside = (process / "cwd").readlink().is_relative_to(root.resolve())
+            except FileNotFoundError:
+                continue
+            except OSError:
+                inside = True
+            if inside:
+                found.append(int(process.name))
+    return sorted(found)
 
 
 def check_pipeline_lock(root: Path) -> Finding:
@@ -255,15 +292,43 @@ def check_prefect(url: str | None) -> Finding:
     return Finding("Prefect", ok, found, "start the server (make ui), or unset PREFECT_API_URL")
 
 
-def _owners(locks: dict[str, dict[str, object]]) -> set[int]:
-    """Return the process ids in DVC's lock file: {path: {"read": [{pid}], "write": {pid}}}."""
+def _lock_fault(path: Path) -> str | None:
+    """Return why DVC's lock cannot be right; None: it may be."""
+    if not path.exists():
+        return None
+    written = path.stat().st_mtime
+    try:
+        owners = _owners(path)
+    except (ValueError, TypeError, AttributeError):
+        return "is damaged" if path.stat().st_size else "is empty"
+    for pid in sorted(owners):
+        if (began := _began(pid)) is not None and began > written + CLOCK_SECONDS:
+            return f"names pid {pid}, which began after it was written: {_command(pid)[:60]}"
+    return None
+
+
+def _owners(path: Path) -> set[int]:
+    """Return the process ids in DVC's lock: {"write": {path: {pid, …}}, "read": {path: [{…}]}}."""
+    if not path.exists():
+        return set()
     found = set()
-    for kinds in locks.values():
-        for holder in kinds.values():
+    for holders in json.loads(path.read_text("utf-8")).values():
+        for holder in holders.values():
             for entry in holder if isinstance(holder, list) else [holder]:
                 if isinstance(entry, dict) and "pid" in entry:
                     found.add(int(entry["pid"]))
     return found
+
+
+def _began(pid: int) -> float | None:
+    """Return when a process began, as seconds since the epoch; None: there is none."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
+        boot = re.search(r"^btime (\d+)", Path("/proc/stat").read_text("utf-8"), re.MULTILINE)
+    except OSError:
+        return None
+    assert boot is not None
+    return int(boot[1]) + int(status[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _is_dvc(command: str) -> bool:

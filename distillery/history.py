@@ -152,6 +152,12 @@ def read_history(root: Path) -> list[Retraining]:
     return list(found.values())
 
 
+def is_unsent(root: Path) -> bool:
+    """Return whether the last run that sent to the remote did not get through."""
+    tried = [row.pushed for row in read_history(root) if row.pushed is not None]
+    return bool(tried) and not tried[-1]
+
+
 def last_work(root: Path) -> Retraining | None:
     """Return the last run that had something to do, None where there was none yet."""
     worked = [row for row in read_history(root) if row.status not in QUIET]
@@ -220,6 +226,13 @@ def _percent(fraction: float | None) -> str:
     return "" if fraction is None else f"{100 * fraction:.1f}"
 
 
-def _record(content: Mapping[str, Any]) -> Retraining:
+def _record(content: Any) -> Retraining:
+    """Return the run that JSON stands for.
+
+    Raises:
+        TypeError: it is no run.
+    """
+    if not isinstance(content, Mapping):
+        raise TypeError(f"a run: {content!r}, expected an object")
     known = {item.name for item in fields(Retraining)}
     return Retraining(**{name: value for name, value in content.items() if name in known})

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -29,34 +30,59 @@ def plot_history(records: Sequence[Retraining], path: Path) -> None:
         path: PNG file to write.
     """
     rows = [row for row in records if row.wer is not None][-MAX_RUNS:]
-    places = list(range(len(rows)))
     figure = Figure(figsize=(10, 6), layout="constrained")
     wer_axes, hours_axes = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
-    wers = [100 * (row.wer or 0.0) for row in rows]
+    wer_axes.set_title("Retraining: every run that ended with a student")
+    _draw_wers(wer_axes, rows)
+    _draw_champions(wer_axes, rows)
+    wer_axes.set_ylabel("word error rate on the run's test split (%)")
+    wer_axes.legend()
+    _draw_hours(hours_axes, rows)
+    hours_axes.set_ylabel("prepared audio (hours)")
+    _name_the_days(hours_axes, rows)
+    for axes in (wer_axes, hours_axes):
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+
+
+def _draw_wers(axes: Axes, rows: Sequence[Retraining]) -> None:
+    wers = [_percent(row.wer) for row in rows]
+    # Rounding may put an end of an interval on the other side of its value.
     below = [
-        wer - 100 * low if (low := row.wer_low) is not None else 0.0
+        max(0.0, wer - _percent(row.wer_low)) if row.wer_low is not None else 0.0
         for wer, row in zip(wers, rows, strict=True)
     ]
-    above = [
-        100 * high - wer if (high := row.wer_high) is not None else 0.0
-        for wer, row in zip(wers, rows, strict=True)
-    ]
-    wer_axes.errorbar(
-        places, wers, [below, above], color=STUDENT_COLOUR, capsize=3, label="student", marker="."
+    above = [max(0.0, _percent(row.wer_high) - wer) for wer, row in zip(wers, rows, strict=True)]
+    axes.errorbar(
+        range(len(rows)),
+        wers,
+        [below, above],
+        color=STUDENT_COLOUR,
+        capsize=3,
+        label="student",
+        marker=".",
     )
-    heard = [place for place in places if rows[place].teacher_wer is not None]
-    wer_axes.plot(
+    heard = [place for place, row in enumerate(rows) if row.teacher_wer is not None]
+    axes.plot(
         heard,
-        [100 * (rows[place].teacher_wer or 0.0) for place in heard],
+        [_percent(rows[place].teacher_wer) for place in heard],
         color=TEACHER_COLOUR,
         linestyle="--",
         marker=".",
         label="teacher",
     )
-    crowned = [place for place in places if rows[place].alias == "champion"]
-    wer_axes.scatter(
+
+
+def _draw_champions(axes: Axes, rows: Sequence[Retraining]) -> None:
+    crowned = [
+        place
+        for place, row in enumerate(rows)
+        if row.alias == "champion" and row.version != row.former_champion  # or it just stayed
+    ]
+    axes.scatter(
         crowned,
-        [wers[place] for place in crowned],
+        [_percent(rows[place].wer) for place in crowned],
         marker="*",
         s=180,
         color=STUDENT_COLOUR,
@@ -65,31 +91,32 @@ def plot_history(records: Sequence[Retraining], path: Path) -> None:
         label="became champion",
     )
     for place in crowned:
-        wer_axes.annotate(
+        axes.annotate(
             f"v{rows[place].version}",
-            (place, wers[place]),
+            (place, _percent(rows[place].wer)),
             xytext=(9, 4),
             textcoords="offset points",
         )
-    wer_axes.set_ylabel("word error rate on the run's test split (%)")
-    wer_axes.set_ylim(bottom=0)
-    wer_axes.set_title("Retraining: every run that ended with a student")
-    wer_axes.legend()
-    with_data = [place for place in places if rows[place].hours is not None]
-    hours_axes.step(
-        with_data,
-        [rows[place].hours or 0.0 for place in with_data],
+
+
+def _draw_hours(axes: Axes, rows: Sequence[Retraining]) -> None:
+    known = [(place, row.hours) for place, row in enumerate(rows) if row.hours is not None]
+    axes.step(
+        [place for place, _ in known],
+        [hours for _, hours in known],
         where="mid",
         color=HOURS_COLOUR,
     )
-    hours_axes.set_ylabel("prepared audio (hours)")
-    hours_axes.set_ylim(bottom=0)
-    hours_axes.set_xlabel("run, with its day (UTC)")
-    hours_axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
-    hours_axes.xaxis.set_major_formatter(
-        lambda place, _: rows[int(place)].started[:10] if int(place) in places else ""
+
+
+def _name_the_days(axes: Axes, rows: Sequence[Retraining]) -> None:
+    axes.set_xlabel("run, with its day (UTC)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=12))
+    axes.xaxis.set_major_formatter(
+        lambda place, _: rows[int(place)].started[:10] if 0 <= place < len(rows) else ""
     )
-    for axes in (wer_axes, hours_axes):
-        axes.grid(alpha=0.3)
-    hours_axes.tick_params(axis="x", rotation=30)
-    figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    axes.tick_params(axis="x", rotation=30)
+
+
+def _percent(fraction: float | None) -> float:
+    return 100 * (fraction or 0.0)

@@ -133,6 +133,7 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
         terms.gate,
         terms.evaluate.num_resamples,
     )
+    served = _served(tracking, entry.model_name, entry.version)
     verdict = Verdict(
         version=entry.version,
         alias=CHALLENGER,
@@ -141,26 +142,34 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
         wer=own_forms[0].wer,
         against_wer=rival_forms[0].wer if rival_forms else None,
         num_utterances=len(split.rows),
-        rulings=tuple(_binding(rulings, _served(tracking, entry))),
+        rulings=tuple(_binding(rulings, served)),
     )
     if obstacle is not None:
         return replace(verdict, reason=_cannot_compare(entry, str(rival), aliases, obstacle))
-    return _conclude(verdict, own_forms[0], rival_forms, aliases, _lost(tracking, entry))
+    tied = rival is not None and is_tie(
+        _form(own_forms, served),
+        _form(rival_forms, _served(tracking, entry.model_name, rival)),
+    )
+    return _conclude(verdict, aliases, _lost(tracking, entry), tied=tied)
 
 
-def _served(tracking: Tracking, entry: Entry) -> set[str]:
-    """Return the forms that a version needs: others start from PyTorch's, one is served."""
-    tags = tracking.client.get_model_version(entry.model_name, entry.version).tags
-    return {PYTORCH, tags.get(FORMAT_TAG, PYTORCH)}
+def _served(tracking: Tracking, model_name: str, version: str) -> str:
+    """Return the form in which a version is served."""
+    tags = tracking.client.get_model_version(model_name, version).tags
+    return str(tags.get(FORMAT_TAG, PYTORCH))
 
 
-def _binding(rulings: list[Ruling], served: set[str]) -> list[Ruling]:
-    return [replace(ruling, binding=ruling.form in served) for ruling in rulings]
+def _form(forms: list[Form], name: str) -> Form:
+    """Return the form of that name, or else as PyTorch runs it, which comes first."""
+    return next((form for form in forms if form.name == name), forms[0])
 
 
-def _conclude(
-    verdict: Verdict, form: Form, rivals: list[Form], aliases: Aliases, lost: str
-) -> Verdict:
+def _binding(rulings: list[Ruling], served: str) -> list[Ruling]:
+    """Return rulings that count where others start from the form, PyTorch's, or it is served."""
+    return [replace(item, binding=item.form in (PYTORCH, served)) for item in rulings]
+
+
+def _conclude(verdict: Verdict, aliases: Aliases, lost: str, *, tied: bool) -> Verdict:
     """Return a verdict with its reason, from what the rules said."""
     if verdict.failed:
         said: dict[tuple[str, str], list[str]] = {}  # forms often fail alike
@@ -170,18 +179,18 @@ def _conclude(
             f"{rule} ({', '.join(forms)}): {sentence}" for (rule, sentence), forms in said.items()
         )
         return replace(verdict, reason=reason)
-    if not rivals:
+    if verdict.against_wer is None:
         reason = f"the first champion{lost}"
         return replace(verdict, alias=CHAMPION, reason=reason)
     name = f"version {verdict.against}"
     if aliases.champion is None:
         name = f"the {PREVIOUS} {name}, for no champion is left"
-    elif is_tie(form, rivals[0]):
+    elif tied:
         reason = f"a tie: every utterance has as many errors as with {name}, and it is no smaller"
         return replace(verdict, reason=reason)
     reason = (
-        f"all rules passed, WER {form.wer:.2%} against the {rivals[0].wer:.2%} of {name} on the "
-        f"same {verdict.num_utterances} utterances"
+        f"all rules passed, WER {verdict.wer:.2%} against the {verdict.against_wer:.2%} of {name} "
+        f"on the same {verdict.num_utterances} utterances"
     )
     return replace(verdict, alias=CHAMPION, reason=reason)
 

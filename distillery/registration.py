@@ -125,7 +125,8 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         sources: what is to be logged.
 
     Returns:
-        What reports/registered.json says: model, version, alias, reason, run ids, tracking URI.
+        What reports/registered.json says: model, version, alias, reason, run ids, tracking URI,
+        DVC's hash of the evaluation.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -195,6 +196,7 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         "experiment_id": tracking.experiment_id,
         "tracking_uri": without_credentials(tracking.uri),
         "data_warnings": drift.warnings,
+        "evaluation_md5": _output(sources, "reports/evaluation"),
     }
     write_json(sources.root / "reports/registered.json", registered)
     return registered

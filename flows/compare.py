@@ -107,8 +107,9 @@ def leaderboard(found: pd.DataFrame) -> pd.DataFrame:
     table = grouped[figures].mean().astype(float)
     table["wer_sd"] = grouped["wer"].std()
     table["seeds"] = grouped["seed"].nunique()
-    for name in ("name", "corpus", "data", "started", "run"):
+    for name in ("name", "corpus", "data", "started"):
         table[name] = grouped[name].first()
+    table["runs"] = grouped["run"].agg(" ".join)  # of any seed
     table = table.reset_index()
     table["latest"] = table.groupby("data")["started"].transform("max")
     table = table.sort_values(
@@ -136,7 +137,7 @@ def render(table: pd.DataFrame, champions: Sequence[str] = ()) -> Table:
             shown.add_section()
         former = row.data
         spread = "" if pd.isna(row.wer_sd) else f" ± {100 * row.wer_sd:.1f}"
-        crown = " (champion)" if row.run in champions else ""
+        crown = " (champion)" if set(row.runs.split()) & set(champions) else ""
         shown.add_row(
             f"{row.name}{crown}",
             f"{row.corpus}@{row.data[:6]}",

@@ -94,6 +94,7 @@ def fetch(run: Run) -> str:
     follow = readers_that_run_anyway(run.root, run.settings)
     for line in fetch_models(run.root, run.settings, follow):
         get_run_logger().info(line)
+        run.pipeline.look_again()
     return run.stage("fetch")
 
 

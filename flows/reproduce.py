@@ -13,6 +13,7 @@ import contextlib
 import json
 import logging
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -144,7 +145,7 @@ def reproduce(root: Path, wanted: str) -> list[Compared]:
     tracking = Tracking(settings, root, again="make reproduce")
     origin = find_origin(tracking, settings.model_name, wanted)
     logger.info("reproduce: %s, run %s, commit %s", origin.model, origin.run, origin.commit[:12])
-    with _worktree(root, origin) as place:
+    with worktree(root, origin) as place:
         _lay_out(tracking, origin, place)
         _bring_data(root, place, origin)
         _rerun(place, [origin.stage, "evaluate"])
@@ -152,11 +153,19 @@ def reproduce(root: Path, wanted: str) -> list[Compared]:
 
 
 @contextlib.contextmanager
-def _worktree(root: Path, origin: Origin) -> Iterator[Path]:
-    """Yield a worktree of the run's commit; it stays where something goes wrong."""
+def worktree(root: Path, origin: Origin) -> Iterator[Path]:
+    """Yield a worktree of the run's commit; it stays where something goes wrong.
+
+    Args:
+        root: the workspace.
+        origin: the run; what a former call for it left behind is removed first.
+
+    Raises:
+        StageError: the commit is not in this clone.
+    """
     place = root / PLACE / origin.run
-    if place.exists():
-        _git(root, "worktree", "remove", "--force", str(place))
+    shutil.rmtree(place, ignore_errors=True)
+    _git(root, "worktree", "prune")  # Git may still know a folder of that name
     place.parent.mkdir(parents=True, exist_ok=True)
     try:
         _git(root, "worktree", "add", "--detach", str(place), origin.commit)
@@ -179,7 +188,8 @@ def _git(folder: Path, *arguments: str) -> None:
 
 def _lay_out(tracking: Tracking, origin: Origin, place: Path) -> None:
     """Put the settings, the lock and the changes that were not committed into the worktree."""
-    names = {item.path for item in tracking.client.list_artifacts(origin.parent)}
+    with tracking.explained():
+        names = {item.path for item in tracking.client.list_artifacts(origin.parent)}
     if missing := [name for name in (params.PARAMS_FILE, LOCK_FILE) if name not in names]:
         raise StageError(
             f"run {origin.parent}: holds no {missing[0]} among its artifacts, from which it could "

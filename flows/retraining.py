@@ -52,6 +52,7 @@ SKIPPED = "Skipped"
 ARTIFACT = "retraining"
 REGISTERED_FILE = "reports/registered.json"
 PLOT_FILE = "reports/retraining.png"
+EVALUATION = "reports/evaluation"
 PREPARED_FILE = "data/prepared/summary.json"
 CACHE_FILE = "reports/cache.json"
 COMMIT_SECONDS = 60.0
@@ -200,12 +201,10 @@ def _retrain(journal: Journal, settings: params.Params) -> None:
     add_reason(record.why)
     if not record.why:
         logger.info("nothing new: the corpus and all else are as they were")
-        if options.push and former is not None and former.pushed is False:
+        if options.push and history.is_unsent(root):
             _send(journal, settings)
         return
     logger.info("to do: %s", "; ".join(record.why))
-    lock_file = root / stages.LOCK_FILE
-    before = lock_file.read_bytes() if lock_file.exists() else b""
     record.former_champion = _champion(root, settings)
     tags = {"trigger": record.trigger, "retraining.run": record.run}
     run = Run(root, settings, tags, at=journal.at)
@@ -219,9 +218,9 @@ def _retrain(journal: Journal, settings: params.Params) -> None:
     _draw_the_history(journal, settings)
     if options.push:
         _send(journal, settings)
-    if options.commit and lock_file.read_bytes() != before:
+    if options.commit:
         journal.at("commit")
-        _commit(journal)
+        commit_lock(journal)
 
 
 def what_is_new(root: Path, settings: params.Params, former: Retraining | None) -> list[str]:
@@ -248,9 +247,17 @@ def what_is_new(root: Path, settings: params.Params, former: Retraining | None) 
         why.append(f"out of date: {', '.join(changed)}")
     if former is not None and former.status != "finished":
         why.append(f"the last run {former.status} at {former.step}")
-    elif not changed and not (root / REGISTERED_FILE).exists():
+    elif not changed and not is_registered(root):
         why.append("results that are not registered")
     return why
+
+
+def is_registered(root: Path) -> bool:
+    """Return whether the last registration was of the evaluation that is here."""
+    from tasks.lineage import locked_outputs
+
+    here = locked_outputs(root / stages.LOCK_FILE).get(EVALUATION)
+    return here is not None and (registered(root) or {}).get("evaluation_md5") == here
 
 
 def _dependency(entries: list[Any], name: str) -> str:
@@ -305,12 +312,17 @@ def _send(journal: Journal, settings: params.Params) -> None:
         journal.warn(f"not sent to the remote, the next run tries again: {error}")
 
 
-def _commit(journal: Journal) -> None:
-    """Commit dvc.lock and nothing else, whatever the index holds."""
+def commit_lock(journal: Journal) -> None:
+    """Commit dvc.lock and nothing else, whatever the index holds, if the last commit's differs.
+
+    It may differ because a former run was stopped before it came to its commit.
+    """
     record = journal.record
     message = f"Retraining {record.run}: {'; '.join(record.why)}"
     name = stages.LOCK_FILE
     try:
+        if not _git(journal.root, "status", "--porcelain", "--", name):
+            return
         _git(journal.root, "add", "--intent-to-add", name)
         _git(journal.root, "commit", "--quiet", "--only", "--message", message, "--", name)
         record.commit = _git(journal.root, "rev-parse", "HEAD")

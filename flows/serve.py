@@ -18,6 +18,8 @@ from distillery.tracking import Tracking
 from flows import environment, server
 
 LOOPBACK = "127.0.0.1"
+EVERY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
+"""By what a server listens on: how this machine reaches it."""
 LOG_FILE = "scratch/serve.log"
 CHECK_SECONDS = 0.2
 REQUEST_SECONDS = 120
@@ -92,8 +94,7 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
             environment={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
         )
         try:
-            address = LOOPBACK if host == "0.0.0.0" else host
-            url = f"http://{address}:{port}"
+            url = url_of(host, port)
             server.wait_for(name, f"{url}/ping", child, log)
             say(f"{url}/invocations answers until Ctrl-C. Try it with\n\n{CURL.format(url=url)}")
             if not is_loopback(host):
@@ -112,6 +113,12 @@ def say(text: str) -> None:
     """Tell the one who started this, at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def url_of(host: str, port: int) -> str:
+    """Return where this machine finds what listens on a host: a name, an IPv4 or IPv6 address."""
+    address = EVERY_ADDRESS.get(host, host)
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 def is_loopback(host: str) -> bool:

@@ -30,7 +30,7 @@ from distillery.doctor import DVC_LOCK, WORKSPACE_LOCK
 from distillery.errors import BusyError, ParamsError, StageError
 from distillery.files import write_bytes
 from distillery.params import PARAMS_FILE, Params
-from flows import environment
+from flows import dvc_cache, environment
 from tasks.stage import PIPELINE_FILE, look_up
 
 STAGES = ("prepare", "fetch", "teacher", "cache", "distill", "evaluate")
@@ -40,8 +40,16 @@ KEPT_LINES = 30
 BAR_INTERVAL_SECONDS = 5.0
 TERMINATION_SECONDS = 10.0
 EXIT_TIMEOUT = 124
+RESTORE_ATTEMPTS = 3
+"""From DVC's cache, from the remote where that was damaged, anew where that was, too."""
 BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
-HINTS = ("To track the changes with git", "\tgit add", "To enable auto staging", "\tdvc config")
+HINTS = (
+    "To track the changes with git",
+    "\tgit add",
+    "To enable auto staging",
+    "\tdvc config",
+    "Use `dvc push`",  # the flow pushes where there is a remote
+)
 RESTORED_SIGN = "is cached - skipping run"
 
 Outcome = Literal["unchanged", "ran", "restored"]
@@ -92,7 +100,7 @@ def check_followed_settings(root: Path) -> None:
 
 
 def check_workspace(root: Path, *, needs_corpus: bool = True) -> None:
-    """Make sure that a workspace is fit to run.
+    """Make sure that a workspace is fit to run; a lock that a dead DVC left is deleted.
 
     Args:
         root: the workspace.
@@ -103,6 +111,8 @@ def check_workspace(root: Path, *, needs_corpus: bool = True) -> None:
         StageError: something else is wrong; the message says what to do.
     """
     check_followed_settings(root)
+    if fault := doctor.free_dvc_lock(root):
+        logger.warning("%s; no DVC runs here, so it was deleted", fault)
     problems = [
         f"{finding.check}: {finding.found}; {finding.advice}"
         for finding in doctor.quick_checks(root)
@@ -144,19 +154,28 @@ def changed_targets(root: Path, names: Sequence[str]) -> dict[str, Any]:
     from dvc.lock import LockError
     from dvc.repo import Repo
 
-    use_git_if_present(root)
-    _wait_for_the_dying(root)
-    try:
+    def ask() -> dict[str, Any]:
         # DVC takes targets relative to the current folder, whatever the repository.
         with contextlib.chdir(root), Repo(str(root)) as repo:
             status: dict[str, Any] = repo.status(targets=list(names))
+            return status
+
+    use_git_if_present(root)
+    _wait_for_the_dying(root)
+    try:
+        try:
+            return ask()
+        except (KeyError, TypeError, ValueError):  # what DVC makes of a damaged list of files
+            if not (damaged := dvc_cache.drop_damaged_folders(root)):
+                raise
+            logger.warning("damaged in DVC's cache, and dropped: %s", ", ".join(map(str, damaged)))
+            return ask()
     except LockError as error:
         raise BusyError(f"DVC is busy in {root}: {error}; wait for it, then run again") from error
     except DvcException as error:
         if any(sign in str(error) for sign in BUSY_SIGNS):
             raise BusyError(f"DVC is busy in {root}: {error}") from error
         raise StageError(f"DVC cannot tell the state of {root}: {_chain(error)}") from error
-    return status
 
 
 def _wait_for_the_dying(root: Path) -> None:
@@ -206,11 +225,7 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
     start = time.monotonic()
     if not changed_targets(root, [target]):
         return StageRun(target, "unchanged", time.monotonic() - start)
-    former = _lock_bytes(root)
-    try:
-        status, lines = _reproduce(root, target, emit)
-    finally:
-        _restore_if_damaged(root, former)
+    status, lines = _reproduce_whole(root, target, emit)
     tail = "\n".join(lines)
     if status:
         if any(sign in tail for sign in BUSY_SIGNS):
@@ -228,7 +243,8 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
 class Pipeline:
     """One pass over the stages of a workspace.
 
-    DVC is asked about all stages at once, and again for each stage only after one ran.
+    DVC is asked about all stages at once, and again for each stage only after one ran, or when
+    `look_again` is called because files changed in between.
     """
 
     def __init__(self, root: Path, params: Params) -> None:
@@ -236,6 +252,10 @@ class Pipeline:
         self.anything_ran = False
         self._names = [name for stage in STAGES for name in targets(params, stage)]
         self._changed: Container[str] | None = None
+
+    def look_again(self) -> None:
+        """Forget what DVC said."""
+        self._changed = None
 
     def bring_up_to_date(self, target: str, emit: Emit) -> StageRun:
         """Run one stage if it needs to; see `run_stage`."""
@@ -290,15 +310,50 @@ def pull_missing(root: Path, emit: Emit, seconds: float | None = None) -> list[s
     missing = sorted(name for name in outputs if not (root / name).exists())
     if not missing:
         return []
-    status, lines = _dvc(root, ["pull", "--allow-missing", *missing], emit, seconds)
-    if status:
-        tail = "\n".join(lines)
-        raise StageError(f"dvc pull: failed; is the remote reachable?\n{tail}")
+    for _ in range(RESTORE_ATTEMPTS):
+        status, lines = _dvc(root, ["pull", "--allow-missing", *missing], emit, seconds)
+        if status:
+            tail = "\n".join(lines)
+            raise StageError(f"dvc pull: failed; is the remote reachable?\n{tail}")
+        here = [name for name in missing if (root / name).exists()]
+        if not (damaged := dvc_cache.drop_damaged(root, here)):
+            break
+        emit(f"damaged in DVC's cache, and dropped: {', '.join(damaged)}")
     return [name for name in missing if (root / name).exists()]
 
 
+def fetch_objects(root: Path, names: Sequence[str], emit: Emit) -> None:
+    """Bring from the default remote into DVC's cache what outputs consist of, if it has that."""
+    status, _ = _dvc(root, ["fetch", *names], emit)
+    if status:
+        emit("not from the remote, or not all of it")
+
+
+def _reproduce_whole(root: Path, target: str, emit: Emit) -> tuple[int, Sequence[str]]:
+    """Run a stage through DVC; what came from DVC's cache instead is whole, or made again."""
+    for attempt in range(RESTORE_ATTEMPTS):
+        status, lines = _reproduce(root, target, emit)
+        if status:
+            damaged = [str(path) for path in dvc_cache.drop_damaged_folders(root)]
+        elif any(RESTORED_SIGN in line for line in lines):
+            outs = dvc_cache.locked_outs(root, target)
+            damaged = dvc_cache.drop_damaged(root, outs)
+        else:
+            damaged = []
+        if not damaged or attempt == RESTORE_ATTEMPTS - 1:
+            break
+        emit(f"{target}: damaged in DVC's cache, and dropped: {', '.join(damaged)}")
+        if attempt == 0 and not status:
+            fetch_objects(root, list(outs), emit)
+    return status, lines
+
+
 def _reproduce(root: Path, target: str, emit: Emit) -> tuple[int, Sequence[str]]:
-    return _dvc(root, ["repro", "--single-item", target], emit)
+    former = _lock_bytes(root)
+    try:
+        return _dvc(root, ["repro", "--single-item", target], emit)
+    finally:
+        _restore_if_damaged(root, former)
 
 
 def _dvc(

@@ -17,7 +17,7 @@ import soundfile
 import yaml
 
 from distillery import history
-from flows import server
+from flows import retraining, server
 from flows.stages import workspace_lock
 from tests.pipeline import prefect_api
 from tests.pipeline.conftest import ROOT, environment, kill, run_module, start_module
@@ -219,6 +219,41 @@ def of_run(root: Path, run: str) -> list[history.Retraining]:
 def state_of(api: str, root: Path, run: str) -> str:
     (found,) = [row for row in prefect_api.runs_of(api, root) if row["id"] == run]
     return str(found["state_type"])
+
+
+def test_what_a_former_run_could_not_commit_is_committed_and_nothing_twice(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for name, value in {"user.name": "t", "user.email": "t@t"}.items():
+        subprocess.run([*git, "config", name, value], check=True)
+    (tmp_path / "dvc.lock").write_text("of a run that was killed before its commit\n")
+    record = history.Retraining("b", "manual", "2026-01-31T03:00:00+00:00", why=["it crashed"])
+    retraining.commit_lock(retraining.Journal(tmp_path, record))
+    first = record.commit
+    assert first is not None
+    record.commit = None
+    retraining.commit_lock(retraining.Journal(tmp_path, record))
+    assert (record.commit, record.warnings) == (None, [])
+    log = subprocess.run(
+        [*git, "log", "--format=%H %s"], capture_output=True, check=True, text=True
+    )
+    assert log.stdout == f"{first} Retraining b: it crashed\n"
+
+
+def test_an_evaluation_that_was_not_registered_is_work(tmp_path: Path) -> None:
+    """As `make evaluate` leaves one behind: DVC has nothing to do."""
+    (tmp_path / "reports").mkdir()
+    out = {"path": "reports/evaluation", "md5": "e" * 32 + ".dir"}
+    lock = {"stages": {"evaluate": {"outs": [out]}}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    for content, is_registered in (
+        (None, False),
+        ({"evaluation_md5": "d" * 32}, False),
+        ({"evaluation_md5": "e" * 32}, True),
+    ):
+        if content is not None:
+            (tmp_path / retraining.REGISTERED_FILE).write_text(json.dumps(content))
+        assert retraining.is_registered(tmp_path) == is_registered
 
 
 def test_the_two_places_that_say_when_agree() -> None:

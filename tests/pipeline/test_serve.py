@@ -138,7 +138,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows.serve", "--port", str(port)],
             cwd=root,
-            env={**environment(root), "PYTHONPATH": str(ROOT)},
+            # As make starts it for somebody who has not activated the venv.
+            env={**environment(root), "PATH": os.defpath, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -328,3 +329,9 @@ def test_a_damaged_champion_is_not_served(served: Served) -> None:
 def test_loopback_is_told_from_other_addresses() -> None:
     assert all(map(serve.is_loopback, ("127.0.0.1", "::1", "localhost", "127.1.2.3")))
     assert not any(map(serve.is_loopback, ("0.0.0.0", "192.168.0.1", "example.org")))
+
+
+def test_addresses_of_both_kinds_make_urls_that_this_machine_reaches() -> None:
+    assert serve.url_of("0.0.0.0", 5001) == "http://127.0.0.1:5001"
+    assert serve.url_of("::", 5001) == serve.url_of("::1", 5001) == "http://[::1]:5001"
+    assert serve.url_of("example.org", 80) == "http://example.org:80"

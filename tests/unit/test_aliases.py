@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from distillery import aliases
 from distillery.aliases import (
     Aliases,
     challenge,
@@ -104,6 +105,21 @@ def test_a_challenger_keeps_the_place_that_it_has(registry: Tracking) -> None:
     assert not challenge(registry, "m", "2", read_aliases(registry, "m"))
     assert challenge(registry, "m", "3", read_aliases(registry, "m"))
     assert read_aliases(registry, "m") == Aliases("2", "1", "3")
+
+
+def test_a_rollback_that_fails_takes_nothing_back(
+    registry: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(registry, "m", "2")
+
+    def lost(*_: object) -> None:
+        raise TrackingError("MLflow: gone")
+
+    monkeypatch.setattr(aliases, "crown", lost)
+    with pytest.raises(TrackingError, match="MLflow: gone"):
+        rollback(registry, "m")
+    assert read_aliases(registry, "m") == Aliases("2", "1", None)
+    assert withdrawn(registry, "m", "2") is None
 
 
 def test_rolling_back_swaps_and_back_again(registry: Tracking) -> None:

@@ -1,12 +1,16 @@
+import fcntl
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from distillery import doctor
+from distillery.doctor import Finding
 from distillery.params import RegisterParams
 from flows.stages import workspace_lock
 from tests.tiny import tiny_params, write_params
@@ -14,14 +18,15 @@ from tests.tiny import tiny_params, write_params
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def rwlock(root: Path, text: str) -> None:
+def rwlock(root: Path, text: str) -> Path:
     path = root / doctor.DVC_LOCK
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+    return path
 
 
 def held_by(pid: int) -> str:
-    return json.dumps({"data/prepared": {"write": {"pid": pid, "cmd": "dvc repro"}}})
+    return json.dumps({"write": {"/x/data/prepared": {"pid": pid, "cmd": "dvc repro"}}, "read": {}})
 
 
 def test_this_environment_is_as_pinned() -> None:
@@ -42,38 +47,71 @@ def test_a_wrong_and_a_missing_package_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "ok", "found"),
+    ("text", "fault"),
     [
-        ("{}", True, "free"),
-        ("", False, "is empty"),
-        ("{bad", False, "is damaged"),
-        (held_by(2**22 + 1), True, "free"),  # no such process: DVC removes it by itself
-        (held_by(os.getpid()), False, "which is no DVC"),
+        ("", "is empty"),
+        ("{bad", "is damaged"),
+        ('{"write": 3}', "is damaged"),
+        (held_by(os.getpid()), f"names pid {os.getpid()}, which began after it was written"),
     ],
+    ids=["empty", "cut short", "of another form", "reused pid"],
 )
-def test_what_a_crash_leaves_of_dvcs_lock(tmp_path: Path, text: str, ok: bool, found: str) -> None:
-    rwlock(tmp_path, text)
+def test_a_lock_that_a_dead_dvc_left_is_deleted_by_the_next_run(
+    tmp_path: Path, text: str, fault: str
+) -> None:
+    path = rwlock(tmp_path, text)
+    os.utime(path, (10**9, 10**9))
     finding = doctor.check_dvc_lock(tmp_path)
-    assert finding.ok is ok
-    assert found in finding.found
-    assert ok or "delete" in finding.advice
+    assert finding.ok
+    assert f"{path} {fault}" in finding.found
+    assert "the next run deletes it" in finding.found
+    with running_dvc(tmp_path) as pid:
+        finding = doctor.check_dvc_lock(tmp_path)
+        assert not finding.ok
+        assert f"but DVC runs here: pid {pid}" in finding.found
+        assert doctor.free_dvc_lock(tmp_path) is None
+        assert path.exists()
+    with open(tmp_path / doctor.DVC_LOCK_GUARD, "w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)  # DVC edits it
+        assert doctor.free_dvc_lock(tmp_path) is None
+    with running_dvc(ROOT):  # another workspace's
+        assert str(doctor.free_dvc_lock(tmp_path)).startswith(f"{path} {fault}")
+    assert not path.exists()
+    assert doctor.check_dvc_lock(tmp_path).found == "free"
+    assert doctor.free_dvc_lock(tmp_path) is None
 
 
-def test_a_running_dvc_is_no_problem(tmp_path: Path) -> None:
+def test_a_lock_that_may_be_right_stays(tmp_path: Path) -> None:
+    for text in ("{}", held_by(2**22 + 1)):  # no such process: DVC removes it by itself
+        path = rwlock(tmp_path, text)
+        assert doctor.check_dvc_lock(tmp_path) == Finding("DVC lock", True, "free")
+    rwlock(tmp_path, held_by(os.getpid()))
+    finding = doctor.check_dvc_lock(tmp_path)
+    assert not finding.ok
+    assert "which is no DVC" in finding.found
+    assert f"delete {path}" in finding.advice
+    with running_dvc(tmp_path) as pid:
+        rwlock(tmp_path, held_by(pid))
+        assert doctor.check_dvc_lock(tmp_path) == Finding("DVC lock", True, f"DVC runs: pid {pid}")
+        assert doctor.free_dvc_lock(tmp_path) is None
+    assert path.exists()
+
+
+@contextmanager
+def running_dvc(folder: Path) -> Iterator[int]:
+    """Run a process that by its command is DVC."""
     process = subprocess.Popen(
         [sys.executable, "-c", "import time; print(1, flush=True); time.sleep(60)", "dvc"],
+        cwd=folder,
         stdout=subprocess.PIPE,
     )
     assert process.stdout is not None
     process.stdout.readline()
     try:
-        rwlock(tmp_path, held_by(process.pid))
-        finding = doctor.check_dvc_lock(tmp_path)
+        yield process.pid
     finally:
         process.kill()
         process.communicate()
-    assert finding.ok
-    assert finding.found == f"DVC runs: pid {process.pid}"
 
 
 def test_a_run_that_is_on_is_told_and_no_problem(tmp_path: Path) -> None:

@@ -145,3 +145,24 @@ def test_a_page_says_what_happened_and_what_comes_next(tmp_path: Path) -> None:
         "not sent to the remote",
     ):
         assert words in text, words
+
+
+@pytest.mark.parametrize("line", ["[]", "null", "3", '"text"'])
+def test_json_that_is_no_run_is_left_out_like_any_broken_line(tmp_path: Path, line: str) -> None:
+    history.append(tmp_path, record())
+    with open(tmp_path / history.HISTORY_FILE, "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+    assert [row.run for row in history.read_history(tmp_path)] == ["a"]
+    (tmp_path / history.OPEN_FILE).parent.mkdir()
+    (tmp_path / history.OPEN_FILE).write_text(line)
+    assert history.unfinished(tmp_path) is None
+
+
+def test_what_did_not_reach_the_remote_is_unsent_until_it_does(tmp_path: Path) -> None:
+    assert not history.is_unsent(tmp_path)
+    history.append(tmp_path, record("a", status="finished", pushed=False))
+    history.append(tmp_path, record("b", status="skipped"))
+    assert history.is_unsent(tmp_path)
+    history.append(tmp_path, record("c", status="nothing new", pushed=True))
+    history.append(tmp_path, record("d", status="nothing new"))
+    assert not history.is_unsent(tmp_path)

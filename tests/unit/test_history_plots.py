@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import matplotlib.image
@@ -52,3 +53,17 @@ def test_old_runs_are_left_out_and_an_empty_history_can_be_drawn(
     assert len(figures[0].axes[0].containers[0].lines[0].get_xdata()) == MAX_RUNS
     plot_history([], tmp_path / "empty.png")
     assert (tmp_path / "empty.png").stat().st_size > 0
+
+
+def test_an_interval_that_rounding_put_beside_its_value_is_drawn(tmp_path: Path) -> None:
+    beside = run(1, 0.3)
+    beside.wer_low, beside.wer_high = math.nextafter(0.3, 1), math.nextafter(0.3, 0)
+    plot_history([beside], tmp_path / "history.png")
+    assert (tmp_path / "history.png").stat().st_size > 0
+
+
+def test_a_champion_that_stays_is_not_crowned_again(tmp_path: Path, figures: list[Figure]) -> None:
+    stays = run(4, 0.2, "champion")
+    stays.former_champion = stays.version
+    plot_history([run(3, 0.2, "champion"), stays], tmp_path / "h.png")
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["v3"]

@@ -171,6 +171,25 @@ def test_a_tie_changes_nothing(place: Place) -> None:
     assert place.aliases == Aliases("1", None, "2")
 
 
+def test_a_tie_is_one_of_the_forms_that_are_served(new_place: Place) -> None:
+    place = new_place
+    place.bring(1)
+    folder = place.root / "models/exported/conv"
+    folder.mkdir(parents=True)
+    recogniser(1).save(folder)
+    export_student(recogniser(1), place.data, folder)
+    same = place.heard(recogniser(1)).assign(model="students/conv")
+    better = same.assign(format="onnx", word_errors=same["word_errors"] - 1)
+    place = replace(place, exported=better)
+    place.register(2, recogniser(2))
+    place.tracking.client.set_model_version_tag(place.name, "2", FORMAT_TAG, "torch")
+    tie = place.bring(2, errors=same["word_errors"])
+    assert tie.reason.startswith("a tie: every utterance has as many errors as with version 1")
+    place.tracking.client.set_model_version_tag(place.name, "2", FORMAT_TAG, "onnx")
+    assert place.bring(2, errors=same["word_errors"]).alias == "champion"
+    shutil.rmtree(folder)
+
+
 def test_a_student_whose_control_is_clearly_better_is_held_back(place: Place) -> None:
     place.bring(1)
     held = place.bring(2, errors=2, control=1, gate=GATE.model_copy(update={"wer_margin": 1.0}))
