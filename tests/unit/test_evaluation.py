@@ -665,7 +665,7 @@ def test_tables_show_every_model_with_its_figures(evaluated: Path, table_of: Tab
     summary = summary_of(evaluated)
     text = table_of(summary)
     lines = text.splitlines()
-    assert lines[0] == "Test split: 4 utterances, 7 words by 2 speakers"
+    assert lines[0].startswith("Test split: 4 utterances, 7 words by 2 speakers")
     names = ("teacher", "control conv", "student conv", "student rand")
     starts = [n for n, line in enumerate(lines) if line.lstrip("| ").startswith(names)]
     # A row may take two lines; its intervals then stand on the second.
@@ -781,6 +781,7 @@ def test_the_table_of_several_seeds_shows_means_spread_and_the_filter(two_seeds:
     assert "| 64.3 ± 10.1 [" in markdown
     assert {row.count("|") for row in first_table(markdown)} == {10}
     assert "| conv, seed " in markdown  # as it was exported
+    assert markdown.splitlines()[0].endswith("; in brackets 95 % intervals")
 
 
 def test_the_filter_is_drawn_where_there_was_one(two_seeds: Path) -> None:

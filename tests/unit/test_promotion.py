@@ -159,8 +159,9 @@ def test_a_better_one_takes_the_place_and_a_worse_one_does_not(place: Place) -> 
     version = place.tracking.client.get_model_version(place.name, "3")
     assert version.tags["gate.failed"] == "wer (torch), wer_interval (torch)"
     assert version.tags["gate.against"] == "2"
-    assert version.description.startswith("a student\n\nGate: version 3 is challenger: wer")
-    assert "| wer_interval | torch | +" in version.description
+    assert version.description.startswith("Gate: version 3 is challenger: wer")
+    assert "| &nbsp;&nbsp;torch | &nbsp;&nbsp;+" in version.description
+    assert version.description.endswith("\na student")
 
 
 def test_a_tie_changes_nothing(place: Place) -> None:

@@ -214,7 +214,7 @@ def test_models_are_measured_with_and_without(finished: Path) -> None:
 
 def test_the_table_has_a_column_for_it(finished: Path) -> None:
     summary = json.loads((finished / "reports/evaluation/summary.json").read_text())
-    assert "WER %, language model [95 % interval]" in markdown_table(summary)
+    assert "| WER %, language model |" in markdown_table(summary)
     assert "conv: with the language model the gain is" in render_table(summary)
     assert all(len(line) <= 100 for line in render_table(summary).splitlines())
 
