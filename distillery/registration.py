@@ -131,53 +131,25 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
+    settings = sources.params.register
     with tracking.explained():
         data = PreparedData.open(sources.root / "data/prepared")
         predictions = pd.read_parquet(sources.root / "reports/evaluation/predictions.parquet")
         datasets = _datasets(data, sources)
-        runs = {"parent": parent}
-        for row in sources.summary["models"]:
-            for trained in row.get("by_seed", []):
-                model = trained["model"]
-                name = child_name(sources.params, model, _output(sources, "data/prepared"))
-                runs[model] = tracking.child(parent, model, name)
-                _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
-        drift = drift_from_champion(tracking, sources.params.register.model_name, sources.root)
-        children = [run for model, run in runs.items() if model != "parent"]
+        runs = _log_model_runs(tracking, parent, sources, datasets, predictions)
+        drift = drift_from_champion(tracking, settings.model_name, sources.root)
         candidates = _candidates(sources, runs, test_digest(data))
         versions = {
-            item.name: register_version(
-                tracking,
-                sources.params.register.model_name,
-                item,
-                sources.params.register.serve_limits,
-            )
+            item.name: register_version(tracking, settings.model_name, item, settings.serve_limits)
             for item in candidates
         }
         best = best_candidate(candidates)
-        verdict = decide(
-            tracking,
-            Entry(
-                sources.params.register.model_name,
-                versions[best.name],
-                best.name,
-                best.seed,
-                best.folder,
-                best.description,
-            ),
-            Terms(
-                data,
-                predictions,
-                pd.read_parquet(sources.root / "reports/evaluation/exported.parquet"),
-                sources.params.evaluate,
-                sources.params.register.gate,
-            ),
-        )
+        verdict = _ask_the_gate(tracking, sources, best, versions[best.name], data, predictions)
         result = descriptions.outcome(
-            sources.summary, best.name, best.seed, sources.params.register.model_name, verdict
+            sources.summary, best.name, best.seed, settings.model_name, verdict
         )
         _log_parent_run(tracking, parent, sources, datasets, best, verdict, result)
-        log_drift(tracking, parent, children, drift, sources.root)
+        log_drift(tracking, parent, runs.values(), drift, sources.root)
         tracking.describe_experiment(
             descriptions.of_experiment(
                 tracking.experiment_id, result, sources.summary, sources.tags
@@ -185,14 +157,14 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         )
         tracking.end_run(parent)
     registered = {
-        "name": sources.params.register.model_name,
+        "name": settings.model_name,
         "version": verdict.version,
         "alias": verdict.alias,
         "reason": verdict.reason,
         "student": best.name,
         "seed": best.seed,
         "versions": versions,
-        "runs": runs,
+        "runs": {"parent": parent, **runs},
         "experiment_id": tracking.experiment_id,
         "tracking_uri": without_credentials(tracking.uri),
         "data_warnings": drift.warnings,
@@ -200,6 +172,23 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
     }
     write_json(sources.root / "reports/registered.json", registered)
     return registered
+
+
+def _ask_the_gate(
+    tracking: Tracking,
+    sources: Sources,
+    best: Candidate,
+    version: str,
+    data: PreparedData,
+    predictions: pd.DataFrame,
+) -> Verdict:
+    """Return what the gate says of the best student, by now a version; it moves the aliases."""
+    params = sources.params
+    name = params.register.model_name
+    entry = Entry(name, version, best.name, best.seed, best.folder, best.description)
+    exported = pd.read_parquet(sources.root / "reports/evaluation/exported.parquet")
+    terms = Terms(data, predictions, exported, params.evaluate, params.register.gate)
+    return decide(tracking, entry, terms)
 
 
 def test_digest(data: PreparedData) -> str:
@@ -395,6 +384,25 @@ def origin(sources: Sources) -> dict[str, Any]:
         },
         "teacher": {"md5": short_md5(_output(sources, "models/teacher"))},
     }
+
+
+def _log_model_runs(
+    tracking: Tracking,
+    parent: str,
+    sources: Sources,
+    datasets: Sequence[DataSource],
+    predictions: pd.DataFrame,
+) -> dict[str, str]:
+    """Log every student and control under every seed, and return their runs by model."""
+    runs = {}
+    data_md5 = _output(sources, "data/prepared")
+    for row in sources.summary["models"]:
+        for trained in row.get("by_seed", []):
+            model = trained["model"]
+            name = child_name(sources.params, model, data_md5)
+            runs[model] = tracking.child(parent, model, name)
+            _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
+    return runs
 
 
 def _log_model_run(
