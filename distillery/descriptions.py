@@ -97,18 +97,25 @@ def of_version(title: str, summary: Mapping[str, Any], tags: Mapping[str, str]) 
 
 
 def of_experiment(
-    experiment: str, result: str, summary: Mapping[str, Any], tags: Mapping[str, str]
+    experiment: str,
+    result: str,
+    verdict: Verdict,
+    summary: Mapping[str, Any],
+    tags: Mapping[str, str],
 ) -> str:
     """Return the description of an experiment: its last result, and how to read its runs.
 
     Args:
         experiment: its id.
         result: of `outcome`, of the last run.
+        verdict: the gate's on it.
         summary: what that run's summary.json holds.
         tags: lineage that every run bears.
     """
+    charts = f"**[Students as charts, lowest WER first]({charts_page(experiment)})**"
+    alias = verdict.alias or "without an alias"
     return (
-        f"**[Students as charts, lowest WER first]({charts_page(experiment)})** · the last run: "
+        f"{charts} · the last run's student is version {verdict.version}, **{alias}**\n\n"
         f"{result}\n\n{markdown_table(summary)}\n{lineage(tags)}\n{HOW_TO_READ}"
     )
 

@@ -152,7 +152,7 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         log_drift(tracking, parent, runs.values(), drift, sources.root)
         tracking.describe_experiment(
             descriptions.of_experiment(
-                tracking.experiment_id, result, sources.summary, sources.tags
+                tracking.experiment_id, result, verdict, sources.summary, sources.tags
             )
         )
         tracking.end_run(parent)

@@ -26,6 +26,7 @@ EXPORT_HEADERS = (
     "same\ntexts",
     "real-time\nfactor",
 )
+SHORT_HEADERS = {"WER %, language model": "WER % with LM", "real-time factor": "RTF"}
 MOSTLY = 0.5
 ADVICE = "it needs more data, longer training, or another objective or learning rate"
 
@@ -83,11 +84,12 @@ def render_table(summary: Mapping[str, Any]) -> str:
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
     """Return the table, each student's verdict and what to mind as Markdown."""
-    # What intervals they are stands above the table: with it in the headers, pages cut it off.
+    # Pages cut wide tables off: what intervals they are stands above.
     headers = [
         header.partition("[")[0].strip().replace("-\n", "-").replace("\n", " ")
         for header in table_headers(summary)
     ]
+    headers = [SHORT_HEADERS.get(header, header) for header in headers]
     intervals = f"; in brackets {100 * summary['confidence']:g} % intervals"
     rules = [":--", *["--:"] * (len(headers) - 1)]
     lines = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *table_cells(summary, " "))]

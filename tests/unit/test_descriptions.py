@@ -34,10 +34,11 @@ def test_a_model_is_described_by_its_own_figures() -> None:
 
 
 def test_an_experiment_is_described_in_a_line_that_leads_to_the_charts() -> None:
-    text = descriptions.of_experiment("7", "it went well.", SUMMARY, LINEAGE)
+    text = descriptions.of_experiment("7", "It went well.", VERDICT, SUMMARY, LINEAGE)
     first, _, rest = text.partition("\n")
     assert "](#/experiments/7/runs?compareRunsMode=CHART&" in first
-    assert first.endswith("it went well.")
+    assert first.endswith("the last run's student is version 7, **champion**")
+    assert rest.startswith("\nIt went well.\n")
     assert "| student conv |" in rest
     assert "How to read it" in rest
 
