@@ -54,7 +54,7 @@ class NumpyLogMel:
         return normalised
 
     def _logs(self, frames: np.ndarray) -> np.ndarray:
-        """Return log-mel energies `(feature_frames, mels)` of frames `(feature_frames, samples)`."""
+        """Return log-mel energies `(feature_frames, mels)` of `(feature_frames, samples)`."""
         spectrum = scipy.fft.rfft(frames * self.window, axis=-1)  # (feature_frames, bins)
         power = np.square(spectrum.real) + np.square(spectrum.imag)
         logs: np.ndarray = np.log(power @ self.filters + np.float32(LOG_FLOOR))
