@@ -11,9 +11,8 @@ import time
 from pathlib import Path
 
 from distillery import params
-from distillery.bundle import check_bundle
 from distillery.errors import DistilleryError, StageError
-from distillery.registry import CHAMPION, package_bundle, version_folder, version_of
+from distillery.registry import CHAMPION, checked_folder, package_bundle, version_of
 from distillery.tracking import Tracking
 from flows import environment, server
 
@@ -75,8 +74,7 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
     log.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="serve-", dir=log.parent) as copy:
         fixed = f"models:/{version.name}/{version.version}"
-        bundle, digest = version_folder(tracking, fixed, Path(copy) / "registered")
-        check_bundle(bundle, digest)
+        bundle = checked_folder(tracking, fixed, Path(copy) / "registered")
         served = Path(copy) / "served"
         package_bundle(bundle, served, settings.serve_limits)
         say(f"{name}: files as registered; starting …")

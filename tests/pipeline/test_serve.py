@@ -29,7 +29,7 @@ from distillery.audio import load_audio
 from distillery.errors import ModelError, StageError, TrackingError
 from distillery.params import CRNNParams, FeatureParams, Params, RegisterParams
 from distillery.recogniser import Recogniser
-from distillery.registry import CHAMPION, Candidate, register_version, version_folder
+from distillery.registry import BUNDLE_TAG, CHAMPION, Candidate, register_version, version_folder
 from distillery.students import STUDENTS
 from distillery.text import Vocabulary
 from distillery.tracking import Tracking
@@ -323,6 +323,13 @@ def test_a_damaged_champion_is_not_served(served: Served) -> None:
             serve.serve(served.root, "127.0.0.1", server.free_port(), None)
     finally:
         weights.write_bytes(content)
+    tag = tracking.client.get_model_version("tiny", "1").tags[BUNDLE_TAG]
+    tracking.client.delete_model_version_tag("tiny", "1", BUNDLE_TAG)
+    try:
+        with pytest.raises(TrackingError, match=r"models:/tiny/1: bears no tag bundle\.sha256"):
+            serve.serve(served.root, "127.0.0.1", server.free_port(), None)
+    finally:
+        tracking.client.set_model_version_tag("tiny", "1", BUNDLE_TAG, tag)
     with pytest.raises(TrackingError, match="models:/tiny@nobody: not in the registry"):
         serve.serve(served.root, "127.0.0.1", server.free_port(), "models:/tiny@nobody")
 
