@@ -23,22 +23,20 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from distillery.audio import load_audio
 from distillery.errors import ModelError, StageError, TrackingError
-from distillery.params import CRNNParams, FeatureParams, Params, RegisterParams
+from distillery.params import Params, RegisterParams
 from distillery.recogniser import Recogniser
 from distillery.registry import BUNDLE_TAG, CHAMPION, Candidate, register_version, version_folder
-from distillery.students import STUDENTS
-from distillery.text import Vocabulary
 from distillery.tracking import Tracking
 from flows import serve, server
 from flows.fetch import fetch_teacher
 from tests.attacks import Payload
 from tests.pipeline.conftest import ROOT, environment
 from tests.stores import put_mlflow
-from tests.tiny import LETTERS, RATE_HZ, speak, tiny_params, write_params
+from tests.tiny import RATE_HZ, speak, tiny_params, write_params
+from tests.tiny_students import talking_student
 
 MAX_SECONDS, MAX_BYTES = 5.0, 2_000_000
 REGISTER = {
@@ -78,14 +76,7 @@ class Served:
 
 def put_champion(root: Path) -> Recogniser:
     """Register a small student with random weights as the champion of a new workspace."""
-    torch.manual_seed(0)
-    architecture = CRNNParams(type="crnn", conv_channels=4, hidden_size=8)
-    vocabulary = Vocabulary.from_alphabet(LETTERS)
-    network = STUDENTS["crnn"](architecture, 16, len(vocabulary)).eval()
-    student = Recogniser(network, architecture, FeatureParams(num_mels=16), vocabulary, RATE_HZ)
-    with torch.no_grad():  # random networks say blank
-        mean = student.log_probs([speak("abc cab", 0)])[0].mean(axis=0)  # (vocab,)
-        network.output.bias -= torch.from_numpy(mean)
+    student = talking_student()
     folder = root / "models/students/crnn/seed-0"
     folder.mkdir(parents=True)
     student.save(folder)
