@@ -21,6 +21,7 @@ from flows.data_check import warn_of_moved_data
 from flows.fetch import fetch as fetch_models
 from flows.fetch import readers_that_run_anyway
 from flows.live import LiveCurves
+from flows.names import flow_run_name
 from flows.stages import STAGES, Pipeline, distill_target, push
 from tasks import register as register_stage
 
@@ -78,7 +79,7 @@ _options: dict[str, Any] = {
 }
 
 
-@task(name="prepare", **_options)
+@task(name="prepare", task_run_name="prepare", **_options)
 def prepare(run: Run) -> str:
     """Turn the corpus into prepared data, and say where they moved away from the champion's."""
     outcome = run.stage("prepare")
@@ -87,22 +88,23 @@ def prepare(run: Run) -> str:
     return outcome
 
 
-@task(name="fetch", **_options)
+@task(name="fetch", task_run_name="fetch", **_options)
 def fetch(run: Run) -> str:
     """Bring registered models here that the settings name."""
     follow = readers_that_run_anyway(run.root, run.settings)
     for line in fetch_models(run.root, run.settings, follow):
         get_run_logger().info(line)
+        run.pipeline.look_again()
     return run.stage("fetch")
 
 
-@task(name="teacher", **_options)
+@task(name="teacher", task_run_name="teacher", **_options)
 def teacher(run: Run) -> str:
     """Get the teacher ready."""
     return run.stage("teacher")
 
 
-@task(name="cache", **_options)
+@task(name="cache", task_run_name="cache", **_options)
 def cache(run: Run) -> str:
     """Store the teacher's outputs."""
     return run.stage("cache")
@@ -114,13 +116,13 @@ def distill(run: Run, student: str, seed: int) -> str:
     return run.stage(distill_target(student, seed))
 
 
-@task(name="evaluate", **_options)
+@task(name="evaluate", task_run_name="evaluate", **_options)
 def evaluate(run: Run) -> str:
     """Score every model on the test split."""
     return run.stage("evaluate")
 
 
-@task(name="register", **_options)
+@task(name="register", task_run_name="register", **_options)
 def register(run: Run) -> dict[str, Any]:
     """Log the results and register the students."""
     run.at("register")
@@ -129,7 +131,7 @@ def register(run: Run) -> dict[str, Any]:
     return register_stage.register(run.root, live.run, tracking=live.tracking, tags=tags)
 
 
-@flow(name="distillation", persist_result=False)
+@flow(name="distillation", flow_run_name=flow_run_name, persist_result=False)
 def distillation(
     root: str, until: str = "register", trigger: str = "manual"
 ) -> dict[str, Any] | None:

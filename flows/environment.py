@@ -26,6 +26,9 @@ DEFAULTS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
 }
 
+# What comes out as lines of a log has no use for a bar, and its room is for loss and WER.
+BAR = "{desc}: {percentage:3.0f} % {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
 
 def apply(root: Path) -> None:
     """Set what is not set yet, for this process and its children."""
@@ -37,18 +40,24 @@ def apply(root: Path) -> None:
 
 def for_stages() -> dict[str, str]:
     """Return the environment of a stage's process: this Python first, lines at once, calm bars."""
-    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
     return {
         **os.environ,
         STARTER: str(os.getpid()),
-        "PATH": os.pathsep.join(folders),
+        "PATH": path_with_this_python(),
         "PYTHONUNBUFFERED": "1",
         # DVC starts stages through it. Bash replaces itself by the stage, so that no shell stands
         # between the two and the stage notices when DVC dies.
         "SHELL": shutil.which("bash") or "/bin/sh",
         "TQDM_MININTERVAL": "5",
-        "TQDM_NCOLS": "80",
+        "TQDM_NCOLS": "120",
+        "TQDM_BAR_FORMAT": BAR,
     }
+
+
+def path_with_this_python() -> str:
+    """Return PATH with the commands of this Python's environment first, activated or not."""
+    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    return os.pathsep.join(folders)
 
 
 def expected_errors_without_traceback() -> None:

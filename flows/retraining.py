@@ -44,6 +44,7 @@ from distillery.tracking import Tracking
 from flows import environment, results, stages
 from flows.distillation import Run, conclude, through
 from flows.fetch import fetch
+from flows.names import add_reason, flow_run_name
 from tasks.stage import die_with_parent
 
 FLOWS = ("retraining", "distillation")
@@ -51,6 +52,7 @@ SKIPPED = "Skipped"
 ARTIFACT = "retraining"
 REGISTERED_FILE = "reports/registered.json"
 PLOT_FILE = "reports/retraining.png"
+EVALUATION = "reports/evaluation"
 PREPARED_FILE = "data/prepared/summary.json"
 CACHE_FILE = "reports/cache.json"
 COMMIT_SECONDS = 60.0
@@ -100,6 +102,7 @@ def leave_a_trace(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) ->
 
 @flow(
     name="retraining",
+    flow_run_name=flow_run_name,
     persist_result=False,
     on_failure=[leave_a_trace],
     on_cancellation=[leave_a_trace],
@@ -128,6 +131,7 @@ def retraining(root: str = ".", trigger: str = "schedule", force: bool = False) 
         except BusyError as error:
             record.status, record.reason = "skipped", str(error)
             history.append(folder, record)
+            add_reason(["skipped"])
             get_run_logger().warning("skipped: %s", error)
             return Cancelled(name=SKIPPED, message=str(error))
         _bury_the_dead(folder, datetime.fromisoformat(record.started))
@@ -194,14 +198,13 @@ def _retrain(journal: Journal, settings: params.Params) -> None:
         record.why = record.why or ["forced"]
         for line in fetch(root, settings):
             logger.info("%s", line)
+    add_reason(record.why)
     if not record.why:
         logger.info("nothing new: the corpus and all else are as they were")
         if options.push and history.is_unsent(root):
             _send(journal, settings)
         return
     logger.info("to do: %s", "; ".join(record.why))
-    lock_file = root / stages.LOCK_FILE
-    before = lock_file.read_bytes() if lock_file.exists() else b""
     record.former_champion = _champion(root, settings)
     tags = {"trigger": record.trigger, "retraining.run": record.run}
     run = Run(root, settings, tags, at=journal.at)
@@ -215,9 +218,9 @@ def _retrain(journal: Journal, settings: params.Params) -> None:
     _draw_the_history(journal, settings)
     if options.push:
         _send(journal, settings)
-    if options.commit and lock_file.read_bytes() != before:
+    if options.commit:
         journal.at("commit")
-        _commit(journal)
+        commit_lock(journal)
 
 
 def what_is_new(root: Path, settings: params.Params, former: Retraining | None) -> list[str]:
@@ -244,9 +247,17 @@ def what_is_new(root: Path, settings: params.Params, former: Retraining | None) 
         why.append(f"out of date: {', '.join(changed)}")
     if former is not None and former.status != "finished":
         why.append(f"the last run {former.status} at {former.step}")
-    elif not changed and not (root / REGISTERED_FILE).exists():
+    elif not changed and not is_registered(root):
         why.append("results that are not registered")
     return why
+
+
+def is_registered(root: Path) -> bool:
+    """Return whether the last registration was of the evaluation that is here."""
+    from tasks.lineage import locked_outputs
+
+    here = locked_outputs(root / stages.LOCK_FILE).get(EVALUATION)
+    return here is not None and (registered(root) or {}).get("evaluation_md5") == here
 
 
 def _dependency(entries: list[Any], name: str) -> str:
@@ -269,7 +280,14 @@ def _tried_again(transfer: Any, settings: params.Params) -> Any:
     )
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_may_pass)
+_transfer: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retry_condition_fn": _may_pass,
+}
+
+
+@task(task_run_name="pull", **_transfer)
 def pull(journal: Journal, seconds: float) -> None:
     """Get what the workspace lacks from DVC's remote."""
     logger = get_run_logger()
@@ -277,7 +295,7 @@ def pull(journal: Journal, seconds: float) -> None:
         logger.info("%s: pulled", name)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_may_pass)
+@task(task_run_name="push", **_transfer)
 def push(journal: Journal, seconds: float) -> None:
     """Send data, cache and models to DVC's remote."""
     stages.push(journal.root, get_run_logger().info, seconds)
@@ -294,12 +312,17 @@ def _send(journal: Journal, settings: params.Params) -> None:
         journal.warn(f"not sent to the remote, the next run tries again: {error}")
 
 
-def _commit(journal: Journal) -> None:
-    """Commit dvc.lock and nothing else, whatever the index holds."""
+def commit_lock(journal: Journal) -> None:
+    """Commit dvc.lock and nothing else, whatever the index holds, if the last commit's differs.
+
+    It may differ because a former run was stopped before it came to its commit.
+    """
     record = journal.record
     message = f"Retraining {record.run}: {'; '.join(record.why)}"
     name = stages.LOCK_FILE
     try:
+        if not _git(journal.root, "status", "--porcelain", "--", name):
+            return
         _git(journal.root, "add", "--intent-to-add", name)
         _git(journal.root, "commit", "--quiet", "--only", "--message", message, "--", name)
         record.commit = _git(journal.root, "rev-parse", "HEAD")

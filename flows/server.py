@@ -22,6 +22,7 @@ from pathlib import Path
 from distillery.credentials import without_credentials
 from distillery.errors import StageError
 from distillery.files import write_bytes
+from flows.environment import path_with_this_python
 from tasks.stage import STARTER
 
 UI_FILE = ".prefect/ui.json"
@@ -196,7 +197,13 @@ def start_child(
     with open(log, "wb") as output:
         return subprocess.Popen(
             [sys.executable, "-m", "flows.child", module, *arguments],
-            env={**os.environ, STARTER: str(os.getpid()), **environment},
+            env={
+                **os.environ,
+                # MLflow starts its server by name, and nobody has to activate the venv.
+                "PATH": path_with_this_python(),
+                STARTER: str(os.getpid()),
+                **environment,
+            },
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -43,7 +43,13 @@ EXIT_TIMEOUT = 124
 RESTORE_ATTEMPTS = 3
 """From DVC's cache, from the remote where that was damaged, anew where that was, too."""
 BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
-HINTS = ("To track the changes with git", "\tgit add", "To enable auto staging", "\tdvc config")
+HINTS = (
+    "To track the changes with git",
+    "\tgit add",
+    "To enable auto staging",
+    "\tdvc config",
+    "Use `dvc push`",  # the flow pushes where there is a remote
+)
 RESTORED_SIGN = "is cached - skipping run"
 
 Outcome = Literal["unchanged", "ran", "restored"]
@@ -237,7 +243,8 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
 class Pipeline:
     """One pass over the stages of a workspace.
 
-    DVC is asked about all stages at once, and again for each stage only after one ran.
+    DVC is asked about all stages at once, and again for each stage only after one ran, or when
+    `look_again` is called because files changed in between.
     """
 
     def __init__(self, root: Path, params: Params) -> None:
@@ -245,6 +252,10 @@ class Pipeline:
         self.anything_ran = False
         self._names = [name for stage in STAGES for name in targets(params, stage)]
         self._changed: Container[str] | None = None
+
+    def look_again(self) -> None:
+        """Forget what DVC said."""
+        self._changed = None
 
     def bring_up_to_date(self, target: str, emit: Emit) -> StageRun:
         """Run one stage if it needs to; see `run_stage`."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.logging import disable_run_logger
 
 from distillery.errors import ModelError, TrackingError
 from distillery.fingerprint import read_fingerprint
@@ -15,8 +16,10 @@ from distillery.params import Params
 from distillery.registered import check_model, read_source
 from distillery.registry import CHAMPION, Candidate, register_version
 from distillery.tracking import Tracking
+from flows import distillation
 from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
 from tests.pipeline.conftest import make_workspace, run_module
+from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_params
 from tests.unit.test_registered import recogniser
 
@@ -26,7 +29,7 @@ ALIAS = "models:/tiny@champion"
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose registry holds two versions; the first is champion."""
-    root = tmp_path_factory.mktemp("shop")
+    root = put_mlflow(tmp_path_factory.mktemp("shop"))
     tracking = Tracking(Params.model_validate(tiny_params()).register, root)
     for seed in (1, 2):
         folder = root / f"student-{seed}"
@@ -233,6 +236,32 @@ def test_an_alias_is_followed_when_its_reader_or_what_that_waits_for_is_out_of_d
     # A seed that is added trains alone: it starts where the others did.
     assert due({**plain, "distill": {**plain["distill"], "seeds": [0, 1]}}) == []
     assert readers_that_run_anyway(tmp_path, Params.model_validate(tiny_params())) == []
+
+
+FLOW_STAGES = """
+  prepare: {cmd: echo > prepare, outs: [prepare]}
+  fetch: {cmd: ls models, outs: [models/registered: {persist: true}]}
+  evaluate: {cmd: echo > evaluate, outs: [evaluate]}
+"""
+
+
+def test_dvc_is_asked_again_once_the_flow_has_followed_an_alias(bare: Path, tmp_path: Path) -> None:
+    """Or dvc.lock would go on naming the former champion, beside students that began elsewhere."""
+    run_module(tmp_path, "dvc", "init", "-q", "--no-scm")
+    (tmp_path / "dvc.yaml").write_text(STAGES + FLOW_STAGES)
+    wanted = settings(register={"tracking_uri": f"sqlite:///{bare}/mlflow.db"})
+    write_params(tmp_path, wanted.model_dump(mode="json"))
+    fetch(tmp_path, wanted, follow=())
+    run_module(tmp_path, "dvc", "repro", "-q")
+    plain = wanted.model_dump(mode="json")
+    plain["distill"]["students"]["conv"]["objective"] = {"teacher_share": 0.4}
+    write_params(tmp_path, plain)
+    crown(bare, "2")
+    run = distillation.Run(tmp_path, Params.model_validate(plain), {})
+    with disable_run_logger():
+        assert distillation.prepare.fn(run) == "unchanged"
+        assert distillation.fetch.fn(run) == "ran"
+    assert held(tmp_path) == "2"
 
 
 # --- the whole pipeline ---------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import soundfile
 import yaml
 
 from distillery import history
-from flows import server
+from flows import retraining, server
 from flows.stages import workspace_lock
 from tests.pipeline import prefect_api
 from tests.pipeline.conftest import ROOT, environment, kill, run_module, start_module
@@ -100,7 +100,25 @@ def test_a_new_recording_goes_all_the_way_and_then_there_is_nothing_new(
     assert "1 utterances" in page
     assert f"version {record.version}: champion" in page
     (run,) = prefect_api.runs_of(api, shop)
-    assert (run["name"] != "", run["state_type"]) == (True, "COMPLETED")
+    assert run["state_type"] == "COMPLETED"
+    assert re.fullmatch(r"corpus, manual, \d{4}-\d\d-\d\d \d\d:\d\d: new data", run["name"])
+    tasks = prefect_api.post(
+        api,
+        "task_runs/filter",
+        flow_runs={"id": {"any_": [run["id"]]}},
+        sort="EXPECTED_START_TIME_ASC",
+    )
+    assert [task["name"] for task in tasks] == [
+        "pull",
+        "prepare",
+        "fetch",
+        "teacher",
+        "cache",
+        "distill (conv, seed 0)",
+        "evaluate",
+        "register",
+        "push",
+    ]
     (artifact,) = prefect_api.post(
         api,
         "artifacts/filter",
@@ -118,6 +136,7 @@ def test_a_new_recording_goes_all_the_way_and_then_there_is_nothing_new(
     assert nothing.seconds is not None
     assert nothing.seconds < 30
     assert num_mlflow_runs(shop) == before
+    assert prefect_api.runs_of(api, shop)[0]["name"].endswith(": nothing new")
     assert len(list((shop / "reports/retraining").glob("*.md"))) == 1
 
 
@@ -127,6 +146,7 @@ def test_a_second_run_is_skipped_with_a_reason(shop: Path, api: str) -> None:
     assert f"already running: pid {os.getpid()}" in output
     (run,) = prefect_api.runs_of(api, shop)
     assert (run["state_type"], run["state_name"]) == ("CANCELLED", "Skipped")
+    assert run["name"].endswith(": skipped")
     assert f"already running: pid {os.getpid()}" in run["state"]["message"]
     (record,) = history.read_history(shop)
     assert record.status == "skipped"
@@ -179,6 +199,7 @@ def test_the_schedule_fires_and_a_cancelled_run_leaves_no_process(shop: Path, ap
         prefect_api.post(api, url)  # now, for the night is far
         wait_for(lambda: list((shop / "scratch").glob("*-conv-seed-0-*.pt")), 150)
         (running,) = [r for r in prefect_api.runs_of(api, shop) if r["state_type"] == "RUNNING"]
+        assert running["name"].startswith("corpus, schedule, ")
         prefect_api.prefect(shop, api, "flow-run", "cancel", running["id"])
         wait_for(lambda: any(of_run(shop, running["id"])), 30)
         (record,) = of_run(shop, running["id"])
@@ -198,6 +219,41 @@ def of_run(root: Path, run: str) -> list[history.Retraining]:
 def state_of(api: str, root: Path, run: str) -> str:
     (found,) = [row for row in prefect_api.runs_of(api, root) if row["id"] == run]
     return str(found["state_type"])
+
+
+def test_what_a_former_run_could_not_commit_is_committed_and_nothing_twice(tmp_path: Path) -> None:
+    git = ["git", "-C", str(tmp_path)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    for name, value in {"user.name": "t", "user.email": "t@t"}.items():
+        subprocess.run([*git, "config", name, value], check=True)
+    (tmp_path / "dvc.lock").write_text("of a run that was killed before its commit\n")
+    record = history.Retraining("b", "manual", "2026-01-31T03:00:00+00:00", why=["it crashed"])
+    retraining.commit_lock(retraining.Journal(tmp_path, record))
+    first = record.commit
+    assert first is not None
+    record.commit = None
+    retraining.commit_lock(retraining.Journal(tmp_path, record))
+    assert (record.commit, record.warnings) == (None, [])
+    log = subprocess.run(
+        [*git, "log", "--format=%H %s"], capture_output=True, check=True, text=True
+    )
+    assert log.stdout == f"{first} Retraining b: it crashed\n"
+
+
+def test_an_evaluation_that_was_not_registered_is_work(tmp_path: Path) -> None:
+    """As `make evaluate` leaves one behind: DVC has nothing to do."""
+    (tmp_path / "reports").mkdir()
+    out = {"path": "reports/evaluation", "md5": "e" * 32 + ".dir"}
+    lock = {"stages": {"evaluate": {"outs": [out]}}}
+    (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
+    for content, is_registered in (
+        (None, False),
+        ({"evaluation_md5": "d" * 32}, False),
+        ({"evaluation_md5": "e" * 32}, True),
+    ):
+        if content is not None:
+            (tmp_path / retraining.REGISTERED_FILE).write_text(json.dumps(content))
+        assert retraining.is_registered(tmp_path) == is_registered
 
 
 def test_the_two_places_that_say_when_agree() -> None:
