@@ -205,7 +205,7 @@ def test_a_gate_killed_before_any_of_its_writes_is_made_up_for_by_the_next(
         assert version.tags["gate.alias"] == "champion"
         assert version.tags["gate.against"] == "1"
         assert version.tags["champion.since"] == last.time
-        assert version.description.startswith("a student\n\nGate: version 2 is champion: all rules")
+        assert version.description.startswith("Gate: version 2 is champion: all rules")
         crown(place.tracking, place.name, "1", place.aliases, "me", "to begin anew")
         client.delete_registered_model_alias(place.name, "previous")
         for name in version.tags:
