@@ -26,8 +26,8 @@ from distillery.files import write_bytes
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams, Params
 from distillery.predictions import compare, rates
-from distillery.preparation import hash_fraction
 from distillery.results import MISSING, TABLE_COLUMNS, title, with_interval
+from distillery.splits import hash_fraction
 from distillery.teachers.loading import load_teacher
 from distillery.tracking import Point
 
