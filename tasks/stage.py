@@ -48,6 +48,8 @@ def run_stage(function: Callable[..., object], *arguments: object, guard: bool =
     """
     if "DVC_STAGE" in os.environ:
         die_with_parent()
+        if _left_by_dvc():
+            sys.exit(EXIT_TERMINATED)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:
@@ -121,6 +123,11 @@ def die_with_parent() -> None:
     orphaned = starter is not None and int(starter) not in _ancestors()
     if orphaned or os.getppid() != parent:  # it died before Linux knew
         sys.exit(EXIT_TERMINATED)
+
+
+def _left_by_dvc() -> bool:
+    """Return whether a DVC that somebody ran by hand died before the stage began: init has it."""
+    return os.getppid() == 1 and b"dvc" not in Path("/proc/1/cmdline").read_bytes()
 
 
 def _ancestors() -> Iterator[int]:

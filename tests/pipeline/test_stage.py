@@ -235,6 +235,25 @@ def test_a_stage_whose_starter_died_before_it_began_does_not_begin(kitchen: Path
     assert (ours.returncode, (kitchen / "begun").exists()) == (0, True)
 
 
+def test_a_stage_whose_dvc_by_hand_died_before_it_began_does_not_begin(kitchen: Path) -> None:
+    late = "import time; time.sleep(1)\n" + script("    pathlib.Path('begun').touch()")
+    (kitchen / "stage.py").write_text(late)
+    start = "import subprocess, sys; print(subprocess.Popen([sys.executable, 'stage.py']).pid)"
+    parent = subprocess.run(
+        [sys.executable, "-c", start],
+        cwd=kitchen,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DVC_STAGE": "cook"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    end = time.monotonic() + 60
+    while Path(f"/proc/{int(parent.stdout)}/cmdline").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not (kitchen / "begun").exists()
+
+
 def test_bars_come_through_now_and_then_and_lines_always() -> None:
     read, write = os.pipe()
     bars = b"".join(b"%d%%\r" % percent for percent in range(100))
