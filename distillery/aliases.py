@@ -19,17 +19,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from distillery.bundle import check_bundle
-from distillery.errors import AliasConflict, ModelError, TrackingError
+from distillery.errors import AliasConflict, TrackingError
 from distillery.registry import (
-    BUNDLE_TAG,
     CHALLENGER,
     CHAMPION,
     PREVIOUS,
+    checked_folder,
     registry_lock,
     stored_aliases,
     version_exists,
-    version_folder,
 )
 from distillery.tracking import Tracking
 
@@ -174,16 +172,7 @@ def check_version(tracking: Tracking, model_name: str, version: str) -> Path:
     from distillery.architectures import ARCHITECTURES
     from distillery.recogniser import Recogniser
 
-    uri = f"models:/{model_name}/{version}"
-    folder, digest = version_folder(tracking, uri)
-    if digest is None:
-        raise TrackingError(
-            f"{uri}: bears no tag {BUNDLE_TAG}, expected a version that make register made; its "
-            "files cannot be checked"
-        )
-    if not folder.is_dir():
-        raise ModelError(f"{uri}: its files are gone ({folder}); register the model again")
-    check_bundle(folder, digest)
+    folder = checked_folder(tracking, f"models:/{model_name}/{version}")
     Recogniser.load(folder, ARCHITECTURES)
     return folder
 

@@ -192,14 +192,12 @@ def find_model(model: str | None, root: Path) -> Path:
         if (folder / DIGESTS_FILE).exists():
             check_bundle(folder)
         return folder
-    from distillery.registry import CHAMPION, version_folder
+    from distillery.registry import CHAMPION, checked_folder
     from distillery.tracking import Tracking
 
     settings = params.load(root / params.PARAMS_FILE).register
     tracking = Tracking(settings, root)
-    folder, digest = version_folder(tracking, model or f"models:/{settings.model_name}@{CHAMPION}")
-    check_bundle(folder, digest)
-    return folder
+    return checked_folder(tracking, model or f"models:/{settings.model_name}@{CHAMPION}")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,9 @@ from distillery.evaluation import GROUPS, SECONDS_PER_HOUR, Run
 from distillery.files import write_bytes
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams, Params
-from distillery.preparation import hash_fraction
+from distillery.predictions import compare, rates
 from distillery.results import MISSING, TABLE_COLUMNS, title, with_interval
+from distillery.splits import hash_fraction
 from distillery.teachers.loading import load_teacher
 from distillery.tracking import Point
 
@@ -228,14 +229,14 @@ def summarise(
                 "utterances": share.num_utterances,
                 "hours": share.hours,
                 "transcribed_hours": share.transcribed_hours,
-                "gain": evaluation.compare(student, pd.concat([of_teacher, same_names]), params),
+                "gain": compare(student, pd.concat([of_teacher, same_names]), params),
             }
             for key, role in keys.items():
                 scored = here[here["model"] == key]
                 if not scored.empty:
                     point[role] = _figures(scored, key, steps, params)
             points.append(point)
-    return {"teacher": evaluation.rates(of_teacher, params), "points": points}
+    return {"teacher": rates(of_teacher, params), "points": points}
 
 
 def _figures(
@@ -245,11 +246,11 @@ def _figures(
         {
             "seed": int(seed),
             "steps": steps[Run(key, int(seed))],
-            "wer": evaluation.rates(scored[scored["seed"] == seed], params)["wer"],
+            "wer": rates(scored[scored["seed"] == seed], params)["wer"],
         }
         for seed in scored["seed"].unique()
     ]
-    return {**evaluation.rates(scored, params), "by_seed": by_seed}
+    return {**rates(scored, params), "by_seed": by_seed}
 
 
 def table_of(summary: Summary) -> pd.DataFrame:

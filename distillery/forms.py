@@ -19,14 +19,13 @@ from distillery.architectures import ARCHITECTURES
 from distillery.errors import ModelError, StageError
 from distillery.evaluation import batches, labelled_test_rows, speed_clip, weights_bytes
 from distillery.gate import PYTORCH, Form
-from distillery.latency import stream
+from distillery.latency import usual_way
 from distillery.manifest import PreparedData
 from distillery.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 from distillery.params import EvaluateParams
 from distillery.recogniser import WEIGHTS_FILE, Recogniser
 from distillery.scoring import count_errors
 from distillery.speed import measure_real_time_factor
-from distillery.streaming import can_stream
 from distillery.tracking import Tracking
 
 NUM_ROUNDS = 2
@@ -127,7 +126,7 @@ def of_student(
     Raises:
         ModelError: a file is missing or damaged.
     """
-    transcribe = _texts(Recogniser.load(folder, ARCHITECTURES), chunk_seconds)
+    transcribe = usual_way(Recogniser.load(folder, ARCHITECTURES), chunk_seconds)
     contestants = [Contestant(PYTORCH, transcribe, weights_bytes(folder), predictions)]
     for name, found in exported.groupby("format", sort=False):
         student = OnnxRecogniser(exported_folder, str(name))
@@ -154,19 +153,10 @@ def of_version(
     letters = "".join(sorted(set("".join(split.rows["text"]))))
     if unknown := recogniser.vocabulary.unknown(letters):
         raise ModelError(f"it has no token for {sorted(unknown)}, which the test split holds")
-    transcribe = _texts(recogniser, split.settings.stream_chunk_seconds)
+    transcribe = usual_way(recogniser, split.settings.stream_chunk_seconds)
     weights = (folder / WEIGHTS_FILE).stat().st_size
     contestants = [Contestant(PYTORCH, transcribe, weights)]
     for name in (name for name, file in MODEL_FILES.items() if (folder / file).exists()):
         exported = OnnxRecogniser(folder, name)
         contestants.append(Contestant(name, exported.transcribe, exported.num_bytes))
     return contestants
-
-
-def _texts(
-    recogniser: Recogniser, chunk_seconds: float
-) -> Callable[[Sequence[np.ndarray]], Sequence[str]]:
-    """Return the function from waveforms to texts, chunk by chunk where the recogniser streams."""
-    if not can_stream(recogniser):
-        return recogniser.transcribe
-    return lambda waveforms: [stream(recogniser, item, chunk_seconds).text for item in waveforms]

@@ -75,7 +75,11 @@ def _draw_wers(axes: Axes, rows: Sequence[Retraining]) -> None:
 
 
 def _draw_champions(axes: Axes, rows: Sequence[Retraining]) -> None:
-    crowned = [place for place, row in enumerate(rows) if row.alias == "champion"]
+    crowned = [
+        place
+        for place, row in enumerate(rows)
+        if row.alias == "champion" and row.version != row.former_champion  # or it just stayed
+    ]
     axes.scatter(
         crowned,
         [_percent(rows[place].wer) for place in crowned],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,23 @@ def stream(recogniser: Recogniser, waveform: np.ndarray, chunk_seconds: float) -
         text = listener.text
         seconds.append(time.perf_counter() - started)
     return Heard(text, listener.path.tokens, listener.path.frames, seconds)
+
+
+def usual_way(
+    recogniser: Teacher, chunk_seconds: float
+) -> Callable[[Sequence[np.ndarray]], Sequence[str]]:
+    """Return how a recogniser is meant to run: chunk by chunk if it streams, else in batches.
+
+    Args:
+        recogniser: the model.
+        chunk_seconds: audio in one chunk.
+
+    Returns:
+        A function from waveforms `(samples,)` to their texts.
+    """
+    if not can_stream(recogniser):
+        return recogniser.transcribe
+    return lambda waveforms: [stream(recogniser, item, chunk_seconds).text for item in waveforms]
 
 
 def latency_figures(

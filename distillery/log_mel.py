@@ -18,6 +18,8 @@ LOG_FLOOR = 1e-6
 VARIANCE_FLOOR = 1e-2
 PRIOR_FRAMES = 50
 PRIOR_VARIANCE = 4.0
+BLOCK_FRAMES = 2048
+"""Frames transformed at once: a recording of an hour would need gigabytes otherwise."""
 
 
 class NumpyLogMel:
@@ -38,9 +40,11 @@ class NumpyLogMel:
         """Return the features `(feature_frames, mels)`, float32, of a waveform `(samples,)`."""
         padded = np.pad(waveform, self.size // 2)
         frames = sliding_window_view(padded, self.size)[:: self.hop_samples]
-        spectrum = scipy.fft.rfft(frames * self.window, axis=-1)  # (feature_frames, bins)
-        power = np.square(spectrum.real) + np.square(spectrum.imag)
-        logs = np.log(power @ self.filters + np.float32(LOG_FLOOR))
+        blocks = [
+            self._logs(frames[start : start + BLOCK_FRAMES])
+            for start in range(0, len(frames), BLOCK_FRAMES)
+        ]
+        logs = np.concatenate(blocks)  # (feature_frames, mels)
         if self.normalise == "running":
             return _normalised_so_far(logs)
         axes = (0, 1) if self.normalise == "level" else (0,)
@@ -48,6 +52,13 @@ class NumpyLogMel:
         variance = np.square(centred).mean(axis=axes)
         normalised: np.ndarray = centred / np.sqrt(variance + np.float32(VARIANCE_FLOOR))
         return normalised
+
+    def _logs(self, frames: np.ndarray) -> np.ndarray:
+        """Return log-mel energies `(feature_frames, mels)` of `(feature_frames, samples)`."""
+        spectrum = scipy.fft.rfft(frames * self.window, axis=-1)  # (feature_frames, bins)
+        power = np.square(spectrum.real) + np.square(spectrum.imag)
+        logs: np.ndarray = np.log(power @ self.filters + np.float32(LOG_FLOOR))
+        return logs
 
 
 def mel_filters(num_bins: int, num_mels: int, sample_rate_hz: int) -> np.ndarray:

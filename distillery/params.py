@@ -161,6 +161,11 @@ class PrepareParams(Section):
     librispeech: LibrispeechParams = LibrispeechParams()
     """Settings of corpus `librispeech`."""
 
+    @property
+    def title(self) -> str:
+        """What runs call the data: the corpus, or the folder of one's own recordings."""
+        return (self.corpus == "manifest" and Path(self.source).name) or self.corpus
+
 
 # --- models ------------------------------------------------------------------------------------
 

@@ -26,6 +26,7 @@ from distillery.gate import PYTORCH, Form, is_tie, judge
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams, GateParams
 from distillery.registry import CHALLENGER, CHAMPION, PREVIOUS
+from distillery.results import with_distance
 from distillery.tracking import Tracking
 from distillery.verdict import GATE_FILE, Ruling, Verdict
 
@@ -231,5 +232,5 @@ def _record(tracking: Tracking, entry: Entry, verdict: Verdict) -> None:
     client, name, version = tracking.client, entry.model_name, entry.version
     for tag, value in verdict.tags.items():
         client.set_model_version_tag(name, version, tag, value[:MAX_TAG])
-    description = f"{entry.description}\n\n{verdicts.markdown(verdict)}"
+    description = f"{with_distance(verdicts.markdown(verdict))}\n{entry.description}"
     client.update_model_version(name, version, description)

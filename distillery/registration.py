@@ -12,11 +12,14 @@ from typing import Any
 
 import pandas as pd
 
+from distillery import descriptions
+from distillery.cache_namespace import DECODER_FOLDER
 from distillery.caching import CACHE_REPORT_FILE, read_report
 from distillery.credentials import without_credentials
 from distillery.drift import drift_from_champion, log_drift
 from distillery.errors import StageError
 from distillery.files import write_json
+from distillery.lm_settings import DECODER_FILE, read_tuned
 from distillery.manifest import SPLITS, PreparedData
 from distillery.params import ObjectiveParams, Params
 from distillery.promotion import Entry, Terms, decide
@@ -25,19 +28,21 @@ from distillery.registry import (
     best_candidate,
     register_version,
 )
-from distillery.results import markdown_table
 from distillery.served import choose_format
 from distillery.tracking import (
+    DESCRIPTION_TAG,
+    OBJECTIVE_TAG,
     CurveFile,
     DataSource,
     Tracking,
     flatten,
+    objective_name,
+    pipeline_name,
     run_name,
+    short_md5,
 )
 from distillery.verdict import GATE_FILE, Verdict
-from distillery.verdict import markdown as verdict_in_markdown
 
-DESCRIPTION_TAG = "mlflow.note.content"
 OPEN_RUN_FILE = "scratch/open_run.json"
 MEAN_WER_TAG, WER_SD_TAG = "test.wer_mean", "test.wer_sd"
 CONTEXTS = {"train": "training", "valid": "validation", "test": "test"}
@@ -51,6 +56,7 @@ CACHE_FIELDS = (
     "break_even_epochs",
 )
 WER_FIELDS = ("wer", "wer_sd", "wer_low", "wer_high", "cer", "cer_sd", "cer_low", "cer_high")
+TUNED_FIELDS = ("weight", "word_score", "valid_wer", "valid_wer_greedy")
 LM_FIELDS = ("wer_lm", "wer_lm_sd", "wer_lm_low", "wer_lm_high")
 EXPORT_FIELDS = (
     "wer",
@@ -83,16 +89,22 @@ class Sources:
     """Single files that the parent run keeps."""
 
 
-def parent_name(params: Params) -> str:
-    """Return the name of a pipeline run, `distillation-an4-20260131-0930`, in UTC."""
-    return f"distillation-{params.prepare.corpus}-{time.strftime('%Y%m%d-%H%M', time.gmtime())}"
+def parent_name(params: Params, data_md5: str = "") -> str:
+    """Return the name of a pipeline run that has no result yet, `01-31 09:30 on an4@1a2b3c`."""
+    began = time.strftime("%m-%d %H:%M", time.gmtime())
+    return pipeline_name(began, params.prepare.title, data_md5)
 
 
-def child_name(params: Params, model: str, md5: str = "") -> str:
+def child_name(params: Params, model: str, data_md5: str = "") -> str:
     """Return the run name of a model such as `students/conv/seed-0`."""
-    role, name, seed = model.split("/")
-    objective = params.distill.objective_of(name) if role == "students" else None
-    return run_name(f"{name}-{seed.replace('-', '')}", objective, md5)
+    _, name, seed = model.split("/")
+    number = int(seed.removeprefix("seed-")) if len(params.distill.seeds) > 1 else None
+    return run_name(name, _objective_of(params, model), data_md5, number)
+
+
+def _objective_of(params: Params, model: str) -> str:
+    role, name, _ = model.split("/")
+    return objective_name(params.distill.objective_of(name) if role == "students" else None)
 
 
 def curve_of(root: Path, model: str) -> CurveFile:
@@ -119,59 +131,40 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
+    settings = sources.params.register
     with tracking.explained():
         data = PreparedData.open(sources.root / "data/prepared")
         predictions = pd.read_parquet(sources.root / "reports/evaluation/predictions.parquet")
         datasets = _datasets(data, sources)
-        runs = {"parent": parent}
-        for row in sources.summary["models"]:
-            for trained in row.get("by_seed", []):
-                model = trained["model"]
-                runs[model] = tracking.child(parent, model, child_name(sources.params, model))
-                _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
-        drift = drift_from_champion(tracking, sources.params.register.model_name, sources.root)
-        children = [run for model, run in runs.items() if model != "parent"]
-        log_drift(tracking, parent, children, drift, sources.root)
+        runs = _log_model_runs(tracking, parent, sources, datasets, predictions)
+        drift = drift_from_champion(tracking, settings.model_name, sources.root)
         candidates = _candidates(sources, runs, test_digest(data))
         versions = {
-            item.name: register_version(
-                tracking,
-                sources.params.register.model_name,
-                item,
-                sources.params.register.serve_limits,
-            )
+            item.name: register_version(tracking, settings.model_name, item, settings.serve_limits)
             for item in candidates
         }
         best = best_candidate(candidates)
-        verdict = decide(
-            tracking,
-            Entry(
-                sources.params.register.model_name,
-                versions[best.name],
-                best.name,
-                best.seed,
-                best.folder,
-                best.description,
-            ),
-            Terms(
-                data,
-                predictions,
-                pd.read_parquet(sources.root / "reports/evaluation/exported.parquet"),
-                sources.params.evaluate,
-                sources.params.register.gate,
-            ),
+        verdict = _ask_the_gate(tracking, sources, best, versions[best.name], data, predictions)
+        result = descriptions.outcome(
+            sources.summary, best.name, best.seed, settings.model_name, verdict
         )
-        _log_parent_run(tracking, parent, sources, datasets, best, verdict)
+        _log_parent_run(tracking, parent, sources, datasets, best, verdict, result)
+        log_drift(tracking, parent, runs.values(), drift, sources.root)
+        tracking.describe_experiment(
+            descriptions.of_experiment(
+                tracking.experiment_id, result, verdict, sources.summary, sources.tags
+            )
+        )
         tracking.end_run(parent)
     registered = {
-        "name": sources.params.register.model_name,
+        "name": settings.model_name,
         "version": verdict.version,
         "alias": verdict.alias,
         "reason": verdict.reason,
         "student": best.name,
         "seed": best.seed,
         "versions": versions,
-        "runs": runs,
+        "runs": {"parent": parent, **runs},
         "experiment_id": tracking.experiment_id,
         "tracking_uri": without_credentials(tracking.uri),
         "data_warnings": drift.warnings,
@@ -179,6 +172,23 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
     }
     write_json(sources.root / "reports/registered.json", registered)
     return registered
+
+
+def _ask_the_gate(
+    tracking: Tracking,
+    sources: Sources,
+    best: Candidate,
+    version: str,
+    data: PreparedData,
+    predictions: pd.DataFrame,
+) -> Verdict:
+    """Return what the gate says of the best student, by now a version; it moves the aliases."""
+    params = sources.params
+    name = params.register.model_name
+    entry = Entry(name, version, best.name, best.seed, best.folder, best.description)
+    exported = pd.read_parquet(sources.root / "reports/evaluation/exported.parquet")
+    terms = Terms(data, predictions, exported, params.evaluate, params.register.gate)
+    return decide(tracking, entry, terms)
 
 
 def test_digest(data: PreparedData) -> str:
@@ -201,6 +211,7 @@ def model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
         **{f"test/{name}": row[name] for name in (*WER_FIELDS, "real_time_factor")},
         **{f"test/{name}": row[name] for name in TEST_FIELDS},
         **{f"test/{name}": row.get(name) for name in LM_FIELDS},
+        **language_model_metrics(row, summary),
         "valid/best_wer": row["valid_wer"],
         "model/parameters": row["parameters"],
         "model/bytes": row["bytes"],
@@ -224,7 +235,43 @@ def model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[st
             "gap_closed": figures.get("gap_closed"),
             "gap_closed_sd": figures.get("gap_closed_sd"),
         }
+    values = {**key_figures(values), **values}
     return {name: float(value) for name, value in values.items() if value is not None}
+
+
+def key_figures(values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return what one wants to see first, in units that MLflow's charts show whole.
+
+    MLflow shows metrics by name, capitals first, or as they were logged; these are first both ways.
+
+    Args:
+        values: of `model_metrics`, rates as fractions.
+    """
+    speed = values["test/real_time_factor"]
+    return {
+        "asr/WER_percent": _times(100, values["test/wer"]),
+        "asr/WER_with_lm_percent": _times(100, values["test/wer_lm"]),
+        "asr/gain_points": _times(100, values.get("gain/wer")),
+        "asr/gap_closed_percent": _times(100, values.get("gap_closed")),
+        "asr/rtfx": 1 / speed if speed else None,
+        "asr/size_mb": _times(1e-6, values["model/bytes"]),
+    }
+
+
+def _times(factor: float, value: float | None) -> float | None:
+    return None if value is None else factor * value
+
+
+def language_model_metrics(row: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return what the validation split chose for a model's search; empty where there was none.
+
+    Args:
+        row: a model, or one of its rows by seed; of a student's means its best seed counts.
+        summary: what summary.json holds.
+    """
+    model = f"{row['model']}/seed-{row['best_seed']}" if "best_seed" in row else row["model"]
+    tuned = summary.get("language_models", {}).get(model, {})
+    return {f"lm/{name}": tuned[name] for name in TUNED_FIELDS if name in tuned}
 
 
 def filter_metrics(report: Mapping[str, Any] | None) -> dict[str, float]:
@@ -256,6 +303,29 @@ def export_metrics(export: Mapping[str, Any]) -> dict[str, float]:
     }
 
 
+def teacher_metrics(sources: Sources) -> dict[str, float]:
+    """Return the teacher's figures, which the pipeline's run bears.
+
+    With them what the validation split chose for the search that its texts came from, if any.
+    """
+    (row,) = (item for item in sources.summary["models"] if item["role"] == "teacher")
+    values = {
+        f"teacher/{name.removeprefix('test/').removeprefix('model/')}": value
+        for name, value in model_metrics(row, sources.summary).items()
+        if name.startswith(("test/", "model/", "lm/"))
+    }
+    decoder = sources.root / "data/teacher_cache" / DECODER_FOLDER
+    if (decoder / DECODER_FILE).exists():
+        tuned = read_tuned(decoder)
+        values |= {
+            "teacher/lm/weight": tuned.settings.weight,
+            "teacher/lm/word_score": tuned.settings.word_score,
+            "teacher/lm/valid_wer": tuned.valid_wer,
+            "teacher/lm/valid_wer_greedy": tuned.valid_wer_greedy,
+        }
+    return values
+
+
 def cache_metrics(sources: Sources) -> dict[str, float]:
     """Return what the teacher pass that left the present cache cost and saved.
 
@@ -268,8 +338,16 @@ def cache_metrics(sources: Sources) -> dict[str, float]:
     return {f"cache/{name}": float(value) for name, value in values.items() if value is not None}
 
 
-def model_params(params: Params, row: Mapping[str, Any]) -> dict[str, str]:
-    """Return the settings that concern one run of a model, under names that all share."""
+def model_params(
+    params: Params, row: Mapping[str, Any], made_from: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the settings that concern one run of a model, under names that all share.
+
+    Args:
+        params: the whole of params.yaml.
+        row: the model's, by seed.
+        made_from: what else tells runs apart, of `origin`.
+    """
     distill, name = params.distill.for_seed(row["seed"]), row["name"]
     student, is_student = distill.students[name], row["role"] == "student"
     objective = distill.objective_of(name) if is_student else ObjectiveParams(teacher_share=0.0)
@@ -280,12 +358,51 @@ def model_params(params: Params, row: Mapping[str, Any]) -> dict[str, str]:
             "architecture": student.architecture.model_dump(),
             "init": (student.init if is_student else student.registered_init) or "random",
             "generations": distill.generations if is_student else 1,
-            "objective": objective.model_dump() if is_student else {"teacher_share": 0.0},
+            "objective": {
+                "name": objective_name(objective if is_student else None),
+                **(objective.model_dump() if is_student else {"teacher_share": 0.0}),
+            },
             "features": distill.features_of(name).model_dump(),
             "training": distill.training.model_dump(),
             "prepare": {"corpus": params.prepare.corpus, "source": params.prepare.source},
+            **(
+                {"language_model": params.language_model.model_dump()}
+                if params.language_model.is_used
+                else {}
+            ),
+            **made_from,
         }
     )
+
+
+def origin(sources: Sources) -> dict[str, Any]:
+    """Return which data and teacher a run had, as settings, by which MLflow can group runs."""
+    return {
+        "data": {
+            "corpus": sources.params.prepare.title,
+            "md5": short_md5(_output(sources, "data/prepared")),
+        },
+        "teacher": {"md5": short_md5(_output(sources, "models/teacher"))},
+    }
+
+
+def _log_model_runs(
+    tracking: Tracking,
+    parent: str,
+    sources: Sources,
+    datasets: Sequence[DataSource],
+    predictions: pd.DataFrame,
+) -> dict[str, str]:
+    """Log every student and control under every seed, and return their runs by model."""
+    runs = {}
+    data_md5 = _output(sources, "data/prepared")
+    for row in sources.summary["models"]:
+        for trained in row.get("by_seed", []):
+            model = trained["model"]
+            name = child_name(sources.params, model, data_md5)
+            runs[model] = tracking.child(parent, model, name)
+            _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
+    return runs
 
 
 def _log_model_run(
@@ -297,16 +414,17 @@ def _log_model_run(
     predictions: pd.DataFrame,
 ) -> None:
     md5 = _output(sources, f"models/{row['model']}")
-    table = markdown_table(sources.summary)
+    data_md5 = _output(sources, "data/prepared")
     tracking.log_values(
         run,
-        params=model_params(sources.params, row),
+        params=model_params(sources.params, row, origin(sources)),
         metrics=model_metrics(row, sources.summary),
         tags={
             **sources.tags,
             "dvc.md5": md5,
-            "mlflow.runName": child_name(sources.params, row["model"], md5),
-            DESCRIPTION_TAG: f"{table}\n\n{_lineage_text(sources.tags)}",
+            OBJECTIVE_TAG: _objective_of(sources.params, row["model"]),
+            "mlflow.runName": child_name(sources.params, row["model"], data_md5),
+            DESCRIPTION_TAG: descriptions.of_model(row, sources.summary, sources.tags),
         },
     )
     points, _ = curve_of(sources.root, row["model"]).read()
@@ -324,26 +442,20 @@ def _log_parent_run(
     datasets: Sequence[DataSource],
     best: Candidate,
     verdict: Verdict,
+    result: str,
 ) -> None:
     rows = {row["model"]: row for row in sources.summary["models"]}
-    teacher = {
-        name.replace("test/", "teacher/").replace("model/", "teacher/"): value
-        for name, value in model_metrics(rows["teacher"], sources.summary).items()
-    }
-    settings = flatten(sources.params.model_dump())
+    settings = {**flatten(sources.params.model_dump()), **flatten(origin(sources))}
     if uri := sources.params.register.tracking_uri:
         settings["register.tracking_uri"] = without_credentials(uri)
     name = sources.params.register.model_name
-    result = (
-        f"Student `{best.name}` from seed {best.seed} is version {verdict.version} of `{name}`: "
-        f"{verdict.alias}"
-    )
+    objective = _objective_of(sources.params, f"students/{best.name}/seed-{best.seed}")
     tracking.log_values(
         run,
         params=settings,
         metrics={
-            **teacher,
             **model_metrics(rows[f"students/{best.name}"], sources.summary),
+            **teacher_metrics(sources),
             **verdict.metrics,
             "registered/wer": best.test_wer,
             "registered/valid_wer": best.valid_wer,
@@ -358,10 +470,13 @@ def _log_parent_run(
             "registered.alias": verdict.alias,
             "registered.reason": verdict.reason,
             **verdict.tags,
-            DESCRIPTION_TAG: (
-                f"{markdown_table(sources.summary)}\n\n{result}.\n\n"
-                f"{verdict_in_markdown(verdict)}\n"
-                f"{_lineage_text(sources.tags)}"
+            "mlflow.runName": pipeline_name(
+                f"{best.name}-{objective}",
+                sources.params.prepare.title,
+                _output(sources, "data/prepared"),
+            ),
+            DESCRIPTION_TAG: descriptions.of_pipeline(
+                result, sources.summary, verdict, sources.tags
             ),
         },
     )
@@ -375,10 +490,9 @@ def _log_parent_run(
 
 def _datasets(data: PreparedData, sources: Sources) -> list[DataSource]:
     md5 = _output(sources, "data/prepared")
-    corpus = sources.params.prepare.corpus
     return [
         DataSource(
-            f"{corpus}-{split}",
+            f"{sources.params.prepare.title}-{split}",
             md5,
             CONTEXTS[split],
             "data/prepared",
@@ -395,7 +509,6 @@ def _datasets(data: PreparedData, sources: Sources) -> list[DataSource]:
 
 def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) -> list[Candidate]:
     """Return of each student the seed of the lowest validation WER."""
-    table, lineage = markdown_table(sources.summary), _lineage_text(sources.tags)
     candidates = []
     settings = sources.params.register
     for row in sources.summary["models"]:
@@ -414,7 +527,7 @@ def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) 
                 folder=sources.root / "models" / best["model"],
                 md5=_output(sources, f"models/{best['model']}"),
                 run=runs[best["model"]],
-                description=f"{title}.\n\n{table}\n\n{lineage}",
+                description=descriptions.of_version(title, sources.summary, sources.tags),
                 tags=tags,
                 test_digest=digest_of_test,
                 test_wer=float(best["wer"]),
@@ -436,7 +549,3 @@ def _output(sources: Sources, path: str) -> str:
     if path not in sources.outputs:
         raise StageError(f"dvc.lock: names no {path}; run make run first")
     return sources.outputs[path]
-
-
-def _lineage_text(tags: Mapping[str, str]) -> str:
-    return "\n".join(f"- {name}: `{value}`" for name, value in sorted(tags.items()))

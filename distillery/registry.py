@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillery.bundle import write_bundle
-from distillery.errors import TrackingError
+from distillery.bundle import check_bundle, write_bundle
+from distillery.errors import ModelError, TrackingError
 from distillery.params import ServeLimits
 from distillery.served import Served
 from distillery.tracking import Tracking, file_lock
@@ -288,3 +288,27 @@ def version_folder(
             tracking_uri=tracking.uri,
         )
     return Path(folder) / "artifacts" / "model", version.tags.get(BUNDLE_TAG)
+
+
+def checked_folder(tracking: Tracking, model_uri: str, copy: Path | None = None) -> Path:
+    """Return where a registered model's bundle lies, once its files are what was registered.
+
+    Args:
+        tracking: the connection.
+        model_uri: as for `version_folder`.
+        copy: as for `version_folder`.
+
+    Raises:
+        TrackingError: there is no such model, version or alias, or it has no digest.
+        ModelError: its files are gone or damaged.
+    """
+    folder, digest = version_folder(tracking, model_uri, copy)
+    if digest is None:
+        raise TrackingError(
+            f"{model_uri}: bears no tag {BUNDLE_TAG}, expected a version that make register made; "
+            "its files cannot be checked"
+        )
+    if not folder.is_dir():
+        raise ModelError(f"{model_uri}: its files are gone ({folder}); register the model again")
+    check_bundle(folder, digest)
+    return folder

@@ -26,6 +26,7 @@ EXPORT_HEADERS = (
     "same\ntexts",
     "real-time\nfactor",
 )
+SHORT_HEADERS = {"WER %, language model": "WER % with LM", "real-time factor": "RTF"}
 MOSTLY = 0.5
 ADVICE = "it needs more data, longer training, or another objective or learning rate"
 
@@ -83,14 +84,34 @@ def render_table(summary: Mapping[str, Any]) -> str:
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
     """Return the table, each student's verdict and what to mind as Markdown."""
-    headers = [header.replace("-\n", "-").replace("\n", " ") for header in table_headers(summary)]
+    # Pages cut wide tables off: what intervals they are stands above.
+    headers = [
+        header.partition("[")[0].strip().replace("-\n", "-").replace("\n", " ")
+        for header in table_headers(summary)
+    ]
+    headers = [SHORT_HEADERS.get(header, header) for header in headers]
+    intervals = f"; in brackets {100 * summary['confidence']:g} % intervals"
     rules = [":--", *["--:"] * (len(headers) - 1)]
     lines = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *table_cells(summary, " "))]
     headers = [header.replace("\n", " ") for header in EXPORT_HEADERS]
     rules = [":--", ":--", *["--:"] * (len(headers) - 2)]
     exports = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *export_cells(summary))]
     notes = [f"- {line}" for line in remarks(summary)]
-    return "\n".join([title(summary), "", *lines, "", *exports, "", *notes]) + "\n"
+    first = title(summary) + intervals
+    return "\n".join([first, "", *lines, "", *exports, "", *notes]) + "\n"
+
+
+def with_distance(markdown: str) -> str:
+    """Return Markdown whose tables can be read on MLflow's page of a version, too.
+
+    There cells stand side by side with nothing between them.
+    """
+    return "\n".join(
+        line.replace(" | ", " | &nbsp;&nbsp;")
+        if line.startswith("| ") and not line.startswith("| :--")
+        else line
+        for line in markdown.split("\n")
+    )
 
 
 def exports_table(summary: Mapping[str, Any]) -> Table:

@@ -22,9 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery import evaluation, plots
-from distillery.evaluation import BOOTSTRAP_SEED, interval_fields
 from distillery.files import write_bytes, write_json
 from distillery.params import EvaluateParams, Params
+from distillery.predictions import BOOTSTRAP_SEED, interval_fields, verdict
 from distillery.results import MISSING, TABLE_COLUMNS, with_interval
 from distillery.scoring import SeedsResult, count_errors, rate_over_seeds
 from distillery.teacher_fit import Fit
@@ -179,7 +179,7 @@ def _rated(item: Candidate, errors: Errors, settings: Params) -> dict[str, Any]:
             **interval_fields("student_wer", errors.rate(student)),
             **interval_fields("control_wer", errors.rate(control)),
             **interval_fields("gain_wer", gain),
-            "verdict": evaluation.verdict(gain),
+            "verdict": verdict(gain),
         }
     return row
 

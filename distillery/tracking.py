@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -16,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote, urlencode
 
 from distillery.credentials import without_credentials
 from distillery.errors import TrackingError
@@ -29,6 +31,8 @@ DATABASE_FILE = "mlflow.db"
 ARTIFACTS_FOLDER = "mlartifacts"
 CREATION_LOCK = "scratch/mlflow.lock"
 MODEL_TAG = "distillery.model"
+OBJECTIVE_TAG = "distillery.objective"
+"""Of a student's or control's run: the objective in short, as in its name."""
 PARENT_TAG = "mlflow.parentRunId"
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # the word: MLflow does not take "1"
@@ -37,11 +41,18 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
 }
+DESCRIPTION_TAG = "mlflow.note.content"
+"""Of runs and experiments: what their page shows above all else, as Markdown."""
+OWN_DESCRIPTION_TAG = "distillery.description_sha256"
+"""Of an experiment: digests of descriptions that were written here, not by a person."""
 # MLflow then opens its pages for training runs, not those for language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
-MIN_DIGITS_OF_MD5 = 6
+DIGITS_OF_MD5 = 6
+PAGES = "#/experiments/{experiment}/runs"
+FOR_TRAINING = "workflowType=machine_learning"
+"""Has MLflow's pages show what belongs to training, and no traces or prompts."""
 
 logger = logging.getLogger(__name__)
 
@@ -77,19 +88,73 @@ def tracking_uri(settings: RegisterParams, root: Path) -> str:
     return settings.tracking_uri or f"sqlite:///{root.resolve() / DATABASE_FILE}"
 
 
-def run_name(student: str, objective: ObjectiveParams | None, md5: str = "") -> str:
-    """Return the name of a student's run, `conv-T2-share0.5-1a2b3c`; None stands for a control.
+def run_name(student: str, objective: str, data_md5: str = "", seed: int | None = None) -> str:
+    """Return the name of a student's run, `conv@1a2b3c-T2-share0.5`.
 
-    What is as usual is left out: `conv-T2-trim-4best-hidden-share0to0.5-1a2b3c` has blank mode
-    `trim`, four hypotheses, a term of hidden states, and a share that rises from 0 to 0.5.
+    MLflow's tables cut names off after some 17 letters, so what tells runs apart comes first.
+
+    Args:
+        student: its name in params.yaml.
+        objective: of `objective_name`.
+        data_md5: of the prepared data; empty where they are not known yet.
+        seed: where there are several.
     """
-    parts = [student]
+    name = f"{student}{_at_version(data_md5)}-{objective}"
+    return name if seed is None else f"{name}-seed{seed}"
+
+
+def pipeline_name(what: str, corpus: str, data_md5: str) -> str:
+    """Return the name of a run that is not of one model alone, `conv-T2-share0.5 on an4@1a2b3c`.
+
+    Args:
+        what: the student whose figures a pipeline's run bears, with its objective; when it began,
+            before it has them; or what else it is.
+        corpus: `PrepareParams.title`.
+        data_md5: of the prepared data; empty where they are not known yet.
+    """
+    return f"{what} on {corpus}{_at_version(data_md5)}"
+
+
+def _at_version(md5: str) -> str:
+    return f"@{short_md5(md5)}" if md5 else ""
+
+
+def short_md5(md5: str) -> str:
+    """Return the first digits of a hash, enough for names."""
+    return md5[:DIGITS_OF_MD5]
+
+
+def objective_name(objective: ObjectiveParams | None) -> str:
+    """Return an objective in short, `T2-share0.5`; None stands for a control.
+
+    What is as usual is left out: `T2-trim-4best-hidden-share0to0.5` has blank mode `trim`, four
+    hypotheses, a term of hidden states, and a share that rises from 0 to 0.5.
+    """
     if objective is None:
-        parts.append("control")
-    else:
-        parts += _terms(objective)
-        parts.append(f"share{_value(objective.teacher_share)}")
-    return "-".join([*parts, md5[:MIN_DIGITS_OF_MD5]] if md5 else parts)
+        return "control"
+    return "-".join([*_terms(objective), f"share{_value(objective.teacher_share)}"])
+
+
+def run_page(experiment: str, run: str) -> str:
+    """Return a run's page, to stand behind the address of the MLflow server."""
+    return f"{PAGES.format(experiment=experiment)}/{run}?{FOR_TRAINING}"
+
+
+def charts_page(experiment: str) -> str:
+    """Return the page of all students as charts, lowest WER first, to stand behind that address.
+
+    What it shows is all in its address, as MLflow writes it when one copies it.
+    """
+    wanted = urlencode(
+        {
+            "compareRunsMode": "CHART",
+            "searchFilter": "params.role = 'student'",
+            "orderByKey": "metrics.`test/wer`",
+            "orderByAsc": "true",
+        },
+        quote_via=quote,
+    )
+    return f"{PAGES.format(experiment=experiment)}?{wanted}&{FOR_TRAINING}"
 
 
 def _terms(objective: ObjectiveParams) -> list[str]:
@@ -258,6 +323,16 @@ class Tracking:
         """Return a context in which MLflow's errors become a TrackingError."""
         return explained(self.uri, self.again)
 
+    def describe_experiment(self, text: str) -> None:
+        """Set what the experiment's page says above its runs, unless a person wrote something."""
+        tags = self.client.get_experiment(self.experiment_id).tags
+        there = tags.get(DESCRIPTION_TAG, "")
+        if there and _digest(there) not in tags.get(OWN_DESCRIPTION_TAG, ""):
+            return
+        own = f"{_digest(there)} {_digest(text)}"  # a kill may come before the next line
+        self.client.set_experiment_tag(self.experiment_id, OWN_DESCRIPTION_TAG, own)
+        self.client.set_experiment_tag(self.experiment_id, DESCRIPTION_TAG, text)
+
     def create_run(self, name: str, tags: Mapping[str, str]) -> str:
         """Create a run and return its id."""
         run = self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name)
@@ -306,6 +381,8 @@ class Tracking:
         """Log curve points; the same points again change nothing."""
         from mlflow.entities import Metric
 
+        # MLflow's comparison of runs opens on the metric that came first: not on a loss, please.
+        points = sorted(points, key=lambda point: "valid/" not in point.key)
         metrics = [Metric(point.key, point.value, point.timestamp, point.step) for point in points]
         for start in range(0, len(metrics), METRICS_PER_BATCH):
             self.client.log_batch(run, metrics=metrics[start : start + METRICS_PER_BATCH])
@@ -362,3 +439,7 @@ class Tracking:
         self.client.log_text(run, table.to_json(orient="split", index=False), name)
         entry = json.dumps([{"path": name, "type": "table"}])
         self.client.set_tag(run, "mlflow.loggedArtifacts", entry)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -147,15 +147,15 @@ def render(verdict: Verdict) -> str:
 
 
 def markdown(verdict: Verdict) -> str:
-    """Return the verdict and its rulings as Markdown."""
+    """Return the verdict and its rulings as Markdown.
+
+    No sentence for each: the table would be wider than MLflow's and Prefect's pages.
+    """
     lines = [sentence(verdict)]
     if verdict.rulings:
-        headers = [*HEADERS[:4], "ruling", "in words"]
-        lines += ["", f"| {' | '.join(headers)} |", "| :-- | :-- | --: | --: | :-- | :-- |"]
-        lines += [
-            f"| {' | '.join([*cells, ruling.sentence])} |"
-            for cells, ruling in zip(_cells(verdict), verdict.rulings, strict=True)
-        ]
+        lines += ["", f"| {' | '.join([*HEADERS[:4], 'ruling'])} |"]
+        lines += ["| :-- | :-- | --: | --: | :-- |"]
+        lines += [f"| {' | '.join(cells)} |" for cells in _cells(verdict)]
     return "\n".join(lines) + "\n"
 
 

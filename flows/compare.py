@@ -11,7 +11,7 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
@@ -21,8 +21,11 @@ from rich.table import Table
 from distillery import params
 from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
-from distillery.tracking import MODEL_TAG, PARENT_TAG, Tracking
+from distillery.tracking import MODEL_TAG, OBJECTIVE_TAG, PARENT_TAG, Tracking
 from flows import environment
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 CSV_FILE = "reports/leaderboard.csv"
 PAGE = 1000
@@ -68,10 +71,10 @@ def find_students(tracking: Tracking) -> pd.DataFrame:
                     {
                         "run": run.info.run_id,
                         "parent": tags[PARENT_TAG],
-                        "name": run.info.run_name,
+                        "name": _name(run, student),
                         "student": student,
                         "seed": seed,
-                        "corpus": settings.get("prepare.corpus", ""),
+                        "corpus": settings.get("data.corpus", settings.get("prepare.corpus", "")),
                         "data": tags.get("dvc.data.md5", ""),
                         "started": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
                         **{name: values.get(metric) for metric, name in METRICS.items()},
@@ -83,6 +86,12 @@ def find_students(tracking: Tracking) -> pd.DataFrame:
     for row in rows:
         row["control_wer"] = controls.get((row["parent"], row["student"], row["seed"]))
     return pd.DataFrame(rows)
+
+
+def _name(run: Run, student: str) -> str:
+    """Return what a row is called: data and seeds have columns of their own."""
+    objective = run.data.tags.get(OBJECTIVE_TAG)
+    return f"{student}-{objective}" if objective else run.info.run_name  # of an older Distillery
 
 
 def leaderboard(found: pd.DataFrame) -> pd.DataFrame:
@@ -131,7 +140,7 @@ def render(table: pd.DataFrame, champions: Sequence[str] = ()) -> Table:
         crown = " (champion)" if set(row.runs.split()) & set(champions) else ""
         shown.add_row(
             f"{row.name}{crown}",
-            f"{row.corpus} {row.data[:6]}",
+            f"{row.corpus}@{row.data[:6]}",
             str(row.seeds),
             f"{100 * row.wer:.1f}{spread}",
             _number(row.control_wer, 100, ".1f"),
@@ -139,7 +148,7 @@ def render(table: pd.DataFrame, champions: Sequence[str] = ()) -> Table:
             _number(row.gap_closed, 100, ".0f", " %"),
             f"{row.parameters:,.0f}",
             f"{row.real_time_factor:.2g}",
-            f"{row.started:%Y-%m-%d %H:%M}",
+            f"{row.started:%m-%d %H:%M}",
         )
     return shown
 

@@ -21,6 +21,7 @@ from flows.data_check import warn_of_moved_data
 from flows.fetch import fetch as fetch_models
 from flows.fetch import readers_that_run_anyway
 from flows.live import LiveCurves
+from flows.names import flow_run_name
 from flows.stages import STAGES, Pipeline, distill_target, push
 from tasks import register as register_stage
 
@@ -130,7 +131,7 @@ def register(run: Run) -> dict[str, Any]:
     return register_stage.register(run.root, live.run, tracking=live.tracking, tags=tags)
 
 
-@flow(name="distillation", persist_result=False)
+@flow(name="distillation", flow_run_name=flow_run_name, persist_result=False)
 def distillation(
     root: str, until: str = "register", trigger: str = "manual"
 ) -> dict[str, Any] | None:

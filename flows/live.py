@@ -12,6 +12,7 @@ from distillery.errors import DistilleryError
 from distillery.params import Params
 from distillery.registration import child_name, curve_of
 from distillery.tracking import CurveFile, Tracking
+from tasks.lineage import data_version
 from tasks.register import open_run
 
 INTERVAL_SECONDS = 3.0
@@ -97,4 +98,5 @@ class LiveCurves:
         assert self.tracking is not None and self.run is not None
         if model == "teacher":
             return self.run
-        return self.tracking.child(self.run, model, child_name(self.params, model))
+        name = child_name(self.params, model, data_version(self.root))
+        return self.tracking.child(self.run, model, name)

@@ -10,6 +10,7 @@ from typing import Any
 
 from distillery import verdict
 from distillery.results import markdown_table, render_table
+from distillery.tracking import charts_page, run_page
 
 SUMMARY_FILE = "reports/evaluation/summary.json"
 DEFAULT_MLFLOW_PORT = "5000"
@@ -17,10 +18,20 @@ DEFAULT_MLFLOW_PORT = "5000"
 
 def mlflow_link(registered: Mapping[str, Any]) -> str:
     """Return the page of the run in MLflow, on the port of `make ui` if there is no server."""
+    page = run_page(registered["experiment_id"], registered["runs"]["parent"])
+    return f"{_mlflow(registered)}/{page}"
+
+
+def charts_link(registered: Mapping[str, Any]) -> str:
+    """Return the page of all students as charts in MLflow, likewise."""
+    return f"{_mlflow(registered)}/{charts_page(registered['experiment_id'])}"
+
+
+def _mlflow(registered: Mapping[str, Any]) -> str:
     uri = str(registered["tracking_uri"]).rstrip("/")
-    if not uri.startswith("http"):
-        uri = f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', DEFAULT_MLFLOW_PORT)}"
-    return f"{uri}/#/experiments/{registered['experiment_id']}/runs/{registered['runs']['parent']}"
+    if uri.startswith("http"):
+        return uri
+    return f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', DEFAULT_MLFLOW_PORT)}"
 
 
 def markdown(root: Path, registered: Mapping[str, Any]) -> str:
@@ -28,8 +39,9 @@ def markdown(root: Path, registered: Mapping[str, Any]) -> str:
     said = verdict.read_verdict(root)
     gate = "" if said is None else f" {verdict.sentence(said)}"
     return (
-        f"{markdown_table(_summary(root))}\n\n{_sentence(registered)}{gate}\n\n"
-        f"[MLflow run]({mlflow_link(registered)})\n"
+        f"{_sentence(registered)}{gate}\n\n{markdown_table(_summary(root))}\n"
+        f"In MLflow: [this run]({mlflow_link(registered)}), "
+        f"[all students as charts]({charts_link(registered)})\n"
         + "".join(f"\n**Warning:** {line}\n" for line in registered.get("data_warnings", []))
     )
 

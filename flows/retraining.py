@@ -44,6 +44,7 @@ from distillery.tracking import Tracking
 from flows import environment, results, stages
 from flows.distillation import Run, conclude, through
 from flows.fetch import fetch
+from flows.names import add_reason, flow_run_name
 from tasks.stage import die_with_parent
 
 FLOWS = ("retraining", "distillation")
@@ -101,6 +102,7 @@ def leave_a_trace(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) ->
 
 @flow(
     name="retraining",
+    flow_run_name=flow_run_name,
     persist_result=False,
     on_failure=[leave_a_trace],
     on_cancellation=[leave_a_trace],
@@ -129,6 +131,7 @@ def retraining(root: str = ".", trigger: str = "schedule", force: bool = False) 
         except BusyError as error:
             record.status, record.reason = "skipped", str(error)
             history.append(folder, record)
+            add_reason(["skipped"])
             get_run_logger().warning("skipped: %s", error)
             return Cancelled(name=SKIPPED, message=str(error))
         _bury_the_dead(folder, datetime.fromisoformat(record.started))
@@ -195,6 +198,7 @@ def _retrain(journal: Journal, settings: params.Params) -> None:
         record.why = record.why or ["forced"]
         for line in fetch(root, settings):
             logger.info("%s", line)
+    add_reason(record.why)
     if not record.why:
         logger.info("nothing new: the corpus and all else are as they were")
         if options.push and history.is_unsent(root):
@@ -276,7 +280,14 @@ def _tried_again(transfer: Any, settings: params.Params) -> Any:
     )
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_may_pass)
+_transfer: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retry_condition_fn": _may_pass,
+}
+
+
+@task(task_run_name="pull", **_transfer)
 def pull(journal: Journal, seconds: float) -> None:
     """Get what the workspace lacks from DVC's remote."""
     logger = get_run_logger()
@@ -284,7 +295,7 @@ def pull(journal: Journal, seconds: float) -> None:
         logger.info("%s: pulled", name)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False, retry_condition_fn=_may_pass)
+@task(task_run_name="push", **_transfer)
 def push(journal: Journal, seconds: float) -> None:
     """Send data, cache and models to DVC's remote."""
     stages.push(journal.root, get_run_logger().info, seconds)

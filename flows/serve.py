@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 from distillery import params
-from distillery.bundle import check_bundle
 from distillery.errors import DistilleryError, StageError
-from distillery.registry import CHAMPION, package_bundle, version_folder, version_of
+from distillery.registry import CHAMPION, checked_folder, package_bundle, version_of
 from distillery.tracking import Tracking
 from flows import environment, server
 
 LOOPBACK = "127.0.0.1"
+EVERY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
+"""By what a server listens on: how this machine reaches it."""
 LOG_FILE = "scratch/serve.log"
 CHECK_SECONDS = 0.2
 REQUEST_SECONDS = 120
@@ -73,8 +74,7 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
     log.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="serve-", dir=log.parent) as copy:
         fixed = f"models:/{version.name}/{version.version}"
-        bundle, digest = version_folder(tracking, fixed, Path(copy) / "registered")
-        check_bundle(bundle, digest)
+        bundle = checked_folder(tracking, fixed, Path(copy) / "registered")
         served = Path(copy) / "served"
         package_bundle(bundle, served, settings.serve_limits)
         say(f"{name}: files as registered; starting …")
@@ -92,8 +92,7 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
             environment={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
         )
         try:
-            address = LOOPBACK if host == "0.0.0.0" else host
-            url = f"http://{address}:{port}"
+            url = url_of(host, port)
             server.wait_for(name, f"{url}/ping", child, log)
             say(f"{url}/invocations answers until Ctrl-C. Try it with\n\n{CURL.format(url=url)}")
             if not is_loopback(host):
@@ -112,6 +111,12 @@ def say(text: str) -> None:
     """Tell the one who started this, at once."""
     sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
+
+
+def url_of(host: str, port: int) -> str:
+    """Return where this machine finds what listens on a host: a name, an IPv4 or IPv6 address."""
+    address = EVERY_ADDRESS.get(host, host)
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
 
 
 def is_loopback(host: str) -> bool:

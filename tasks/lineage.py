@@ -95,6 +95,14 @@ def locked_outputs(path: Path) -> dict[str, str]:
         raise StageError(f"{path}: damaged ({error!r}); run make run to write it anew") from error
 
 
+def data_version(root: Path) -> str:
+    """Return the MD5 of the prepared data; empty where dvc.lock does not say it."""
+    try:
+        return locked_outputs(root / LOCK_FILE).get("data/prepared", "")
+    except StageError:
+        return ""
+
+
 def _git_tags(root: Path) -> dict[str, str]:
     commit = _git(root, "rev-parse", "HEAD")
     if commit is None:

@@ -24,7 +24,7 @@ from distillery.registration import (
     register_results,
 )
 from distillery.tracking import Tracking
-from tasks.lineage import LOCK_FILE, PATCH_FILE, read_lineage, uncommitted_patch
+from tasks.lineage import LOCK_FILE, PATCH_FILE, data_version, read_lineage, uncommitted_patch
 from tasks.stage import run_stage
 
 SUMMARY_FILE = "reports/evaluation/summary.json"
@@ -92,7 +92,8 @@ def open_run(tracking: Tracking, root: Path, settings: params.Params) -> str:
             if left["params"] == digest:
                 return str(left["run"])
             tracking.end_run(left["run"], "KILLED")
-        run = tracking.create_run(parent_name(settings), {"distillery.role": "pipeline"})
+        name = parent_name(settings, data_version(root))
+        run = tracking.create_run(name, {"distillery.role": "pipeline"})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {**here, "run": run})
     return run

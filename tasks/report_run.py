@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from distillery import params
 from distillery.credentials import without_credentials
-from distillery.tracking import Point, Tracking, flatten
+from distillery.tracking import Point, Tracking, flatten, pipeline_name
 from distillery.training import run_digest
 from tasks.lineage import read_lineage
 
@@ -56,8 +55,8 @@ def log_report(root: Path, report: Report) -> dict[str, Any]:
     with tracking.explained():
         run = tracking.find_run(marks)
         if run is None or tracking.is_open(run):
-            started = time.strftime("%Y%m%d-%H%M", time.gmtime())
-            name = f"{report.role}-{settings.prepare.corpus}-{started}"
+            data = lineage.tags["dvc.data.md5"]
+            name = pipeline_name(report.role, settings.prepare.title, data)
             run = run or tracking.create_run(name, marks)
             values = flatten(settings.model_dump())
             if uri := settings.register.tracking_uri:

@@ -29,9 +29,10 @@ from distillery import params
 from distillery.architectures import ARCHITECTURES
 from distillery.distillation import Distillation, Trained
 from distillery.errors import DistilleryError
-from distillery.evaluation import Run, gap_closed, labelled_test_rows, predict
+from distillery.evaluation import Run, labelled_test_rows, predict
 from distillery.files import write_json
 from distillery.manifest import PreparedData
+from distillery.predictions import gap_closed
 from distillery.recogniser import Recogniser
 from distillery.scoring import rate_over_seeds
 from distillery.teacher_cache.store import TeacherCache

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from distillery.errors import ModelError
 from distillery.manifest import PreparedData
 from distillery.recogniser import Outputs
 from distillery.text import Vocabulary
@@ -94,6 +95,32 @@ class Teacher(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the teacher into an existing folder; equal teachers give equal bytes."""
+
+
+def check_rate(prepared_for_hz: int, sample_rate_hz: int) -> None:
+    """Make sure that audio has the rate of the corpus that a pre-trained teacher was prepared for.
+
+    Raises:
+        ModelError: it has another.
+    """
+    if sample_rate_hz != prepared_for_hz:
+        raise ModelError(
+            f"model: prepared for audio of {prepared_for_hz} Hz, this has {sample_rate_hz} Hz; run "
+            "make teacher again"
+        )
+
+
+def check_layers(teacher: Teacher, layers: Sequence[str]) -> None:
+    """Make sure that a teacher has the hidden layers that somebody wants.
+
+    Raises:
+        ModelError: there is no such layer.
+    """
+    if unknown := [name for name in layers if name not in teacher.layer_widths]:
+        raise ModelError(
+            f"layer {unknown[0]!r}: unknown to this teacher, expected one of "
+            f"{list(teacher.layer_widths)}"
+        )
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from distillery.files import write_json
 from distillery.params import MEMBERS
 from distillery.recogniser import CONFIG_FILE, TOKENS_FILE, Outputs
 from distillery.rover import best_of, rover
-from distillery.teachers.base import Teacher
+from distillery.teachers.base import Teacher, check_layers
 from distillery.text import Vocabulary
 from distillery.token_map import corpus_text
 
@@ -175,10 +175,7 @@ class Ensemble:
             ModelError: there is no such layer, or two members cut an utterance into frames whose
                 numbers differ by more than one.
         """
-        if unknown := [name for name in layers if name not in self.layer_widths]:
-            raise ModelError(
-                f"teacher: no layer {unknown[0]!r}, expected some of {sorted(self.layer_widths)}"
-            )
+        check_layers(self, layers)
         waveforms = [row[:n].numpy() for row, n in zip(inputs, lengths.tolist(), strict=True)]
         outputs = []
         for number, member in enumerate(self.members):

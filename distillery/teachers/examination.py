@@ -16,6 +16,9 @@ from distillery.manifest import PreparedData
 from distillery.params import CacheParams
 from distillery.recogniser import Outputs
 from distillery.teachers.base import Teacher
+from distillery.text import SPACE, Vocabulary
+
+UNSAYABLE = -1
 
 
 @dataclass(frozen=True)
@@ -78,5 +81,11 @@ def _heard(teacher: Teacher, outputs: Outputs, spoken: Sequence[str]) -> tuple[l
         return texts, text_outcomes(outputs.confidences or [], texts, spoken)
     vocabulary, outcomes = teacher.vocabulary, Outcomes([], [])
     for item, text in zip(outputs.items, spoken, strict=True):
-        outcomes = outcomes + token_outcomes(item, vocabulary.encode(text))
+        outcomes = outcomes + token_outcomes(item, _tokens(text, vocabulary))
     return [greedy_text(item, vocabulary) for item in outputs.items], outcomes
+
+
+def _tokens(text: str, vocabulary: Vocabulary) -> list[int]:
+    """Return a text's tokens; UNSAYABLE stands for a character that the teacher has none for."""
+    index = {token: position for position, token in enumerate(vocabulary.tokens)}
+    return [index.get(character, UNSAYABLE) for character in text.replace(" ", SPACE)]

@@ -37,7 +37,7 @@ from distillery.recogniser import (
     digest_of_weights,
     save_weights,
 )
-from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.teachers.base import ReadyTeacher, Workplace, check_layers, check_rate
 from distillery.teachers.weights import fit_state, read_state
 from distillery.text import Vocabulary
 from distillery.token_map import NoMap, TokenMap, TokenTable, match_tokens, texts_of
@@ -405,11 +405,7 @@ class PretrainedTeacher:
         Raises:
             ModelError: it has another.
         """
-        if sample_rate_hz != self.sample_rate_hz:
-            raise ModelError(
-                f"model: prepared for audio of {self.sample_rate_hz} Hz, this has {sample_rate_hz} "
-                "Hz; run make teacher again"
-            )
+        check_rate(self.sample_rate_hz, sample_rate_hz)
 
     def extract(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Return waveforms at the model's rate `(batch, samples)` and their lengths `(batch,)`.
@@ -465,11 +461,7 @@ class PretrainedTeacher:
         Raises:
             ModelError: it has no such layer.
         """
-        if unknown := [name for name in layers if name not in self.layer_widths]:
-            raise ModelError(
-                f"layer {unknown[0]!r}: unknown to this teacher, expected one of "
-                f"{list(self.layer_widths)}"
-            )
+        check_layers(self, layers)
         scores, hidden = self._run(inputs, lengths, layers, precision)
         own = [item.float().log_softmax(dim=-1) for item in scores]
         counts = [len(item) for item in own]

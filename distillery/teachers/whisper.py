@@ -40,7 +40,7 @@ from distillery.recogniser import (
     digest_of_weights,
     save_weights,
 )
-from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.teachers.base import ReadyTeacher, Workplace, check_layers, check_rate
 from distillery.teachers.pretrained import DTYPES, resampled, warn_of_rate
 from distillery.teachers.transformers_ctc import (
     PASSING,
@@ -203,11 +203,7 @@ class WhisperTeacher:
         Raises:
             ModelError: it has another.
         """
-        if sample_rate_hz != self.sample_rate_hz:
-            raise ModelError(
-                f"model: prepared for audio of {self.sample_rate_hz} Hz, this has {sample_rate_hz} "
-                "Hz; run make teacher again"
-            )
+        check_rate(self.sample_rate_hz, sample_rate_hz)
 
     def extract(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Return features `(batch, mels, feature_frames)`, padded to 30 s, and lengths `(batch,)`.
@@ -259,11 +255,7 @@ class WhisperTeacher:
         Raises:
             ModelError: there is no such layer, or the model's scores are no numbers.
         """
-        if unknown := [name for name in layers if name not in self.layer_widths]:
-            raise ModelError(
-                f"layer {unknown[0]!r}: unknown to this teacher, expected one of "
-                f"{list(self.layer_widths)}"
-            )
+        check_layers(self, layers)
         dtype = DTYPES[precision]
         device = torch.device(self.device).type
         with torch.autocast(device, dtype, enabled=dtype is not None):

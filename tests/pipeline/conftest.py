@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.stores import put_mlflow, put_prefect
 from tests.tiny import tiny_params, write_corpus, write_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,6 +34,11 @@ Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 def make_workspace(root: Path) -> Path:
+    """Make a workspace in which nothing has run, but for the databases of MLflow and Prefect."""
+    return put_prefect(put_mlflow(make_clone(root)))
+
+
+def make_clone(root: Path) -> Path:
     """Copy what a clone holds into `root`, with the tiny corpus and settings, and start git."""
     root.mkdir(parents=True, exist_ok=True)
     for name in CLONED:
@@ -115,7 +121,7 @@ def workspace(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which the flow has run once; tests add MLflow runs to it and no more."""
-    root = make_workspace(tmp_path_factory.mktemp("flow") / "workspace")
+    root = make_clone(tmp_path_factory.mktemp("flow") / "workspace")
     (root / "first.log").write_text(run_module(root, "flows.run", secrets=True).stdout)
     return root
 
@@ -123,7 +129,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy_of(finished: Path, target: Path) -> Path:
     """Return a copy of a workspace without its MLflow runs, for a test to change."""
     left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", "registered.json")
-    return Path(shutil.copytree(finished, target, symlinks=True, ignore=left_out))
+    return put_mlflow(Path(shutil.copytree(finished, target, symlinks=True, ignore=left_out)))
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from distillery.tracking import Tracking
 from flows import distillation
 from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
 from tests.pipeline.conftest import make_workspace, run_module
+from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_params
 from tests.unit.test_registered import recogniser
 
@@ -28,7 +29,7 @@ ALIAS = "models:/tiny@champion"
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose registry holds two versions; the first is champion."""
-    root = tmp_path_factory.mktemp("shop")
+    root = put_mlflow(tmp_path_factory.mktemp("shop"))
     tracking = Tracking(Params.model_validate(tiny_params()).register, root)
     for seed in (1, 2):
         folder = root / f"student-{seed}"

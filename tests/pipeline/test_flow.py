@@ -163,6 +163,38 @@ print(json.dumps([[r.info.run_id, r.info.status, r.data.params, r.data.metrics, 
     assert curves == [3, 3]  # one point an epoch
 
 
+def test_mlflows_pages_tell_runs_apart_and_say_first_what_came_of_them(finished: Path) -> None:
+    registered = json.loads((finished / "reports/registered.json").read_text())
+    runs, experiment, version = query(
+        finished,
+        f"""
+runs = {{model: client.get_run(run).data for model, run in {registered["runs"]!r}.items()}}
+version = client.get_model_version("tiny", {registered["version"]!r})
+print(json.dumps([{{model: [data.tags, data.params] for model, data in runs.items()}},
+                  client.get_experiment({registered["experiment_id"]!r}).tags,
+                  version.description]))
+""",
+    )
+    data = lock(finished)["prepare"]["outs"][0]["md5"][:6]
+    names = {model: tags["mlflow.runName"] for model, (tags, _) in runs.items()}
+    assert names == {
+        "parent": f"conv-T2-share0.5 on corpus@{data}",
+        "students/conv/seed-0": f"conv@{data}-T2-share0.5",
+        "controls/conv/seed-0": f"conv@{data}-control",
+    }
+    settings = runs["students/conv/seed-0"][1]
+    assert settings["objective.name"] == "T2-share0.5"
+    assert (settings["data.corpus"], settings["data.md5"]) == ("corpus", data)
+    descriptions = {model: tags["mlflow.note.content"] for model, (tags, _) in runs.items()}
+    assert descriptions["parent"].startswith("Student `conv` from seed 0, WER ")
+    assert descriptions["controls/conv/seed-0"].startswith("Control `conv` from seed 0: WER ")
+    assert version.startswith("Gate: version 1 is champion: the first champion.")
+    for text in (*descriptions.values(), version, experiment["mlflow.note.content"]):
+        assert "student conv |" in text
+        assert f"data `{data}" in text
+    assert "#/experiments/" in experiment["mlflow.note.content"].splitlines()[0]
+
+
 def test_the_registered_model_answers_in_a_fresh_process(finished: Path) -> None:
     audio = base64.b64encode((finished / "corpus/s00-0.wav").read_bytes()).decode()
     answer = query(

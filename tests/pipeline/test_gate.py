@@ -22,6 +22,7 @@ from tasks.lineage import RESULTS
 from tasks.prepare import prepare
 from tasks.register import register
 from tasks.teacher import teacher
+from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_corpus, write_params
 
 STUDENT = "models/students/conv/seed-{seed}"
@@ -48,7 +49,7 @@ def lock(root: Path, student: str) -> None:
 
 
 def test_a_worse_student_stays_challenger_and_a_better_one_becomes_champion(tmp_path: Path) -> None:
-    root = tmp_path
+    root = put_mlflow(tmp_path)
     write_corpus(root / "corpus", per_speaker=8)
     write_params(root, tiny_params())
     for stage in (prepare, fetch, teacher, cache):

@@ -14,6 +14,7 @@ from distillery.tracking import Tracking
 from flows import server, settings, ui
 from tasks.lineage import locked_outputs, read_lineage
 from tasks.register import open_run, register
+from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_params
 
 LOCK = """
@@ -57,7 +58,7 @@ def test_registering_before_evaluating_says_what_is_missing(tmp_path: Path) -> N
 
 def test_an_open_run_is_gone_on_with_unless_the_settings_changed(tmp_path: Path) -> None:
     params = Params.model_validate(tiny_params())
-    tracking = Tracking(params.register, tmp_path)
+    tracking = Tracking(params.register, put_mlflow(tmp_path))
     first = open_run(tracking, tmp_path, params)
     assert open_run(tracking, tmp_path, params) == first
     changed = Params.model_validate(tiny_params(evaluate={"num_resamples": 300}))

@@ -100,7 +100,25 @@ def test_a_new_recording_goes_all_the_way_and_then_there_is_nothing_new(
     assert "1 utterances" in page
     assert f"version {record.version}: champion" in page
     (run,) = prefect_api.runs_of(api, shop)
-    assert (run["name"] != "", run["state_type"]) == (True, "COMPLETED")
+    assert run["state_type"] == "COMPLETED"
+    assert re.fullmatch(r"corpus, manual, \d{4}-\d\d-\d\d \d\d:\d\d: new data", run["name"])
+    tasks = prefect_api.post(
+        api,
+        "task_runs/filter",
+        flow_runs={"id": {"any_": [run["id"]]}},
+        sort="EXPECTED_START_TIME_ASC",
+    )
+    assert [task["name"] for task in tasks] == [
+        "pull",
+        "prepare",
+        "fetch",
+        "teacher",
+        "cache",
+        "distill (conv, seed 0)",
+        "evaluate",
+        "register",
+        "push",
+    ]
     (artifact,) = prefect_api.post(
         api,
         "artifacts/filter",
@@ -118,6 +136,7 @@ def test_a_new_recording_goes_all_the_way_and_then_there_is_nothing_new(
     assert nothing.seconds is not None
     assert nothing.seconds < 30
     assert num_mlflow_runs(shop) == before
+    assert prefect_api.runs_of(api, shop)[0]["name"].endswith(": nothing new")
     assert len(list((shop / "reports/retraining").glob("*.md"))) == 1
 
 
@@ -127,6 +146,7 @@ def test_a_second_run_is_skipped_with_a_reason(shop: Path, api: str) -> None:
     assert f"already running: pid {os.getpid()}" in output
     (run,) = prefect_api.runs_of(api, shop)
     assert (run["state_type"], run["state_name"]) == ("CANCELLED", "Skipped")
+    assert run["name"].endswith(": skipped")
     assert f"already running: pid {os.getpid()}" in run["state"]["message"]
     (record,) = history.read_history(shop)
     assert record.status == "skipped"
@@ -179,6 +199,7 @@ def test_the_schedule_fires_and_a_cancelled_run_leaves_no_process(shop: Path, ap
         prefect_api.post(api, url)  # now, for the night is far
         wait_for(lambda: list((shop / "scratch").glob("*-conv-seed-0-*.pt")), 150)
         (running,) = [r for r in prefect_api.runs_of(api, shop) if r["state_type"] == "RUNNING"]
+        assert running["name"].startswith("corpus, schedule, ")
         prefect_api.prefect(shop, api, "flow-run", "cancel", running["id"])
         wait_for(lambda: any(of_run(shop, running["id"])), 30)
         (record,) = of_run(shop, running["id"])

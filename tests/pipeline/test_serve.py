@@ -23,21 +23,20 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from distillery.audio import load_audio
 from distillery.errors import ModelError, StageError, TrackingError
-from distillery.params import CRNNParams, FeatureParams, Params, RegisterParams
+from distillery.params import Params, RegisterParams
 from distillery.recogniser import Recogniser
-from distillery.registry import CHAMPION, Candidate, register_version, version_folder
-from distillery.students import STUDENTS
-from distillery.text import Vocabulary
+from distillery.registry import BUNDLE_TAG, CHAMPION, Candidate, register_version, version_folder
 from distillery.tracking import Tracking
 from flows import serve, server
 from flows.fetch import fetch_teacher
 from tests.attacks import Payload
 from tests.pipeline.conftest import ROOT, environment
-from tests.tiny import LETTERS, RATE_HZ, speak, tiny_params, write_params
+from tests.stores import put_mlflow
+from tests.tiny import RATE_HZ, speak, tiny_params, write_params
+from tests.tiny_students import talking_student
 
 MAX_SECONDS, MAX_BYTES = 5.0, 2_000_000
 REGISTER = {
@@ -77,18 +76,11 @@ class Served:
 
 def put_champion(root: Path) -> Recogniser:
     """Register a small student with random weights as the champion of a new workspace."""
-    torch.manual_seed(0)
-    architecture = CRNNParams(type="crnn", conv_channels=4, hidden_size=8)
-    vocabulary = Vocabulary.from_alphabet(LETTERS)
-    network = STUDENTS["crnn"](architecture, 16, len(vocabulary)).eval()
-    student = Recogniser(network, architecture, FeatureParams(num_mels=16), vocabulary, RATE_HZ)
-    with torch.no_grad():  # random networks say blank
-        mean = student.log_probs([speak("abc cab", 0)])[0].mean(axis=0)  # (vocab,)
-        network.output.bias -= torch.from_numpy(mean)
+    student = talking_student()
     folder = root / "models/students/crnn/seed-0"
     folder.mkdir(parents=True)
     student.save(folder)
-    write_params(root, tiny_params(register=REGISTER))
+    write_params(put_mlflow(root), tiny_params(register=REGISTER))
     settings = RegisterParams.model_validate(REGISTER)
     tracking = Tracking(settings, root)
     candidate = Candidate(
@@ -322,6 +314,13 @@ def test_a_damaged_champion_is_not_served(served: Served) -> None:
             serve.serve(served.root, "127.0.0.1", server.free_port(), None)
     finally:
         weights.write_bytes(content)
+    tag = tracking.client.get_model_version("tiny", "1").tags[BUNDLE_TAG]
+    tracking.client.delete_model_version_tag("tiny", "1", BUNDLE_TAG)
+    try:
+        with pytest.raises(TrackingError, match=r"models:/tiny/1: bears no tag bundle\.sha256"):
+            serve.serve(served.root, "127.0.0.1", server.free_port(), None)
+    finally:
+        tracking.client.set_model_version_tag("tiny", "1", BUNDLE_TAG, tag)
     with pytest.raises(TrackingError, match="models:/tiny@nobody: not in the registry"):
         serve.serve(served.root, "127.0.0.1", server.free_port(), "models:/tiny@nobody")
 
@@ -329,3 +328,9 @@ def test_a_damaged_champion_is_not_served(served: Served) -> None:
 def test_loopback_is_told_from_other_addresses() -> None:
     assert all(map(serve.is_loopback, ("127.0.0.1", "::1", "localhost", "127.1.2.3")))
     assert not any(map(serve.is_loopback, ("0.0.0.0", "192.168.0.1", "example.org")))
+
+
+def test_addresses_of_both_kinds_make_urls_that_this_machine_reaches() -> None:
+    assert serve.url_of("0.0.0.0", 5001) == "http://127.0.0.1:5001"
+    assert serve.url_of("::", 5001) == serve.url_of("::1", 5001) == "http://[::1]:5001"
+    assert serve.url_of("example.org", 80) == "http://example.org:80"

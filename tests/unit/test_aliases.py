@@ -24,6 +24,7 @@ from distillery.params import RegisterParams
 from distillery.registry import register_version, version_folder
 from distillery.registry_cli import champion_report
 from distillery.tracking import Tracking
+from tests.stores import put_mlflow
 from tests.unit.test_registered import recogniser
 from tests.unit.test_registry import candidate
 
@@ -60,7 +61,7 @@ for number in range(rounds):
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
     """A registry that holds a model `m` with three versions, which tests give aliases."""
-    root = tmp_path_factory.mktemp("registry")
+    root = put_mlflow(tmp_path_factory.mktemp("registry"))
     connection = Tracking(RegisterParams(experiment="tests"), root)
     for seed in range(1, NUM_VERSIONS + 1):
         folder = root / f"student-{seed}"

@@ -13,6 +13,7 @@ from distillery.drift import drift_from_champion, log_drift
 from distillery.params import RegisterParams
 from distillery.registry import CHAMPION
 from distillery.tracking import Tracking
+from tests.stores import put_mlflow
 from tests.unit.test_data_profile import profile_of
 
 QUIETER = "data moved since version 1 was trained: train: level_dbfs -3"
@@ -20,7 +21,8 @@ QUIETER = "data moved since version 1 was trained: train: level_dbfs -3"
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
-    return Tracking(RegisterParams(experiment="tests"), tmp_path_factory.mktemp("registry"))
+    root = put_mlflow(tmp_path_factory.mktemp("registry"))
+    return Tracking(RegisterParams(experiment="tests"), root)
 
 
 def workspace(root: Path, profile: Profile | None) -> Path:

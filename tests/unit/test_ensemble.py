@@ -137,7 +137,7 @@ def test_hidden_layers_bear_their_members_number() -> None:
     own = second.forward(*second.extract(CLIPS), layers=["last"])
     assert list(outputs.hidden) == ["members.1.last"]
     assert np.array_equal(outputs.hidden["members.1.last"], own.hidden["last"])
-    with pytest.raises(ModelError, match="no layer 'last', expected some of"):
+    with pytest.raises(ModelError, match="layer 'last': unknown to this teacher, expected one of"):
         joined.forward(*joined.extract(CLIPS), layers=["last"])
 
 

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import tracemalloc
 from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from distillery.export import (
     to_onnx,
 )
 from distillery.features import LogMel
-from distillery.log_mel import NumpyLogMel
+from distillery.log_mel import BLOCK_FRAMES, NumpyLogMel
 from distillery.manifest import audio_key
 from distillery.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 from distillery.params import FeatureParams
@@ -144,6 +145,19 @@ def test_features_without_pytorch_are_the_same(normalise: str, rate: int, num_sa
     found = NumpyLogMel(params, rate)(waveform)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_features_of_a_long_recording_take_little_memory_and_are_the_same() -> None:
+    params = FeatureParams(num_mels=24)
+    extractor, waveform = NumpyLogMel(params, 8000), noise(8000 * 60)
+    expected = LogMel(params, 8000)(torch.from_numpy(waveform)).numpy()
+    tracemalloc.start()
+    found = extractor(waveform)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert len(found) > 2 * BLOCK_FRAMES
+    assert peak_bytes < 5 * waveform.nbytes  # with all frames at once it is more than 7 times
 
 
 def saved(folder: Path) -> Path:

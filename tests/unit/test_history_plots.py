@@ -60,3 +60,10 @@ def test_an_interval_that_rounding_put_beside_its_value_is_drawn(tmp_path: Path)
     beside.wer_low, beside.wer_high = math.nextafter(0.3, 1), math.nextafter(0.3, 0)
     plot_history([beside], tmp_path / "history.png")
     assert (tmp_path / "history.png").stat().st_size > 0
+
+
+def test_a_champion_that_stays_is_not_crowned_again(tmp_path: Path, figures: list[Figure]) -> None:
+    stays = run(4, 0.2, "champion")
+    stays.former_champion = stays.version
+    plot_history([run(3, 0.2, "champion"), stays], tmp_path / "h.png")
+    assert [text.get_text() for text in figures[0].axes[0].texts] == ["v3"]

@@ -24,6 +24,7 @@ from distillery.text import Vocabulary
 from distillery.tracking import Tracking
 from distillery.verdict import Verdict, read_verdict, render
 from tasks.prepare import prepare
+from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_corpus, write_params
 from tests.unit.test_registered import recogniser
 from tests.unit.test_registry import candidate
@@ -96,7 +97,7 @@ class Place:
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Place:
     """A workspace with prepared data and an empty registry."""
-    root = tmp_path_factory.mktemp("workspace")
+    root = put_mlflow(tmp_path_factory.mktemp("workspace"))
     write_corpus(root / "corpus", num_speakers=6, per_speaker=2)
     write_params(root, tiny_params())
     prepare(root)
@@ -158,8 +159,9 @@ def test_a_better_one_takes_the_place_and_a_worse_one_does_not(place: Place) -> 
     version = place.tracking.client.get_model_version(place.name, "3")
     assert version.tags["gate.failed"] == "wer (torch), wer_interval (torch)"
     assert version.tags["gate.against"] == "2"
-    assert version.description.startswith("a student\n\nGate: version 3 is challenger: wer")
-    assert "| wer_interval | torch | +" in version.description
+    assert version.description.startswith("Gate: version 3 is challenger: wer")
+    assert "| &nbsp;&nbsp;torch | &nbsp;&nbsp;+" in version.description
+    assert version.description.endswith("\na student")
 
 
 def test_a_tie_changes_nothing(place: Place) -> None:

@@ -3,14 +3,19 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from distillery.lm_settings import SearchSettings, Tuned
 from distillery.params import Params
 from distillery.registration import (
     Sources,
     _candidates,
     child_name,
     filter_metrics,
+    language_model_metrics,
     model_metrics,
     model_params,
+    teacher_metrics,
 )
 from tests.tiny import tiny_params
 
@@ -20,6 +25,13 @@ FILTER = {
     "dropped": {"low_confidence": 7, "word_errors": 3},
     "hours": 0.5,
     "hours_kept": 0.4,
+}
+LINEAGE = {
+    "git.commit": "0123456789abcdef",
+    "git.dirty": "true",
+    "dvc.data.md5": "1a2b3c4d5e6f",
+    "dvc.teacher.md5": "2b3c4d5e6f1a",
+    "cache.manifest_sha256": "3c4d5e6f1a2b",
 }
 
 
@@ -93,6 +105,14 @@ SUMMARY: dict[str, Any] = {
         }
     },
     "filters": {"conv": FILTER},
+    "language_models": {
+        "students/conv/seed-3": {
+            "weight": 0.5,
+            "word_score": 1.0,
+            "valid_wer": 0.1,
+            "valid_wer_greedy": 0.2,
+        }
+    },
     "exports": {
         "conv": {
             "seed": 3,
@@ -154,18 +174,65 @@ def test_the_seed_that_is_registered_is_the_best_on_the_validation_split() -> No
     params = Params.model_validate(tiny_params(distill={"seeds": [0, 3]}))
     outputs = {f"models/students/conv/seed-{seed}": f"md5-{seed}" for seed in (0, 3)}
     runs = {f"students/conv/seed-{seed}": f"run-{seed}" for seed in (0, 3)}
-    sources = Sources(Path("root"), params, SUMMARY, outputs, {"git.commit": "abc"}, [])
+    sources = Sources(Path("root"), params, SUMMARY, outputs, LINEAGE, [])
     (candidate,) = _candidates(sources, runs, "digest")
     assert (candidate.seed, candidate.md5, candidate.run) == (3, "md5-3", "run-3")
     assert candidate.folder == Path("root/models/students/conv/seed-3")
     assert (candidate.test_wer, candidate.valid_wer) == (0.6, 0.4)
-    assert candidate.tags == {"git.commit": "abc", "test.wer_mean": "0.5", "test.wer_sd": "0.07"}
+    assert candidate.tags == {**LINEAGE, "test.wer_mean": "0.5", "test.wer_sd": "0.07"}
     assert "from seed 3, the best on the validation split of 2 seeds" in candidate.description
 
 
 def test_a_run_is_named_and_described_by_its_own_seed() -> None:
     params = Params.model_validate(tiny_params(distill={"seeds": [0, 3]}))
     name = child_name(params, "students/conv/seed-3", "0123456789")
-    assert name == "conv-seed3-T2-share0.5-012345"
-    assert child_name(params, "controls/conv/seed-0") == "conv-seed0-control"
-    assert model_params(params, STUDENT["by_seed"][1])["training.seed"] == "3"
+    assert name == "conv@012345-T2-share0.5-seed3"
+    assert child_name(params, "controls/conv/seed-0") == "conv-control-seed0"
+    settings = model_params(params, STUDENT["by_seed"][1], {"data": {"md5": "012345"}})
+    wanted = {"training.seed": "3", "objective.name": "T2-share0.5", "data.md5": "012345"}
+    assert wanted.items() <= settings.items()
+
+
+def test_a_single_seed_is_not_part_of_the_name() -> None:
+    params = Params.model_validate(tiny_params(distill={"seeds": [3]}))
+    assert child_name(params, "students/conv/seed-3", "0123456789") == "conv@012345-T2-share0.5"
+
+
+def test_key_figures_are_the_first_metrics_of_every_model_by_name() -> None:
+    values = {"test/wer_lm": 0.25, "lm/weight": 0.5, "lm/word_score": 1.0}
+    student = {**STUDENT["by_seed"][1], "wer_lm": values["test/wer_lm"]}
+    metrics = model_metrics(student, SUMMARY)
+    wanted = {
+        "asr/WER_percent": 60.0,
+        "asr/WER_with_lm_percent": 25.0,
+        "asr/gain_points": 6.25,
+        "asr/rtfx": 100.0,
+        "asr/size_mb": 0.004,
+    }
+    assert {name: metrics[name] for name in wanted} == pytest.approx(wanted)
+    assert sorted(metrics)[: len(wanted)] == sorted(wanted)  # as MLflow's charts are sorted
+    assert next(iter(sorted(wanted))) == "asr/WER_percent"
+    assert values.items() <= metrics.items()
+
+
+def test_the_weights_of_a_search_are_those_of_the_registered_seed() -> None:
+    assert language_model_metrics(STUDENT, SUMMARY)["lm/weight"] == 0.5
+    assert language_model_metrics(STUDENT["by_seed"][0], SUMMARY) == {}
+
+
+def test_the_pipeline_bears_the_teachers_figures_and_weights(tmp_path: Path) -> None:
+    params = Params.model_validate(tiny_params())
+    sources = Sources(tmp_path, params, SUMMARY, {}, LINEAGE, [])
+    metrics = teacher_metrics(sources)
+    assert (metrics["teacher/wer"], metrics["teacher/bytes"]) == (0.2, 4000)
+    assert all(name.startswith("teacher/") for name in metrics)
+    assert "teacher/lm/weight" not in metrics
+    folder = tmp_path / "data/teacher_cache/decoder"
+    folder.mkdir(parents=True)
+    Tuned(SearchSettings(0.75, 2.0, 20, 10.0), 0.1, 0.2).save(folder)
+    assert {
+        "teacher/lm/weight": 0.75,
+        "teacher/lm/word_score": 2.0,
+        "teacher/lm/valid_wer": 0.1,
+        "teacher/lm/valid_wer_greedy": 0.2,
+    }.items() <= teacher_metrics(sources).items()

@@ -15,15 +15,16 @@ import pytest
 import soundfile
 import torch
 
-from distillery.bundle import check_bundle
 from distillery.errors import ModelError, TrackingError
 from distillery.export import to_int8, to_onnx
 from distillery.onnx_recogniser import OnnxRecogniser
 from distillery.params import CRNNParams, FeatureParams, RegisterParams
 from distillery.recogniser import Recogniser
 from distillery.registry import (
+    BUNDLE_TAG,
     Candidate,
     best_candidate,
+    checked_folder,
     register_version,
     version_folder,
 )
@@ -31,12 +32,14 @@ from distillery.served import Served
 from distillery.students import STUDENTS
 from distillery.text import Vocabulary
 from distillery.tracking import Tracking
+from tests.stores import put_mlflow
 from tests.unit.test_export import calibration
 
 
 @pytest.fixture(scope="module")
 def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
-    return Tracking(RegisterParams(experiment="tests"), tmp_path_factory.mktemp("registry"))
+    root = put_mlflow(tmp_path_factory.mktemp("registry"))
+    return Tracking(RegisterParams(experiment="tests"), root)
 
 
 @pytest.fixture(scope="module")
@@ -99,14 +102,24 @@ def test_the_candidate_is_chosen_by_validation_never_by_test(
 def test_a_damaged_model_is_refused(tracking: Tracking, student: Path) -> None:
     entry = candidate(tracking, student, "7" * 32)
     number = register_version(tracking, "damaged", entry)
-    folder, digest = version_folder(tracking, f"models:/damaged/{number}")
-    check_bundle(folder, digest)
+    uri = f"models:/damaged/{number}"
+    folder = checked_folder(tracking, uri)
     weights = folder / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(bytes(content))
     with pytest.raises(ModelError, match=r"model\.safetensors: SHA-256"):
-        check_bundle(folder, digest)
+        checked_folder(tracking, uri)
+    shutil.rmtree(folder)
+    with pytest.raises(ModelError, match=r"models:/damaged/1: its files are gone"):
+        checked_folder(tracking, uri)
+
+
+def test_a_version_whose_digest_is_gone_is_not_used(tracking: Tracking, student: Path) -> None:
+    number = register_version(tracking, "bare", candidate(tracking, student, "8" * 32))
+    tracking.client.delete_model_version_tag("bare", number, BUNDLE_TAG)
+    with pytest.raises(TrackingError, match=r"models:/bare/1: bears no tag bundle\.sha256"):
+        checked_folder(tracking, "models:/bare/1")
 
 
 def test_a_model_that_is_not_there_is_named(tracking: Tracking) -> None:

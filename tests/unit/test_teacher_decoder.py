@@ -214,7 +214,7 @@ def test_models_are_measured_with_and_without(finished: Path) -> None:
 
 def test_the_table_has_a_column_for_it(finished: Path) -> None:
     summary = json.loads((finished / "reports/evaluation/summary.json").read_text())
-    assert "WER %, language model [95 % interval]" in markdown_table(summary)
+    assert "| WER % with LM |" in markdown_table(summary)
     assert "conv: with the language model the gain is" in render_table(summary)
     assert all(len(line) <= 100 for line in render_table(summary).splitlines())
 
@@ -237,7 +237,7 @@ def test_for_the_teacher_alone_students_stay_without(copy: Path) -> None:
     assert [("wer_lm" in row) for row in summary["models"]] == [True, False, False]
     assert "gain_wer_lm" not in summary["comparisons"]["conv"]
     lines = markdown_table(summary).split("\n\n")[1].splitlines()
-    position = next(i for i, cell in enumerate(lines[0].split("|")) if "language" in cell)
+    position = next(i for i, cell in enumerate(lines[0].split("|")) if "LM" in cell)
     assert [line.split("|")[position].strip() == "-" for line in lines[2:]] == [False, True, True]
     predictions = pd.read_parquet(copy / "reports/evaluation/predictions.parquet")
     empty = predictions.groupby("model")["word_errors_lm"].apply(lambda errors: errors.isna().all())

@@ -11,6 +11,7 @@ import traceback
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -22,8 +23,12 @@ from distillery.tracking import (
     DataSource,
     Point,
     Tracking,
+    charts_page,
     flatten,
+    objective_name,
+    pipeline_name,
     run_name,
+    run_page,
     tracking_uri,
 )
 
@@ -57,11 +62,30 @@ def test_credentials_never_leave_a_uri() -> None:
 
 def test_names_of_runs_tell_students_apart() -> None:
     objective = ObjectiveParams(teacher_share=0.5, frame=FrameLossParams(temperature=2.0))
-    assert run_name("conv", objective, "1a2b3c4d5e") == "conv-T2-share0.5-1a2b3c"
+    assert objective_name(objective) == "T2-share0.5"
     mse = ObjectiveParams(teacher_share=1.0, frame=FrameLossParams(type="logit_mse"))
-    assert run_name("conv", mse) == "conv-logit_mse-share1"
-    assert run_name("conv", ObjectiveParams(teacher_share=0.0)) == "conv-share0"
-    assert run_name("conv", None, "1a2b3c4d5e") == "conv-control-1a2b3c"
+    assert objective_name(mse) == "logit_mse-share1"
+    assert objective_name(ObjectiveParams(teacher_share=0.0)) == "share0"
+    assert objective_name(None) == "control"
+    assert run_name("conv", "T2-share0.5", "1a2b3c4d5e") == "conv@1a2b3c-T2-share0.5"
+    assert run_name("conv", "control", "1a2b3c4d5e", 3) == "conv@1a2b3c-control-seed3"
+    assert run_name("conv", "control") == "conv-control"
+    assert pipeline_name("conv-share1", "an4", "1a2b3c4d5e") == "conv-share1 on an4@1a2b3c"
+    assert pipeline_name("01-31 09:30", "an4", "") == "01-31 09:30 on an4"
+
+
+def test_the_comparison_of_students_opens_from_an_address_alone() -> None:
+    page = urlsplit(charts_page("7"))
+    path, _, query = page.fragment.partition("?")
+    assert (page.netloc, page.path, path) == ("", "", "/experiments/7/runs")
+    assert parse_qs(query) == {
+        "compareRunsMode": ["CHART"],
+        "searchFilter": ["params.role = 'student'"],
+        "orderByKey": ["metrics.`test/wer`"],
+        "orderByAsc": ["true"],
+        "workflowType": ["machine_learning"],
+    }
+    assert run_page("7", "1a2b") == "#/experiments/7/runs/1a2b?workflowType=machine_learning"
 
 
 @pytest.mark.parametrize(
@@ -101,7 +125,7 @@ def test_names_of_runs_tell_students_apart() -> None:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_names_of_runs_show_what_is_unusual_in_the_objective(objective, name: str) -> None:
-    assert run_name("conv", ObjectiveParams.model_validate(objective)) == f"conv-{name}"
+    assert objective_name(ObjectiveParams.model_validate(objective)) == name
 
 
 def test_settings_become_dotted_names() -> None:
@@ -143,6 +167,28 @@ def test_a_file_that_a_resumed_stage_wrote_anew_is_read_from_its_start(tmp_path:
     curve.taken(content)
     path.write_text(rows(7, 8, 9))  # longer, and other rows
     assert [point.step for point in curve.read()[0]] == [7, 8, 9]
+
+
+def test_the_comparison_of_runs_opens_on_a_score_and_not_on_a_loss(tracking: Tracking) -> None:
+    run = tracking.create_run("first", {})
+    keys = ("train/loss", "train/ctc", "valid/wer")
+    tracking.log_points(run, [Point(key, 0.5, step, 1000) for step in (1, 2) for key in keys])
+    assert next(iter(tracking.client.get_run(run).data.metrics)) == "valid/wer"
+
+
+def test_an_experiment_is_described_anew_until_a_person_does(tmp_path: Path) -> None:
+    tracking = Tracking(RegisterParams(experiment="described"), tmp_path)
+
+    def shown() -> str:
+        tags = tracking.client.get_experiment(tracking.experiment_id).tags
+        return str(tags["mlflow.note.content"])
+
+    for text in ("the first run", "the second"):
+        tracking.describe_experiment(text)
+        assert shown() == text
+    tracking.client.set_experiment_tag(tracking.experiment_id, "mlflow.note.content", "mine")
+    tracking.describe_experiment("the third")
+    assert shown() == "mine"
 
 
 def test_the_same_points_twice_are_one_curve(tracking: Tracking) -> None:

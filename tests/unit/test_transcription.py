@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from distillery import cli
 from distillery.audio import load_audio
@@ -26,11 +25,8 @@ from distillery.errors import AudioError, TranscriptsError
 from distillery.export import to_onnx
 from distillery.files import digest_of_file
 from distillery.onnx_recogniser import MODEL_FILES
-from distillery.params import CRNNParams, FeatureParams
 from distillery.recogniser import Recogniser
 from distillery.served import choose_format
-from distillery.students import STUDENTS
-from distillery.text import Vocabulary
 from distillery.transcription import (
     MAX_BATCH_FILES,
     Counts,
@@ -38,26 +34,15 @@ from distillery.transcription import (
     find_recordings,
     transcribe_folder,
 )
-from tests.tiny import LETTERS, RATE_HZ, WORDS, speak
+from tests.tiny import RATE_HZ, WORDS, speak
+from tests.tiny_students import talking_student
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
 def student() -> Recogniser:
-    return make_student(0)
-
-
-def make_student(seed: int) -> Recogniser:
-    torch.manual_seed(seed)
-    architecture = CRNNParams(type="crnn", conv_channels=4, hidden_size=8)
-    vocabulary = Vocabulary.from_alphabet(LETTERS)
-    network = STUDENTS["crnn"](architecture, 16, len(vocabulary)).eval()
-    student = Recogniser(network, architecture, FeatureParams(num_mels=16), vocabulary, RATE_HZ)
-    with torch.no_grad():  # random networks say blank
-        mean = student.log_probs([speak("abc cab", 0)])[0].mean(axis=0)  # (vocab,)
-        network.output.bias -= torch.from_numpy(mean)
-    return student
+    return talking_student(0)
 
 
 @pytest.fixture
@@ -228,7 +213,7 @@ def test_a_file_of_another_model_or_kind_is_left_alone(
     student: Recogniser, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    transcribe_folder(make_student(1), folder, out)
+    transcribe_folder(talking_student(1), folder, out)
     before = out.read_bytes()
     with pytest.raises(
         TranscriptsError, match=r"line 1 is of model \w{12}, this one is \w{12}; ch"
