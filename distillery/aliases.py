@@ -34,6 +34,7 @@ from distillery.tracking import Tracking
 MOVE_TAG = "champion."
 SINCE_TAG, BY_TAG, WITHDRAWN_TAG = "champion.since", "champion.by", "champion.withdrawn"
 GATE = "the gate"
+NOBODY = "somebody, by MLflow or a process that was killed"
 
 
 @dataclass(frozen=True)
@@ -100,13 +101,28 @@ def challenge(tracking: Tracking, model_name: str, version: str, expected: Alias
 
     Raises:
         AliasConflict: another champion than expected stands there.
+        TrackingError: the version is gone.
     """
     with tracking.explained(), registry_lock(tracking):
         _check_champion(tracking, model_name, expected.champion)
         if version in (expected.champion, expected.previous, expected.challenger):
             return False
+        check_exists(tracking, model_name, version)
         tracking.client.set_registered_model_alias(model_name, CHALLENGER, version)
         return True
+
+
+def record_unrecorded(tracking: Tracking, model_name: str) -> None:
+    """Record the present champion where whoever made it champion did not come to it."""
+    with tracking.explained(), registry_lock(tracking):
+        champion = read_aliases(tracking, model_name).champion
+        if champion is None:
+            return
+        past = moves(tracking, model_name)
+        former = past[0].version if past else None
+        if former != champion:
+            move = Move(_now(), champion, former, NOBODY, "recorded afterwards")
+            _record(tracking, model_name, move)
 
 
 def promote(tracking: Tracking, model_name: str, version: str) -> Move:
@@ -118,6 +134,7 @@ def promote(tracking: Tracking, model_name: str, version: str) -> Move:
         AliasConflict: somebody else moved the champion at the same time.
     """
     with tracking.explained():
+        record_unrecorded(tracking, model_name)
         aliases = read_aliases(tracking, model_name)
         if version == aliases.champion:
             raise TrackingError(f"{model_name}: version {version} is the champion already")
@@ -139,6 +156,7 @@ def rollback(tracking: Tracking, model_name: str) -> Move:
         AliasConflict: somebody else moved the champion at the same time.
     """
     with tracking.explained():
+        record_unrecorded(tracking, model_name)
         aliases = read_aliases(tracking, model_name)
         former, back = aliases.champion, aliases.previous
         if back is None or back == former:
@@ -175,6 +193,19 @@ def check_version(tracking: Tracking, model_name: str, version: str) -> Path:
     folder = checked_folder(tracking, f"models:/{model_name}/{version}")
     Recogniser.load(folder, ARCHITECTURES)
     return folder
+
+
+def check_exists(tracking: Tracking, model_name: str, version: str) -> None:
+    """Make sure that a version is there.
+
+    Raises:
+        TrackingError: it is not, or not any more.
+    """
+    if not version_exists(tracking, model_name, version):
+        raise TrackingError(
+            f"models:/{model_name}/{version}: not in the registry; look with make ui which "
+            "versions there are"
+        )
 
 
 def withdrawn(tracking: Tracking, model_name: str, version: str) -> str | None:
@@ -218,7 +249,7 @@ def _move(
 ) -> None:
     """Write the aliases, read them back, and record the change; the lock, if any, is held."""
     client, now = tracking.client, _now()
-    _check_exists(tracking, model_name, version)
+    check_exists(tracking, model_name, version)
     writes = [(CHAMPION, version)]
     if expected.champion is not None:
         # After a crash between the two, a promotion can be repeated, and a swap has its champion.
@@ -236,18 +267,14 @@ def _move(
     for alias, holder in ((PREVIOUS, found.previous), (CHALLENGER, found.challenger)):
         if holder == version:
             client.delete_registered_model_alias(model_name, alias)
-    for name, value in {SINCE_TAG: now, BY_TAG: by}.items():
-        client.set_model_version_tag(model_name, version, name, value)
-    move = Move(now, version, expected.champion, by, reason)
-    client.set_registered_model_tag(model_name, f"{MOVE_TAG}{now}", json.dumps(asdict(move)))
+    _record(tracking, model_name, Move(now, version, expected.champion, by, reason))
 
 
-def _check_exists(tracking: Tracking, model_name: str, version: str) -> None:
-    if not version_exists(tracking, model_name, version):
-        raise TrackingError(
-            f"models:/{model_name}/{version}: not in the registry; look with make ui which "
-            "versions there are"
-        )
+def _record(tracking: Tracking, model_name: str, move: Move) -> None:
+    client = tracking.client
+    for name, value in {SINCE_TAG: move.time, BY_TAG: move.by}.items():
+        client.set_model_version_tag(model_name, move.version, name, value)
+    client.set_registered_model_tag(model_name, f"{MOVE_TAG}{move.time}", json.dumps(asdict(move)))
 
 
 def _drop_dangling(tracking: Tracking, model_name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from distillery.normalisation import VARIANCE_FLOOR, RunningNormaliser
 from distillery.params import FeatureParams
 
 LOG_FLOOR = 1e-6
+logger = logging.getLogger(__name__)
 Samples = TypeVar("Samples", int, np.ndarray)
 
 
@@ -150,18 +152,30 @@ def pack_features(
     digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[:20]
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / f"features-{digest}.npy"
-    if not path.exists():
+    packed = _open_packed(path, params.num_mels)
+    if packed is None:
         bar = tqdm(rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False)
         with num_threads(1), bar:
             waveforms = (torch.from_numpy(waveform_of(data, row)) for row in bar)
             parts = [extractor(waveform).half().numpy() for waveform in waveforms]
         _save_packed(path, parts)
-    with open(path, "rb") as file:
-        offsets = np.load(file, allow_pickle=False)
-        start = file.tell()
-    frames = int(offsets[-1])
-    values = np.memmap(path, np.float16, "r", start, (frames, params.num_mels))
-    return PackedFeatures(values, offsets)
+        packed = _open_packed(path, params.num_mels)
+        assert packed is not None
+    return packed
+
+
+def _open_packed(path: Path, num_mels: int) -> PackedFeatures | None:
+    """Return what `_save_packed` wrote; None where it is not there, cut short or something else."""
+    try:
+        with open(path, "rb") as file:
+            offsets = np.load(file, allow_pickle=False)
+            shape = (int(offsets[-1]), num_mels)
+            return PackedFeatures(np.memmap(path, np.float16, "r", file.tell(), shape), offsets)
+    except FileNotFoundError:
+        return None
+    except (ValueError, EOFError, TypeError, IndexError) as error:
+        logger.warning("%s: cannot be read (%s); it is computed again", path, error)
+        return None
 
 
 def _save_packed(path: Path, parts: Sequence[np.ndarray]) -> None:

@@ -15,9 +15,11 @@ from distillery.aliases import (
     GATE,
     Aliases,
     challenge,
+    check_exists,
     crown,
     moves,
     read_aliases,
+    record_unrecorded,
     withdrawn,
 )
 from distillery.errors import AliasConflict, ModelError, TrackingError
@@ -76,6 +78,7 @@ def decide(tracking: Tracking, entry: Entry, terms: Terms) -> Verdict:
         TrackingError: MLflow cannot be reached or refuses, or the champion keeps changing.
         StageError: the evaluation and the prepared data do not belong together.
     """
+    record_unrecorded(tracking, entry.model_name)
     for attempt in range(1, ATTEMPTS + 1):
         aliases = read_aliases(tracking, entry.model_name)
         verdict = _weigh(tracking, entry, terms, aliases)
@@ -116,10 +119,14 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
         terms.exported[terms.exported["model"] == f"students/{entry.name}"],
         terms.evaluate.stream_chunk_seconds,
     )
+    check_exists(tracking, entry.model_name, entry.version)
+    # Asked before the work, for versions may be deleted meanwhile.
+    served = rival_served = _served(tracking, entry.model_name, entry.version)
     rival = aliases.champion or aliases.previous
     rivals: list[Contestant] = []
     obstacle = None
     if rival is not None:
+        rival_served = _served(tracking, entry.model_name, rival)
         try:
             rivals = forms.of_version(tracking, entry.model_name, rival, split)
         except (ModelError, TrackingError) as error:
@@ -133,7 +140,6 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
         terms.gate,
         terms.evaluate.num_resamples,
     )
-    served = _served(tracking, entry.model_name, entry.version)
     verdict = Verdict(
         version=entry.version,
         alias=CHALLENGER,
@@ -148,7 +154,7 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
         return replace(verdict, reason=_cannot_compare(entry, str(rival), aliases, obstacle))
     tied = rival is not None and is_tie(
         _form(own_forms, served),
-        _form(rival_forms, _served(tracking, entry.model_name, rival)),
+        _form(rival_forms, rival_served),
     )
     return _conclude(verdict, aliases, _lost(tracking, entry), tied=tied)
 
@@ -221,6 +227,9 @@ def _move(tracking: Tracking, entry: Entry, verdict: Verdict, aliases: Aliases) 
     if verdict.alias == CHAMPION:
         if version == aliases.champion:
             return verdict
+        check_exists(tracking, name, version)
+        # First, for should this process be killed, a champion is not judged again.
+        _record(tracking, entry, verdict)
         crown(tracking, name, version, aliases, GATE, verdict.reason)
         return replace(verdict, changed=True)
     changed = challenge(tracking, name, version, aliases)

@@ -35,6 +35,8 @@ from distillery.params import TrainingParams
 from distillery.scoring import Counts, count_errors
 from distillery.text import Vocabulary
 
+DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a checkpoint
+
 logger = logging.getLogger(__name__)
 Terms = Mapping[str, Tensor]
 
@@ -265,13 +267,19 @@ class Trainer:
             buffer,
         )
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(self.checkpoint, buffer.getvalue())
+        content = buffer.getvalue()
+        # PyTorch reads damaged files without a word.
+        write_bytes(self.checkpoint, content + hashlib.sha256(content).digest())
 
     def _resume(self) -> None:
         if not self.checkpoint.exists():
             return
+        whole = self.checkpoint.read_bytes()
+        content, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]
         try:
-            state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
+            if hashlib.sha256(content).digest() != digest:
+                raise ValueError("it does not match its SHA-256")
+            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
             self.network.load_state_dict(state["network"])
             self.objective.load_state_dict(state["objective"])
             self.optimiser.load_state_dict(state["optimiser"])

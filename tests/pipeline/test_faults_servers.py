@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distillery import history
+from distillery.aliases import Aliases, crown, moves, promote, read_aliases
+from distillery.params import RegisterParams
+from distillery.registry import stored_aliases
+from distillery.tracking import Tracking
 from flows import server
 from tests.pipeline import prefect_api
 from tests.pipeline.conftest import environment, kill, run_module, start_module
 from tests.pipeline.test_flow import query, versions, wait_for, wait_until_nothing_is_left
 from tests.tiny import tiny_params, write_params
+from tests.unit.test_aliases import NUM_ROUNDS, register_three, start_mover, tell
 
 MANY_EPOCHS = 400  # some seconds of training
 
@@ -103,6 +112,121 @@ print(json.dumps([len(client.get_metric_history(c.info.run_id, "valid/wer")) for
     )
     assert points == [MANY_EPOCHS, MANY_EPOCHS]  # every one, and none twice
     assert versions(copy) == [1]
+
+
+@contextmanager
+def bad_server(answer: bytes) -> Iterator[int]:
+    """Take every connection on a port and answer always the same, or never."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        taken = []
+
+        def take() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, _ = listening.accept()
+                    taken.append(connection)
+                    if answer:
+                        connection.recv(65536)
+                        connection.sendall(answer)
+                        connection.shutdown(socket.SHUT_WR)
+
+        threading.Thread(target=take, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+        for connection in taken:
+            connection.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"HTTP/1.1 500 Oh\r\nContent-Length: 2\r\nConnection: close\r\n\r\nno"],
+    ids=["silent", "500"],
+)
+def test_an_mlflow_server_that_is_out_of_order_holds_nobody_up(copy: Path, answer: bytes) -> None:
+    with bad_server(answer) as port:
+        write_params(copy, tiny_params(register={"tracking_uri": f"http://127.0.0.1:{port}"}))
+        start = time.monotonic()
+        failed = run_module(copy, "flows.run", "--only", "register", check=False)
+        assert failed.returncode == 1
+        assert "the results are safe in the workspace" in failed.stdout
+        assert "make register" in failed.stdout
+        assert "Traceback" not in failed.stdout
+        assert time.monotonic() - start < 90
+    write_params(copy, tiny_params())
+    run_module(copy, "flows.run", "--only", "register")
+    assert versions(copy) == [1]
+
+
+@pytest.mark.slow
+def test_two_who_promote_at_once_on_a_real_server_leave_one_champion(tmp_path: Path) -> None:
+    """From two workspaces, whose locks do not know each other."""
+    port = server.free_port()
+    for name in ("server", "mine", "yours"):
+        (tmp_path / name).mkdir()
+    uri = f"http://127.0.0.1:{port}"
+    with mlflow_server(tmp_path / "server", port):
+        registry = Tracking(RegisterParams(experiment="tests", tracking_uri=uri), tmp_path / "mine")
+        register_three(registry)
+        crown(registry, "m", "1", Aliases(), "the gate", "the first champion")
+        movers = {
+            version: start_mover(tmp_path / name, version, uri)
+            for version, name in (("2", "mine"), ("3", "yours"))
+        }
+        for _ in range(NUM_ROUNDS):
+            assert list(tell(movers).values()) == ["ready", "ready"]
+            said = tell(movers)
+            found = read_aliases(registry, "m")
+            assert set(said.values()) <= {"won", "lost"}
+            assert said[str(found.champion)] == "won"
+            assert found.previous in {"1", "2", "3"} - {found.champion}
+            named = asdict(found).items()  # of those that exist
+            assert stored_aliases(registry, "m") == {k: v for k, v in named if v is not None}
+            assert promote(registry, "m", "1").former == found.champion
+            # Who came last may have been noted first; the next command sets that right.
+            assert moves(registry, "m")[1].version == found.champion
+        assert [process.wait(60) for process in movers.values()] == [0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("command", ["ui", "schedule", "serve"])
+def test_nothing_listens_after_the_end(
+    finished: Path, command: str, number: signal.Signals
+) -> None:
+    ports = [server.free_port(), server.free_port()]
+    options, said = {
+        "ui": (["--mlflow-port", str(ports[0]), "--prefect-port", str(ports[1])], "stops both"),
+        "schedule": (["--prefect-port", str(ports[0])], "Ctrl-C ends the schedule"),
+        "serve": (["--port", str(ports[0])], "answers until Ctrl-C"),
+    }[command]
+    log = finished / "out.log"
+    log.unlink(missing_ok=True)
+    process = start_module(finished, f"flows.{command}", *options)
+    try:
+        wait_for(lambda: said in log.read_text() or process.poll() is not None)
+        assert process.poll() is None, log.read_text()
+        assert not server.is_free(ports[0])
+        assert at_work_in(finished) > {process.pid}
+    finally:
+        process.send_signal(number)
+        process.wait(60)
+    wait_for(lambda: not at_work_in(finished), 15)
+    assert all(map(server.is_free, ports))
+    if number == signal.SIGKILL:  # what it left does not keep the next from finding its own
+        assert server.ui_server(finished) is None
+
+
+def at_work_in(root: Path) -> set[int]:
+    """Return all processes whose folder is a workspace."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve() == root and (process / "cmdline").read_bytes():
+                found.add(int(process.name))
+        except OSError:
+            continue
+    return found
 
 
 @pytest.mark.slow

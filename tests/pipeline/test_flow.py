@@ -49,7 +49,8 @@ def query(root: Path, code: str) -> Any:
     """Ask MLflow in a process of its own; `code` prints one JSON value."""
     script = (
         "import json, mlflow; from mlflow import MlflowClient\n"
-        f"mlflow.set_tracking_uri('sqlite:///{root}/mlflow.db'); client = MlflowClient()\n{code}"
+        f"mlflow.set_tracking_uri({f'sqlite:///{root}/mlflow.db'!r})\n"
+        f"client = MlflowClient()\n{code}"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -8,10 +8,12 @@ import json
 import os
 import pickle
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -24,11 +26,19 @@ import numpy as np
 import pytest
 import soundfile
 
+from distillery.aliases import promote, read_aliases, rollback
 from distillery.audio import load_audio
 from distillery.errors import ModelError, StageError, TrackingError
 from distillery.params import Params, RegisterParams
 from distillery.recogniser import Recogniser
-from distillery.registry import BUNDLE_TAG, CHAMPION, Candidate, register_version, version_folder
+from distillery.registry import (
+    BUNDLE_TAG,
+    CHAMPION,
+    Candidate,
+    register_version,
+    version_folder,
+    version_of,
+)
 from distillery.tracking import Tracking
 from flows import serve, server
 from flows.fetch import fetch_teacher
@@ -83,11 +93,19 @@ def put_champion(root: Path) -> Recogniser:
     write_params(put_mlflow(root), tiny_params(register=REGISTER))
     settings = RegisterParams.model_validate(REGISTER)
     tracking = Tracking(settings, root)
-    candidate = Candidate(
+    candidate = candidate_of(tracking, folder, seed=0)
+    number = register_version(tracking, "tiny", candidate, settings.serve_limits)
+    tracking.client.set_registered_model_alias("tiny", CHAMPION, number)
+    return student
+
+
+def candidate_of(tracking: Tracking, folder: Path, seed: int) -> Candidate:
+    """Return a student that may become a version."""
+    return Candidate(
         name="crnn",
-        seed=0,
+        seed=seed,
         folder=folder,
-        md5="a" * 32,
+        md5=f"{seed}" * 32,
         run=tracking.create_run("crnn", {}),
         description="a student",
         tags={},
@@ -96,9 +114,6 @@ def put_champion(root: Path) -> Recogniser:
         valid_wer=0.2,
         num_parameters=1000,
     )
-    number = register_version(tracking, "tiny", candidate, settings.serve_limits)
-    tracking.client.set_registered_model_alias("tiny", CHAMPION, number)
-    return student
 
 
 WITNESSES = ("by-pickle", "by-code", "by-package")
@@ -278,6 +293,46 @@ def test_nothing_that_lies_beside_a_registered_students_weights_is_run(served: S
         env={**environment(served.root), **uri},
     )
     assert (served.root / "by-code").exists()
+
+
+def test_champions_may_change_under_a_server(served: Served) -> None:
+    """It serves the one that it was started with; and there is a champion at any moment."""
+    tracking = Tracking(RegisterParams.model_validate(REGISTER), served.root)
+    settings = RegisterParams.model_validate(REGISTER)
+    expected = served.ask(clips(GOOD))
+    assert expected[0] == 200
+    other = served.root / "models/students/crnn/seed-1"
+    shutil.copytree(served.root / "models/students/crnn/seed-0", other)
+    found = candidate_of(tracking, other, seed=1)
+    assert register_version(tracking, "tiny", found, settings.serve_limits) == "2"
+    seen: list[str] = []
+    over = threading.Event()
+
+    def look() -> None:
+        own = Tracking(settings, served.root)
+        while not over.is_set():
+            seen.append(str(version_of(own, f"models:/tiny@{CHAMPION}").version))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        promote(tracking, "tiny", "2")
+        for _ in range(4):
+            assert served.ask(clips(GOOD)) == expected
+            rollback(tracking, "tiny")
+    finally:
+        over.set()
+        looking.join()
+    assert set(seen) == {"1", "2"}
+    assert read_aliases(tracking, "tiny").champion == "2"
+    promote(tracking, "tiny", "1")
+    tracking.client.delete_model_version("tiny", "2")
+    artifacts = served.root / "mlartifacts"
+    artifacts.rename(served.root / "gone")
+    try:
+        assert served.ask(clips(GOOD)) == expected
+    finally:
+        (served.root / "gone").rename(artifacts)
 
 
 def test_the_server_outlives_all_that_and_ends_with_its_whole_group(served: Served) -> None:

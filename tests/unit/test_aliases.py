@@ -40,8 +40,8 @@ from distillery import aliases
 from distillery.errors import AliasConflict
 from distillery.params import RegisterParams
 from distillery.tracking import Tracking
-root, version, rounds = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-tracking = Tracking(RegisterParams(experiment="tests"), root)
+root, version, rounds, uri = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
+tracking = Tracking(RegisterParams(experiment="tests", tracking_uri=uri), root)
 for number in range(rounds):
     sys.stdin.readline()
     before = aliases.read_aliases(tracking, "m")
@@ -63,12 +63,17 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
     """A registry that holds a model `m` with three versions, which tests give aliases."""
     root = put_mlflow(tmp_path_factory.mktemp("registry"))
     connection = Tracking(RegisterParams(experiment="tests"), root)
+    register_three(connection)
+    return connection
+
+
+def register_three(connection: Tracking) -> None:
+    """Register three students as versions of a model `m`."""
     for seed in range(1, NUM_VERSIONS + 1):
-        folder = root / f"student-{seed}"
+        folder = connection.root / f"student-{seed}"
         folder.mkdir()
         recogniser(seed).save(folder)
         register_version(connection, "m", candidate(connection, folder, str(seed) * 32))
-    return connection
 
 
 @pytest.fixture
@@ -177,16 +182,7 @@ def test_who_decided_on_a_champion_that_is_gone_decides_again(registry: Tracking
 
 
 def test_two_at_once_leave_one_champion(registry: Tracking) -> None:
-    movers = {
-        version: subprocess.Popen(
-            [sys.executable, "-c", MOVER, str(registry.root), version, str(NUM_ROUNDS)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for version in ("2", "3")
-    }
+    movers = {v: start_mover(registry.root, v, registry.uri) for v in ("2", "3")}
     for number in range(NUM_ROUNDS):
         assert list(tell(movers).values()) == ["ready", "ready"]
         said = tell(movers)
@@ -199,6 +195,17 @@ def test_two_at_once_leave_one_champion(registry: Tracking) -> None:
             assert found.previous == "1"
         promote(registry, "m", "1")
     assert [process.wait() for process in movers.values()] == [0, 0]
+
+
+def start_mover(root: Path, version: str, uri: str) -> subprocess.Popen[str]:
+    """Start a process that makes a version champion each time that it is told to go on twice."""
+    return subprocess.Popen(
+        [sys.executable, "-c", MOVER, str(root), version, str(NUM_ROUNDS), uri],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def tell(movers: dict[str, subprocess.Popen[str]]) -> dict[str, str]:

@@ -1,3 +1,5 @@
+import io
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ from distillery.augmentations.speed import copy_at
 from distillery.features import LogMel, gather, pack_features, pad
 from distillery.manifest import audio_key
 from distillery.params import FeatureParams
+from tests.attacks import Payload
 
 PARAMS = FeatureParams(num_mels=20)
 
@@ -83,6 +86,21 @@ def test_packed_features_are_computed_once(tmp_path: Path) -> None:
     data.waveform = None  # type: ignore[assignment]  # a second computation would need it
     assert len(pack_features(data, data.rows, PARAMS, tmp_path)) == 2
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_packed_file_that_is_cut_short_or_holds_code_is_computed_again(tmp_path: Path) -> None:
+    data, witness = Prepared(), tmp_path / "witness"
+    pack_features(data, data.rows, PARAMS, tmp_path)
+    (path,) = tmp_path.glob("features-*.npy")
+    good, trap = path.read_bytes(), io.BytesIO()
+    np.save(trap, np.array([Payload(witness)]), allow_pickle=True)
+    for content in (b"", good[:-2], pickle.dumps(Payload(witness)), trap.getvalue()):
+        path.write_bytes(content)
+        pack_features(data, data.rows, PARAMS, tmp_path)
+        assert path.read_bytes() == good
+    assert not witness.exists()
+    np.load(io.BytesIO(trap.getvalue()), allow_pickle=True)  # the attack is a real one
+    assert witness.exists()
 
 
 def test_other_settings_or_audio_are_packed_anew(tmp_path: Path) -> None:

@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from distillery.aliases import WITHDRAWN_TAG, Aliases, promote, read_aliases, rollback
-from distillery.errors import StageError
+from distillery import forms
+from distillery.aliases import (
+    WITHDRAWN_TAG,
+    Aliases,
+    crown,
+    moves,
+    promote,
+    read_aliases,
+    rollback,
+)
+from distillery.errors import StageError, TrackingError
 from distillery.evaluation import Run, labelled_test_rows, predict
 from distillery.export import export_student
 from distillery.manifest import PreparedData
 from distillery.params import EvaluateParams, GateParams, RegisterParams
 from distillery.promotion import FORMAT_TAG, Entry, Terms, decide
 from distillery.recogniser import Recogniser
-from distillery.registry import register_version, version_folder
+from distillery.registry import register_version, stored_aliases, version_folder
 from distillery.text import Vocabulary
 from distillery.tracking import Tracking
 from distillery.verdict import Verdict, read_verdict, render
@@ -162,6 +172,57 @@ def test_a_better_one_takes_the_place_and_a_worse_one_does_not(place: Place) -> 
     assert version.description.startswith("Gate: version 3 is challenger: wer")
     assert "| &nbsp;&nbsp;torch | &nbsp;&nbsp;+" in version.description
     assert version.description.endswith("\na student")
+
+
+class PowerCut(BaseException):
+    """Nothing catches it, so nothing is tidied up."""
+
+
+def test_a_gate_killed_before_any_of_its_writes_is_made_up_for_by_the_next(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = place.tracking.client
+    place.bring(1)
+    # Within the verdict, between both aliases, before the champion is recorded, and within that.
+    for number in (3, 6, 7, 9):
+        writes = iter(range(number))
+        with monkeypatch.context() as patch:
+            for name in (
+                "set_registered_model_alias",
+                "set_model_version_tag",
+                "set_registered_model_tag",
+                "update_model_version",
+            ):
+                patch.setattr(client, name, counted(getattr(client, name), writes))
+            with pytest.raises(PowerCut):
+                place.bring(2, errors=0)
+        assert place.aliases == Aliases("2" if number > 6 else "1", "1" if number > 5 else None)
+        place.bring(2, errors=0)
+        assert place.aliases == Aliases("2", "1", None)
+        last = moves(place.tracking, place.name)[0]
+        assert (last.version, last.former) == ("2", "1")
+        version = client.get_model_version(place.name, "2")
+        assert version.tags["gate.alias"] == "champion"
+        assert version.tags["gate.against"] == "1"
+        assert version.tags["champion.since"] == last.time
+        assert version.description.startswith("Gate: version 2 is champion: all rules")
+        crown(place.tracking, place.name, "1", place.aliases, "me", "to begin anew")
+        client.delete_registered_model_alias(place.name, "previous")
+        for name in version.tags:
+            if name.startswith(("gate.", "champion.")):
+                client.delete_model_version_tag(place.name, "2", name)
+        client.update_model_version(place.name, "2", "a student")
+
+
+def counted(write: Any, writes: Iterator[int]) -> Any:
+    """Return a write that the power is cut before, once the number of writes is used up."""
+
+    def instead(*arguments: Any, **options: Any) -> Any:
+        if next(writes, None) is None:
+            raise PowerCut
+        return write(*arguments, **options)
+
+    return instead
 
 
 def test_a_tie_changes_nothing(place: Place) -> None:
@@ -313,6 +374,42 @@ def test_where_the_champion_was_deleted_the_previous_one_is_the_measure(
     alone = place.bring(5, errors=9)
     assert alone.reason == "the first champion since version 4 was deleted"
     assert place.aliases == Aliases("5", None, "3")
+
+
+@pytest.mark.parametrize(
+    ("victim", "errors", "expected"),
+    [
+        ("2", 0, Aliases("3", "1", None)),  # the champion: judged again, by the previous one
+        ("3", 0, Aliases("2", "1", None)),
+        ("3", 9, Aliases("2", "1", None)),
+    ],
+)
+def test_versions_may_be_deleted_while_the_gate_is_at_work(
+    workshop: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    victim: str,
+    errors: int,
+    expected: Aliases,
+) -> None:
+    place = replace(workshop, name=f"deleted-{victim}-{errors}")
+    place.bring(1)
+    place.bring(2, errors=1)
+    score = forms.TestSplit.score
+
+    def score_while_somebody_deletes(*arguments: Any) -> Any:
+        monkeypatch.undo()
+        place.tracking.client.delete_model_version(place.name, victim)
+        return score(*arguments)
+
+    monkeypatch.setattr(forms.TestSplit, "score", score_while_somebody_deletes)
+    if victim == "3":
+        with pytest.raises(TrackingError, match=f"models:/{place.name}/3: not in the registry"):
+            place.bring(3, errors=errors)
+    else:
+        place.bring(3, errors=errors)
+    assert place.aliases == expected
+    stored = stored_aliases(place.tracking, place.name)
+    assert stored == {name: v for name, v in asdict(expected).items() if v is not None}
 
 
 def test_results_of_another_test_split_are_refused(place: Place) -> None:

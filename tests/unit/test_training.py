@@ -1,3 +1,5 @@
+import hashlib
+import io
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -141,19 +143,30 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) 
 
 
 def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
-    witness = tmp_path / "witness"
-    torch.save({"network": Payload(witness)}, tmp_path / "run.pt")
+    witness, path = tmp_path / "witness", tmp_path / "run.pt"
+    torch.save({"network": Payload(witness)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content + hashlib.sha256(content).digest())
     with pytest.raises(ModelError, match=r"run\.pt: cannot be resumed from .*delete this file"):
         trainer(tmp_path, PARAMS).fit()
     assert not witness.exists()
-    torch.load(tmp_path / "run.pt", weights_only=False)  # the attack is a real one
+    torch.load(io.BytesIO(content), weights_only=False)  # the attack is a real one
     assert witness.exists()
 
 
 def test_a_damaged_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    (tmp_path / "run.pt").write_bytes(b"no checkpoint")
-    with pytest.raises(ModelError, match=r"run\.pt: cannot be resumed from .* delete this file"):
-        trainer(tmp_path, PARAMS).fit()
+    """PyTorch by itself goes on with flipped weights."""
+    trainer(tmp_path, PARAMS).fit()
+    path = tmp_path / "run.pt"
+    whole = path.read_bytes()
+    weights = next(iter(torch.load(io.BytesIO(whole[:-32]), weights_only=True)["network"].values()))
+    flipped = bytearray(whole)
+    flipped[whole.index(bytes(weights.untyped_storage()))] ^= 1
+    torch.load(io.BytesIO(flipped[:-32]), weights_only=True)
+    for damaged in (b"no checkpoint", whole[: len(whole) // 2], bytes(flipped), b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"run\.pt: cannot be resumed .* delete this file"):
+            trainer(tmp_path, PARAMS).fit()
 
 
 def test_patience_ends_training_early(tmp_path: Path) -> None:

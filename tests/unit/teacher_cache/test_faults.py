@@ -1,22 +1,28 @@
 """Damaged files, full disks, forbidden folders, crowds and odd utterances."""
 
+import io
 import os
+import pickle
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 
 from distillery.errors import CacheError
 from distillery.teacher_cache import store
 from distillery.teacher_cache.namespace import Namespace
 from distillery.teacher_cache.shards import Entry, leftovers, locked, remove_leftovers
 from distillery.teacher_cache.store import TeacherCache
+from tests.attacks import Payload
 from tests.unit.teacher_cache.test_crash import (
     NAMESPACE,
     ROOT,
@@ -106,6 +112,66 @@ def test_a_flipped_bit_in_an_index_is_an_error_that_names_it(cache: TeacherCache
             TeacherCache(cache.folder)
         assert str(caught.value).endswith(REPAIR)
     assert len(TeacherCache(cache.folder)) == 6
+
+
+def test_code_in_place_of_any_file_is_refused_and_not_run(
+    cache: TeacherCache, tmp_path: Path
+) -> None:
+    witness = tmp_path / "witness"
+    attacks = [io.BytesIO() for _ in range(3)]
+    pickle.dump(Payload(witness), attacks[0])
+    np.save(attacks[1], np.array([Payload(witness)]), allow_pickle=True)
+    torch.save(Payload(witness), attacks[2])
+    files = [path for path in cache.folder.parent.rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} >= {".arrow", ".bin", ".json"}
+    for path in files:
+        content = path.read_bytes()
+        for attack in attacks:
+            path.write_bytes(attack.getvalue())
+            with pytest.raises(CacheError):
+                opened = TeacherCache.open_current(cache.folder.parent)
+                for row in opened.all_rows:
+                    read_all(opened, row)
+        path.write_bytes(content)
+    assert not witness.exists()
+    for attack, load in zip(attacks, (pickle.load, np_load, torch_load), strict=True):
+        attack.seek(0)
+        load(attack)  # the attack is a real one
+        witness.rmdir()
+
+
+def np_load(file: io.BytesIO) -> None:
+    np.load(file, allow_pickle=True)
+
+
+def torch_load(file: io.BytesIO) -> None:
+    torch.load(file, weights_only=False)
+
+
+def test_an_index_whose_schema_holds_code_is_read_without_running_it(
+    cache: TeacherCache, tmp_path: Path
+) -> None:
+    """Arrow once ran the pickles of extension types; the index bears its right checksum here."""
+    witness = tmp_path / "witness"
+    path = next(cache.folder.glob("*.arrow"))
+    table = pa.ipc.open_file(path.read_bytes()).read_all()
+    trap = {
+        b"ARROW:extension:name": b"arrow.py_extension_type",
+        b"ARROW:extension:metadata": pickle.dumps(Payload(witness)),
+    }
+    schema = pa.schema([field.with_metadata(trap) for field in table.schema])
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, schema) as writer:
+        writer.write_table(pa.table(list(table.columns), schema=schema))
+    name = f"{path.stem.rpartition('-')[0]}-{zlib.crc32(sink.getvalue()):08x}"
+    path.with_name(f"{name}.arrow").write_bytes(sink.getvalue())
+    path.with_suffix(".bin").rename(path.with_name(f"{name}.bin"))
+    path.unlink()
+    opened = TeacherCache(cache.folder)
+    assert name in [shard.name for shard in opened.shards]
+    for row in opened.all_rows:
+        read_all(opened, row)
+    assert not witness.exists()
 
 
 def test_indexes_that_swapped_names_are_errors(cache: TeacherCache) -> None:
