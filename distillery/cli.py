@@ -118,7 +118,8 @@ def transcribe_folder(recogniser: Transcriber, folder: Path, out: Path) -> int:
     counts = transcription.transcribe_folder(recogniser, folder, out)
     sys.stderr.write(
         f"{out}: {counts.num_transcribed} transcribed, {counts.num_kept} were there already, "
-        f"{counts.num_failed} failed\n"
+        f"{counts.num_failed} failed"
+        + ("; their lines there say why\n" if counts.num_failed else "\n")
     )
     return EXIT_ERROR if counts.num_failed else 0
 

@@ -260,8 +260,8 @@ def version_of(tracking: Tracking, model_uri: str) -> ModelVersion:
         return tracking.client.get_model_version(name, number)
     except MlflowException as error:
         raise TrackingError(
-            f"{model_uri}: not in the registry ({error.message}); run make run, or look "
-            "with make ui which models there are"
+            f"{model_uri}: not in the registry ({error.message}); run make run, see "
+            "make champion, or look with make ui which models there are"
         ) from error
 
 

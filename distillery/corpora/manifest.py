@@ -91,16 +91,20 @@ def _read_delimited(file: Path, delimiter: str, quoting: Any) -> list[Row]:
     with open(file, encoding="utf-8-sig", newline="") as handle:
         reader = csv.DictReader(handle, delimiter=delimiter, quoting=quoting, strict=True)
         rows = []
+        unfit = []
         for row in reader:
             if None in row or None in row.values():
                 found = sum(value is not None for key, value in row.items() if key is not None)
                 found += len(row.get(None) or ())  # surplus cells
-                raise ManifestError(
-                    f"{file}, row {reader.line_num}: holds {found} cells, "
-                    f"expected {len(reader.fieldnames or ())}; quote or remove the delimiter"
-                )
+                unfit.append(f"row {reader.line_num}: holds {found} cells")
             rows.append((reader.line_num, row))
-        return rows
+    if unfit:
+        raise ManifestError(
+            f"{file}: {len(unfit)} rows are unfit, the first: {'; '.join(unfit[:NUM_SHOWN])}; "
+            f"expected {len(reader.fieldnames or ())}; put a text that holds the delimiter into "
+            "quotation marks, and write the delimiter after an empty cell, too"
+        )
+    return rows
 
 
 def _read_json_lines(file: Path) -> list[Row]:

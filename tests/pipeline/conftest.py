@@ -7,11 +7,12 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from flows import server
 from tests.stores import put_mlflow, put_prefect
 from tests.tiny import tiny_params, write_corpus, write_params
 
@@ -132,10 +133,28 @@ def copy_of(finished: Path, target: Path) -> Path:
     return put_mlflow(Path(shutil.copytree(finished, target, symlinks=True, ignore=left_out)))
 
 
+@pytest.fixture(scope="session")
+def prefect_of_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The API of a Prefect server such as a run starts for itself, which takes it 3 s of CPU."""
+    root, port = put_prefect(tmp_path_factory.mktemp("prefect")), server.free_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(root / ".prefect"))
+        process = server._start(port, root / "server.log")
+    try:
+        server.wait_until_healthy(server.api_on(port), RUN_SECONDS)
+        yield server.api_on(port)
+    finally:
+        server.stop(process)
+
+
 @pytest.fixture
-def copy(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished workspace that a test may change."""
-    return copy_of(finished, tmp_path / "copy")
+def copy(finished: Path, tmp_path: Path, prefect_of_copies: str) -> Path:
+    """A copy of the finished workspace that a test may change, with a Prefect server at hand."""
+    from tests.pipeline import prefect_api  # which needs this module
+
+    root = copy_of(finished, tmp_path / "copy")
+    prefect_api.use(root, prefect_of_copies)
+    return root
 
 
 def retry_at_once(root: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from distillery.errors import BusyError, ParamsError, StageError
 from distillery.params import Params
-from flows import stages
+from flows import environment, stages
 from flows.live import models_of
 from tasks.stage import guarded, snapshot
 from tests.tiny import tiny_params
@@ -267,6 +267,21 @@ def test_bars_come_through_now_and_then_and_lines_always() -> None:
         ("done 100%", False),
         ("last, without an end", False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("load", "chosen", "policy"),
+    [(1.0, None, None), (1.4, None, None), (3.0, None, "passive"), (3.0, "active", "active")],
+)
+def test_threads_wait_asleep_where_others_are_at_work(
+    monkeypatch: pytest.MonkeyPatch, load: float, chosen: str | None, policy: str | None
+) -> None:
+    num_processors = os.cpu_count() or 1
+    monkeypatch.setattr(os, "getloadavg", lambda: (load * num_processors, 0.0, 0.0))
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+    assert environment.for_stages().get("OMP_WAIT_POLICY") == policy
 
 
 def test_students_and_seeds_have_stages_and_curves_of_their_own() -> None:

@@ -220,9 +220,14 @@ def test_an_unknown_kind_of_file_is_named(source: Path, params) -> None:
         (
             "m.csv",
             b"path,text\na.wav,go\nb.wav,go,now\n",
-            "row 3: holds 3 cells, expected 2",
+            "row 3: holds 3 cells; expected 2",
         ),
-        ("m.csv", b"path,text\na.wav\n", "row 2: holds 1 cells, expected 2"),
+        ("m.csv", b"path,text\na.wav\n", "row 2: holds 1 cells; expected 2"),
+        (
+            "m.csv",
+            b"path,text\na.wav\nb.wav,go\nc.wav,a,b\n",
+            "2 rows are unfit, the first: row 2: holds 1 cells; row 4: holds 3 cells; expected 2",
+        ),
         (
             "m.jsonl",
             b'{"path": "a.wav", "text": "go"}\n{"path"\n',
