@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +16,6 @@ from rich.table import Table
 from distillery import params
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
-
     from distillery.aliases import Move
     from distillery.tracking import Tracking
 
@@ -78,7 +76,7 @@ def champion_report(tracking: Tracking, model_name: str) -> str:
     )
 
 
-def _version_table(versions: list[ModelVersion], roles: Mapping[str, str]) -> str:
+def _version_table(versions: Sequence[Any], roles: Mapping[str, str]) -> str:
     from distillery.aliases import BY_TAG, SINCE_TAG
     from distillery.registry import CHAMPION, WER_TAG
 

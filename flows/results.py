@@ -52,14 +52,18 @@ def gate_markdown(root: Path) -> str | None:
     return None if found is None else verdict.markdown(found)
 
 
+def table(root: Path) -> str:
+    """Return the table of all models for the terminal."""
+    return f"\n{render_table(_summary(root))}"
+
+
 def text(root: Path, registered: Mapping[str, Any]) -> str:
     """Return the result for the terminal, with the commands that come next."""
     said = verdict.read_verdict(root)
     gate = [] if said is None else ["", verdict.render(said)]
     return "\n".join(
         [
-            "",
-            render_table(_summary(root)),
+            table(root),
             "",
             _sentence(registered),
             *gate,
