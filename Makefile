@@ -134,9 +134,9 @@ rollback: install ## swap the champion and the previous one
 	@$(PYTHON) -m distillery.cli rollback
 
 .PHONY: reproduce
-reproduce: install ## make a student again from its lineage and compare: make reproduce RUN=<MLflow run or version>
+reproduce: install ## make a student again from its lineage and compare: make reproduce RUN=<MLflow run or version> [FROM=teacher]
 	@test -n "$(RUN)" || { echo 'error: which one? make reproduce RUN=3, RUN=models:/NAME@champion, or an MLflow run id' >&2; exit 2; }
-	@$(PYTHON) -m flows.reproduce "$(RUN)"
+	@$(PYTHON) -m flows.reproduce $(if $(FROM),--from "$(FROM)") "$(RUN)"
 
 .PHONY: serve
 serve: install ## the champion over HTTP, on loopback, until Ctrl-C

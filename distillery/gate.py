@@ -6,6 +6,7 @@ rule is a function from a match of two forms to a ruling: a figure, its limit, a
 rule that has nothing to judge, such as one that asks for a champion where there is none, says so by
 returning None.
 
+    utterances        the test split is large enough to tell
     wer               no worse than the champion on this test split
     wer_interval      nor, beyond a margin, at the far end of a one-sided interval: the paired
                       bootstrap of distillery/scoring.py
@@ -76,6 +77,23 @@ class Match:
 
 
 Rule = Callable[[Match], Ruling | None]
+
+
+def rule_utterances(match: Match) -> Ruling | None:
+    """Judge the test split: over a few utterances the intervals are too narrow to say anything."""
+    found, limit = len(match.form.predictions), match.settings.min_utterances
+    if match.champion is None:
+        return None
+    return Ruling(
+        "utterances",
+        match.form.name,
+        found,
+        limit,
+        "",
+        found >= limit,
+        f"{found} test utterances; {limit} are needed to compare with a champion: add transcribed "
+        "test recordings, or lower register.gate.min_utterances",
+    )
 
 
 def rule_wer(match: Match) -> Ruling | None:
@@ -209,6 +227,7 @@ def rule_sanity(match: Match) -> Ruling | None:
 
 
 RULES: tuple[Rule, ...] = (
+    rule_utterances,
     rule_wer,
     rule_wer_interval,
     rule_speakers,

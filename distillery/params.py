@@ -1157,6 +1157,9 @@ class GateParams(Section):
     wer_margin: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.01
     """How much worse than the champion it may be at the far end of that interval, itself no worse;
     larger lets smaller test splits decide, below 0 it must be better by as much."""
+    min_utterances: Annotated[int, Field(ge=0)] = 20
+    """Test utterances below which no champion is replaced: an interval over a few is too narrow,
+    over one it has no width; 0 lets any number decide."""
     max_wer: PositiveFloat = 0.95
     """WER above which a model is broken, champion or not; one that says nothing has 1."""
     min_speaker_words: PositiveInt = 50

@@ -1,9 +1,11 @@
 """A student made again from its lineage, and compared: python -m flows.reproduce RUN.
 
 A Git worktree under scratch/reproduce holds the code that the run was made with, the settings and
-dvc.lock that it logged, and what dvc.lock names: prepared data, teacher cache and, for scoring, all
-other models. In it the student is trained again and everything scored again. Nothing of this
-workspace is touched, apart from DVC's cache, which may grow.
+dvc.lock that it logged, and what dvc.lock names, by its hash from DVC's cache: prepared data,
+teacher, teacher cache and, for scoring, all other models. In it the student alone is trained again,
+without its control, which its weights do not depend on, and the models of its seed are scored
+again. With `--from teacher` teacher and cache are made again, too. Nothing of this workspace
+is touched, apart from DVC's cache, which may grow.
 """
 
 from __future__ import annotations
@@ -18,8 +20,11 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import yaml
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +43,9 @@ COMPARED = re.compile(
 )
 """Metrics that depend on weights and data alone; seconds are measured anew each time."""
 EXIT_DIFFERENT = 1
+TEACHER_STAGES = {"teacher": "models/teacher", "cache": "data/teacher_cache"}
+"""The stages before a student's that can be made again, and what each makes."""
+STARTS = ("teacher", "distill")
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +66,18 @@ class Origin:
     @property
     def stage(self) -> str:
         """DVC's name of the stage that trained it."""
-        _, student, seed = self.model.split("/")
-        return stages.distill_target(student, int(seed.removeprefix("seed-")))
+        student = self.model.split("/")[1]
+        return stages.distill_target(student, self.seed)
+
+    @property
+    def seed(self) -> int:
+        """What it was trained from."""
+        return int(self.model.rpartition("/seed-")[2])
+
+    @property
+    def control(self) -> str:
+        """Its control, such as `controls/conv/seed-0`."""
+        return self.model.replace("students/", "controls/", 1)
 
 
 @dataclass(frozen=True)
@@ -130,12 +148,13 @@ def run_of(tracking: Tracking, model_name: str, wanted: str) -> str:
     return str(found.run_id)
 
 
-def reproduce(root: Path, wanted: str) -> list[Compared]:
+def reproduce(root: Path, wanted: str, start: str = "distill") -> list[Compared]:
     """Make a student again and return how it compares, item by item.
 
     Args:
         root: the workspace.
         wanted: as in `find_origin`.
+        start: the first stage that is made again, one of STARTS.
 
     Raises:
         StageError: what it was made from is gone, or a stage fails.
@@ -148,8 +167,42 @@ def reproduce(root: Path, wanted: str) -> list[Compared]:
     with worktree(root, origin) as place:
         _lay_out(tracking, origin, place)
         _bring_data(root, place, origin)
-        _rerun(place, [origin.stage, "evaluate"])
-        return _compare(place, origin)
+        then = locked_outputs(place / LOCK_FILE)
+        before = list(TEACHER_STAGES) if start == "teacher" else []
+        for line in _plan(origin, then, before, _seconds_of_training(tracking, origin)):
+            logger.info("%s", line)
+        for stage in before:
+            shutil.rmtree(place / TEACHER_STAGES[stage])  # the cache would be found complete
+            _rerun(place, stage)
+        _train_alone(place, origin)
+        now = locked_outputs(place / LOCK_FILE)
+        _score(place, origin)
+        return _compare(place, origin, then, now, before)
+
+
+def _plan(
+    origin: Origin, locked: Mapping[str, str], before: Sequence[str], seconds: float | None
+) -> list[str]:
+    """Return what will be made again and what not, in sentences."""
+    taken = ["data/prepared", *(path for stage, path in TEACHER_STAGES.items() if not before)]
+    took = "" if seconds is None else f", whose training took {seconds:.0f} s then"
+    return [
+        "As it was, from DVC's cache: "
+        + ", ".join(f"{path} ({locked[path][:12]})" for path in taken if path in locked)
+        + ", all other models.",
+        f"Made again: {', '.join([*before, origin.model])} without its control{took}. "
+        f"Then the models of seed {origin.seed} are scored again.",
+    ]
+
+
+def _seconds_of_training(tracking: Tracking, origin: Origin) -> float | None:
+    """Return how long the student trained, from the times of its losses; None: they do not say."""
+    with tracking.explained():
+        points = tracking.client.get_metric_history(origin.run, "train/loss")
+    times = sorted(point.timestamp for point in points)
+    if len(times) < 2:
+        return None
+    return (times[-1] - times[0]) / 1000 * len(times) / (len(times) - 1)  # the first epoch, too
 
 
 @contextlib.contextmanager
@@ -235,37 +288,78 @@ def _bring_data(root: Path, place: Path, origin: Origin) -> None:
         )
 
 
-def _rerun(place: Path, targets: Sequence[str]) -> None:
-    for target in targets:
-        logger.info("reproduce: %s", target)
-        done = _dvc(
-            place, ["repro", "--single-item", "--force", "--no-run-cache", target], shown=True
-        )
-        if done.returncode:
-            raise StageError(f"stage {target}: failed in {place}; see above, the worktree is kept")
+def _train_alone(place: Path, origin: Origin) -> None:
+    """Train the student in a worktree without its control, which is put back as it was."""
+    lock, path = place / LOCK_FILE, place / params.PARAMS_FILE
+    settings, text = yaml.safe_load(path.read_text("utf-8")), path.read_bytes()
+    if not settings["distill"].get("control"):
+        _rerun(place, origin.stage)
+        return
+    outs = [f"models/{origin.control}", f"curves/{origin.control}.jsonl"]
+    was = lock.read_bytes()
+    _change(path, settings, {"control": False})
+    _rerun(place, origin.stage)
+    path.write_bytes(text)
+    made = lock.read_bytes()
+    lock.write_bytes(was)
+    done = _dvc(place, ["checkout", "--force", *outs])
+    if done.returncode:
+        raise StageError(f"{origin.control}: cannot be put back\n{done.stdout.strip()}")
+    lock.write_bytes(made)
 
 
-def _dvc(
-    place: Path, arguments: Sequence[str], *, shown: bool = False
-) -> subprocess.CompletedProcess[str]:
+def _score(place: Path, origin: Origin) -> None:
+    """Score the models of the student's seed; those of others say nothing about it."""
+    path = place / params.PARAMS_FILE
+    _change(path, yaml.safe_load(path.read_text("utf-8")), {"seeds": [origin.seed]})
+    _rerun(place, "evaluate")
+
+
+def _change(path: Path, settings: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Write settings with other ones in the section `distill`."""
+    changed = {**settings, "distill": {**settings["distill"], **changes}}
+    path.write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
+
+
+def _rerun(place: Path, target: str) -> None:
+    logger.info("reproduce: %s", target)
+    arguments = ["repro", "--single-item", "--force", "--no-run-cache", target]
+    # Of what DVC says, advice about Git and pushing is not for a worktree that goes.
+    status, _ = stages.run_dvc(place, arguments, partial(logger.info, "%s"))
+    if status:
+        raise StageError(f"stage {target}: failed in {place}; see above, the worktree is kept")
+
+
+def _dvc(place: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows.child", "dvc", *arguments],
         cwd=place,
         env={**environment.for_stages(), "PYTHONPATH": str(place)},
         stdin=subprocess.DEVNULL,
-        stdout=None if shown else subprocess.PIPE,
-        stderr=None if shown else subprocess.STDOUT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         check=False,
     )
 
 
-def _compare(place: Path, origin: Origin) -> list[Compared]:
-    path = f"models/{origin.model}"
-    compared = [Compared("model, MD5 by DVC", origin.md5, locked_outputs(place / LOCK_FILE)[path])]
-    now = _metrics(place, origin.model)
+def _compare(
+    place: Path,
+    origin: Origin,
+    then: Mapping[str, str],
+    now: Mapping[str, str],
+    before: Sequence[str],
+) -> list[Compared]:
+    compared = [
+        Compared(f"{stage}, MD5 by DVC", then[path], now[path])
+        for stage, path in TEACHER_STAGES.items()
+        if stage in before
+    ]
+    md5 = now[f"models/{origin.model}"]
+    compared.append(Compared("model, MD5 by DVC", origin.md5, md5))
+    metrics = _metrics(place, origin.model)
     for name in sorted(filter(COMPARED.match, origin.metrics)):
-        value = now.get(name)
+        value = metrics.get(name)
         compared.append(
             Compared(name, repr(origin.metrics[name]), "missing" if value is None else repr(value))
         )
@@ -294,12 +388,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Make a student of the current workspace's MLflow again, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m flows.reproduce", description=__doc__)
     parser.add_argument("run", help="an MLflow run, models:/NAME/VERSION, models:/NAME@ALIAS, or N")
+    parser.add_argument(
+        "--from",
+        dest="start",
+        choices=STARTS,
+        default="distill",
+        help="teacher: make the teacher and the teacher cache again, too, not the student alone",
+    )
     options = parser.parse_args(arguments)
     root = Path.cwd()
     environment.apply(root)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     try:
-        compared = reproduce(root, options.run)
+        compared = reproduce(root, options.run, options.start)
     except DistilleryError as error:
         sys.stdout.flush()
         sys.stderr.write(f"error: {error}\n")

@@ -282,7 +282,7 @@ def push(root: Path, emit: Emit, seconds: float | None = None) -> None:
     Raises:
         StageError: DVC could not; nothing is lost, they stay in its cache.
     """
-    status, lines = _dvc(root, ["push"], emit, seconds)
+    status, lines = run_dvc(root, ["push"], emit, seconds)
     if status:
         tail = "\n".join(lines)
         raise StageError(f"dvc push: failed; run `dvc push` when the remote is reachable\n{tail}")
@@ -313,7 +313,7 @@ def pull_missing(root: Path, emit: Emit, seconds: float | None = None) -> list[s
     if not missing:
         return []
     for _ in range(RESTORE_ATTEMPTS):
-        status, lines = _dvc(root, ["pull", "--allow-missing", *missing], emit, seconds)
+        status, lines = run_dvc(root, ["pull", "--allow-missing", *missing], emit, seconds)
         if status:
             tail = "\n".join(lines)
             raise StageError(f"dvc pull: failed; is the remote reachable?\n{tail}")
@@ -326,7 +326,7 @@ def pull_missing(root: Path, emit: Emit, seconds: float | None = None) -> list[s
 
 def fetch_objects(root: Path, names: Sequence[str], emit: Emit) -> None:
     """Bring from the default remote into DVC's cache what outputs consist of, if it has that."""
-    status, _ = _dvc(root, ["fetch", *names], emit)
+    status, _ = run_dvc(root, ["fetch", *names], emit)
     if status:
         emit("not from the remote, or not all of it")
 
@@ -353,15 +353,25 @@ def _reproduce_whole(root: Path, target: str, emit: Emit) -> tuple[int, Sequence
 def _reproduce(root: Path, target: str, emit: Emit) -> tuple[int, Sequence[str]]:
     former = _lock_bytes(root)
     try:
-        return _dvc(root, ["repro", "--single-item", target], emit)
+        return run_dvc(root, ["repro", "--single-item", target], emit)
     finally:
         _restore_if_damaged(root, former)
 
 
-def _dvc(
+def run_dvc(
     root: Path, arguments: Sequence[str], emit: Emit, seconds: float | None = None
 ) -> tuple[int, Sequence[str]]:
-    """Run DVC as a child in a session of its own; nothing of it outlives this call."""
+    """Run DVC as a child in a session of its own; nothing of it outlives this call.
+
+    Args:
+        root: the workspace.
+        arguments: of `dvc`.
+        emit: receives each line, without advice that is not for this pipeline.
+        seconds: how long it may take; None: as long as it likes.
+
+    Returns:
+        The exit status and the last lines.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "flows.child", "dvc", *arguments],
         cwd=root,

@@ -1,9 +1,13 @@
 """Stage `prepare`: a corpus becomes data/prepared/."""
 
+import logging
 from pathlib import Path
 
 from distillery import params, preparation
+from distillery.manifest import PreparedData
 from tasks.stage import run_stage
+
+logger = logging.getLogger(__name__)
 
 
 def prepare(root: Path) -> None:
@@ -12,10 +16,12 @@ def prepare(root: Path) -> None:
     Args:
         root: the workspace: params.yaml is read there, data/prepared written.
     """
-    settings = params.load(root / params.PARAMS_FILE).prepare
-    preparation.prepare(
-        settings, root / settings.source, root / "data" / "prepared", root / "reports"
-    )
+    everything = params.load(root / params.PARAMS_FILE)
+    settings, folder = everything.prepare, root / "data" / "prepared"
+    preparation.prepare(settings, root / settings.source, folder, root / "reports")
+    caution = preparation.too_little_to_learn(PreparedData.open(folder))
+    if caution and everything.teacher.kind == "trained":
+        logger.warning("%s", caution)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,12 +24,13 @@ import pyarrow.parquet as pq
 
 from distillery.audio import compute_num_samples, decode
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
-from distillery.errors import AudioError, CorpusError, ManifestError
+from distillery.errors import AudioError, CorpusError, DistilleryError, ManifestError
 from distillery.manifest import SPLITS
 from distillery.params import PrepareParams
 
 COLUMNS_WANTED = "path, text[, speaker, split, utterance_id]"
 NUM_SHOWN = 3
+NUM_FAULTS_SHOWN = 20
 NUM_SHOWN_CHARACTERS = 80
 TOLERANCE_SECONDS = 0.05
 """How far a segment may reach past the end: durations in manifests are rounded."""
@@ -46,6 +47,7 @@ def read_manifest(params: PrepareParams, source: Path) -> Iterator[Recording]:
             in another one.
         ManifestError: the file cannot be read, lacks columns, or a row breaks a rule: a path that
             leaves the folder, an unknown split, an unfit or repeated id, a segment that is none.
+            All such rows are named, the first NUM_FAULTS_SHOWN with what is wrong.
     """
     file = source / params.manifest
     if not file.is_file():
@@ -55,8 +57,7 @@ def read_manifest(params: PrepareParams, source: Path) -> Iterator[Recording]:
         )
     rows = _read_rows(file)
     _check_columns(file, rows)
-    recordings = [(number, _recording(file, source, number, row)) for number, row in rows]
-    _check_ids(file, recordings)
+    recordings = _recordings(file, source, rows)
     _check_audio(file, source, recordings)
     _check_speakers(file, recordings)
     yield from (recording for _, recording in recordings)
@@ -109,20 +110,21 @@ def _read_delimited(file: Path, delimiter: str, quoting: Any) -> list[Row]:
 
 def _read_json_lines(file: Path) -> list[Row]:
     rows = []
+    faults = []
     for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise ManifestError(
-                f"{file}, row {number}: not valid JSON: {error}; expected one object per line"
-            ) from None
-        if not isinstance(row, dict):
-            raise ManifestError(
-                f"{file}, row {number}: holds {type(row).__name__}, expected an object per line"
-            )
-        rows.append((number, row))
+            faults.append(f"row {number}: not valid JSON: {error}; expected one object per line")
+            continue
+        if isinstance(row, dict):
+            rows.append((number, row))
+        else:
+            holds = type(row).__name__
+            faults.append(f"row {number}: holds {holds}, expected an object per line")
+    _refuse(file, faults, ManifestError)
     return rows
 
 
@@ -130,11 +132,49 @@ def _read_parquet(file: Path) -> list[Row]:
     return list(enumerate(pq.read_table(file).to_pylist(), start=1))
 
 
+def _refuse(file: Path, faults: Sequence[str], kind: type[DistilleryError]) -> None:
+    """Raise all faults of a file's rows as one error; say nothing where there is none."""
+    if not faults:
+        return
+    if len(faults) == 1:
+        raise kind(f"{file}, {faults[0]}")
+    lines = [f"{file}: {len(faults)} rows are unfit:", *faults[:NUM_FAULTS_SHOWN]]
+    if len(faults) > NUM_FAULTS_SHOWN:
+        lines.append(f"and {len(faults) - NUM_FAULTS_SHOWN} more")
+    raise kind("\n  ".join(lines))
+
+
 # --- rows --------------------------------------------------------------------------------------
 
 
-def _recording(file: Path, source: Path, number: int, row: dict[str, Any]) -> Recording:
-    where = f"{file}, row {number}"
+def _recordings(file: Path, source: Path, rows: list[Row]) -> list[tuple[int, Recording]]:
+    """Return what each row stands for.
+
+    Raises:
+        ManifestError: rows break a rule, or repeat an id; all of them are named.
+    """
+    recordings: list[tuple[int, Recording]] = []
+    faults = []
+    seen: dict[str, int] = {}
+    for number, row in rows:
+        try:
+            recording = _recording(source, number, row)
+        except ManifestError as error:
+            faults.append(str(error))
+            continue
+        first = seen.setdefault(recording.utterance_id, number)
+        if first != number:
+            faults.append(
+                f"row {number}: utterance {recording.utterance_id!r} ({recording.source_path}) "
+                f"stands in row {first} already; ids must be unique"
+            )
+        recordings.append((number, recording))
+    _refuse(file, faults, ManifestError)
+    return recordings
+
+
+def _recording(source: Path, number: int, row: dict[str, Any]) -> Recording:
+    where = f"row {number}"
     name = _cell(where, row, "path") or _cell(where, row, "audio_filepath")
     if name is None:
         raise ManifestError(f"{where}: path is empty, expected an audio file in {source}")
@@ -274,17 +314,6 @@ def _check_columns(file: Path, rows: list[Row]) -> None:
         )
 
 
-def _check_ids(file: Path, recordings: list[tuple[int, Recording]]) -> None:
-    seen: dict[str, int] = {}
-    for number, recording in recordings:
-        first = seen.setdefault(recording.utterance_id, number)
-        if first != number:
-            raise ManifestError(
-                f"{file}, row {number}: utterance {recording.utterance_id!r} "
-                f"({recording.source_path}) stands in row {first} already; ids must be unique"
-            )
-
-
 def _check_audio(file: Path, source: Path, recordings: list[tuple[int, Recording]]) -> None:
     missing = [
         f"row {number}: {recording.source_path}"
@@ -300,10 +329,13 @@ def _check_audio(file: Path, source: Path, recordings: list[tuple[int, Recording
 
 def _check_speakers(file: Path, recordings: list[tuple[int, Recording]]) -> None:
     in_test = {r.speaker: number for number, r in recordings if r.speaker and r.split == "test"}
+    faults: dict[str | None, str] = {}
     for number, recording in recordings:
-        if recording.split in ("train", "valid") and recording.speaker in in_test:
-            raise CorpusError(
-                f"{file}: speaker {recording.speaker!r} is in split {recording.split} (row "
-                f"{number}) and in split test (row {in_test[recording.speaker]}), expected one "
-                "side; move the rows, or leave the speaker column empty if that is intended"
+        speaker = recording.speaker
+        if recording.split in ("train", "valid") and speaker in in_test and speaker not in faults:
+            faults[speaker] = (
+                f"row {number}: speaker {speaker!r} is in split {recording.split} here and in "
+                f"split test in row {in_test[speaker]}, expected one side; move the rows, or leave "
+                "the speaker column empty if that is intended"
             )
+    _refuse(file, list(faults.values()), CorpusError)

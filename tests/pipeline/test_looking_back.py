@@ -16,6 +16,7 @@ from distillery.params import Params
 from distillery.tracking import Tracking
 from flows import compare, report
 from flows.reproduce import PLACE, Compared, Origin, find_origin, worktree
+from tasks.lineage import locked_outputs
 from tests.pipeline.conftest import make_workspace, run_module
 
 
@@ -53,6 +54,13 @@ def test_a_version_is_made_again_bit_for_bit(root: Path) -> None:
         (root / "params.yaml").write_bytes(before[root / "params.yaml"])
     assert "The student was made again, bit for bit." in done.stdout
     assert "model, MD5 by DVC" in done.stdout
+    locked = locked_outputs(root / "dvc.lock")
+    assert f"models/teacher ({locked['models/teacher'][:12]})" in done.stdout
+    assert "Made again: students/conv/seed-3 without its control, whose training" in done.stdout
+    assert "student conv seed 3: 3 epochs" in done.stdout
+    assert "control conv seed 3" not in done.stdout
+    assert "git add" not in done.stdout
+    assert "dvc push" not in done.stdout
     assert "test/wer" in done.stdout
     assert "NO" not in done.stdout
     assert {path: path.read_bytes() for path in before} == before
@@ -61,6 +69,15 @@ def test_a_version_is_made_again_bit_for_bit(root: Path) -> None:
         ["git", "worktree", "list"], cwd=root, capture_output=True, text=True, check=True
     )
     assert len(listed.stdout.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_its_teacher_and_cache_are_made_again_where_that_is_asked(root: Path) -> None:
+    done = run_module(root, "flows.reproduce", "--from", "teacher", "1")
+    assert "Made again: teacher, cache, students/conv/seed-3" in done.stdout
+    assert "teacher, MD5 by DVC" in done.stdout
+    assert "cache, MD5 by DVC" in done.stdout
+    assert "The student was made again, bit for bit." in done.stdout
 
 
 def test_uncommitted_code_is_part_of_the_lineage(root: Path, tracking: Tracking) -> None:

@@ -21,6 +21,7 @@ from distillery.gate import (
     rule_sanity,
     rule_size,
     rule_speakers,
+    rule_utterances,
     rule_wer,
     rule_wer_interval,
 )
@@ -59,6 +60,28 @@ def passed(rule: Rule, own: Form, champion: Form | None = None, **more: Any) -> 
     found = ruling(rule, own, champion, **more)
     assert found is not None
     return found.passed
+
+
+def test_one_utterance_proves_nothing_whatever_its_interval_says() -> None:
+    champion, own = form([2]), form([2])
+    interval = ruling(rule_wer_interval, own, champion)
+    assert interval is not None
+    assert interval.passed
+    assert interval.figure == 0.0  # without width: every resample is the one utterance
+    found = ruling(rule_utterances, own, champion)
+    assert found is not None
+    assert not found.passed
+    assert "1 test utterances; 20 are needed to compare with a champion" in found.sentence
+    assert passed(rule_utterances, own, champion, min_utterances=0)
+
+
+def test_a_test_split_of_the_least_size_may_decide() -> None:
+    assert passed(rule_utterances, form([1] * 20), form([1] * 20))
+    assert not passed(rule_utterances, form([1] * 19), form([1] * 19))
+
+
+def test_a_first_champion_is_not_asked_for_utterances() -> None:
+    assert ruling(rule_utterances, form([1])) is None
 
 
 def test_a_wer_may_be_equal_and_no_higher() -> None:
@@ -156,13 +179,13 @@ def test_a_model_that_says_nothing_is_broken() -> None:
 def test_every_form_is_judged_against_the_champions_of_that_name() -> None:
     own = [form([1] * 4), form([2] * 4, name="int8"), form([1] * 4, name="onnx")]
     champion = [form([1] * 4), form([2] * 4, name="int8")]
-    found = judge(own, champion, None, GateParams(), NUM_RESAMPLES)
+    found = judge(own, champion, None, GateParams(min_utterances=4), NUM_RESAMPLES)
     assert {(item.form, item.rule): item.passed for item in found} == {
         (name, rule): True
         for name in ("torch", "int8", "onnx")
-        for rule in ("wer", "wer_interval", "size", "real_time_factor", "sanity")
+        for rule in ("utterances", "wer", "wer_interval", "size", "real_time_factor", "sanity")
     }
-    against_torch = judge(own, champion[:1], None, GateParams(), NUM_RESAMPLES)
+    against_torch = judge(own, champion[:1], None, GateParams(min_utterances=4), NUM_RESAMPLES)
     assert [(item.form, item.rule) for item in against_torch if not item.passed] == [
         ("int8", "wer"),
         ("int8", "wer_interval"),
@@ -183,7 +206,8 @@ def test_a_tie_is_the_same_everywhere_and_no_smaller() -> None:
 
 
 def test_a_verdict_is_shown_with_its_figures_and_read_back() -> None:
-    rulings = judge([form([2] * 4)], [form([1] * 4)], None, GateParams(), NUM_RESAMPLES)
+    settings = GateParams(min_utterances=0)
+    rulings = judge([form([2] * 4)], [form([1] * 4)], None, settings, NUM_RESAMPLES)
     verdict = Verdict("3", "challenger", "it is worse", True, "2", 0.2, 0.1, 4, tuple(rulings))
     assert Verdict.from_json(verdict.to_json()) == verdict
     assert verdict.tags["gate.failed"] == "wer (torch), wer_interval (torch)"

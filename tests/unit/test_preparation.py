@@ -5,6 +5,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from distillery.data_profile import read_profile
 from distillery.errors import CorpusError
 from distillery.manifest import PreparedData, audio_key
 from distillery.params import PrepareParams
-from distillery.preparation import prepare
+from distillery.preparation import prepare, too_little_to_learn
 from distillery.splits import hash_fraction
 
 RATE_HZ = 8000
@@ -596,3 +597,21 @@ def test_a_profile_says_what_the_utterances_are_like(corpus: Corpus) -> None:
     assert train["clipped_fraction"]["max"] == 0.0
     assert profile["unknown_characters"] == {"ï": 1}
     assert profile["num_utterances_with_unknown_characters"] == 1
+
+
+# --- enough to learn from ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "is_enough"), [(299.0, False), (300.0, True)])
+def test_too_few_transcripts_for_a_trained_teacher_are_told(
+    corpus: Corpus, seconds: float, is_enough: bool
+) -> None:
+    corpus.add_one_per_split()
+    corpus.add("untranscribed", "train", text="")
+    data = corpus.prepare()
+    frame = data.frame.copy()
+    frame.loc[frame["utterance_id"] == "base-train", "duration_seconds"] = seconds
+    said = too_little_to_learn(replace(data, frame=frame))
+    assert (said is None) == is_enough
+    if said:
+        assert "split train holds 5.0 minutes of transcribed audio" in said

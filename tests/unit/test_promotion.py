@@ -40,7 +40,7 @@ from tests.unit.test_registered import recogniser
 from tests.unit.test_registry import candidate
 
 EVALUATE = EvaluateParams(num_resamples=200, speed_seconds=0.2, speed_repeats=1)
-GATE = GateParams(max_wer=50.0, max_slowdown_factor=None)
+GATE = GateParams(max_wer=50.0, max_slowdown_factor=None, min_utterances=0)
 
 
 @dataclass

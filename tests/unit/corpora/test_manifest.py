@@ -320,6 +320,42 @@ def test_an_unknown_split_is_named(read: Read) -> None:
         read({"path": "a.wav", "text": "go", "split": "dev"})
 
 
+def test_all_unfit_rows_are_told_at_once(read: Read) -> None:
+    with pytest.raises(ManifestError) as caught:
+        read(
+            {"path": "../a.wav", "text": "go", "split": "", "utterance_id": ""},
+            {"path": "a.wav", "text": "go", "split": "dev", "utterance_id": ""},
+            {"path": "a.wav", "text": "go", "split": "test", "utterance_id": "x"},
+            {"path": "b.wav", "text": "go", "split": "test", "utterance_id": "x"},
+            *({"path": "a.wav", "text": "", "split": "?", "utterance_id": ""},) * 20,
+        )
+    first, *lines = str(caught.value).splitlines()
+    assert first.endswith(".csv: 23 rows are unfit:")
+    assert len(lines) == 21
+    assert lines[0].startswith("  row 2: path '../a.wav' leaves the folder")
+    assert lines[1].startswith("  row 3: split 'dev', expected one of")
+    assert lines[2].startswith("  row 5: utterance 'x' (b.wav) stands in row 4 already")
+    assert lines[-1] == "  and 3 more"
+
+
+def test_all_speakers_on_both_sides_are_told_at_once(source: Path, read: Read) -> None:
+    (source / "d.wav").write_bytes((source / "a.wav").read_bytes())
+    rows = [
+        {"path": f"{name}.wav", "text": "go", "speaker": speaker, "split": split}
+        for name, speaker, split in (
+            ("a", "anna", "test"),
+            ("b", "anna", "train"),
+            ("sub/c", "ben", "valid"),
+            ("d", "ben", "test"),
+        )
+    ]
+    with pytest.raises(CorpusError) as caught:
+        read(*rows)
+    assert "2 rows are unfit" in str(caught.value)
+    assert "speaker 'anna'" in str(caught.value)
+    assert "speaker 'ben'" in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["a b", "x/y", "é", "x" * 129])
 def test_an_unfit_utterance_id_is_named(read: Read, name: str) -> None:
     with pytest.raises(ManifestError, match=f"row 2: utterance_id '{name}', expected"):
@@ -354,7 +390,7 @@ def test_missing_audio_is_counted_and_the_first_rows_are_named(read: Read) -> No
 
 @pytest.mark.parametrize("other", ["train", "valid"])
 def test_a_speaker_on_both_sides_is_named(read: Read, other: str) -> None:
-    words = rf"speaker 'anna' is in split {other} \(row 2\) and in split test \(row 3\)"
+    words = rf"row 2: speaker 'anna' is in split {other} here and in split test in row 3"
     with pytest.raises(CorpusError, match=words):
         read(
             {"path": "a.wav", "text": "go", "speaker": "anna", "split": other},
