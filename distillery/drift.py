@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +20,8 @@ from distillery.tracking import Tracking
 PREPARED_FOLDER = "data/prepared"
 ARTIFACT_FOLDER = "data"
 MAX_TAG_LENGTH = 5000
+COMPARED_TAG, NOBODY = "data.compared_with", "none"
+NO_CHAMPION = "there is no champion yet"
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +51,7 @@ class Drift:
         return {
             "data.moved": moved,
             "data.moved.what": ("; ".join(found) or "nothing")[:MAX_TAG_LENGTH],
-            "data.compared_with": self.champion or "none",
+            COMPARED_TAG: self.champion or NOBODY,
         }
 
     @property
@@ -59,7 +61,9 @@ class Drift:
         return {f"data/psi/{shift.split}/{shift.measure}": shift.psi for shift in shifts}
 
 
-def drift_from_champion(tracking: Tracking, model_name: str, root: Path) -> Drift:
+def drift_from_champion(
+    tracking: Tracking, model_name: str, root: Path, own: Collection[str] = ()
+) -> Drift:
     """Compare the workspace's data with those of the champion.
 
     That a profile is missing or damaged is a note, no error.
@@ -68,12 +72,25 @@ def drift_from_champion(tracking: Tracking, model_name: str, root: Path) -> Drif
         tracking: the connection.
         model_name: the registered model.
         root: the workspace.
+        own: versions that came of these very data. If one of them is champion by now, the data are
+            compared with the version that they were compared with before it was.
     """
     try:
         version = version_of(tracking, f"models:/{model_name}@{CHAMPION}")
     except TrackingError:
-        return Drift(None, None, "there is no champion yet")
+        return Drift(None, None, NO_CHAMPION)
     number = str(version.version)
+    if number in own:
+        with tracking.explained():
+            tags = tracking.client.get_run(str(version.run_id)).data.tags
+        former = tags.get(COMPARED_TAG, number)
+        if former == NOBODY:
+            return Drift(None, None, NO_CHAMPION)
+        try:
+            version = version_of(tracking, f"models:/{model_name}/{former}")
+        except TrackingError:
+            return Drift(former, None, f"version {former} is not in the registry any more")
+        number = former
     try:
         profile = read_profile(root / PREPARED_FOLDER / PROFILE_FILE)
         with tempfile.TemporaryDirectory() as folder, tracking.explained():

@@ -92,7 +92,7 @@ def decide(tracking: Tracking, entry: Entry, terms: Terms) -> Verdict:
     path = tracking.root / GATE_FILE
     path.parent.mkdir(exist_ok=True)
     write_json(path, {"model": entry.model_name, **verdict.to_json()})
-    if verdict.rulings or verdict.changed:
+    if entry.version != aliases.champion and (verdict.rulings or verdict.changed):
         _record(tracking, entry, verdict)
     return verdict
 
@@ -100,7 +100,7 @@ def decide(tracking: Tracking, entry: Entry, terms: Terms) -> Verdict:
 def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> Verdict:
     """Return the verdict; nothing is moved."""
     if entry.version == aliases.champion:
-        return Verdict(entry.version, CHAMPION, "it is the champion already")
+        return _kept(tracking, entry)
     if taken_back := withdrawn(tracking, entry.model_name, entry.version):
         reason = f"it was rolled back, {taken_back}; make promote VERSION={entry.version} forgives"
         return Verdict(entry.version, CHALLENGER, reason)
@@ -157,6 +157,24 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
         _form(rival_forms, rival_served),
     )
     return _conclude(verdict, aliases, _lost(tracking, entry), tied=tied)
+
+
+def _kept(tracking: Tracking, entry: Entry) -> Verdict:
+    """Return the verdict that a champion got: it is not judged again, least against itself.
+
+    With its rulings where gate.json still is about it.
+    """
+    tags = tracking.client.get_model_version(entry.model_name, entry.version).tags
+    said, by_gate = tags.get("gate.reason"), tags.get("gate.alias") == CHAMPION
+    reason = said if said and by_gate else "it is the champion already"
+    if said and not by_gate:
+        reason += f", not by the gate, which said: {said}"
+    verdict = verdicts.read_verdict(tracking.root, entry.model_name)
+    about_it = verdict is not None and verdict.version == entry.version
+    same = ("gate.against", "gate.failed")
+    if verdict is None or not about_it or any(verdict.tags[it] != tags.get(it) for it in same):
+        verdict = Verdict(entry.version, CHAMPION, reason)
+    return replace(verdict, alias=CHAMPION, reason=reason, changed=False)
 
 
 def _served(tracking: Tracking, model_name: str, version: str) -> str:

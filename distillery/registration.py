@@ -138,19 +138,22 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         predictions = pd.read_parquet(sources.root / "reports/evaluation/predictions.parquet")
         datasets = _datasets(data, sources)
         runs = _log_model_runs(tracking, parent, sources, datasets, predictions)
-        drift = drift_from_champion(tracking, settings.model_name, sources.root)
         candidates = _candidates(sources, runs, test_digest(data))
         versions = {
             item.name: register_version(tracking, settings.model_name, item, settings.serve_limits)
             for item in candidates
         }
+        drift = drift_from_champion(
+            tracking, settings.model_name, sources.root, own=versions.values()
+        )
+        # Before the gate: when this is repeated, a version may be champion that was not then.
+        log_drift(tracking, parent, runs.values(), drift, sources.root)
         best = best_candidate(candidates)
         verdict = _ask_the_gate(tracking, sources, best, versions[best.name], data, predictions)
         result = descriptions.outcome(
             sources.summary, best.name, best.seed, settings.model_name, verdict
         )
         _log_parent_run(tracking, parent, sources, datasets, best, verdict, result)
-        log_drift(tracking, parent, runs.values(), drift, sources.root)
         tracking.describe_experiment(
             descriptions.of_experiment(
                 tracking.experiment_id, result, verdict, sources.summary, sources.tags

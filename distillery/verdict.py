@@ -116,10 +116,17 @@ def parse_verdict(text: str) -> Verdict:
     return Verdict.from_json({k: v for k, v in content.items() if k != "model"})
 
 
-def read_verdict(root: Path) -> Verdict | None:
-    """Return a workspace's last verdict, None where there is none to be read."""
+def read_verdict(root: Path, model_name: str | None = None) -> Verdict | None:
+    """Return a workspace's last verdict, None where there is none to be read.
+
+    Args:
+        root: the workspace.
+        model_name: the registered model that it must be about; None: any.
+    """
     try:
-        return parse_verdict((root / GATE_FILE).read_text("utf-8"))
+        text = (root / GATE_FILE).read_text("utf-8")
+        is_other = model_name is not None and json.loads(text)["model"] != model_name
+        return None if is_other else parse_verdict(text)
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import soundfile
 import yaml
 
+from distillery.verdict import read_verdict, render
 from flows import results, server
 from tests.pipeline.conftest import (
     copy_of,
@@ -236,7 +238,11 @@ def test_transcribe_uses_the_champion(finished: Path) -> None:
 
 def test_a_second_run_runs_no_stage_and_registers_nothing_new(finished: Path) -> None:
     before, known = (finished / "dvc.lock").read_bytes(), versions(finished)
+    verdict = read_verdict(finished)
+    assert verdict is not None
     output = run_module(finished, "flows.run").stdout
+    assert read_verdict(finished) == replace(verdict, changed=False)
+    assert render(verdict) in output
     for target in ("prepare", "teacher", "cache", "distill@conv-0", "evaluate"):
         assert f"{target}: unchanged" in output
     assert (finished / "dvc.lock").read_bytes() == before

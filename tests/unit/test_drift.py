@@ -79,6 +79,30 @@ def test_data_that_moved_are_said_in_log_tags_and_metrics(
     assert psi > 0.25
 
 
+def test_who_became_champion_meanwhile_is_not_compared_with_its_own_data(
+    tracking: Tracking, tmp_path: Path
+) -> None:
+    former = workspace(tmp_path / "former", profile_of(0))
+    present = workspace(tmp_path / "present", profile_of(1, level_db=-8.0))
+    for number, root in (("1", former), ("2", present)):
+        run = tracking.create_run("student", {})
+        first = drift_from_champion(tracking, "again", root)
+        log_drift(tracking, run, [], first, root)
+        if number == "1":
+            champion_of(tracking, "again", run)
+        else:
+            tracking.client.create_model_version("again", f"runs:/{run}/model", run)
+            tracking.client.set_registered_model_alias("again", CHAMPION, number)
+        repeated = drift_from_champion(tracking, "again", root, own=[number])
+        assert repeated == first
+    assert repeated.warnings[0].startswith(QUIETER)
+    assert drift_from_champion(tracking, "again", present).tags["data.moved"] == "false"
+    tracking.client.delete_model_version("again", "1")
+    gone = drift_from_champion(tracking, "again", present, own=["2"])
+    assert gone.tags["data.moved"] == "unknown"
+    assert gone.note == "version 1 is not in the registry any more"
+
+
 def test_what_cannot_be_compared_is_a_note(tracking: Tracking, tmp_path: Path) -> None:
     run = tracking.create_run("student", {})
     champion_of(tracking, "bare", run)

@@ -148,7 +148,25 @@ def test_the_first_is_champion_if_it_is_any_good(place: Place) -> None:
     assert [item.rule for item in first.rulings] == ["real_time_factor", "sanity"]
     assert place.aliases == Aliases("2", None, "1")
     again = place.bring(2, errors=0)
-    assert (again.reason, again.changed) == ("it is the champion already", False)
+    assert again == replace(first, changed=False)
+    assert read_verdict(place.root, place.name) == again
+    assert read_verdict(place.root, "another model") is None
+
+
+def test_a_champion_keeps_its_verdict_when_it_comes_again(place: Place) -> None:
+    place.bring(1)
+    better = place.bring(2, errors=0)
+    worse = place.heard(recogniser(2))["word_errors"] + 1
+    place.bring(3, errors=worse)
+    again = place.bring(2, errors=0)  # gate.json is about version 3 by now
+    assert again == Verdict("2", "champion", better.reason)
+    promote(place.tracking, place.name, "3")
+    description = place.tracking.client.get_model_version(place.name, "3").description
+    by_hand = place.bring(3, errors=worse)
+    assert by_hand.reason.startswith("it is the champion already, not by the gate, which said: wer")
+    assert place.bring(3, errors=worse) == by_hand
+    version = place.tracking.client.get_model_version(place.name, "3")
+    assert (version.tags["gate.alias"], version.description) == ("challenger", description)
 
 
 def test_a_better_one_takes_the_place_and_a_worse_one_does_not(place: Place) -> None:
