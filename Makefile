@@ -17,7 +17,8 @@ FLOW := $(PYTHON) -m flows.run
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^# --- / { gsub(/^# --- | -*$$/, ""); print "\n" $$0 } \
+		/^[a-z-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 # --- set-up ---------------------------------------------------------------------------------------
 
@@ -25,22 +26,21 @@ help: ## list the targets
 install: $(STAMP) ## create .venv and install the pinned requirements (skipped when nothing changed)
 
 $(STAMP): requirements.txt pyproject.toml
-	test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
-	$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip
-	$(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv
-	$(PYTHON) -m uv pip install --python $(PYTHON) --compile-bytecode --require-hashes -r requirements.txt
-	$(PYTHON) -m uv pip install --python $(PYTHON) --no-deps --no-build-isolation -e .
-	touch $(STAMP)
-
-.PHONY: lock
-lock: ## compile requirements.txt anew from pyproject.toml
-	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra transformers --extra dev --universal \
-		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--custom-compile-command "make lock" -o requirements.txt
+	@echo 'Installing the pinned packages into $(VENV): minutes, up to 6 GB …'
+	@test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
+	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip >/dev/null
+	@$(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv
+	@$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --compile-bytecode --require-hashes -r requirements.txt
+	@$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
 
 .PHONY: settings
 settings: install ## use ready settings: make settings FROM=examples/an4.yaml
 	@$(PYTHON) -m flows.settings "$(FROM)"
+
+.PHONY: doctor
+doctor: install ## check pins, disk, locks, stores and servers, and say what to do
+	@$(PYTHON) -m distillery.doctor
 
 # --- the pipeline ---------------------------------------------------------------------------------
 
@@ -81,6 +81,8 @@ evaluate: install ## stage: all models on the test split
 register: install ## stage: results and students into MLflow and its registry
 	$(FLOW) --only register
 
+# --- comparisons ----------------------------------------------------------------------------------
+
 .PHONY: curve
 curve: install ## WER against hours of training audio, for students, controls and the teacher
 	$(FLOW) --curve
@@ -88,6 +90,8 @@ curve: install ## WER against hours of training audio, for students, controls an
 .PHONY: teachers
 teachers: install ## compare candidates for the teacher, by what a short distillation gains
 	$(FLOW) --teachers
+
+# --- retraining -----------------------------------------------------------------------------------
 
 .PHONY: retrain
 retrain: install ## retrain once, now, if anything is new; FORCE=1 does although nothing is
@@ -101,7 +105,26 @@ schedule: install ## retrain when retraining.cron in params.yaml says, until Ctr
 week: install ## seven nights of retraining in minutes, in a clone under scratch/week
 	@$(PYTHON) -m examples.week $(if $(OUT),--out "$(OUT)")
 
-# --- using it -------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
+
+.PHONY: ui
+ui: install ## MLflow and Prefect in the browser, on loopback, until Ctrl-C
+	@exec $(PYTHON) -m flows.ui --mlflow-port $(MLFLOW_PORT) --prefect-port $(PREFECT_PORT)
+
+.PHONY: compare
+compare: install ## the leaderboard of all students that MLflow knows
+	@$(PYTHON) -m flows.compare
+
+.PHONY: report
+report: install ## a run as one HTML page: make report, or make report RUN=<MLflow run or version>
+	@$(PYTHON) -m flows.report $(if $(RUN),"$(RUN)")
+
+.PHONY: reproduce
+reproduce: install ## make a student again from its lineage and compare: make reproduce RUN=<MLflow run or version> [FROM=teacher]
+	@test -n "$(RUN)" || { echo 'error: which one? make reproduce RUN=3, RUN=models:/NAME@champion, or an MLflow run id' >&2; exit 2; }
+	@$(PYTHON) -m flows.reproduce $(if $(FROM),--from "$(FROM)") "$(RUN)"
+
+# --- models ---------------------------------------------------------------------------------------
 
 .PHONY: sample
 sample: install ## a clip of the test split becomes sample.wav, to try things with; another: INDEX=3
@@ -112,35 +135,24 @@ transcribe: install ## text, by the champion: make transcribe FILES="a.wav b.fla
 	@test -n "$(FILES)$(DIR)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl' >&2; exit 2; }
 	@$(PYTHON) -m distillery.cli transcribe $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
 
-.PHONY: compare
-compare: install ## the leaderboard of all students that MLflow knows
-	@$(PYTHON) -m flows.compare
-
-.PHONY: report
-report: install ## a run as one HTML page: make report, or make report RUN=<MLflow run or version>
-	@$(PYTHON) -m flows.report $(if $(RUN),"$(RUN)")
+.PHONY: serve
+serve: install ## the champion over HTTP, on loopback, until Ctrl-C
+	@exec $(PYTHON) -m flows.serve --host "$(SERVE_HOST)" --port $(SERVE_PORT)
 
 .PHONY: champion
-champion: install ## which version is champion, since when, and what the gate said
+champion: install ## the versions: which is champion, since when, and what the gate said
 	@$(PYTHON) -m distillery.cli champion
 
 .PHONY: promote
 promote: install ## make a version champion by hand: make promote VERSION=3
-	@test -n "$(VERSION)" || { echo 'error: which version? make promote VERSION=3; make champion lists some' >&2; exit 2; }
+	@test -n "$(VERSION)" || { echo 'error: which version? make promote VERSION=3; make champion lists them' >&2; exit 2; }
 	@$(PYTHON) -m distillery.cli promote "$(VERSION)"
 
 .PHONY: rollback
 rollback: install ## swap the champion and the previous one
 	@$(PYTHON) -m distillery.cli rollback
 
-.PHONY: reproduce
-reproduce: install ## make a student again from its lineage and compare: make reproduce RUN=<MLflow run or version> [FROM=teacher]
-	@test -n "$(RUN)" || { echo 'error: which one? make reproduce RUN=3, RUN=models:/NAME@champion, or an MLflow run id' >&2; exit 2; }
-	@$(PYTHON) -m flows.reproduce $(if $(FROM),--from "$(FROM)") "$(RUN)"
-
-.PHONY: serve
-serve: install ## the champion over HTTP, on loopback, until Ctrl-C
-	@exec $(PYTHON) -m flows.serve --host "$(SERVE_HOST)" --port $(SERVE_PORT)
+# --- stores ---------------------------------------------------------------------------------------
 
 # ARGS="…" passes options: --json for programs, --help lists the others.
 .PHONY: cache-stats
@@ -167,15 +179,13 @@ cache-compact: install ## put small shards together; ARGS=--dry-run only says wh
 dvc-verify: install ## hash every object of DVC's cache; ARGS=--repair drops what is damaged
 	@$(PYTHON) -m flows.dvc_cache $(ARGS)
 
-.PHONY: ui
-ui: install ## MLflow and Prefect in the browser, on loopback, until Ctrl-C
-	@exec $(PYTHON) -m flows.ui --mlflow-port $(MLFLOW_PORT) --prefect-port $(PREFECT_PORT)
-
-.PHONY: doctor
-doctor: install ## check pins, disk, locks, stores and servers, and say what to do
-	@$(PYTHON) -m distillery.doctor
-
 # --- development ----------------------------------------------------------------------------------
+
+.PHONY: lock
+lock: ## compile requirements.txt anew from pyproject.toml
+	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra transformers --extra dev --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" -o requirements.txt
 
 .PHONY: test
 test: install ## all tests

@@ -112,16 +112,20 @@ class Filtered:
         return ", ".join(f"{count} {reason}" for reason, count in self.report()["dropped"].items())
 
     def lines(self) -> list[str]:
-        """Return the report as lines for the log."""
+        """Return the report as lines for the log; confidences where one was too low."""
         report = self.report()
         confidence = report["confidence"]
         both = zip(confidence["kept"], confidence["dropped"], strict=True)
+        tenths = " ".join(f"{kept}+{dropped}" for kept, dropped in both)
         return [
             f"filter: {report['num_kept']} of {report['num_hypotheses']} hypotheses kept, "
             f"{report['hours_kept']:.3f} of {report['hours']:.3f} hours",
             *(f"filter: dropped {reason} {count}" for reason, count in report["dropped"].items()),
-            "filter: kept+dropped by confidence, tenths from 0 to 1: "
-            + " ".join(f"{kept}+{dropped}" for kept, dropped in both),
+            *(
+                [f"filter: kept+dropped by confidence, tenths from 0 to 1: {tenths}"]
+                if "low_confidence" in report["dropped"]
+                else []
+            ),
         ]
 
 

@@ -21,6 +21,7 @@ TOOL = "pip-audit==2.10.1"
 REQUIREMENTS = "requirements.txt"
 ASKED = "https://pypi.org/pypi/django/3.0.2/json"
 """What pip-audit asks of each pin, here of a release that is known to be vulnerable."""
+PROBE = "that release is a probe, known to be vulnerable and none of the pinned packages"
 ASK_SECONDS = 10.0
 
 
@@ -59,13 +60,14 @@ def check_service(url: str) -> None:
             found = json.load(answer)
     except (urllib.error.URLError, OSError, ValueError) as error:
         raise StageError(
-            f"{url}: cannot be read ({error}), so nothing was audited; run make audit where PyPI "
-            "itself can be reached, a mirror does not know vulnerabilities"
+            f"{url}: cannot be read ({error}), so nothing was audited ({PROBE}); run make audit "
+            "where PyPI itself can be reached, a mirror does not know vulnerabilities"
         ) from None
     if not isinstance(found, dict) or not found.get("vulnerabilities"):
         raise StageError(
-            f"{url}: names no vulnerabilities, expected some, so nothing was audited; run make "
-            "audit where PyPI itself can be reached, a mirror does not know vulnerabilities"
+            f"{url}: names no vulnerabilities, expected some, so nothing was audited ({PROBE}); "
+            "run make audit where PyPI itself can be reached, a mirror does not know "
+            "vulnerabilities"
         )
 
 

@@ -93,6 +93,7 @@ def test_every_make_target_that_the_readme_names_exists() -> None:
     targets = {line.split()[0] for line in listed.splitlines() if line.startswith("  ")}
     named = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE))
     assert named <= targets
+    assert "\nmodels\n  sample " in listed  # under headings
 
 
 def test_every_path_that_the_readme_links_exists() -> None:

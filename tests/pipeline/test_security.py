@@ -171,7 +171,11 @@ def test_the_libraries_themselves_say_that_their_telemetry_is_off(workspace: Pat
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [
-        (404, b"", "cannot be read .*404.*nothing was audited; run make audit where PyPI itself"),
+        (
+            404,
+            b"",
+            "cannot be read .*404.*nothing was audited .*is a probe.* run make audit where PyPI",
+        ),
         (200, b"<html>", "cannot be read .*nothing was audited"),
         (200, b'{"info": {}}', "names no vulnerabilities, expected some, so nothing was audited"),
         (200, b'{"vulnerabilities": []}', "names no vulnerabilities, expected some"),

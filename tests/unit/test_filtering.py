@@ -140,6 +140,8 @@ def test_the_report_counts_reasons_hours_and_confidences() -> None:
         "filter: kept+dropped by confidence, tenths from 0 to 1: "
         "0+1 0+0 0+0 0+0 0+0 0+1 0+0 0+1 0+0 2+0",
     ]
+    kept = filter_hypotheses([candidate(seconds=9.0)], FilterParams())
+    assert kept.lines() == ["filter: 1 of 1 hypotheses kept, 0.003 of 0.003 hours"]
 
 
 # --- settings ----------------------------------------------------------------------------------
