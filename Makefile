@@ -103,6 +103,10 @@ week: install ## seven nights of retraining in minutes, in a clone under scratch
 
 # --- using it -------------------------------------------------------------------------------------
 
+.PHONY: sample
+sample: install ## a clip of the test split becomes sample.wav, to try things with; another: INDEX=3
+	@$(PYTHON) -m distillery.cli sample $(INDEX)
+
 .PHONY: transcribe
 transcribe: install ## text, by the champion: make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl
 	@test -n "$(FILES)$(DIR)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl' >&2; exit 2; }

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distillery import cache_cli, params, registry_cli
+from distillery import cache_cli, params, registry_cli, sample_cli
 from distillery.bundle import DIGESTS_FILE, check_bundle
 from distillery.errors import AudioError, DistilleryError, ModelError
 
@@ -23,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="distillery", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
+    sample_cli.add_commands(commands)
     registry_cli.add_commands(commands)
     cache_cli.add_commands(commands)
     options = parser.parse_args(arguments)

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from distillery import descriptions
+from distillery.aliases import read_aliases
 from distillery.cache_namespace import DECODER_FOLDER
 from distillery.caching import CACHE_REPORT_FILE, read_report
 from distillery.credentials import without_credentials
@@ -125,8 +126,8 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
         sources: what is to be logged.
 
     Returns:
-        What reports/registered.json says: model, version, alias, reason, run ids, tracking URI,
-        DVC's hash of the evaluation.
+        What reports/registered.json says: model, version, alias, reason, the champion's version or
+        null, run ids, tracking URI, DVC's hash of the evaluation.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
@@ -155,12 +156,14 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
                 tracking.experiment_id, result, verdict, sources.summary, sources.tags
             )
         )
+        champion = read_aliases(tracking, settings.model_name).champion
         tracking.end_run(parent)
     registered = {
         "name": settings.model_name,
         "version": verdict.version,
         "alias": verdict.alias,
         "reason": verdict.reason,
+        "champion": champion,
         "student": best.name,
         "seed": best.seed,
         "versions": versions,

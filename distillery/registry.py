@@ -125,6 +125,13 @@ def find_version(
     return min(ready, key=lambda version: int(version.version), default=None)
 
 
+def versions(tracking: Tracking, model_name: str) -> list[ModelVersion]:
+    """Return all versions that are usable, the newest first; none where there is no such model."""
+    found = tracking.client.search_model_versions(f"name = '{model_name}'")
+    ready = [version for version in found if version.status == "READY"]
+    return sorted(ready, key=lambda version: int(version.version), reverse=True)
+
+
 def stored_aliases(tracking: Tracking, model_name: str) -> dict[str, str]:
     """Return the versions that a model's aliases name; none where there is no such model."""
     from mlflow.exceptions import MlflowException

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
 
 COLUMNS = 100
 NUM_MOVES = 5
+NUM_VERSIONS = 10
+"""The newest, beside those that have an alias."""
 UNKNOWN = "-"
 
 
 def add_commands(commands: Any) -> None:
     """Add the commands to a parser's list of them."""
-    command = commands.add_parser("champion", help="who is champion, since when, and why")
+    command = commands.add_parser(
+        "champion", help="the versions: who is champion, since when, and why"
+    )
     command.set_defaults(run=lambda _: _with_registry(_show, "make champion"))
     command = commands.add_parser("promote", help="make a version champion by hand")
     command.add_argument("version", metavar="VERSION", help="its number")
@@ -40,42 +45,57 @@ def add_commands(commands: Any) -> None:
 
 
 def champion_report(tracking: Tracking, model_name: str) -> str:
-    """Return who is champion, previous and challenger, and the latest changes, for a terminal.
+    """Return the versions, with who is champion, and the latest changes of that, for a terminal.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
-    from distillery.aliases import BY_TAG, SINCE_TAG, moves, read_aliases
-    from distillery.registry import CHALLENGER, CHAMPION, PREVIOUS, WER_TAG
+    from distillery.aliases import moves, read_aliases
+    from distillery.registry import versions
 
     with tracking.explained():
+        found = versions(tracking, model_name)
+        if not found:
+            return f"{model_name}: no version is registered yet; run make run"
         aliases = read_aliases(tracking, model_name)
-        roles = {
-            CHAMPION: aliases.champion,
-            PREVIOUS: aliases.previous,
-            CHALLENGER: aliases.challenger,
-        }
-        if not any(roles.values()):
-            return f"{model_name}: no version has an alias; run make run, or make promote VERSION=…"
-        table = _table(
-            "", "version", "student", "test WER", "champion since", "by", "the gate said"
-        )
-        for role, version in roles.items():
-            if version is None:
-                table.add_row(role, "(none)", *[UNKNOWN] * 5)
-                continue
-            tags = tracking.client.get_model_version(model_name, version).tags
-            wer = f"{float(tags[WER_TAG]):.2%}" if WER_TAG in tags else UNKNOWN
-            student = f"{tags.get('student', UNKNOWN)}, seed {tags.get('seed', UNKNOWN)}"
-            since = _time(tags[SINCE_TAG]) if SINCE_TAG in tags else UNKNOWN
-            by = tags.get(BY_TAG, UNKNOWN)
-            said = tags.get("gate.reason", UNKNOWN)
-            table.add_row(role, version, student, wer, since, by, said)
-        past = [_line(move) for move in moves(tracking, model_name)[:NUM_MOVES]]
-    lines = [model_name, _rendered(table)]
+        roles = {version: role for role, version in asdict(aliases).items() if version}
+        shown = [
+            version
+            for number, version in enumerate(found)
+            if number < NUM_VERSIONS or str(version.version) in roles
+        ]
+        past = [_line(move) for move in moves(tracking, model_name)]
+    lines = [model_name, _version_table(shown, roles)]
+    if left := len(found) - len(shown):
+        lines.append(f"  and {left} older ones: make ui shows them")
     if aliases.champion is None:
-        lines.append("There is no champion: make rollback or make promote VERSION=… names one.")
-    return "\n".join([*lines, "", "Changes, the latest first:", *past] if past else lines)
+        back = "make rollback or " if aliases.previous else ""
+        lines += ["", f"There is no champion: {back}make promote VERSION=… names one."]
+    return "\n".join(
+        [*lines, *(["", "Changes, the latest first:"] if past else []), *past[:NUM_MOVES]]
+    )
+
+
+def _version_table(versions: Sequence[Any], roles: Mapping[str, str]) -> str:
+    from distillery.aliases import BY_TAG, SINCE_TAG
+    from distillery.registry import CHAMPION, WER_TAG
+
+    headers = ("version", "", "student", "test WER", "champion since", "by", "the gate said")
+    table = _table(*headers)
+    for version in versions:
+        tags, number = version.tags, str(version.version)
+        role = roles.get(number, "")
+        is_champion = role == CHAMPION
+        table.add_row(
+            number,
+            role,
+            f"{tags.get('student', UNKNOWN)}, seed {tags.get('seed', UNKNOWN)}",
+            f"{float(tags[WER_TAG]):.2%}" if WER_TAG in tags else UNKNOWN,
+            _time(tags[SINCE_TAG]) if is_champion and SINCE_TAG in tags else UNKNOWN,
+            tags.get(BY_TAG, UNKNOWN) if is_champion else UNKNOWN,
+            tags.get("gate.reason", UNKNOWN),
+        )
+    return _rendered(table)
 
 
 def _show(tracking: Tracking, model_name: str) -> str:

@@ -6,6 +6,7 @@ before the first import of any of them.
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import shutil
@@ -26,6 +27,8 @@ DEFAULTS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
 }
 
+FAILED = "Finished in state Failed("
+"""What Prefect logs of tasks and flows, and then the error again."""
 WAIT_POLICY = "OMP_WAIT_POLICY"
 BUSY_LOAD = 1.5
 """Load a processor above which others must be at work: a run alone makes one of 1."""
@@ -86,7 +89,23 @@ def expected_errors_without_traceback() -> None:
         logging.getLogger(name).addFilter(_without_traceback)
 
 
+def expected_errors_once() -> None:
+    """Keep from the terminal what Prefect says of errors that we raise on purpose.
+
+    For a command that ends with the error itself. Prefect's pages keep all of it.
+    """
+    importlib.import_module("prefect.main")  # sets up the handlers
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_unless_said_at_the_end)
+
+
 def _without_traceback(record: logging.LogRecord) -> bool:
     if record.exc_info and isinstance(record.exc_info[1], DistilleryError):
         record.exc_info = None
+        record.is_expected = True
     return True
+
+
+def _unless_said_at_the_end(record: logging.LogRecord) -> bool:
+    is_expected = record.levelno >= logging.ERROR and getattr(record, "is_expected", False)
+    return not (is_expected or record.getMessage().startswith(FAILED))

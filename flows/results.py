@@ -52,28 +52,49 @@ def gate_markdown(root: Path) -> str | None:
     return None if found is None else verdict.markdown(found)
 
 
+def table(root: Path) -> str:
+    """Return the table of all models for the terminal."""
+    return f"\n{render_table(_summary(root))}"
+
+
 def text(root: Path, registered: Mapping[str, Any]) -> str:
     """Return the result for the terminal, with the commands that come next."""
     said = verdict.read_verdict(root)
     gate = [] if said is None else ["", verdict.render(said)]
     return "\n".join(
         [
-            "",
-            render_table(_summary(root)),
+            table(root),
             "",
             _sentence(registered),
             *gate,
             *(f"WARNING: {line}" for line in registered.get("data_warnings", [])),
             "",
             "Next:",
-            "  make ui                                      runs, curves and models in a browser",
-            "  make transcribe FILES=recording.wav          text of a recording, by the champion",
-            "  .venv/bin/distillery transcribe FILE …       the same, as a command",
-            "  make serve                                   the champion over HTTP",
-            "  make settings FROM=examples/manifest.yaml    your own recordings: name their folder",
-            "                                               in params.yaml, then make run",
+            *(f"  {command:45}{does}" for command, does in _next(registered)),
         ]
     )
+
+
+def _next(registered: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return commands that work now, with what they do."""
+    if registered["champion"] is None:  # nothing to transcribe with by default
+        models = [
+            ("make champion", "the versions, and what the gate said of each"),
+            (f"make promote VERSION={registered['version']}", "champion all the same, by hand"),
+        ]
+    else:
+        models = [
+            ("make sample", "a clip of the test split as sample.wav"),
+            ("make transcribe FILES=sample.wav", "its text, by the champion"),
+            (".venv/bin/distillery transcribe sample.wav", "the same, as a command"),
+            ("make serve", "the champion over HTTP"),
+        ]
+    return [
+        ("make ui", "runs, curves and models in a browser"),
+        *models,
+        ("make settings FROM=examples/manifest.yaml", "your own recordings: name their folder"),
+        ("", "in params.yaml, then make run"),
+    ]
 
 
 def _sentence(registered: Mapping[str, Any]) -> str:

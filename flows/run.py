@@ -94,6 +94,8 @@ def _run_one(root: Path, settings: params.Params, stage: str) -> None:
             from flows.data_check import warn_of_moved_data
 
             warn_of_moved_data(root, settings.register, logger.warning)
+    if stage == "evaluate":
+        _write_line(results.table(root))
 
 
 def _run_flow(root: Path, until: str, trigger: str) -> None:
@@ -102,6 +104,8 @@ def _run_flow(root: Path, until: str, trigger: str) -> None:
         registered = flow(str(root), until, trigger)
     if registered is not None:
         _write_line(results.text(root, registered))
+    elif until == "evaluate":
+        _write_line(results.table(root))
 
 
 def _retrain(root: Path, force: bool, trigger: str) -> int:
@@ -127,6 +131,7 @@ def _prefect(root: Path) -> Iterator[None]:
         for module in ("dvc.repo", "mlflow", "prefect"):
             importlib.import_module(module)
         environment.expected_errors_without_traceback()
+        environment.expected_errors_once()
         server.wait_until_healthy(os.environ["PREFECT_API_URL"], patience)
         try:
             yield

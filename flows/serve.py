@@ -23,7 +23,7 @@ LOG_FILE = "scratch/serve.log"
 CHECK_SECONDS = 0.2
 REQUEST_SECONDS = 120
 CURL = """\
-  printf '{{"inputs": [{{"audio_b64": "%s"}}]}}' "$(base64 -w0 recording.wav)" |
+  printf '{{"inputs": [{{"audio_b64": "%s"}}]}}' "$(base64 -w0 sample.wav)" |
     curl -sS -H 'Content-Type: application/json' -d @- {url}/invocations
 """
 

@@ -59,7 +59,9 @@ def prefect_server(root: Path) -> Iterator[float]:
         yield SET_SECONDS
         return
     port = free_port()
-    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    # No pages, so that Prefect prints no link to them; empty, for it would guess one if unset.
+    ours = {"PREFECT_API_URL": api_on(port), "PREFECT_UI_URL": ""}
+    os.environ.update(ours)
     log = Path(os.environ["PREFECT_HOME"]) / "server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     process = _start(port, log)
@@ -67,7 +69,8 @@ def prefect_server(root: Path) -> Iterator[float]:
         yield START_SECONDS
     finally:
         stop(process)
-        del os.environ["PREFECT_API_URL"]
+        for name in ours:
+            del os.environ[name]
 
 
 def wait_until_healthy(url: str, seconds: float) -> None:

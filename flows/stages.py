@@ -50,6 +50,8 @@ HINTS = (
     "\tdvc config",
     "Use `dvc push`",  # the flow pushes where there is a remote
 )
+STAGE_FAILED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: ")
+"""DVC says so after the stage itself said why."""
 RESTORED_SIGN = "is cached - skipping run"
 
 Outcome = Literal["unchanged", "ran", "restored"]
@@ -390,7 +392,7 @@ def run_dvc(
         for line, is_bar in read_lines(process.stdout):
             if not is_bar:
                 lines.append(line)
-            if not line.startswith(HINTS):
+            if not line.startswith(HINTS) and not STAGE_FAILED.match(line):
                 emit(line)
         status = process.wait()
     finally:

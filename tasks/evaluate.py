@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from distillery import evaluation, params
 from distillery.files import write_json
 from distillery.manifest import PreparedData
 from distillery.results import render_table
-from tasks.stage import run_stage
+from tasks.stage import STARTER, run_stage
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ def evaluate(root: Path) -> None:
         settings.language_model,
     )
     write_json(root / "reports/metrics.json", evaluation.flat_metrics(summary))
-    logger.info("\n%s", render_table(summary))
+    if STARTER not in os.environ:  # the flow shows the table itself, at its end
+        logger.info("\n%s", render_table(summary))
 
 
 def main() -> None:

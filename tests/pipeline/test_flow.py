@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import yaml
 
-from flows import server
+from flows import results, server
 from tests.pipeline.conftest import (
     copy_of,
     environment,
@@ -105,10 +105,21 @@ def test_the_first_run_ends_with_a_table_a_model_and_the_next_commands(finished:
     text = (finished / "first.log").read_text()
     for word in ("teacher", "control", "WER", "gap", "tiny", "version 1", "champion"):
         assert word in text, word
-    assert "make ui" in text
-    assert "distillery transcribe" in text
+    assert text.count("Test split:") == 1
+    assert "make sample" in text
+    assert "make transcribe FILES=sample.wav" in text
+    assert "View at http" not in text  # that server ends with the run
     registered = json.loads((finished / "reports/registered.json").read_text())
     assert (registered["name"], registered["alias"]) == ("tiny", "champion")
+
+
+def test_commands_that_need_a_champion_are_not_offered_without_one(finished: Path) -> None:
+    registered = json.loads((finished / "reports/registered.json").read_text())
+    assert registered["champion"] == "1"
+    text = results.text(finished, {**registered, "champion": None})
+    assert "make promote VERSION=1 " in text
+    assert "make transcribe" not in text
+    assert "make serve" not in text
 
 
 def test_every_promised_file_is_there(finished: Path) -> None:
@@ -458,7 +469,8 @@ def test_a_stages_error_reaches_the_user_in_one_piece(copy: Path) -> None:
     done = run_module(copy, "flows.run", check=False)
     assert done.returncode == 1
     assert "4 of 48 utterances" in done.stdout or "s05-0" in done.stdout
-    assert "max_dropped_fraction" in done.stdout
+    assert done.stdout.count("max_dropped_fraction") == 2  # the stage's log, and the end
+    assert done.stdout.splitlines()[-1].startswith(("error: stage prepare", " "))
     assert "Traceback" not in done.stdout
     assert (copy / "dvc.lock").read_bytes() == before
     assert (copy / "reports/dropped.csv").read_text().count("s05-") >= 4

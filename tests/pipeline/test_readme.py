@@ -45,7 +45,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
         },
     }
     write_params(root, settings)
-    shutil.copy(root / "corpus/s00-0.wav", root / "recording.wav")
     return root
 
 

@@ -139,7 +139,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     root = tmp_path_factory.mktemp("serve")
     student = put_champion(root)
     put_traps(root)
-    soundfile.write(root / "recording.wav", speak("ab cab", 1), RATE_HZ)
+    soundfile.write(root / "sample.wav", speak("ab cab", 1), RATE_HZ)
     port = server.free_port()
     with open(root / "out.log", "wb") as output:
         process = subprocess.Popen(
@@ -191,7 +191,7 @@ def test_the_readmes_curl_line_transcribes_a_real_recording(served: Served) -> N
     done = subprocess.run(
         ["sh", "-ec", command], cwd=served.root, capture_output=True, text=True, check=True
     )
-    expected = served.student.transcribe([load_audio(served.root / "recording.wav", RATE_HZ)])
+    expected = served.student.transcribe([load_audio(served.root / "sample.wav", RATE_HZ)])
     assert expected[0]
     assert json.loads(done.stdout) == {"predictions": expected}
     printed = " ".join(served.said.split())
@@ -272,10 +272,10 @@ def test_other_forms_are_no_errors_of_the_server(
 def test_nothing_that_lies_beside_a_registered_students_weights_is_run(served: Served) -> None:
     """The server is up, on a champion whose code and pickles are an attacker's."""
     test_the_readmes_curl_line_transcribes_a_real_recording(served)
-    command = [sys.executable, "-m", "distillery.cli", "transcribe", "recording.wav"]
+    command = [sys.executable, "-m", "distillery.cli", "transcribe", "sample.wav"]
     settings = {"cwd": served.root, "env": {**environment(served.root), "PYTHONPATH": str(ROOT)}}
     done = subprocess.run(command, check=True, capture_output=True, text=True, **settings)
-    assert done.stdout.startswith("recording.wav\t")
+    assert done.stdout.startswith("sample.wav\t")
     values = tiny_params(register=REGISTER)
     values["teacher"] = {"kind": "registry", "model": "models:/tiny@champion"}
     params = Params.model_validate(values)

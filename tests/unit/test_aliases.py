@@ -225,17 +225,30 @@ def test_the_champion_is_shown_with_all_that_led_to_it(registry: Tracking) -> No
     registry.client.set_model_version_tag("m", "2", "gate.reason", "all rules passed")
     promote(registry, "m", "2")
     text = champion_report(registry, "m")
-    champion, previous, challenger = (
-        next(line for line in text.splitlines() if line.startswith(role))
-        for role in ("champion", "previous", "challenger")
-    )
-    assert champion.split()[1] == "2"
-    assert "20.00%" in champion
-    assert previous.split()[1] == "1"
-    assert "(none)" in challenger
+    rows = [line.split() for line in text.splitlines() if line[:1] and line[0] in "123"]
+    assert [row[:2] for row in rows] == [["3", "conv,"], ["2", "champion"], ["1", "previous"]]
+    assert "20.00%" in rows[1]
+    assert "all rules passed" in text
     assert "version 2 in place of version 1, by" in text
     assert text.index("promoted by hand") < text.index("the first champion")
-    assert "no version has an alias; run make run" in champion_report(registry, "nobody")
+    assert "no version is registered yet; run make run" in champion_report(registry, "nobody")
+
+
+def test_versions_are_shown_without_any_champion_the_newest_ten(
+    tracking: Tracking, tmp_path: Path
+) -> None:
+    tracking.client.create_registered_model("many")
+    for _ in range(12):
+        tracking.client.create_model_version("many", str(tmp_path))
+    text = champion_report(tracking, "many")
+    numbers = [line.split()[0] for line in text.splitlines()[3:13]]
+    assert numbers == [str(number) for number in range(12, 2, -1)]
+    assert "and 2 older ones" in text
+    assert "There is no champion: make promote VERSION=… names one." in text
+    tracking.client.set_registered_model_alias("many", "previous", "1")
+    text = champion_report(tracking, "many")
+    assert "and 1 older ones" in text
+    assert "There is no champion: make rollback or make promote" in text
 
 
 def test_a_deleted_champion_leaves_no_alias_and_the_previous_one_can_return(
