@@ -140,6 +140,14 @@ def run_page(experiment: str, run: str) -> str:
     return f"{PAGES.format(experiment=experiment)}/{run}?{FOR_TRAINING}"
 
 
+def runs_page(experiment: str) -> str:
+    """Return the table of an experiment's runs, to stand behind that address.
+
+    MLflow's home, and an experiment's page without this, may open on what language models need.
+    """
+    return f"{PAGES.format(experiment=experiment)}?{FOR_TRAINING}"
+
+
 def charts_page(experiment: str) -> str:
     """Return the page of all students as charts, lowest WER first, to stand behind that address.
 

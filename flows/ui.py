@@ -14,7 +14,7 @@ from pathlib import Path
 from distillery import params
 from distillery.credentials import without_credentials
 from distillery.errors import DistilleryError, StageError
-from distillery.tracking import Tracking, charts_page, tracking_uri
+from distillery.tracking import Tracking, charts_page, runs_page, tracking_uri
 from flows import environment, server
 
 LOG_FOLDER = "scratch"
@@ -63,11 +63,12 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
         else:
             server.check_port("ui", "MLFLOW_PORT", mlflow_port)
             # The store must exist before the server's processes meet it.
-            charts = charts_page(Tracking(settings, root).experiment_id)
+            experiment = Tracking(settings, root).experiment_id
             children["MLflow"] = _mlflow(root, settings, mlflow_port, logs / "mlflow.log")
             stack.callback(server.stop, children["MLflow"])
-            pages.append(f"MLflow   http://127.0.0.1:{mlflow_port}")
-            pages.append(f"Compare  http://127.0.0.1:{mlflow_port}/{charts}")
+            address = f"http://127.0.0.1:{mlflow_port}"
+            pages.append(f"MLflow   {address}/{runs_page(experiment)}")
+            pages.append(f"Compare  {address}/{charts_page(experiment)}")
         if api := server.ui_server(root):
             pages.append(f"Prefect  {api.removesuffix('/api')} (of make schedule)")
         else:

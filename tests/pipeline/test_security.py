@@ -105,6 +105,8 @@ def test_make_ui_listens_here_alone_and_serves_no_strangers_page(tmp_path: Path)
         while "Ctrl-C stops both" not in (said := (tmp_path / "out.log").read_text()):
             assert process.poll() is None and time.monotonic() < end, said
             time.sleep(0.2)
+        runs = "#/experiments/1/runs?workflowType=machine_learning"
+        assert f"MLflow   http://127.0.0.1:{ports[0]}/{runs}\n" in said
         for port in ports:
             with socket.socket() as outside:
                 outside.settimeout(2)

@@ -29,6 +29,7 @@ from distillery.tracking import (
     pipeline_name,
     run_name,
     run_page,
+    runs_page,
     tracking_uri,
 )
 
@@ -85,6 +86,7 @@ def test_the_comparison_of_students_opens_from_an_address_alone() -> None:
         "orderByAsc": ["true"],
         "workflowType": ["machine_learning"],
     }
+    assert runs_page("7") == "#/experiments/7/runs?workflowType=machine_learning"
     assert run_page("7", "1a2b") == "#/experiments/7/runs/1a2b?workflowType=machine_learning"
 
 
