@@ -221,9 +221,10 @@ def _conclude(verdict: Verdict, aliases: Aliases, lost: str, *, tied: bool) -> V
 
 def _cannot_compare(entry: Entry, rival: str, aliases: Aliases, obstacle: str) -> str:
     role = CHAMPION if aliases.champion else PREVIOUS
+    back = " or make rollback" if aliases.previous else ""
     return (
         f"it cannot be compared with the {role}, version {rival}: {obstacle}. Listen to both, and "
-        f"run make promote VERSION={entry.version} or make rollback"
+        f"run make promote VERSION={entry.version}{back}"
     )
 
 

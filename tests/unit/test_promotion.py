@@ -345,6 +345,7 @@ def test_a_champion_that_cannot_hear_this_data_stays(
     other = place.bring(2, errors=0)
     assert other.alias == "challenger"
     assert reason in other.reason
+    assert other.reason.endswith("make promote VERSION=2")  # there is none to roll back to
     assert place.aliases == Aliases("1", None, "2")
 
 
