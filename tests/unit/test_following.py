@@ -25,8 +25,8 @@ from distillery.errors import AudioError, EmptyAudio
 from distillery.following import follow
 from distillery.streaming import StreamingRecogniser
 from tests.tiny import RATE_HZ, speak
+from tests.tiny_students import talking_student
 from tests.unit.test_streaming import student as streaming_student
-from tests.unit.test_transcription import make_student
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = to_int16(speak("abc cab ab ba cc bca", 5))
@@ -216,7 +216,7 @@ def test_ctrl_c_ends_the_recording_and_what_was_heard_stays(tmp_path: Path) -> N
 def test_a_student_that_does_not_stream_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    make_student(0).save(tmp_path)
+    talking_student().save(tmp_path)
     assert cli.main(["transcribe", "--model", str(tmp_path), "--stream", "a.wav"]) == 2
     assert (
         "waits for the end of an utterance; expected a student such as" in capsys.readouterr().err
