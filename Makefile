@@ -120,7 +120,7 @@ report: install ## a run as one HTML page: make report, or make report RUN=<MLfl
 	@$(PYTHON) -m flows.report $(if $(RUN),"$(RUN)")
 
 .PHONY: reproduce
-reproduce: install ## make a student again from its lineage and compare: make reproduce RUN=<MLflow run or version> [FROM=teacher]
+reproduce: install ## make a student again from its lineage and compare: RUN=<MLflow run or version> [FROM=teacher]
 	@test -n "$(RUN)" || { echo 'error: which one? make reproduce RUN=3, RUN=models:/NAME@champion, or an MLflow run id' >&2; exit 2; }
 	@$(PYTHON) -m flows.reproduce $(if $(FROM),--from "$(FROM)") "$(RUN)"
 
