@@ -18,7 +18,7 @@ from distillery.registry import CHAMPION, Candidate, register_version
 from distillery.tracking import Tracking
 from flows import distillation
 from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
-from tests.pipeline.conftest import make_workspace, run_module
+from tests.pipeline.conftest import ROOT, make_workspace, run_module
 from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_params
 from tests.unit.test_registered import recogniser
@@ -245,8 +245,11 @@ FLOW_STAGES = """
 """
 
 
-def test_dvc_is_asked_again_once_the_flow_has_followed_an_alias(bare: Path, tmp_path: Path) -> None:
+def test_dvc_is_asked_again_once_the_flow_has_followed_an_alias(
+    bare: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Or dvc.lock would go on naming the former champion, beside students that began elsewhere."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # this workspace has no code of its own
     run_module(tmp_path, "dvc", "init", "-q", "--no-scm")
     (tmp_path / "dvc.yaml").write_text(STAGES + FLOW_STAGES)
     wanted = settings(register={"tracking_uri": f"sqlite:///{bare}/mlflow.db"})
