@@ -30,7 +30,7 @@ $(STAMP): requirements.txt pyproject.toml
 	@test -x $(PYTHON) || $(PYTHON3) -m venv $(VENV)
 	@$(PYTHON) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m ensurepip >/dev/null
 	@$(PYTHON) -m uv --version >/dev/null 2>&1 || $(PYTHON) -m pip install --quiet uv
-	@$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --compile-bytecode --require-hashes -r requirements.txt
+	@$(PYTHON) -m uv pip install $$(test -t 2 || echo --quiet) --python $(PYTHON) --compile-bytecode --require-hashes -r requirements.txt
 	@$(PYTHON) -m uv pip install --quiet --python $(PYTHON) --no-deps --no-build-isolation -e .
 	@touch $(STAMP)
 
