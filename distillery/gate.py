@@ -89,7 +89,7 @@ def rule_utterances(match: Match) -> Ruling | None:
         match.form.name,
         found,
         limit,
-        "",
+        "utterances",
         found >= limit,
         f"{found} test utterances; {limit} are needed to compare with a champion: add transcribed "
         "test recordings, or lower register.gate.min_utterances",

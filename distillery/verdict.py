@@ -32,7 +32,7 @@ class Ruling:
     figure: float
     limit: float
     unit: str
-    """`%` and `points` are fractions and differences of fractions; `bytes`; or nothing."""
+    """`%` and `points` are fractions and differences of fractions; what is counted; or nothing."""
     passed: bool
     sentence: str
     binding: bool = True
@@ -49,7 +49,9 @@ class Ruling:
             return f"{100 * value:+.2f} points"
         if self.unit == "%":
             return f"{100 * value:.2f} %"
-        return f"{value:,.0f} bytes" if self.unit == "bytes" else f"{value:.2g}"
+        if self.unit:
+            return f"{value:,.0f} {self.unit}"
+        return f"{value:.2g}"
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from distillery import history, params
 from distillery.aliases import read_aliases
 from distillery.corpora.base import Recording
 from distillery.corpora.commands import read_commands
+from distillery.doctor import WORKSPACE_LOCK
 from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
 from distillery.history import Retraining
@@ -361,10 +362,22 @@ def night(workspace: Path) -> Retraining:
             if time.monotonic() > end:
                 raise StageError(f"{DEPLOYMENT}: not served within {START_SECONDS:g} s") from None
             time.sleep(POLL_SECONDS)
+    wait_for_the_process(workspace)
     for record in reversed(history.read_history(workspace)):
         if record.flow_run == str(done.id):
             return record
     raise StageError(f"flow run {done.id}: {done.state}, but the history has no line of it")
+
+
+def wait_for_the_process(workspace: Path) -> None:
+    """Let the process of a run end, too: whoever ends the schedule before cancels the run."""
+    pid = int((workspace / WORKSPACE_LOCK).read_text())
+    end = time.monotonic() + START_SECONDS
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < end:
+            os.kill(pid, 0)
+            time.sleep(POLL_SECONDS)
+    time.sleep(POLL_SECONDS)
 
 
 def champion(workspace: Path, settings: Mapping[str, Any]) -> str | None:

@@ -72,6 +72,7 @@ def test_one_utterance_proves_nothing_whatever_its_interval_says() -> None:
     assert found is not None
     assert not found.passed
     assert "1 test utterances; 20 are needed to compare with a champion" in found.sentence
+    assert found.shown(1234.0) == "1,234 utterances"
     assert passed(rule_utterances, own, champion, min_utterances=0)
 
 
