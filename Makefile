@@ -40,13 +40,13 @@ settings: install ## use ready settings: make settings FROM=examples/an4.yaml
 
 .PHONY: doctor
 doctor: install ## check pins, disk, locks, stores and servers, and say what to do
-	@$(PYTHON) -m distillery.doctor
+	@$(PYTHON) -m flows.doctor
 
 # --- the pipeline ---------------------------------------------------------------------------------
 
 .PHONY: demo
 demo: install ## set-up, then the whole pipeline on generated speech
-	@$(PYTHON) -m distillery.doctor --quick --corpus commands
+	@$(PYTHON) -m flows.doctor --quick --corpus commands
 	$(FLOW)
 
 .PHONY: run
@@ -99,7 +99,7 @@ retrain: install ## retrain once, now, if anything is new; FORCE=1 does although
 
 .PHONY: schedule
 schedule: install ## retrain when retraining.cron in params.yaml says, until Ctrl-C
-	@exec $(PYTHON) -m flows.schedule --prefect-port $(PREFECT_PORT)
+	@exec $(PYTHON) -m flows.servers.schedule --prefect-port $(PREFECT_PORT)
 
 .PHONY: week
 week: install ## seven nights of retraining in minutes, in a clone under scratch/week
@@ -109,75 +109,75 @@ week: install ## seven nights of retraining in minutes, in a clone under scratch
 
 .PHONY: ui
 ui: install ## MLflow and Prefect in the browser, on loopback, until Ctrl-C
-	@exec $(PYTHON) -m flows.ui --mlflow-port $(MLFLOW_PORT) --prefect-port $(PREFECT_PORT)
+	@exec $(PYTHON) -m flows.servers.ui --mlflow-port $(MLFLOW_PORT) --prefect-port $(PREFECT_PORT)
 
 .PHONY: compare
 compare: install ## the leaderboard of all students that MLflow knows
-	@$(PYTHON) -m flows.compare
+	@$(PYTHON) -m flows.looking_back.compare
 
 .PHONY: report
 report: install ## a run as one HTML page: make report, or make report RUN=<MLflow run or version>
-	@$(PYTHON) -m flows.report $(if $(RUN),"$(RUN)")
+	@$(PYTHON) -m flows.looking_back.report $(if $(RUN),"$(RUN)")
 
 .PHONY: reproduce
 reproduce: install ## make a student again from its lineage and compare: RUN=<MLflow run or version> [FROM=teacher]
 	@test -n "$(RUN)" || { echo 'error: which one? make reproduce RUN=3, RUN=models:/NAME@champion, or an MLflow run id' >&2; exit 2; }
-	@$(PYTHON) -m flows.reproduce $(if $(FROM),--from "$(FROM)") "$(RUN)"
+	@$(PYTHON) -m flows.looking_back.reproduce $(if $(FROM),--from "$(FROM)") "$(RUN)"
 
 # --- models ---------------------------------------------------------------------------------------
 
 .PHONY: sample
 sample: install ## a clip of the test split becomes sample.wav, to try things with; another: INDEX=3
-	@$(PYTHON) -m distillery.cli sample $(INDEX)
+	@$(PYTHON) -m distillery.commands.main sample $(INDEX)
 
 .PHONY: transcribe
 transcribe: install ## text, by the champion: make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl
 	@test -n "$(FILES)$(DIR)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl' >&2; exit 2; }
-	@$(PYTHON) -m distillery.cli transcribe $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
+	@$(PYTHON) -m distillery.commands.main transcribe $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
 
 .PHONY: serve
 serve: install ## the champion over HTTP, on loopback, until Ctrl-C
-	@exec $(PYTHON) -m flows.serve --host "$(SERVE_HOST)" --port $(SERVE_PORT)
+	@exec $(PYTHON) -m flows.servers.serve --host "$(SERVE_HOST)" --port $(SERVE_PORT)
 
 .PHONY: champion
 champion: install ## the versions: which is champion, since when, and what the gate said
-	@$(PYTHON) -m distillery.cli champion
+	@$(PYTHON) -m distillery.commands.main champion
 
 .PHONY: promote
 promote: install ## make a version champion by hand: make promote VERSION=3
 	@test -n "$(VERSION)" || { echo 'error: which version? make promote VERSION=3; make champion lists them' >&2; exit 2; }
-	@$(PYTHON) -m distillery.cli promote "$(VERSION)"
+	@$(PYTHON) -m distillery.commands.main promote "$(VERSION)"
 
 .PHONY: rollback
 rollback: install ## swap the champion and the previous one
-	@$(PYTHON) -m distillery.cli rollback
+	@$(PYTHON) -m distillery.commands.main rollback
 
 # --- stores ---------------------------------------------------------------------------------------
 
 # ARGS="…" passes options: --json for programs, --help lists the others.
 .PHONY: cache-stats
 cache-stats: install ## the teacher cache: utterances, hours, bytes, blank frames, shards
-	@$(PYTHON) -m distillery.cli cache stats $(ARGS)
+	@$(PYTHON) -m distillery.commands.main cache stats $(ARGS)
 
 .PHONY: cache-verify
 cache-verify: install ## read and check every record; ARGS=--repair drops what is damaged
-	@$(PYTHON) -m distillery.cli cache verify $(ARGS)
+	@$(PYTHON) -m distillery.commands.main cache verify $(ARGS)
 
 .PHONY: cache-audit
 cache-audit: install ## compare random utterances with the live teacher
-	@$(PYTHON) -m distillery.cli cache audit $(ARGS)
+	@$(PYTHON) -m distillery.commands.main cache audit $(ARGS)
 
 .PHONY: cache-gc
 cache-gc: install ## list what nothing needs; ARGS=--delete deletes it
-	@$(PYTHON) -m distillery.cli cache gc $(ARGS)
+	@$(PYTHON) -m distillery.commands.main cache gc $(ARGS)
 
 .PHONY: cache-compact
 cache-compact: install ## put small shards together; ARGS=--dry-run only says what it would do
-	@$(PYTHON) -m distillery.cli cache compact $(ARGS)
+	@$(PYTHON) -m distillery.commands.main cache compact $(ARGS)
 
 .PHONY: dvc-verify
 dvc-verify: install ## hash every object of DVC's cache; ARGS=--repair drops what is damaged
-	@$(PYTHON) -m flows.dvc_cache $(ARGS)
+	@$(PYTHON) -m flows.stages.objects $(ARGS)
 
 # --- development ----------------------------------------------------------------------------------
 
@@ -210,7 +210,7 @@ check: lint types ## lint, types and unit tests
 
 .PHONY: audit
 audit: install ## known vulnerabilities in the pinned packages, by pip-audit; asks pypi.org
-	@$(PYTHON) -m flows.audit
+	@$(PYTHON) -m flows.looking_back.audit
 
 .PHONY: quality
 quality: install ## a study of objectives, hours: make quality STUDY=an4_all SOURCE=data/raw/an4

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from benchmarks.common import key, paired_medians, row, write_rows
+from distillery.architectures.known import STUDENTS
 from distillery.augmentations.augmenter import Augmenter, Effects
-from distillery.batches import TrainingSet
-from distillery.features import LogMel, PackedFeatures, unpacked_features
-from distillery.objectives import NetworkOutputs, TranscriptObjective
-from distillery.params import AugmentationParams, FeatureParams, SeparableConvParams
-from distillery.students import STUDENTS
+from distillery.data.batches import TrainingSet
+from distillery.data.features import LogMel, PackedFeatures, unpacked_features
+from distillery.distill.objective import NetworkOutputs, TranscriptObjective
+from distillery.params.whole import AugmentationParams, FeatureParams, SeparableConvParams
 
 RATE_HZ, BATCH = 16_000, 16
 SHORTEST, LONGEST = 1.5, 4.5  # seconds

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from distillery.cache_namespace import Places
 from distillery.files import write_json
+from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.namespace import Namespace
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
@@ -93,7 +93,7 @@ def not_measured(name: str, unit: str, goal: str, why: str) -> dict[str, Any]:
 
 def machine() -> str:
     """Return processor and interpreter in a few words, without the machine's name."""
-    from distillery.speed import processor_name  # brings PyTorch
+    from distillery.evaluate.speed import processor_name  # brings PyTorch
 
     return f"{processor_name()}, one core, Python {platform.python_version()}"
 
@@ -196,10 +196,10 @@ def copied_workspace(workspace: Path, folder: Path, seconds: float) -> Places:
     The utterances are drawn at random. The teacher's fingerprint is taken anew, and the audio is
     linked, not copied.
     """
-    from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
-    from distillery.manifest import MANIFEST_FILE, SUMMARY_FILE, PreparedData
-    from distillery.recogniser import Recogniser
-    from distillery.teachers import TEACHERS
+    from distillery.architectures.known import TEACHERS
+    from distillery.data.manifest import MANIFEST_FILE, SUMMARY_FILE, PreparedData
+    from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
+    from distillery.models.recogniser import Recogniser
 
     source, places = Places.in_workspace(workspace.resolve()), Places.in_workspace(folder)
     if not source.teacher.exists():

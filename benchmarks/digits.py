@@ -22,21 +22,20 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.common import ROOT
-from distillery.architectures import ARCHITECTURES
-from distillery.batches import TeacherFrames, TrainingSet
-from distillery.cache_namespace import Places
-from distillery.caching import fill_cache
+from distillery.architectures.known import ARCHITECTURES
+from distillery.architectures.separable_conv import SeparableConv
 from distillery.corpora.fsdd import DIGITS, NUM_TEST_TAKES
-from distillery.datasets import validation_set
-from distillery.decoding import BLANK_INDEX
-from distillery.distillation import CachedTargets
-from distillery.features import PackedFeatures, gather, pack_features
+from distillery.data.batches import TeacherFrames, TrainingSet
+from distillery.data.features import PackedFeatures, gather, pack_features
+from distillery.data.manifest import MANIFEST_FILE, PreparedData, labelled
+from distillery.distill.distillation import CachedTargets
+from distillery.distill.objective import DistillationObjective, Objective
 from distillery.files import write_json
-from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
-from distillery.manifest import MANIFEST_FILE, PreparedData, labelled
-from distillery.networks import Network
-from distillery.objectives import DistillationObjective, Objective
-from distillery.params import (
+from distillery.models.decoding import BLANK_INDEX
+from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
+from distillery.models.layers import Network
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import (
     CacheParams,
     ConformerParams,
     FeatureParams,
@@ -46,11 +45,12 @@ from distillery.params import (
     SeparableConvParams,
     TrainingParams,
 )
-from distillery.preparation import prepare
-from distillery.recogniser import Recogniser
-from distillery.students.separable_conv import SeparableConv
+from distillery.prepare.prepare import prepare
+from distillery.teacher_cache.filling.expected import Places
+from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
-from distillery.training import Curves, Trainer, Validation
+from distillery.training.datasets import validation_set
+from distillery.training.trainer import Curves, Trainer, Validation
 
 SOURCES = (ROOT / "data/raw/fsdd", ROOT.parent / "shared/data/fsdd")
 RATE_HZ = 8000

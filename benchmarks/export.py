@@ -27,16 +27,16 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from benchmarks.common import ROOT, paired_rounds, row, write_rows
-from distillery.architectures import ARCHITECTURES
-from distillery.audio import compute_num_samples
-from distillery.decoding import greedy_text
+from distillery.architectures.known import ARCHITECTURES
+from distillery.data.audio import compute_num_samples
+from distillery.data.manifest import PreparedData
+from distillery.data.scoring import count_errors
 from distillery.device import num_threads
-from distillery.evaluation import labelled_test_rows, speed_clip
-from distillery.export import export_student
-from distillery.manifest import PreparedData
-from distillery.onnx_recogniser import MODEL_FILES, OnnxRecogniser
-from distillery.recogniser import WEIGHTS_FILE, Recogniser
-from distillery.scoring import count_errors
+from distillery.evaluate.evaluate import labelled_test_rows, speed_clip
+from distillery.models.decoding import greedy_text
+from distillery.models.recogniser import WEIGHTS_FILE, Recogniser
+from distillery.serve.export import export_student
+from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 
 CLIP_SECONDS = (10.0, 0.5)
 MIN_SPEED_UP, MAX_BYTES_FRACTION, MAX_WER_LOSS = 4.5, 0.35, 0.005
@@ -188,10 +188,10 @@ def _errors(
 
 def _starts(folder: Path, what: str) -> list[dict[str, Any]]:
     """Return how long fresh processes take from their start to the first text."""
-    onnx = "from distillery.onnx_recogniser import OnnxRecogniser as R; m = R(f, '{name}')"
+    onnx = "from distillery.serve.onnx_recogniser import OnnxRecogniser as R; m = R(f, '{name}')"
     codes = {
-        "torch": "from distillery.recogniser import Recogniser as R; "
-        "from distillery.students import STUDENTS as S; m = R.load(f, S)",
+        "torch": "from distillery.models.recogniser import Recogniser as R; "
+        "from distillery.architectures.known import STUDENTS as S; m = R.load(f, S)",
         **{name: onnx.format(name=name) for name in MODEL_FILES},
     }
     taken: dict[str, list[float]] = {name: [] for name in codes}

@@ -31,18 +31,23 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import not_measured, paired_rounds, row, write_rows
-from distillery.cache_namespace import Places
-from distillery.decoding import greedy_text
+from distillery.data.manifest import PreparedData, labelled
+from distillery.data.scoring import Counts, count_errors
+from distillery.data.text import SPACE, Vocabulary
 from distillery.device import num_threads
-from distillery.language_model import ARPA_FILE, LEXICON_FILE
-from distillery.lm_decoder import LanguageModelDecoder
-from distillery.lm_settings import Tuned
-from distillery.lm_tuning import log_probs_of, tune_for, untuned_decoder, write_language_model
-from distillery.manifest import PreparedData, labelled
-from distillery.params import LanguageModelParams
-from distillery.scoring import Counts, count_errors
-from distillery.teachers.loading import load_teacher
-from distillery.text import SPACE, Vocabulary
+from distillery.language_model.decoder import LanguageModelDecoder
+from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE
+from distillery.language_model.settings import Tuned
+from distillery.language_model.tuning import (
+    log_probs_of,
+    tune_for,
+    untuned_decoder,
+    write_language_model,
+)
+from distillery.models.decoding import greedy_text
+from distillery.params.whole import LanguageModelParams
+from distillery.teacher_cache.filling.expected import Places
+from distillery.teachers.kinds import load_teacher
 
 BEAMS = 10
 MIN_SPEED_UP = 4.0

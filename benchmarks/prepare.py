@@ -27,9 +27,9 @@ import numpy as np
 import soundfile
 
 from benchmarks.common import ROOT, row, write_rows
-from distillery import preparation
-from distillery.audio import decode
-from distillery.params import PrepareParams
+from distillery.data.audio import decode
+from distillery.params.whole import PrepareParams
+from distillery.prepare import prepare as preparation
 
 UTTERANCE_SECONDS = 5.0
 NUM_UTTERANCES = 240

@@ -17,7 +17,7 @@ import jiwer
 import numpy as np
 
 from benchmarks.common import paired_medians, row, write_rows
-from distillery.scoring import Counts, bootstrap_interval, count_errors, paired_bootstrap
+from distillery.data.scoring import Counts, bootstrap_interval, count_errors, paired_bootstrap
 
 NUM_UTTERANCES = 2620
 NUM_RESAMPLES = 1000

@@ -26,14 +26,14 @@ from torch import Tensor, nn
 
 from benchmarks.common import not_measured, paired_rounds, row, write_rows
 from benchmarks.digits import FEATURES, RATE_HZ, STUDENT, TRAINING, Digits, recordings
+from distillery.architectures.separable_conv import SeparableConv
+from distillery.data.manifest import labelled
+from distillery.data.scoring import count_errors, paired_bootstrap
 from distillery.device import choose_precision, num_threads
-from distillery.manifest import labelled
-from distillery.networks import Network, real_frames
-from distillery.objectives import TranscriptObjective
-from distillery.params import SeparableConvParams
-from distillery.recogniser import Recogniser
-from distillery.scoring import count_errors, paired_bootstrap
-from distillery.students.separable_conv import SeparableConv
+from distillery.distill.objective import TranscriptObjective
+from distillery.models.layers import Network, real_frames
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import SeparableConvParams
 
 BATCH, NUM_TOKENS = 32, 29
 FEATURE_FRAMES = (44, 300)

@@ -34,15 +34,15 @@ from benchmarks.common import (
     synthetic_namespace,
     write_rows,
 )
-from distillery.cache_namespace import Places, expected_namespace
-from distillery.caching import fill_cache
+from distillery.data.manifest import MANIFEST_FILE, SUMMARY_FILE, shard_name
+from distillery.data.text import Vocabulary
 from distillery.files import write_json
-from distillery.fingerprint import FINGERPRINT_FILE, digest_of
-from distillery.manifest import MANIFEST_FILE, SUMMARY_FILE, shard_name
-from distillery.params import CacheParams
+from distillery.models.fingerprint import FINGERPRINT_FILE, digest_of
+from distillery.params.whole import CacheParams
+from distillery.teacher_cache.filling.expected import Places, expected_namespace
+from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.payload import payload_of
 from distillery.teacher_cache.store import TeacherCache
-from distillery.text import Vocabulary
 
 UTTERANCE_SECONDS = 5
 UTTERANCE_FRAMES = round(UTTERANCE_SECONDS / FRAME_SHIFT_SECONDS)

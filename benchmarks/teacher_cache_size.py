@@ -29,15 +29,15 @@ from benchmarks.common import (
     synthetic_namespace,
     write_rows,
 )
-from distillery.cache_namespace import payload_settings
-from distillery.caching import fill_cache, plan_batches
+from distillery.architectures.known import TEACHERS
+from distillery.data.manifest import PreparedData
 from distillery.device import num_threads
-from distillery.manifest import PreparedData
-from distillery.params import CacheParams
-from distillery.recogniser import Recogniser
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import CacheParams
+from distillery.teacher_cache.filling.expected import payload_settings
+from distillery.teacher_cache.filling.fill import fill_cache, plan_batches
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers import TEACHERS
 
 TEMPERATURES = (1.0, 2.0, 4.0)
 MAX_DIVERGENCE = 3e-5  # nats a frame

@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import ROOT, row, write_rows
-from distillery import params
-from distillery.cache_namespace import Places
-from distillery.caching import fill_cache
-from distillery.distillation import Distillation
-from distillery.manifest import PreparedData
-from distillery.scoring import bootstrap_interval, count_errors
+from distillery.data.manifest import PreparedData
+from distillery.data.scoring import bootstrap_interval, count_errors
+from distillery.distill.distillation import Distillation
+from distillery.params import whole as params
+from distillery.teacher_cache.filling.expected import Places
+from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
 
 PAYLOADS = ("u8", "f32")

@@ -28,14 +28,14 @@ import pandas as pd
 import torch
 
 from benchmarks.common import ROOT, copied_workspace, row, write_rows
-from distillery.cache_namespace import Places
-from distillery.caching import fill_cache, plan_batches
+from distillery.architectures.known import TEACHERS
+from distillery.data.manifest import PreparedData
 from distillery.device import num_threads
-from distillery.manifest import PreparedData
-from distillery.params import CacheParams, PayloadParams
-from distillery.recogniser import Recogniser
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import CacheParams, PayloadParams
+from distillery.teacher_cache.filling.expected import Places
+from distillery.teacher_cache.filling.fill import fill_cache, plan_batches
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers import TEACHERS
 
 EAGER_BATCH = 16
 MIN_SPEED_UP = 2.0

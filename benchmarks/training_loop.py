@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from benchmarks.common import ROOT, paired_rounds, row, write_rows
 from benchmarks.digits import FEATURES, STUDENT, TRAINING, Digits, recordings
 from benchmarks.training_epoch import HeldBatches
-from distillery.batches import Batch
-from distillery.networks import Network
-from distillery.objectives import NetworkOutputs, Objective
-from distillery.params import PARAMS_FILE, SpecAugmentParams, TrainingParams
+from distillery.data.batches import Batch
+from distillery.distill.objective import NetworkOutputs, Objective
+from distillery.models.layers import Network
+from distillery.params.whole import PARAMS_FILE, SpecAugmentParams, TrainingParams
 
 NUM_CLIPS = 600
 NUM_EPOCHS = 10

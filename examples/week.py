@@ -32,18 +32,20 @@ from typing import Any
 import soundfile
 import yaml
 
-from distillery import history, params
-from distillery.aliases import read_aliases
 from distillery.corpora.base import Recording
 from distillery.corpora.commands import read_commands
-from distillery.doctor import WORKSPACE_LOCK
 from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
-from distillery.history import Retraining
-from distillery.params import CommandsParams, PrepareParams
-from distillery.tracking import Tracking
-from flows import environment, server
-from flows.stages import STAGES
+from distillery.params import whole as params
+from distillery.params.whole import CommandsParams, PrepareParams
+from distillery.register.aliases import read_aliases
+from distillery.tracking.store import Tracking
+from flows import environment
+from flows.doctor import WORKSPACE_LOCK
+from flows.looking_back import history
+from flows.looking_back.history import Retraining
+from flows.servers import server
+from flows.stages.pipeline import STAGES
 
 PLACE = "scratch/week"
 SETTINGS = "examples/week.yaml"
@@ -332,7 +334,7 @@ def schedule(workspace: Path, log: Path) -> Iterator[None]:
     port = server.free_port()
     with contextlib.chdir(workspace):
         process = server.start_child(
-            "flows.schedule",
+            "flows.servers.schedule",
             f"--prefect-port={port}",
             log=log,
             environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"},
@@ -422,7 +424,7 @@ def live(
             mornings.append(Morning(day, record, champion(workspace, settings)))
             logger.info("%s: %s; %s", day.name, record.status, _said(record))
             if day.rollback:
-                _python(workspace, log, "distillery.cli", "rollback")
+                _python(workspace, log, "distillery.commands.main", "rollback")
                 mornings[-1] = replace(mornings[-1], rolled_back_to=champion(workspace, settings))
                 logger.info("%s: rolled back", day.name)
     return mornings
@@ -573,7 +575,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_bytes(out, page.encode())
     shutil.copyfile(place / "workspace" / PLOT_FILE, out.with_suffix(".png"))
     sys.stdout.write(f"\n{table(mornings)}\n\n{out}; look around: cd {place / 'workspace'} && ")
-    sys.stdout.write(f"{sys.executable} -m flows.ui\n")
+    sys.stdout.write(f"{sys.executable} -m flows.servers.ui\n")
     return 0
 
 

@@ -6,11 +6,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from distillery import data_curve
-from distillery.manifest import PreparedData
-from distillery.params import Params
-from flows import results, stages
-from tasks import curve as task
+from distillery.data.manifest import PreparedData
+from distillery.params.whole import Params
+from distillery.studies import data_curve
+from flows.looking_back import results
+from flows.stages import pipeline as stages
+from tasks.studies import curve as task
 
 logger = logging.getLogger(__name__)
 

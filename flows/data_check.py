@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from distillery.drift import drift_from_champion
 from distillery.errors import TrackingError
-from distillery.params import RegisterParams
-from distillery.tracking import DATABASE_FILE, Tracking
+from distillery.params.whole import RegisterParams
+from distillery.register.drift import drift_from_champion
+from distillery.tracking.store import DATABASE_FILE, Tracking
 
 
 def warn_of_moved_data(root: Path, settings: RegisterParams, warn: Callable[[str], object]) -> None:

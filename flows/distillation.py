@@ -14,15 +14,15 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
-from distillery import params
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
-from flows import results
+from distillery.params import whole as params
 from flows.data_check import warn_of_moved_data
 from flows.fetch import fetch as fetch_models
 from flows.fetch import readers_that_run_anyway
-from flows.live import LiveCurves
+from flows.looking_back import results
+from flows.looking_back.live import LiveCurves
 from flows.names import flow_run_name
-from flows.stages import STAGES, Pipeline, distill_target, push
+from flows.stages.pipeline import STAGES, Pipeline, distill_target, push
 from tasks import register as register_stage
 
 RETRY_SECONDS = [10, 30]

@@ -1,7 +1,7 @@
 """Settings of Prefect, DVC and MLflow that this project wants, where the user set none.
 
-Telemetry of all three is off (MLflow's settings stand in distillery/tracking.py). Call `apply`
-before the first import of any of them.
+Telemetry of all three is off (MLflow's settings stand in distillery/tracking/store.py). Call
+`apply` before the first import of any of them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from distillery import tracking
 from distillery.errors import DistilleryError
+from distillery.tracking import store as tracking
 from tasks.stage import STARTER
 
 DEFAULTS = {

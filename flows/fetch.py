@@ -12,10 +12,10 @@ from collections.abc import Collection, Mapping
 from itertools import chain
 from pathlib import Path
 
-from distillery.bundle import check_bundle
 from distillery.errors import ModelError, StageError, TrackingError
-from distillery.params import Params
-from distillery.registered import (
+from distillery.params.whole import Params
+from distillery.tracking.bundle import check_bundle
+from distillery.tracking.fetched import (
     REGISTERED,
     Source,
     check_model,
@@ -23,9 +23,9 @@ from distillery.registered import (
     put_model,
     wanted_models,
 )
-from distillery.registry import BUNDLE_TAG, version_folder, version_of
-from distillery.tracking import Tracking
-from flows.stages import changed_targets, distill_target
+from distillery.tracking.store import Tracking
+from distillery.tracking.versions import BUNDLE_TAG, version_folder, version_of
+from flows.stages.pipeline import changed_targets, distill_target
 
 
 def fetch(root: Path, settings: Params, follow: Collection[str] | None = None) -> list[str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 from prefect import runtime
 from prefect.client.orchestration import get_client
 
-from distillery import params
 from distillery.errors import DistilleryError
+from distillery.params import whole as params
 
 
 def flow_run_name() -> str:

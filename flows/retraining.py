@@ -36,15 +36,17 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Crashed
 from prefect.utilities.timeout import timeout
 
-from distillery import history, params
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
-from distillery.history import Retraining
-from distillery.registry import CHAMPION
-from distillery.tracking import Tracking
-from flows import environment, results, stages
+from distillery.params import whole as params
+from distillery.tracking.store import Tracking
+from distillery.tracking.versions import CHAMPION
+from flows import environment
 from flows.distillation import Run, conclude, through
 from flows.fetch import fetch
+from flows.looking_back import history, results
+from flows.looking_back.history import Retraining
 from flows.names import add_reason, flow_run_name
+from flows.stages import pipeline as stages
 from tasks.stage import die_with_parent
 
 FLOWS = ("retraining", "distillation")
@@ -380,7 +382,7 @@ def _note_the_result(journal: Journal, settings: params.Params, registered: dict
 
 def _draw_the_history(journal: Journal, settings: params.Params) -> None:
     """Draw all runs including this one, for people and for MLflow."""
-    from distillery.history_plots import plot_history  # matplotlib takes its time
+    from flows.looking_back.history_plots import plot_history  # matplotlib takes its time
 
     record, root = journal.record, journal.root
     path = root / PLOT_FILE

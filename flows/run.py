@@ -17,9 +17,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from distillery import params
 from distillery.errors import BusyError, DistilleryError, ParamsError
-from flows import environment, results, server, stages
+from distillery.params import whole as params
+from flows import environment
+from flows.looking_back import results
+from flows.servers import server
+from flows.stages import pipeline as stages
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BUSY = 1, 2, 75
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from distillery import params
 from distillery.errors import ParamsError
 from distillery.files import write_bytes
+from distillery.params import whole as params
 
 
 def use(source: Path, root: Path) -> bool:

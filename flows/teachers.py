@@ -6,12 +6,13 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from distillery import teacher_choice
 from distillery.errors import BusyError, DistilleryError
-from distillery.params import Params
-from flows import results, stages
+from distillery.params.whole import Params
+from distillery.studies import teacher_choice
 from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
-from tasks import teachers as task
+from flows.looking_back import results
+from flows.stages import pipeline as stages
+from tasks.studies import teachers as task
 
 logger = logging.getLogger(__name__)
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from distillery import params
-from distillery.cache_namespace import Places
-from distillery.caching import CACHE_REPORT_FILE, describe, fill_cache, read_report
 from distillery.files import write_json
-from distillery.teacher_decoder import ready_teacher_decoder
+from distillery.params import whole as params
+from distillery.teacher_cache.filling.decoder import ready_teacher_decoder
+from distillery.teacher_cache.filling.expected import Places
+from distillery.teacher_cache.filling.fill import (
+    CACHE_REPORT_FILE,
+    describe,
+    fill_cache,
+    read_report,
+)
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)

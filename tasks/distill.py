@@ -8,18 +8,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillery import params
-from distillery.auditing import audit_before_training
 from distillery.augmentations.augmenter import SOUNDS_FILE
-from distillery.cache_namespace import Places, expected_namespace
-from distillery.distillation import Distillation, Trained
+from distillery.data.manifest import PreparedData
+from distillery.distill.distillation import Distillation, Trained
+from distillery.distill.filtering import FILTER_FILE
+from distillery.distill.generations import GENERATIONS_FILE, Generations, record_of
+from distillery.distill.start import INIT_FILE
 from distillery.files import whole_folder, write_json
-from distillery.filtering import FILTER_FILE
-from distillery.generations import GENERATIONS_FILE, Generations, record_of
-from distillery.initialisation import INIT_FILE
-from distillery.manifest import PreparedData
+from distillery.params import whole as params
+from distillery.teacher_cache.filling.audit import audit_before_training
+from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.validation import check_not_poor
+from distillery.training.validation import check_not_poor
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)

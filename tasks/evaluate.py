@@ -6,10 +6,11 @@ import logging
 import os
 from pathlib import Path
 
-from distillery import evaluation, params
+from distillery.data.manifest import PreparedData
+from distillery.evaluate import evaluate as evaluation
+from distillery.evaluate.tables import render_table
 from distillery.files import write_json
-from distillery.manifest import PreparedData
-from distillery.results import render_table
+from distillery.params import whole as params
 from tasks.stage import STARTER, run_stage
 
 logger = logging.getLogger(__name__)

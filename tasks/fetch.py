@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from distillery import params
-from distillery.registered import tidy
+from distillery.params import whole as params
+from distillery.tracking.fetched import tidy
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)

@@ -15,10 +15,10 @@ import yaml
 
 from distillery.credentials import without_credentials
 from distillery.errors import StageError
-from distillery.fingerprint import read_fingerprint
-from distillery.params import PARAMS_FILE
-from distillery.registered import read_source
+from distillery.models.fingerprint import read_fingerprint
+from distillery.params.whole import PARAMS_FILE
 from distillery.teacher_cache.store import TeacherCache
+from distillery.tracking.fetched import read_source
 
 LOCK_FILE = "dvc.lock"
 RESULTS = ("data/prepared", "models/teacher", "reports/evaluation")

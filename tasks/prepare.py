@@ -3,8 +3,9 @@
 import logging
 from pathlib import Path
 
-from distillery import params, preparation
-from distillery.manifest import PreparedData
+from distillery.data.manifest import PreparedData
+from distillery.params import whole as params
+from distillery.prepare import prepare as preparation
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)

@@ -12,18 +12,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distillery import params
-from distillery.caching import CACHE_REPORT_FILE
 from distillery.credentials import without_credentials
 from distillery.errors import StageError
 from distillery.files import write_json
-from distillery.registration import (
+from distillery.params import whole as params
+from distillery.register.register import (
     OPEN_RUN_FILE,
     Sources,
     parent_name,
     register_results,
 )
-from distillery.tracking import Tracking
+from distillery.teacher_cache.filling.fill import CACHE_REPORT_FILE
+from distillery.tracking.store import Tracking
 from tasks.lineage import LOCK_FILE, PATCH_FILE, data_version, read_lineage, uncommitted_patch
 from tasks.stage import run_stage
 

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distillery import params
+from distillery.data.manifest import PreparedData
 from distillery.files import whole_folder, write_json
-from distillery.fingerprint import FINGERPRINT_FILE, fingerprint
-from distillery.manifest import PreparedData
-from distillery.registered import REGISTERED, SOURCE_FILE
+from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
+from distillery.params import whole as params
 from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
 from distillery.teachers.fine_tuned import fine_tune_teacher
 from distillery.teachers.joined import join_teachers
-from distillery.teachers.registry import take_registered
+from distillery.teachers.registered import take_registered
 from distillery.teachers.torchaudio_bundle import take_bundle
 from distillery.teachers.trained import train_teacher
 from distillery.teachers.transformers_ctc import take_model
-from distillery.teachers.validation import VALIDATION_FILE, validation_wer
-from distillery.training import Curves, run_digest
+from distillery.tracking.fetched import REGISTERED, SOURCE_FILE
+from distillery.training.trainer import Curves, run_digest
+from distillery.training.validation import VALIDATION_FILE, validation_wer
 from tasks.stage import PIPELINE_FILE, run_stage, snapshot
 
 

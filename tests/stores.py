@@ -15,8 +15,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from distillery import tracking
-from distillery.tracking import DATABASE_FILE
+from distillery.tracking import store as tracking
+from distillery.tracking.store import DATABASE_FILE
 from flows import environment
 
 PREFECT_FILE = ".prefect/prefect.db"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from distillery.params import CRNNParams, FeatureParams
-from distillery.recogniser import Recogniser
-from distillery.students import STUDENTS
-from distillery.text import Vocabulary
+from distillery.architectures.known import STUDENTS
+from distillery.data.text import Vocabulary
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import CRNNParams, FeatureParams
 from tests.tiny import LETTERS, RATE_HZ, speak
 
 

@@ -25,18 +25,18 @@ import pandas as pd
 import yaml
 
 from benchmarks.common import ROOT, commit, machine, write_rows
-from distillery import params
-from distillery.architectures import ARCHITECTURES
-from distillery.distillation import Distillation, Trained
+from distillery.architectures.known import ARCHITECTURES
+from distillery.data.manifest import PreparedData
+from distillery.data.scoring import rate_over_seeds
+from distillery.distill.distillation import Distillation, Trained
 from distillery.errors import DistilleryError
-from distillery.evaluation import Run, labelled_test_rows, predict
+from distillery.evaluate.evaluate import Run, labelled_test_rows, predict
+from distillery.evaluate.predictions import gap_closed
 from distillery.files import write_json
-from distillery.manifest import PreparedData
-from distillery.predictions import gap_closed
-from distillery.recogniser import Recogniser
-from distillery.scoring import rate_over_seeds
+from distillery.models.recogniser import Recogniser
+from distillery.params import whole as params
 from distillery.teacher_cache.store import TeacherCache
-from distillery.training import run_digest
+from distillery.training.trainer import run_digest
 from tasks.cache import cache
 from tasks.prepare import prepare
 from tasks.teacher import teacher

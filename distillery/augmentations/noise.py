@@ -15,9 +15,9 @@ import torch
 import torchaudio.functional
 from torch import Tensor
 
-from distillery.audio import to_int16
 from distillery.augmentations.base import WaveformAugmentation, fast_length
-from distillery.params import NoiseParams
+from distillery.data.audio import to_int16
+from distillery.params.whole import NoiseParams
 
 EXPONENTS = tuple(np.linspace(0.0, 2.0, 9).tolist())
 GENERATED_SECONDS = 30.0

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from distillery.audio import AUDIO_SUFFIXES, decode, resample
+from distillery.data.audio import AUDIO_SUFFIXES, decode, resample
+from distillery.data.manifest import audio_key
 from distillery.errors import AudioError, CorpusError
-from distillery.manifest import audio_key
 
 
 @dataclass(frozen=True)

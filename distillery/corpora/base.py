@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from distillery.audio import decode
+from distillery.data.audio import decode
 from distillery.errors import CorpusError
-from distillery.params import PrepareParams
+from distillery.params.whole import PrepareParams
 
 NUM_SHOWN_CHARACTERS = 80
 UTTERANCE_ID_PATTERN = r"[A-Za-z0-9_.-]{1,128}"
@@ -40,7 +40,7 @@ class Recording:
         """Return int16 samples `(samples,)` and their rate in hertz.
 
         Raises:
-            AudioError: as `distillery.audio.decode`.
+            AudioError: as `distillery.data.audio.decode`.
         """
         if isinstance(self.audio, Path):
             return decode(self.audio, self.source_path)

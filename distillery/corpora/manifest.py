@@ -22,11 +22,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distillery.audio import compute_num_samples, decode
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
+from distillery.data.audio import compute_num_samples, decode
+from distillery.data.manifest import SPLITS
 from distillery.errors import AudioError, CorpusError, DistilleryError, ManifestError
-from distillery.manifest import SPLITS
-from distillery.params import PrepareParams
+from distillery.params.whole import PrepareParams
 
 COLUMNS_WANTED = "path, text[, speaker, split, utterance_id]"
 NUM_SHOWN = 3

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distillery.decoding import BLANK_INDEX
+from distillery.models.decoding import BLANK_INDEX
 
 
 def ctc_per_token(

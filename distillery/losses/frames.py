@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distillery.decoding import BLANK_INDEX
 from distillery.errors import CacheMismatch
-from distillery.networks import real_frames
-from distillery.params import FrameLossParams
+from distillery.models.decoding import BLANK_INDEX
+from distillery.models.layers import real_frames
+from distillery.params.whole import FrameLossParams
 
 FRAME_TOLERANCE = 1
 

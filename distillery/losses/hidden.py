@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distillery.losses.frames import common_lengths
-from distillery.networks import real_frames
-from distillery.params import HiddenLossParams
+from distillery.models.layers import real_frames
+from distillery.params.whole import HiddenLossParams
 
 
 class L1Cosine(nn.Module):

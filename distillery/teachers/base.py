@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor
 
+from distillery.data.manifest import PreparedData
+from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.manifest import PreparedData
-from distillery.recogniser import Outputs
-from distillery.text import Vocabulary
+from distillery.models.recogniser import Outputs
 
 
 class Teacher(Protocol):

@@ -25,16 +25,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillery.decoding import confidence, greedy_text, score_texts
+from distillery.data.features import pad
+from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.features import pad
 from distillery.files import write_json
-from distillery.params import MEMBERS
-from distillery.recogniser import CONFIG_FILE, TOKENS_FILE, Outputs
-from distillery.rover import best_of, rover
+from distillery.models.decoding import confidence, greedy_text, score_texts
+from distillery.models.recogniser import CONFIG_FILE, TOKENS_FILE, Outputs
+from distillery.params.whole import MEMBERS
 from distillery.teachers.base import Teacher, check_layers
-from distillery.text import Vocabulary
-from distillery.token_map import corpus_text
+from distillery.teachers.rover import best_of, rover
+from distillery.teachers.token_map import corpus_text
 
 KIND = "ensemble"
 Texts = Sequence[tuple[str, float]]  # best first, with ln P
@@ -70,7 +70,7 @@ class Ensemble:
             combine: posteriors, rover, best, or auto for posteriors where they can be averaged and
                 rover where not.
             weights: of the members, above 0; only their ratios matter.
-            count_share: of ROVER, see distillery/rover.py.
+            count_share: of ROVER, see distillery/teachers/rover.py.
             vocabulary: of the corpus, for texts.
 
         Raises:

@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from distillery.augmentations.spec_augment import spec_augment
-from distillery.augmentations.speed import copy_at
-from distillery.batches import TrainingSet
+from distillery.data.batches import TrainingSet
+from distillery.data.copies import copy_at
+from distillery.data.features import pad, waveform_of
+from distillery.data.manifest import PreparedData, labelled
+from distillery.distill.objective import TranscriptObjective
 from distillery.errors import ModelError
-from distillery.features import pad, waveform_of
 from distillery.files import digest_of_file
-from distillery.manifest import PreparedData, labelled
-from distillery.networks import Network
-from distillery.objectives import TranscriptObjective
-from distillery.params import (
+from distillery.models.layers import Network
+from distillery.params.whole import (
     BundleParams,
     FineTunedTeacherParams,
     PublishedModelParams,
@@ -45,11 +45,11 @@ from distillery.teachers.pretrained import (
     TorchBackend,
     warn_of_rate,
 )
+from distillery.teachers.token_map import TokenMap, TokenTable
 from distillery.teachers.torchaudio_bundle import TorchaudioBackend
 from distillery.teachers.transformers_ctc import TransformersBackend
 from distillery.teachers.weights import fit_state, read_state
-from distillery.token_map import TokenMap, TokenTable
-from distillery.training import Curves, Trainer, Validation, run_digest
+from distillery.training.trainer import Curves, Trainer, Validation, run_digest
 
 SECTION = "teacher.base"
 CTC_CLASSES = {

@@ -10,11 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from distillery.manifest import PreparedData
-from distillery.params import MEMBERS, EnsembleTeacherParams
+from distillery.data.manifest import PreparedData
+from distillery.params.whole import MEMBERS, EnsembleTeacherParams
 from distillery.teachers.base import GetTeacher, ReadyTeacher, Teacher, Workplace
 from distillery.teachers.ensemble import Ensemble
-from distillery.teachers.validation import validation_wer
+from distillery.training.validation import validation_wer
 
 logger = logging.getLogger(__name__)
 

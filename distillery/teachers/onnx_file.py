@@ -26,11 +26,11 @@ from torch import Tensor
 
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
-from distillery.params import OnnxTeacherParams
-from distillery.recogniser import CONFIG_FILE
+from distillery.models.recogniser import CONFIG_FILE
+from distillery.params.whole import OnnxTeacherParams
 from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
 from distillery.teachers.pretrained import PretrainedTeacher, adapt, num_frames
-from distillery.token_map import TokenTable
+from distillery.teachers.token_map import TokenTable
 
 KIND = "onnx"
 MODEL_FILE = "onnx/model.onnx"

@@ -23,13 +23,13 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from distillery.decoding import confidence, greedy_text
+from distillery.data.features import pad
+from distillery.data.manifest import PreparedData
+from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.features import pad
 from distillery.files import write_json
-from distillery.manifest import PreparedData
-from distillery.params import PretrainedTeacherParams
-from distillery.recogniser import (
+from distillery.models.decoding import confidence, greedy_text
+from distillery.models.recogniser import (
     CONFIG_FILE,
     TOKENS_FILE,
     WEIGHTS_FILE,
@@ -37,10 +37,10 @@ from distillery.recogniser import (
     digest_of_weights,
     save_weights,
 )
+from distillery.params.whole import PretrainedTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace, check_layers, check_rate
+from distillery.teachers.token_map import NoMap, TokenMap, TokenTable, match_tokens, texts_of
 from distillery.teachers.weights import fit_state, read_state
-from distillery.text import Vocabulary
-from distillery.token_map import NoMap, TokenMap, TokenTable, match_tokens, texts_of
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MASS_UTTERANCES = 256

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
-from distillery.params import BundleParams, TorchaudioTeacherParams
+from distillery.params.whole import BundleParams, TorchaudioTeacherParams
 from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
 from distillery.teachers.pretrained import TorchBackend, adapt, load_saved
+from distillery.teachers.token_map import TokenTable
 from distillery.teachers.weights import download, fit_state, nearest, read_state
-from distillery.token_map import TokenTable
 
 KIND = "torchaudio"
 PUBLISHED_AT = "https://download.pytorch.org/torchaudio/models/"

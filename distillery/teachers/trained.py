@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from distillery.augmentations.speed import copy_at
-from distillery.batches import TrainingSet
-from distillery.datasets import validation_set
-from distillery.features import pack_features
-from distillery.manifest import labelled
-from distillery.objectives import TranscriptObjective
-from distillery.params import TrainedTeacherParams
-from distillery.recogniser import Recogniser
-from distillery.teachers import TEACHERS
+from distillery.architectures.known import TEACHERS
+from distillery.data.batches import TrainingSet
+from distillery.data.copies import copy_at
+from distillery.data.features import pack_features
+from distillery.data.manifest import labelled
+from distillery.distill.objective import TranscriptObjective
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import TrainedTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace
-from distillery.training import Curves, Trainer, run_digest
+from distillery.training.datasets import validation_set
+from distillery.training.trainer import Curves, Trainer, run_digest
 
 
 def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeacher:

@@ -19,16 +19,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distillery.data.text import SPACE
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
-from distillery.params import PublishedModelParams, TransformersTeacherParams
-from distillery.recogniser import CONFIG_FILE, WEIGHTS_FILE
+from distillery.models.recogniser import CONFIG_FILE, WEIGHTS_FILE
+from distillery.params.whole import PublishedModelParams, TransformersTeacherParams
 from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
 from distillery.teachers.pretrained import TorchBackend, adapt, load_saved
+from distillery.teachers.token_map import TokenTable
 from distillery.teachers.torchaudio_bundle import receptive_field
 from distillery.teachers.weights import can_reach, fit_state, read_state
-from distillery.text import SPACE
-from distillery.token_map import TokenTable
 
 KIND = "transformers"
 VARIANCE_FLOOR = 1e-7  # of Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm

@@ -29,10 +29,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distillery.data.text import Vocabulary, normalise
 from distillery.errors import ModelError
 from distillery.files import digest_of_file, write_json
-from distillery.params import TransformersTeacherParams
-from distillery.recogniser import (
+from distillery.models.recogniser import (
     CONFIG_FILE,
     TOKENS_FILE,
     WEIGHTS_FILE,
@@ -40,8 +40,10 @@ from distillery.recogniser import (
     digest_of_weights,
     save_weights,
 )
+from distillery.params.whole import TransformersTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace, check_layers, check_rate
 from distillery.teachers.pretrained import DTYPES, resampled, warn_of_rate
+from distillery.teachers.token_map import case_of
 from distillery.teachers.transformers_ctc import (
     PASSING,
     import_transformers,
@@ -49,8 +51,6 @@ from distillery.teachers.transformers_ctc import (
     weight_files,
 )
 from distillery.teachers.weights import fit_state, read_state
-from distillery.text import Vocabulary, normalise
-from distillery.token_map import case_of
 
 KIND = "whisper"
 MODEL_CLASS = "WhisperForConditionalGeneration"

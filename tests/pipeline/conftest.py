@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import server
+from flows.servers import server
 from tests.stores import put_mlflow, put_prefect
 from tests.tiny import tiny_params, write_corpus, write_params
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from flows import server
+from flows.servers import server
 from tests.pipeline.conftest import environment
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from distillery.errors import CorpusError
-from distillery.params import Params
-from flows import curve, stages
+from distillery.params.whole import Params
+from flows import curve
+from flows.stages import pipeline as stages
 from tests.pipeline.conftest import kill, make_workspace, run_module, start_module
 from tests.pipeline.test_flow import lock, query, wait_for, wait_until_nothing_is_left
 from tests.tiny import tiny_params, write_params
@@ -85,13 +86,13 @@ def test_a_killed_run_goes_on_where_it_stopped(drawn: Path, tmp_path: Path) -> N
     root = Path(shutil.copytree(drawn, tmp_path / "copy", symlinks=True))
     expected = {name: content for name, (_, content) in weights(root).items()}
     shutil.rmtree(root / "models/curve")
-    process = start_module(root, "tasks.curve")
+    process = start_module(root, "tasks.studies.curve")
     student = root / FOLDERS[0] / "50-percent/model.safetensors"
     wait_for(student.exists)
     kill(process)
     wait_until_nothing_is_left(root)
     done = student.stat().st_mtime_ns
-    run_module(root, "tasks.curve")
+    run_module(root, "tasks.studies.curve")
     assert student.stat().st_mtime_ns == done
     assert {name: content for name, (_, content) in weights(root).items()} == expected
     assert (root / "reports/curve.csv").read_bytes() == (drawn / "reports/curve.csv").read_bytes()

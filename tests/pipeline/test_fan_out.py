@@ -16,11 +16,11 @@ from typing import Any
 
 import pytest
 
-from distillery import fan_out
-from distillery.cache_namespace import Places
-from distillery.caching import Partition, PassReport, fill_cache
 from distillery.errors import CacheError
-from distillery.params import CacheParams
+from distillery.params.whole import CacheParams
+from distillery.teacher_cache.filling import workers as fan_out
+from distillery.teacher_cache.filling.expected import Places
+from distillery.teacher_cache.filling.fill import Partition, PassReport, fill_cache
 from distillery.teacher_cache.shards import leftovers
 from distillery.teacher_cache.store import TeacherCache
 from tasks.prepare import prepare

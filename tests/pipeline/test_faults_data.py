@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from distillery import doctor, history
+from flows import doctor
+from flows.looking_back import history
 from tests.pipeline.conftest import environment, run_module
 from tests.pipeline.test_flow import lock, outputs, query, versions
 from tests.pipeline.test_retraining import add_recording, settings
@@ -163,13 +164,13 @@ def test_the_whole_of_dvcs_cache_is_verified_and_repaired_on_demand(copy: Path) 
     (copy / STUDENT / "model.safetensors").unlink()
     objects_of(copy, STUDENT, "dvc-remote")["model.safetensors"].unlink()
     (copy / "models/teacher/model.safetensors").write_bytes(b"")
-    found = run_module(copy, "flows.dvc_cache", check=False)
+    found = run_module(copy, "flows.stages.objects", check=False)
     assert found.returncode == 1
     assert f"damaged: {listed} (data/prepared)" in found.stdout
     assert f"damaged: {remote} (models/teacher/model.safetensors)" in found.stdout
     assert " 4 damaged\nmake dvc-verify ARGS=--repair" in found.stdout
     assert all(path.read_bytes() != content for path, content in good.items())
-    lines = run_module(copy, "flows.dvc_cache", "--repair").stdout.splitlines()
+    lines = run_module(copy, "flows.stages.objects", "--repair").stdout.splitlines()
     for path in damaged:
         words = "dropped; the next run makes it again" if path == lost else "whole again"
         assert any(str(path) in line and words in line for line in lines), lines
@@ -177,7 +178,7 @@ def test_the_whole_of_dvcs_cache_is_verified_and_repaired_on_demand(copy: Path) 
     assert [path.read_bytes() for path in (here, listed, remote)] == [
         good[path] for path in (here, listed, remote)
     ]
-    assert " 0 damaged\n" in run_module(copy, "flows.dvc_cache").stdout
+    assert " 0 damaged\n" in run_module(copy, "flows.stages.objects").stdout
 
 
 @pytest.mark.slow
@@ -229,7 +230,9 @@ def test_a_champion_that_was_deleted_is_said_so_and_the_next_run_crowns_another(
     settings(copy)
     run_module(copy, "flows.run", "--retrain")
     query(copy, "client.delete_model_version('tiny', '1'); print(0)")
-    gone = run_module(copy, "distillery.cli", "transcribe", "corpus/s00-0.wav", check=False)
+    gone = run_module(
+        copy, "distillery.commands.main", "transcribe", "corpus/s00-0.wav", check=False
+    )
     assert gone.returncode != 0
     assert "models:/tiny@champion: not in the registry" in gone.stdout
     assert "Traceback" not in gone.stdout
@@ -239,4 +242,4 @@ def test_a_champion_that_was_deleted_is_said_so_and_the_next_run_crowns_another(
     assert record.version is not None
     assert record.champion == record.version
     assert json.loads((copy / "reports/registered.json").read_text())["alias"] == "champion"
-    run_module(copy, "distillery.cli", "transcribe", "corpus/s00-0.wav")
+    run_module(copy, "distillery.commands.main", "transcribe", "corpus/s00-0.wav")

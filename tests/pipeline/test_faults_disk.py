@@ -103,4 +103,4 @@ def test_a_full_disk_under_the_registry_fails_registering_and_the_next_run_makes
     ballast.unlink()
     run_module(copy, "flows.run", "--only", "register")
     assert versions(copy)[-1:] == [len(versions(copy))]
-    run_module(copy, "distillery.cli", "transcribe", "corpus/s00-0.wav")
+    run_module(copy, "distillery.commands.main", "transcribe", "corpus/s00-0.wav")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distillery import history
+from flows.looking_back import history
 from tests.pipeline.conftest import copy_of, kill, run_module, start_module
 from tests.pipeline.test_flow import (
     left_behind,

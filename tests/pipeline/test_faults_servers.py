@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
-from distillery import history
-from distillery.aliases import Aliases, crown, moves, promote, read_aliases
-from distillery.params import RegisterParams
-from distillery.registry import stored_aliases
-from distillery.tracking import Tracking
-from flows import server
+from distillery.params.whole import RegisterParams
+from distillery.register.aliases import Aliases, crown, moves, promote, read_aliases
+from distillery.tracking.store import Tracking
+from distillery.tracking.versions import stored_aliases
+from flows.looking_back import history
+from flows.servers import server
 from tests.pipeline import prefect_api
 from tests.pipeline.conftest import environment, kill, run_module, start_module
 from tests.pipeline.test_flow import query, versions, wait_for, wait_until_nothing_is_left
 from tests.tiny import tiny_params, write_params
-from tests.unit.test_aliases import NUM_ROUNDS, register_three, start_mover, tell
+from tests.unit.register.test_aliases import NUM_ROUNDS, register_three, start_mover, tell
 
 MANY_EPOCHS = 400  # some seconds of training
 

@@ -11,17 +11,17 @@ import pytest
 from prefect.logging import disable_run_logger
 
 from distillery.errors import ModelError, TrackingError
-from distillery.fingerprint import read_fingerprint
-from distillery.params import Params
-from distillery.registered import check_model, read_source
-from distillery.registry import CHAMPION, Candidate, register_version
-from distillery.tracking import Tracking
+from distillery.models.fingerprint import read_fingerprint
+from distillery.params.whole import Params
+from distillery.tracking.fetched import check_model, read_source
+from distillery.tracking.store import Tracking
+from distillery.tracking.versions import CHAMPION, Candidate, register_version
 from flows import distillation
 from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
 from tests.pipeline.conftest import ROOT, make_workspace, run_module
 from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_params
-from tests.unit.test_registered import recogniser
+from tests.unit.tracking.test_fetched import recogniser
 
 ALIAS = "models:/tiny@champion"
 

@@ -17,8 +17,9 @@ import pytest
 import soundfile
 import yaml
 
-from distillery.verdict import read_verdict, render
-from flows import results, server
+from distillery.register.gate.verdict import read_verdict, render
+from flows.looking_back import results
+from flows.servers import server
 from tests.pipeline.conftest import (
     copy_of,
     environment,
@@ -225,10 +226,15 @@ def test_the_registered_model_answers_in_a_fresh_process(finished: Path) -> None
 
 
 def test_transcribe_uses_the_champion(finished: Path) -> None:
-    done = run_module(finished, "distillery.cli", "transcribe", "corpus/s00-0.wav")
+    done = run_module(finished, "distillery.commands.main", "transcribe", "corpus/s00-0.wav")
     assert "corpus/s00-0.wav\t" in done.stdout
     bad = run_module(
-        finished, "distillery.cli", "transcribe", "params.yaml", "corpus/s00-1.wav", check=False
+        finished,
+        "distillery.commands.main",
+        "transcribe",
+        "params.yaml",
+        "corpus/s00-1.wav",
+        check=False,
     )
     assert bad.returncode == 1
     assert "params.yaml" in bad.stdout

@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from distillery.aliases import Aliases, read_aliases, rollback
-from distillery.params import Params
-from distillery.tracking import Tracking
-from distillery.verdict import read_verdict, render
-from flows.results import gate_markdown, text
+from distillery.params.whole import Params
+from distillery.register.aliases import Aliases, read_aliases, rollback
+from distillery.register.gate.verdict import read_verdict, render
+from distillery.tracking.store import Tracking
+from flows.looking_back.results import gate_markdown, text
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.evaluate import evaluate

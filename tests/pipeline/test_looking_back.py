@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from distillery.errors import StageError, TrackingError
-from distillery.params import Params
-from distillery.tracking import Tracking
-from flows import compare, report
-from flows.reproduce import PLACE, Compared, Origin, find_origin, worktree
+from distillery.params.whole import Params
+from distillery.tracking.store import Tracking
+from flows.looking_back import compare, report
+from flows.looking_back.reproduce import PLACE, Compared, Origin, find_origin, worktree
 from tasks.lineage import locked_outputs
 from tests.pipeline.conftest import make_workspace, run_module
 
@@ -24,7 +24,7 @@ from tests.pipeline.conftest import make_workspace, run_module
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace whose code was changed, its run finished, and its models gone since."""
     root = make_workspace(tmp_path_factory.mktemp("reproduce") / "workspace")
-    with open(root / "distillery/text.py", "a", encoding="utf-8") as file:
+    with open(root / "distillery/data/text.py", "a", encoding="utf-8") as file:
         file.write("\nCHANGED = True\n")  # uncommitted
     (root / "distillery/added.py").write_text('"""New, and not committed either."""\n')
     settings = yaml.safe_load((root / "params.yaml").read_text())
@@ -49,7 +49,7 @@ def test_a_version_is_made_again_bit_for_bit(root: Path) -> None:
     settings["distill"]["training"]["learning_rate"] = 1e-4  # of today, not of the run
     (root / "params.yaml").write_text(yaml.safe_dump(settings))
     try:
-        done = run_module(root, "flows.reproduce", "1")
+        done = run_module(root, "flows.looking_back.reproduce", "1")
     finally:
         (root / "params.yaml").write_bytes(before[root / "params.yaml"])
     assert "The student was made again, bit for bit." in done.stdout
@@ -73,7 +73,7 @@ def test_a_version_is_made_again_bit_for_bit(root: Path) -> None:
 
 @pytest.mark.slow
 def test_its_teacher_and_cache_are_made_again_where_that_is_asked(root: Path) -> None:
-    done = run_module(root, "flows.reproduce", "--from", "teacher", "1")
+    done = run_module(root, "flows.looking_back.reproduce", "--from", "teacher", "1")
     assert "Made again: teacher, cache, students/conv/seed-3" in done.stdout
     assert "teacher, MD5 by DVC" in done.stdout
     assert "cache, MD5 by DVC" in done.stdout
@@ -119,7 +119,7 @@ def test_a_commit_that_is_gone_is_named(root: Path, tracking: Tracking) -> None:
     kept = tracking.client.get_run(own).data.tags["git.commit"]
     tracking.client.set_tag(own, "git.commit", "f" * 40)
     try:
-        done = run_module(root, "flows.reproduce", own, check=False)
+        done = run_module(root, "flows.looking_back.reproduce", own, check=False)
     finally:
         tracking.client.set_tag(own, "git.commit", kept)
     assert done.returncode == 1
@@ -155,7 +155,7 @@ def test_other_bits_are_told() -> None:
 
 
 def test_a_page_holds_all_there_is_to_see_and_hear(root: Path, tracking: Tracking) -> None:
-    done = run_module(root, "flows.report")
+    done = run_module(root, "flows.looking_back.report")
     parent = json.loads((root / "reports/registered.json").read_text())["runs"]["parent"]
     path = root / report.FOLDER / parent / "report.html"
     assert f"Written: {path.relative_to(root)}" in done.stdout
@@ -201,7 +201,7 @@ def test_a_run_that_was_never_evaluated_has_no_page(root: Path, tracking: Tracki
 def test_the_leaderboard_shows_every_finished_student_and_who_is_champion(
     root: Path, tracking: Tracking
 ) -> None:
-    done = run_module(root, "flows.compare")
+    done = run_module(root, "flows.looking_back.compare")
     summary = json.loads((root / "reports/evaluation/summary.json").read_text())
     wers = {row["model"]: row["wer"] for row in summary["models"]}
     table = pd.read_csv(root / compare.CSV_FILE)

@@ -13,13 +13,13 @@ import soundfile
 import torch
 import torchaudio
 
-from distillery.architectures import ARCHITECTURES
-from distillery.auditing import audit, check_audit
+from distillery.architectures.known import ARCHITECTURES
+from distillery.data.manifest import PreparedData
 from distillery.errors import CacheMismatch, ModelError
-from distillery.manifest import PreparedData
-from distillery.recogniser import Recogniser
+from distillery.models.recogniser import Recogniser
+from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.loading import load_teacher
+from distillery.teachers.kinds import load_teacher
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare

@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from distillery.errors import ParamsError, StageError
-from distillery.params import Params
-from distillery.tracking import Tracking
-from flows import server, settings, ui
+from distillery.params.whole import Params
+from distillery.tracking.store import Tracking
+from flows import settings
+from flows.servers import server, ui
 from tasks.lineage import locked_outputs, read_lineage
 from tasks.register import open_run, register
 from tests.stores import put_mlflow

@@ -16,9 +16,10 @@ import pytest
 import soundfile
 import yaml
 
-from distillery import history
-from flows import retraining, server
-from flows.stages import workspace_lock
+from flows import retraining
+from flows.looking_back import history
+from flows.servers import server
+from flows.stages.pipeline import workspace_lock
 from tests.pipeline import prefect_api
 from tests.pipeline.conftest import ROOT, environment, kill, run_module, start_module
 from tests.pipeline.test_flow import query, wait_for, wait_until_nothing_is_left
@@ -187,7 +188,7 @@ def test_a_killed_run_is_found_out_by_the_next_which_goes_on(shop: Path, api: st
 
 def test_the_schedule_fires_and_a_cancelled_run_leaves_no_process(shop: Path, api: str) -> None:
     settings(shop, epochs=5000)
-    schedule = start_module(shop, "flows.schedule")
+    schedule = start_module(shop, "flows.servers.schedule")
     try:
         wait_for(lambda: prefect_api.runs_of(api, shop))
         runs = prefect_api.runs_of(api, shop)

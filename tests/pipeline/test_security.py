@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from distillery.errors import StageError
-from flows import audit, server
+from flows.looking_back import audit
+from flows.servers import server
 from tasks.lineage import uncommitted_patch
 from tests.pipeline.conftest import CANARY, ROOT, run_module, start_module
 from tests.pipeline.test_serve import own_address
@@ -48,7 +49,13 @@ def test_no_secret_of_the_environment_is_in_anything_that_a_run_leaves(finished:
 def test_a_password_in_params_ends_a_run_before_it_is_repeated(workspace: Path) -> None:
     uri = f"http://me:{CANARY}@127.0.0.1:9"
     write_params(workspace, tiny_params(register={"tracking_uri": uri}))
-    for command in ("flows.run", "flows.ui", "flows.serve", "flows.compare", "distillery.doctor"):
+    for command in (
+        "flows.run",
+        "flows.servers.ui",
+        "flows.servers.serve",
+        "flows.looking_back.compare",
+        "flows.doctor",
+    ):
         done = run_module(workspace, command, check=False)
         assert done.returncode, command
         assert "a URL holds a user, password or key" in done.stdout, command
@@ -99,7 +106,7 @@ def test_make_ui_listens_here_alone_and_serves_no_strangers_page(tmp_path: Path)
     for name in ("distillery", "tasks"):
         (tmp_path / name).symlink_to(ROOT / name)
     arguments = ["--mlflow-port", str(ports[0]), "--prefect-port", str(ports[1])]
-    process = start_module(tmp_path, "flows.ui", *arguments)
+    process = start_module(tmp_path, "flows.servers.ui", *arguments)
     try:
         end = time.monotonic() + START_SECONDS
         while "Ctrl-C stops both" not in (said := (tmp_path / "out.log").read_text()):

@@ -26,12 +26,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from distillery.aliases import promote, read_aliases, rollback
-from distillery.audio import load_audio
+from distillery.data.audio import load_audio
 from distillery.errors import ModelError, StageError, TrackingError
-from distillery.params import Params, RegisterParams
-from distillery.recogniser import Recogniser
-from distillery.registry import (
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import Params, RegisterParams
+from distillery.register.aliases import promote, read_aliases, rollback
+from distillery.tracking.store import Tracking
+from distillery.tracking.versions import (
     BUNDLE_TAG,
     CHAMPION,
     Candidate,
@@ -39,9 +40,8 @@ from distillery.registry import (
     version_folder,
     version_of,
 )
-from distillery.tracking import Tracking
-from flows import serve, server
 from flows.fetch import fetch_teacher
+from flows.servers import serve, server
 from tests.attacks import Payload
 from tests.pipeline.conftest import ROOT, environment
 from tests.stores import put_mlflow
@@ -143,7 +143,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     port = server.free_port()
     with open(root / "out.log", "wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.serve", "--port", str(port)],
+            [sys.executable, "-m", "flows.servers.serve", "--port", str(port)],
             cwd=root,
             # As make starts it for somebody who has not activated the venv.
             env={**environment(root), "PATH": os.defpath, "PYTHONPATH": str(ROOT)},
@@ -272,7 +272,7 @@ def test_other_forms_are_no_errors_of_the_server(
 def test_nothing_that_lies_beside_a_registered_students_weights_is_run(served: Served) -> None:
     """The server is up, on a champion whose code and pickles are an attacker's."""
     test_the_readmes_curl_line_transcribes_a_real_recording(served)
-    command = [sys.executable, "-m", "distillery.cli", "transcribe", "sample.wav"]
+    command = [sys.executable, "-m", "distillery.commands.main", "transcribe", "sample.wav"]
     settings = {"cwd": served.root, "env": {**environment(served.root), "PYTHONPATH": str(ROOT)}}
     done = subprocess.run(command, check=True, capture_output=True, text=True, **settings)
     assert done.stdout.startswith("sample.wav\t")

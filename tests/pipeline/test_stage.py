@@ -13,9 +13,10 @@ import pytest
 import yaml
 
 from distillery.errors import BusyError, ParamsError, StageError
-from distillery.params import Params
-from flows import environment, stages
-from flows.live import models_of
+from distillery.params.whole import Params
+from flows import environment
+from flows.looking_back.live import models_of
+from flows.stages import pipeline as stages
 from tasks.stage import guarded, snapshot
 from tests.tiny import tiny_params
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import yaml
 
-from distillery.audio import decode
 from distillery.corpora.base import Recording
+from distillery.data.audio import decode
 from distillery.errors import AudioError, StageError
-from distillery.history import Retraining
 from examples import week
 from examples.week import WEEK, Day, Deliveries, Morning
+from flows.looking_back.history import Retraining
 from tests.pipeline.conftest import ROOT, make_workspace
 
 RATE_HZ = 16000

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from distillery.training import Trainer
+from distillery.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from benchmarks import (
     teacher_cache_write,
     teacher_pass,
 )
-from distillery.architectures import ARCHITECTURES
-from distillery.manifest import PreparedData
-from distillery.params import ConvBiLSTMParams, FeatureParams
-from distillery.recogniser import Recogniser
+from distillery.architectures.known import ARCHITECTURES
+from distillery.data.manifest import PreparedData
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import ConvBiLSTMParams, FeatureParams
 from tasks.prepare import prepare
 from tests.tiny import RATE_HZ, tiny_params, write_corpus, write_params
 

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distillery import params
-from distillery.architectures import ARCHITECTURES
-from distillery.batches import START, Batch, Moment
-from distillery.distillation import Distillation
-from distillery.manifest import PreparedData
-from distillery.recogniser import Recogniser
+from distillery.architectures.known import ARCHITECTURES
+from distillery.data.batches import START, Batch, Moment
+from distillery.data.manifest import PreparedData
+from distillery.distill.distillation import Distillation
+from distillery.models.recogniser import Recogniser
+from distillery.params import whole as params
 from distillery.teacher_cache.store import TeacherCache
 from tasks.cache import cache
 from tasks.prepare import prepare

@@ -14,13 +14,13 @@ import pytest
 import soundfile
 import torch
 
-from distillery import params
 from distillery.augmentations.augmenter import CONTRACT, STREAMS
 from distillery.augmentations.base import fast_length
-from distillery.batches import Batch, Moment
+from distillery.data.batches import Batch, Moment
 from distillery.errors import ParamsError
-from distillery.params import AugmentationParams
-from distillery.training import Trainer
+from distillery.params import whole as params
+from distillery.params.whole import AugmentationParams
+from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
 from tests.tiny import tiny_params, write_params

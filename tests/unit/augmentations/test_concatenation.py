@@ -10,9 +10,9 @@ import torch
 
 from distillery.augmentations.base import Timing
 from distillery.augmentations.concatenation import Concatenation, join
-from distillery.batches import NO_LABELS
-from distillery.features import LogMel
-from distillery.params import ConcatenateParams, FeatureParams
+from distillery.data.batches import NO_LABELS
+from distillery.data.features import LogMel
+from distillery.params.whole import ConcatenateParams, FeatureParams
 from tests.unit.augmentations.alignment import best_lag, divergence
 from tests.unit.augmentations.conftest import Lab, targets_of
 

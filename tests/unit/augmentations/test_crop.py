@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from distillery import params
 from distillery.augmentations.base import Timing
 from distillery.augmentations.crop import Crop, cut
-from distillery.batches import NO_LABELS
+from distillery.data.batches import NO_LABELS
+from distillery.data.features import LogMel
 from distillery.errors import ParamsError
-from distillery.features import LogMel
-from distillery.params import CropParams, FeatureParams
+from distillery.params import whole as params
+from distillery.params.whole import CropParams, FeatureParams
 from tests.tiny import tiny_params, write_params
 from tests.unit.augmentations.alignment import divergence, stand_in_place
 from tests.unit.augmentations.conftest import Lab, lab_params, targets_of

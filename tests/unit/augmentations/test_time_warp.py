@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from distillery import params
 from distillery.augmentations.augmenter import CONTRACT
 from distillery.augmentations.base import Timing
 from distillery.errors import ParamsError
+from distillery.params import whole as params
 from tests.tiny import tiny_params, write_params
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from distillery.params import PrepareParams
+from distillery.params.whole import PrepareParams
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from distillery.corpora import CORPORA
 from distillery.corpora.base import Recording, require
+from distillery.corpora.known import CORPORA
 from distillery.errors import AudioError, CorpusError
-from distillery.params import PrepareParams
+from distillery.params.whole import PrepareParams
 
 
 def test_every_corpus_of_the_settings_has_a_reader() -> None:

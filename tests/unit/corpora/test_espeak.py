@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from distillery.corpora.espeak import Voice, speak
+from distillery.data.manifest import audio_key
 from distillery.errors import AudioError, CorpusError
-from distillery.manifest import audio_key
 
 loader = pytest.importorskip("espeakng_loader", reason="the extra `demo` is not installed")
 

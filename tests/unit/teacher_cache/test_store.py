@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distillery.data.manifest import PreparedData, audio_key
 from distillery.errors import CacheError, CacheMismatch
-from distillery.manifest import PreparedData, audio_key
-from distillery.params import PrepareParams
-from distillery.preparation import prepare
+from distillery.params.whole import PrepareParams
+from distillery.prepare.prepare import prepare
 from distillery.teacher_cache.namespace import Namespace
 from distillery.teacher_cache.shards import Entry, Hypothesis, read_index
 from distillery.teacher_cache.store import TeacherCache, all_namespaces

@@ -14,13 +14,13 @@ from pydantic import ValidationError
 from torch import Tensor
 from torchaudio.pipelines import Wav2Vec2Bundle
 
+from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError, ModelError
-from distillery.manifest import PreparedData
-from distillery.params import FineTunedTeacherParams
+from distillery.params.whole import FineTunedTeacherParams
 from distillery.teachers.base import Workplace
 from distillery.teachers.fine_tuned import FineTunedNetwork, HeardWaveforms, fine_tune_teacher
 from distillery.teachers.pretrained import PretrainedTeacher
-from distillery.training import Trainer
+from distillery.training.trainer import Trainer
 from tests.tiny_models import (
     encoder_state,
     published_state,

@@ -13,14 +13,14 @@ import pytest
 import torch
 from onnx import external_data_helper
 
+from distillery.data.manifest import PreparedData
 from distillery.errors import ModelError
-from distillery.fingerprint import fingerprint
-from distillery.manifest import PreparedData
-from distillery.params import OnnxTeacherParams
-from distillery.recogniser import Recogniser
+from distillery.models.fingerprint import fingerprint
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import OnnxTeacherParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.base import Workplace
-from distillery.teachers.loading import load_teacher
+from distillery.teachers.kinds import load_teacher
 from distillery.teachers.onnx_file import read_table, take_onnx
 from distillery.teachers.pretrained import PretrainedTeacher
 from tasks.cache import cache

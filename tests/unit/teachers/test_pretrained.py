@@ -11,8 +11,9 @@ import pytest
 import torch
 import torchaudio
 
+from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.recogniser import Outputs
+from distillery.models.recogniser import Outputs
 from distillery.teachers.pretrained import (
     Hearing,
     PretrainedTeacher,
@@ -20,10 +21,9 @@ from distillery.teachers.pretrained import (
     num_frames,
     plan_pieces,
 )
+from distillery.teachers.token_map import TokenMap, TokenTable, match_tokens
 from distillery.teachers.torchaudio_bundle import TorchaudioBackend
 from distillery.teachers.transformers_ctc import TransformersBackend, read_tokens
-from distillery.text import Vocabulary
-from distillery.token_map import TokenMap, TokenTable, match_tokens
 from tests.tiny_models import LABELS, loud, tiny_bundle, write_transformers
 
 VOCABULARY = Vocabulary.from_alphabet("abc")

@@ -9,9 +9,9 @@ import torch
 import torchaudio
 from safetensors.torch import save_file
 
+from distillery.data.manifest import PreparedData
 from distillery.errors import ModelError
-from distillery.manifest import PreparedData
-from distillery.params import TorchaudioTeacherParams
+from distillery.params.whole import TorchaudioTeacherParams
 from distillery.teachers.base import Workplace
 from distillery.teachers.torchaudio_bundle import find_bundle, take_bundle
 from tests.tiny_models import published_state, tiny_bundle

@@ -18,10 +18,10 @@ import torch
 import torchaudio
 from safetensors.torch import load_file, save_file
 
+from distillery.data.manifest import PreparedData
 from distillery.errors import ModelError
-from distillery.manifest import PreparedData
-from distillery.params import TransformersTeacherParams
-from distillery.teachers import loading
+from distillery.params.whole import TransformersTeacherParams
+from distillery.teachers import kinds as loading
 from distillery.teachers.base import Workplace
 from distillery.teachers.pretrained import PretrainedTeacher
 from distillery.teachers.transformers_ctc import take_model

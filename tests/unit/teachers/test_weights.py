@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from distillery.errors import ModelError
-from distillery.recogniser import digest_of_weights
+from distillery.models.recogniser import digest_of_weights
 from distillery.teachers import weights
 from distillery.teachers.weights import (
     can_reach,

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
+from distillery.data.manifest import PreparedData
+from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.fingerprint import fingerprint
-from distillery.manifest import PreparedData
-from distillery.params import TransformersTeacherParams
+from distillery.models.fingerprint import fingerprint
+from distillery.params.whole import TransformersTeacherParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.base import Workplace
-from distillery.teachers.loading import load_teacher
+from distillery.teachers.kinds import load_teacher
 from distillery.teachers.transformers_ctc import take_model
 from distillery.teachers.whisper import WhisperTeacher, barred_tokens
-from distillery.text import Vocabulary
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.teacher import teacher as teach

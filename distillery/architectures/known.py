@@ -1,0 +1,25 @@
+"""Every architecture by the name it has in params.yaml: the one list, of teachers and students."""
+
+from collections.abc import Callable
+from typing import Any
+
+from distillery.architectures.causal_conv import CausalConv
+from distillery.architectures.conformer import ConvConformer
+from distillery.architectures.conv_bilstm import ConvBiLSTM
+from distillery.architectures.crnn import CRNN
+from distillery.architectures.separable_conv import SeparableConv
+from distillery.models.layers import Network
+
+TEACHERS: dict[str, Callable[[Any, int, int], Network]] = {
+    "conv_bilstm": ConvBiLSTM,
+    "conformer": ConvConformer,
+}
+# Teachers' make students, too.
+STUDENTS: dict[str, Callable[[Any, int, int], Network]] = {
+    "separable_conv": SeparableConv,
+    "causal_conv": CausalConv,
+    "crnn": CRNN,
+    "conformer": ConvConformer,
+    "conv_bilstm": ConvBiLSTM,
+}
+ARCHITECTURES = {**TEACHERS, **STUDENTS}

@@ -1,0 +1,146 @@
+"""Commands for who is champion: `distillery champion | promote VERSION | rollback`."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from distillery.params import whole as params
+
+if TYPE_CHECKING:
+    from distillery.register.aliases import Move
+    from distillery.tracking.store import Tracking
+
+COLUMNS = 100
+NUM_MOVES = 5
+NUM_VERSIONS = 10
+"""The newest, beside those that have an alias."""
+UNKNOWN = "-"
+
+
+def add_commands(commands: Any) -> None:
+    """Add the commands to a parser's list of them."""
+    command = commands.add_parser(
+        "champion", help="the versions: who is champion, since when, and why"
+    )
+    command.set_defaults(run=lambda _: _with_registry(_show, "make champion"))
+    command = commands.add_parser("promote", help="make a version champion by hand")
+    command.add_argument("version", metavar="VERSION", help="its number")
+    command.set_defaults(
+        run=lambda options: _with_registry(
+            lambda tracking, name: _promote(tracking, name, options.version),
+            f"make promote VERSION={options.version}",
+        )
+    )
+    command = commands.add_parser("rollback", help="swap champion and previous champion")
+    command.set_defaults(run=lambda _: _with_registry(_rollback, "make rollback"))
+
+
+def champion_report(tracking: Tracking, model_name: str) -> str:
+    """Return the versions, with who is champion, and the latest changes of that, for a terminal.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    from distillery.register.aliases import moves, read_aliases
+    from distillery.tracking.versions import versions
+
+    with tracking.explained():
+        found = versions(tracking, model_name)
+        if not found:
+            return f"{model_name}: no version is registered yet; run make run"
+        aliases = read_aliases(tracking, model_name)
+        roles = {version: role for role, version in asdict(aliases).items() if version}
+        shown = [
+            version
+            for number, version in enumerate(found)
+            if number < NUM_VERSIONS or str(version.version) in roles
+        ]
+        past = [_line(move) for move in moves(tracking, model_name)]
+    lines = [model_name, _version_table(shown, roles)]
+    if left := len(found) - len(shown):
+        lines.append(f"  and {left} older ones: make ui shows them")
+    if aliases.champion is None:
+        back = "make rollback or " if aliases.previous else ""
+        lines += ["", f"There is no champion: {back}make promote VERSION=… names one."]
+    return "\n".join(
+        [*lines, *(["", "Changes, the latest first:"] if past else []), *past[:NUM_MOVES]]
+    )
+
+
+def _version_table(versions: Sequence[Any], roles: Mapping[str, str]) -> str:
+    from distillery.register.aliases import BY_TAG, SINCE_TAG
+    from distillery.tracking.versions import CHAMPION, WER_TAG
+
+    headers = ("version", "", "student", "test WER", "champion since", "by", "the gate said")
+    table = _table(*headers)
+    for version in versions:
+        tags, number = version.tags, str(version.version)
+        role = roles.get(number, "")
+        is_champion = role == CHAMPION
+        table.add_row(
+            number,
+            role,
+            f"{tags.get('student', UNKNOWN)}, seed {tags.get('seed', UNKNOWN)}",
+            f"{float(tags[WER_TAG]):.2%}" if WER_TAG in tags else UNKNOWN,
+            _time(tags[SINCE_TAG]) if is_champion and SINCE_TAG in tags else UNKNOWN,
+            tags.get(BY_TAG, UNKNOWN) if is_champion else UNKNOWN,
+            tags.get("gate.reason", UNKNOWN),
+        )
+    return _rendered(table)
+
+
+def _show(tracking: Tracking, model_name: str) -> str:
+    return champion_report(tracking, model_name)
+
+
+def _promote(tracking: Tracking, model_name: str, version: str) -> str:
+    from distillery.register.aliases import promote
+
+    return _line(promote(tracking, model_name, version))
+
+
+def _rollback(tracking: Tracking, model_name: str) -> str:
+    from distillery.register.aliases import rollback
+
+    return _line(rollback(tracking, model_name))
+
+
+def _with_registry(action: Callable[[Tracking, str], str], again: str) -> int:
+    from distillery.tracking.store import Tracking
+
+    root = Path.cwd()
+    settings = params.load(root / params.PARAMS_FILE).register
+    sys.stdout.write(f"{action(Tracking(settings, root, again), settings.model_name)}\n")
+    return 0
+
+
+def _line(move: Move) -> str:
+    instead = f" in place of version {move.former}" if move.former else ""
+    return f"  {_time(move.time)}  version {move.version}{instead}, by {move.by}: {move.reason}"
+
+
+def _time(stamp: str) -> str:
+    """Return a tag's time, such as 20260131T093000.123456Z, for people."""
+    return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]} UTC"
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    return table
+
+
+def _rendered(table: Table) -> str:
+    buffer = io.StringIO()
+    Console(file=buffer, width=COLUMNS, color_system=None, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

@@ -1,0 +1,58 @@
+"""Speed perturbation: copies of utterances, played faster or slower (Ko et al., 2015).
+
+Contract: its own keys. A copy is an utterance of its own: it has an audio key, its own outputs of
+the teacher and the transcript of the utterance that it is made from. So nothing is re-timed.
+
+The key is derived, SHA-256 of the source's key and both rates, so that no audio has to be resampled
+to see what a cache lacks. The audit that runs the teacher again hears copies, too.
+
+Imports no PyTorch: a pass over a cache that lacks nothing costs no more than reading indexes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import pandas as pd
+
+from distillery.data.manifest import PreparedData
+
+
+def training_rows(data: PreparedData, factors: Sequence[float]) -> pd.DataFrame:
+    """Return the training split, transcribed or not, and behind it its copies."""
+    return with_copies(data.split("train"), factors, data.sample_rate_hz)
+
+
+def with_copies(rows: pd.DataFrame, factors: Sequence[float], sample_rate_hz: int) -> pd.DataFrame:
+    """Return manifest rows and, behind them, a copy of all for each factor; index reset."""
+    if not factors:
+        return rows
+    copies = [copy_at(rows, factor, sample_rate_hz) for factor in factors]
+    return pd.concat([rows.assign(played_hz=sample_rate_hz), *copies], ignore_index=True)
+
+
+def copy_at(rows: pd.DataFrame, factor: float, sample_rate_hz: int) -> pd.DataFrame:
+    """Return manifest rows as they are when they are played at another speed.
+
+    Ids, keys and durations are those of the copies. Where the samples lie stays as it is, for a
+    copy is made of its source whenever it is read: `played_hz` is the rate that these are taken to
+    have when they are resampled.
+
+    Args:
+        rows: manifest rows at speed 1.
+        factor: above 1 the audio is shorter and higher.
+        sample_rate_hz: rate of the prepared audio.
+    """
+    played_hz = round(factor * sample_rate_hz)
+    num_samples = -(-rows["num_samples"] * sample_rate_hz // played_hz)
+    return rows.assign(
+        utterance_id=[f"{name}@{factor:g}" for name in rows["utterance_id"]],
+        audio_key=[_copy_key(key, played_hz, sample_rate_hz) for key in rows["audio_key"]],
+        duration_seconds=num_samples / sample_rate_hz,
+        played_hz=played_hz,
+    )
+
+
+def _copy_key(key: str, played_hz: int, sample_rate_hz: int) -> str:
+    return hashlib.sha256(f"{key} {played_hz}/{sample_rate_hz}".encode()).hexdigest()

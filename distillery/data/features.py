@@ -1,0 +1,186 @@
+"""Log-mel features, normalised per utterance, and their packed form for training."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+import torchaudio
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from distillery.data.audio import resample, to_int16
+from distillery.data.manifest import SAMPLE_SCALE, PreparedData
+from distillery.data.normalisation import VARIANCE_FLOOR, RunningNormaliser
+from distillery.device import num_threads
+from distillery.files import write_bytes
+from distillery.params.whole import FeatureParams
+
+LOG_FLOOR = 1e-6
+logger = logging.getLogger(__name__)
+Samples = TypeVar("Samples", int, np.ndarray)
+
+
+class LogMel(nn.Module):
+    """Turn one waveform into log-mel features of zero mean and unit variance.
+
+    Normalising every band over the utterance removes level and channel, normalising all bands
+    together the level alone; data/normalisation.py has the running form. Every utterance is
+    computed by itself, so its features never depend on what else is in the batch.
+    """
+
+    def __init__(self, params: FeatureParams, sample_rate_hz: int) -> None:
+        super().__init__()
+        window = round(params.window_seconds * sample_rate_hz)
+        self.is_running = params.normalise == "running"
+        self.normalised_dims = (0, 1) if params.normalise == "level" else (0,)
+        self.hop_samples = round(params.hop_seconds * sample_rate_hz)
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate_hz,
+            n_fft=2 ** math.ceil(math.log2(window)),
+            win_length=window,
+            hop_length=self.hop_samples,
+            n_mels=params.num_mels,
+            pad_mode="constant",
+        )
+
+    def num_frames(self, num_samples: Samples) -> Samples:
+        """Return the number of feature frames of a waveform, or of many, `(utterances,)`."""
+        return num_samples // self.hop_samples + 1
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return the features `(feature_frames, mels)` of a waveform `(samples,)`."""
+        logs = torch.log(self.mel(waveform) + LOG_FLOOR).T  # (feature_frames, mels)
+        if self.is_running:
+            return RunningNormaliser()(logs)
+        centred = logs - logs.mean(dim=self.normalised_dims)
+        variance = centred.square().mean(dim=self.normalised_dims)
+        return centred / torch.sqrt(variance + VARIANCE_FLOOR)
+
+
+def pad(items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack `(frames, …)` tensors into `(batch, frames, …)`, zeros behind; lengths `(batch,)`."""
+    lengths = torch.tensor([len(item) for item in items])
+    return nn.utils.rnn.pad_sequence(list(items), batch_first=True), lengths
+
+
+@dataclass(frozen=True)
+class PackedFeatures:
+    """Features of many utterances in one half-precision memory map, read utterance by utterance."""
+
+    values: np.ndarray  # (all feature_frames, mels), float16, on disk
+    offsets: np.ndarray  # (utterances + 1,), int64
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def num_frames(self) -> np.ndarray:
+        """Feature frames of each utterance `(utterances,)`."""
+        return np.diff(self.offsets)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        """Return one utterance's features `(feature_frames, mels)`, float16, a view of the disk."""
+        # As a plain array: slicing a np.memmap costs 5 microseconds.
+        return self._plain[self.offsets[row] : self.offsets[row + 1]]
+
+    @cached_property
+    def _plain(self) -> np.ndarray:
+        return self.values.view(np.ndarray)
+
+
+def unpacked_features(num_frames: np.ndarray) -> PackedFeatures:
+    """Return lengths `(utterances,)` alone, for features that are made when they are needed."""
+    offsets = np.concatenate([[0], np.cumsum(num_frames)])
+    return PackedFeatures(np.zeros((0, 0), np.float16), offsets)
+
+
+def gather(items: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """Copy `(frames, …)` arrays into float32 `(batch, frames, …)`, zeros behind, with lengths."""
+    lengths = [len(item) for item in items]
+    batch = torch.zeros(len(items), max(lengths), *items[0].shape[1:])
+    view = batch.numpy()
+    for position, item in enumerate(items):
+        view[position, : lengths[position]] = item
+    return batch, torch.tensor(lengths)
+
+
+def waveform_of(data: PreparedData, row: Any) -> np.ndarray:
+    """Return a prepared utterance, or a copy of one, as float32 in [-1, 1) `(samples,)`.
+
+    Args:
+        data: the prepared audio.
+        row: as of `PreparedData.samples`; it may say the rate that the samples are taken to have,
+            as rows of distillery/data/copies.py do.
+    """
+    rate = data.sample_rate_hz
+    played_hz = int(getattr(row, "played_hz", rate))
+    if played_hz == rate:
+        return data.waveform(row)
+    changed = resample(to_int16(data.waveform(row)), played_hz, rate)
+    return changed.astype(np.float32) / np.float32(SAMPLE_SCALE)
+
+
+def pack_features(
+    data: PreparedData,
+    rows: pd.DataFrame,
+    params: FeatureParams,
+    scratch: Path,
+) -> PackedFeatures:
+    """Compute features once, or reopen what an earlier run computed.
+
+    The file's name is a digest of the audio keys and settings, so it never serves other data.
+
+    Args:
+        data: the prepared audio.
+        rows: its utterances to pack, in order; copies at other speeds may be among them.
+        params: feature settings.
+        scratch: folder for the packed file; may be deleted at any time between runs.
+    """
+    extractor = LogMel(params, data.sample_rate_hz)
+    spec = f"{params.model_dump_json()} {data.sample_rate_hz} 1.0 1"
+    digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[:20]
+    scratch.mkdir(parents=True, exist_ok=True)
+    path = scratch / f"features-{digest}.npy"
+    packed = _open_packed(path, params.num_mels)
+    if packed is None:
+        bar = tqdm(rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False)
+        with num_threads(1), bar:
+            waveforms = (torch.from_numpy(waveform_of(data, row)) for row in bar)
+            parts = [extractor(waveform).half().numpy() for waveform in waveforms]
+        _save_packed(path, parts)
+        packed = _open_packed(path, params.num_mels)
+        assert packed is not None
+    return packed
+
+
+def _open_packed(path: Path, num_mels: int) -> PackedFeatures | None:
+    """Return what `_save_packed` wrote; None where it is not there, cut short or something else."""
+    try:
+        with open(path, "rb") as file:
+            offsets = np.load(file, allow_pickle=False)
+            shape = (int(offsets[-1]), num_mels)
+            return PackedFeatures(np.memmap(path, np.float16, "r", file.tell(), shape), offsets)
+    except FileNotFoundError:
+        return None
+    except (ValueError, EOFError, TypeError, IndexError) as error:
+        logger.warning("%s: cannot be read (%s); it is computed again", path, error)
+        return None
+
+
+def _save_packed(path: Path, parts: Sequence[np.ndarray]) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.cumsum([0, *map(len, parts)], dtype=np.int64), allow_pickle=False)
+    for part in parts:
+        buffer.write(np.ascontiguousarray(part).tobytes())
+    write_bytes(path, buffer.getvalue())

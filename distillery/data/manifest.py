@@ -1,0 +1,151 @@
+"""Prepared data: manifest.parquet and the packed audio it points into.
+
+A prepared folder holds
+
+    manifest.parquet   one row per utterance, columns as in COLUMNS, sorted by utterance_id
+    audio-00000.pcm    little-endian int16 samples of many utterances, one after another
+    dropped.csv        what was left out: utterance_id, source_path, reason, detail
+    summary.json       counts, hours, the text rule, the alphabet, the sample rate
+    profile.json       how long, loud, clipped and fast the utterances are (data_profile.py)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from distillery.data.text import Vocabulary
+from distillery.errors import CorpusError, ManifestError
+
+MANIFEST_FILE = "manifest.parquet"
+SUMMARY_FILE = "summary.json"
+DROPPED_FILE = "dropped.csv"
+SPLITS = ("train", "valid", "test")
+COLUMNS = (
+    "utterance_id",
+    "speaker",  # null where unknown
+    "split",  # train, valid or test
+    "text",  # normalised; null = unlabelled
+    "text_original",  # as published; null = unlabelled
+    "source_path",  # relative to the corpus
+    "shard",  # index of the audio file
+    "offset_samples",  # first sample in the shard
+    "num_samples",
+    "duration_seconds",
+    "audio_key",  # sha256 of the int16 samples
+)
+SAMPLE_DTYPE = np.dtype("<i2")
+SAMPLE_SCALE = 32768.0
+
+
+def shard_name(shard: int) -> str:
+    """Return the file name of one packed audio shard."""
+    return f"audio-{shard:05d}.pcm"
+
+
+def audio_key(samples: np.ndarray) -> str:
+    """Return the content key of a recording: the SHA-256 of its little-endian int16 samples."""
+    return hashlib.sha256(np.ascontiguousarray(samples, dtype=SAMPLE_DTYPE).data).hexdigest()
+
+
+@dataclass
+class PreparedData:
+    """A prepared folder, opened for reading; audio stays on disk until it is asked for."""
+
+    folder: Path
+    frame: pd.DataFrame
+    summary: dict[str, Any]
+    _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> PreparedData:
+        """Open a prepared folder and check its manifest.
+
+        Raises:
+            ManifestError: a file or column is missing, ids repeat, a split's name is unknown, or a
+                row points outside its shard.
+        """
+        path = folder / MANIFEST_FILE
+        if not path.exists() or not (folder / SUMMARY_FILE).exists():
+            raise ManifestError(f"{folder}: holds no prepared data; run make prepare")
+        frame = pd.read_parquet(path)
+        data = cls(folder, frame, json.loads((folder / SUMMARY_FILE).read_text("utf-8")))
+        data._check()
+        return data
+
+    def _check(self) -> None:
+        path = self.folder / MANIFEST_FILE
+        if missing := [name for name in COLUMNS if name not in self.frame]:
+            raise ManifestError(f"{path}: columns {missing} are missing; run make prepare again")
+        ids = self.frame["utterance_id"]
+        if not ids.is_unique:
+            first = ids[ids.duplicated()].iloc[0]
+            raise ManifestError(f"{path}: utterance {first!r} stands twice; run make prepare again")
+        if unknown := set(self.frame["split"]) - set(SPLITS):
+            raise ManifestError(f"{path}: splits {sorted(unknown)}, expected {list(SPLITS)}")
+        ends = (self.frame["offset_samples"] + self.frame["num_samples"]).groupby(
+            self.frame["shard"]
+        )
+        for shard, end in ends.max().items():
+            audio = self.folder / shard_name(int(str(shard)))
+            held = audio.stat().st_size // SAMPLE_DTYPE.itemsize if audio.exists() else 0
+            if held < end:
+                raise ManifestError(
+                    f"{audio}: holds {held} samples, the manifest points at {end}; "
+                    "run make prepare again"
+                )
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the packed audio in hertz."""
+        return int(self.summary["sample_rate_hz"])
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The token table of the corpus."""
+        return Vocabulary.from_alphabet(self.summary["alphabet"])
+
+    def split(self, name: str) -> pd.DataFrame:
+        """Return the rows of one split, in manifest order, index reset."""
+        return self.frame[self.frame["split"] == name].reset_index(drop=True)
+
+    def samples(self, row: Any) -> np.ndarray:
+        """Return one utterance's int16 samples `(samples,)`, a read-only view of the disk.
+
+        Args:
+            row: anything with the attributes `shard`, `offset_samples` and `num_samples`, such as
+                a tuple of `DataFrame.itertuples()`.
+        """
+        shard = int(row.shard)
+        if shard not in self._maps:
+            path = self.folder / shard_name(shard)
+            self._maps[shard] = np.memmap(path, dtype=SAMPLE_DTYPE, mode="r")
+        start = int(row.offset_samples)
+        return self._maps[shard][start : start + int(row.num_samples)]
+
+    def waveform(self, row: Any) -> np.ndarray:
+        """Return one utterance as float32 in [-1, 1) `(samples,)`."""
+        return self.samples(row).astype(np.float32) / np.float32(SAMPLE_SCALE)
+
+
+def labelled(data: PreparedData, split: str) -> pd.DataFrame:
+    """Return the transcribed utterances of a split.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    rows = data.split(split)
+    rows = rows[rows["text"].notna()].reset_index(drop=True)
+    if rows.empty:
+        raise CorpusError(
+            f"split {split!r}: holds no transcribed utterance, at least one is needed; "
+            "add transcripts to the corpus"
+        )
+    return rows

@@ -1,0 +1,492 @@
+"""Students trained towards the cached outputs of a teacher, and their controls.
+
+The teacher itself is never loaded here: all that training knows of it comes from the cache.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from distillery.architectures.known import STUDENTS
+from distillery.augmentations.augmenter import Augmenter, Effects
+from distillery.data.batches import TeacherFrames, TrainingSet
+from distillery.data.copies import training_rows, with_copies
+from distillery.data.features import LogMel, pack_features, unpacked_features, waveform_of
+from distillery.data.manifest import PreparedData, labelled
+from distillery.data.text import Vocabulary
+from distillery.distill.filtering import Candidate, Filtered, filter_hypotheses
+from distillery.distill.objective import DistillationObjective, Objective, TranscriptObjective
+from distillery.distill.start import Record, initialise
+from distillery.errors import CacheMismatch, CorpusError
+from distillery.losses.known import SPARSE_FRAME_LOSSES
+from distillery.models.layers import Network
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import (
+    DistillParams,
+    FeatureParams,
+    ObjectiveParams,
+    SequenceLossParams,
+)
+from distillery.teacher_cache.store import TeacherCache
+from distillery.training.datasets import validation_set
+from distillery.training.trainer import Curves, Trainer, run_digest
+
+RATIO_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained student or control, and the checkpoint to remove once it is saved."""
+
+    recogniser: Recogniser
+    num_epochs: int
+    checkpoint: Path
+    init: Record | None = None
+    """Where its first weights came from; None: they were random."""
+    valid_wer: float = math.inf
+    """Of its best epoch, whose weights it has."""
+
+
+class CachedTargets:
+    """A training set's view of the cache: its own rows instead of the cache's."""
+
+    def __init__(
+        self,
+        cache: TeacherCache,
+        keys: Sequence[str],
+        vocabulary: Vocabulary,
+        *,
+        fit: np.ndarray | None = None,
+        with_frames: bool = True,
+        temperature: float = 1.0,
+        sequence: SequenceLossParams | None = None,
+        hidden_layers: Sequence[str] = (),
+    ) -> None:
+        """Look the utterances of a training set up, once.
+
+        Args:
+            cache: what the teacher said.
+            keys: audio keys of the training set.
+            vocabulary: the teacher's tokens.
+            fit: utterances whose hypothesis passed the filter, bool `(utterances,)`; for the
+                others the teacher says nothing, neither frames nor text. None: all passed.
+            with_frames: whether log-probabilities are wanted; an objective without a frame term
+                reads none, and learns from any payload.
+            temperature: what sparse targets are softened by, as they cannot be later.
+            sequence: which hypotheses are wanted, and how they weigh; None: the best path.
+            hidden_layers: the teacher's layers that are wanted.
+
+        Raises:
+            CacheMismatch: one is not cached.
+        """
+        self.cache = cache
+        self.with_frames = with_frames
+        self.temperature = temperature
+        self.rows = cache.rows(keys)
+        self.fit = np.ones(len(keys), bool) if fit is None else fit
+        self.hidden_layers = tuple(dict.fromkeys(hidden_layers))
+        self.weighted = [
+            [(vocabulary.encode(text), weight) for text, weight in item]
+            for item in weighted_texts(cache, self.rows, sequence or SequenceLossParams())
+        ]
+
+    def frames(self, rows: Sequence[int]) -> TeacherFrames:
+        """Return what the teacher says frame by frame; nothing about those that are not fit.
+
+        Raises:
+            CacheError: a record is damaged, or a sparse payload lacks the temperature.
+        """
+        cached, fit = self.rows[list(rows)], self.fit[list(rows)]
+        hidden = {
+            layer: torch.from_numpy(self.cache.hidden(cached, layer).values)
+            for layer in self.hidden_layers
+        }
+        if not self.with_frames:
+            lengths = torch.from_numpy(np.where(fit, self.cache.num_frames(cached), 0))
+            return TeacherFrames(torch.zeros(len(rows), 0, 0), lengths, hidden=hidden)
+        plain = self.cache.targets(cached)
+        plain.log_probs[~fit] = 0.0
+        values = torch.from_numpy(plain.log_probs)
+        lengths = torch.from_numpy(np.where(fit, plain.num_frames, 0))
+        if plain.ids is None or plain.num_kept is None:
+            return TeacherFrames(values, lengths, hidden=hidden)
+        real = np.arange(plain.ids.shape[-1]) < plain.num_kept[..., None]
+        ids = torch.from_numpy(np.where(real, plain.ids, -1))
+        softened = self.cache.targets(cached, self.temperature)
+        return TeacherFrames(values, lengths, ids, torch.from_numpy(softened.log_probs), hidden)
+
+    def hypotheses(self, row: int) -> Sequence[tuple[Sequence[int], float]]:
+        """Return tokens and weight of the teacher's hypotheses; nothing where they were dropped."""
+        return self.weighted[row] if self.fit[row] else ()
+
+
+def weighted_texts(
+    cache: TeacherCache, rows: np.ndarray, params: SequenceLossParams
+) -> list[list[tuple[str, float]]]:
+    """Return the hypotheses that each row is learnt from, and their weights.
+
+    Formula: w_h = exp(s_h / T) / Σ_k exp(s_k / T) over those that are kept, s_h = ln P(text_h |
+    audio) as it is cached, with the language model's share where one decoded.
+
+    Args:
+        cache: what the teacher said.
+        rows: its rows.
+        params: how many are kept, and T; of one alone it is the best path.
+    """
+    if params.num_hypotheses == 1:
+        return [[(text, 1.0)] for text in cache.greedy_texts(rows)]
+    weighted = []
+    for items in cache.hypotheses(rows):
+        kept = items[: params.num_hypotheses]
+        scores = np.array([item.score for item in kept]) / params.temperature
+        likelihoods = np.exp(scores - scores.max())
+        weights = (likelihoods / likelihoods.sum()).tolist()
+        weighted.append([(item.text, w) for item, w in zip(kept, weights, strict=True)])
+    return weighted
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Which of several generations of a student a run trains, see generations.py."""
+
+    number: int
+    """From 1."""
+    is_last: bool
+    teacher: TeacherCache
+    """Of the first generation's teacher, which is no student."""
+    earlier: Sequence[Mapping[str, Any]] = ()
+    """Points of the former generations' curves."""
+
+    def curves(self, path: Path) -> Curves:
+        """Return curves behind those of earlier generations; only the last one's bear no prefix."""
+        prefix = "" if self.is_last else f"generation-{self.number}/"
+        return Curves(path, self.earlier, prefix)
+
+
+@dataclass(frozen=True)
+class Distillation:
+    """Everything that a student and its control have in common."""
+
+    data: PreparedData
+    cache: TeacherCache
+    name: str
+    params: DistillParams
+    scratch: Path
+    models: Path = Path("models")
+    """Folder of all models, for a student whose first weights come from one."""
+    generation: Generation | None = None
+    """None where there is one only; else `cache` is what the generation before says."""
+    speed_factors: Sequence[float] = ()
+    """Of the copies that are trained on beside the audio itself; the cache holds them."""
+    root: Path = Path()
+    """Where folders that the settings name start from."""
+    pace: PreparedData | None = None
+    """Data whose epochs have as many steps as those of this run; None: its own."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The teacher's tokens, which its students share."""
+        return Vocabulary(self.cache.namespace.tokens)
+
+    @property
+    def objective(self) -> ObjectiveParams:
+        """The student's own objective, or the common one."""
+        return self.params.objective_of(self.name)
+
+    @property
+    def features(self) -> FeatureParams:
+        """What the student and its control hear."""
+        return self.params.features_of(self.name)
+
+    @property
+    def pace_keys(self) -> list[str] | None:
+        """Audio keys of the training split that sets the number of steps, if it is not our own."""
+        return None if self.pace is None else list(self.pace.split("train")["audio_key"])
+
+    @cached_property
+    def effects(self) -> Effects:
+        """The augmentations that are switched on.
+
+        Raises:
+            CorpusError: a folder to draw from cannot be used.
+        """
+        return Effects.build(self.params.augmentation, self.root, self.data.sample_rate_hz)
+
+    @cached_property
+    def filtered(self) -> Filtered | None:
+        """What the filter says of the training split; None where it is not asked."""
+        if not self.objective.uses_teacher or not self.params.filter.enabled:
+            return None
+        rows = training_rows(self.data, self.speed_factors)
+        cached = self.cache.rows(list(rows["audio_key"]))
+        best = [items[0].text if items else None for items in self.cache.hypotheses(cached)]
+        columns = zip(
+            self.cache.greedy_texts(cached),
+            self.cache.confidences(cached).tolist(),
+            rows["duration_seconds"],
+            (None if pd.isna(text) else text for text in rows["text"]),
+            best,
+            strict=True,
+        )
+        return filter_hypotheses([Candidate(*values) for values in columns], self.params.filter)
+
+    def train_student(self, curves: Path) -> Trained:
+        """Train the student on all training audio, transcribed or not, that the filter leaves.
+
+        Args:
+            curves: JSONL file that receives the learning curves.
+
+        Raises:
+            CacheMismatch: the cache lacks utterances, or its frame rate or payload does not fit.
+            CorpusError: the filter leaves nothing to learn from.
+        """
+        rows = self.student_rows()
+        shift = self.features.hop_seconds * self._network_reduction()
+        ratio = self._rate_ratio(shift)
+        kind = self.cache.namespace.payload["kind"]
+        if self.objective.uses_frames and kind == "none":
+            raise CacheMismatch(
+                f"student {self.name!r}: learns the teacher frame by frame, but this teacher says "
+                "nothing about the students' tokens there (its own are others, or it gives texts); "
+                "set frame.weight to 0: sequence learns from its texts, hidden from its layers"
+            )
+        sparse = self.objective.uses_frames and kind == "sparse"
+        if sparse:
+            self._check_sparse(ratio)
+        objective_of = partial(
+            DistillationObjective.for_network,
+            params=self.objective,
+            rate_ratio=ratio,
+            sparse_targets=sparse,
+            teacher_widths=self.cache.namespace.hidden,
+            num_tokens=len(self.vocabulary),
+            seed=self.params.training.seed,
+        )
+        data = self._student_set(rows)
+        generation = self.generation
+        which = "" if generation is None else f" generation {generation.number}"
+        return self._train(
+            f"student {self.name}{which}",
+            data,
+            objective_of,
+            rows,
+            Curves(curves) if generation is None else generation.curves(curves),
+            like=self._pace_set(),
+            init=self.params.students[self.name].init,
+        )
+
+    def train_control(self, curves: Path, num_epochs: int) -> Trained:
+        """Train the same network from the same seed for as many steps, on transcripts alone.
+
+        It starts from random weights even where the student starts from its teacher's: what they
+        are worth is part of the gain. Where the student goes on from a registered one, so does its
+        control, which is thus fine-tuned on transcripts: what is gained is distillation's alone.
+
+        Args:
+            curves: JSONL file that receives the learning curves.
+            num_epochs: epochs that the student was trained for.
+        """
+        rows = self._labelled_rows()
+        data = self._training_set(rows, None)
+        like = self._pace_set()
+        if like is None:
+            like = self._student_set(self.student_rows())
+        return self._train(
+            f"control {self.name}",
+            data,
+            lambda _: TranscriptObjective(),
+            rows,
+            Curves(curves),
+            like=like,
+            stop_after=num_epochs,
+            init=self.params.students[self.name].registered_init,
+        )
+
+    def student_rows(self) -> pd.DataFrame:
+        """Return what a student learns from; column `fit` says whether from the teacher, too.
+
+        An utterance whose hypothesis the filter dropped keeps its transcript; one that has none is
+        left out.
+
+        Raises:
+            CacheMismatch: the cache lacks utterances.
+            CorpusError: the filter leaves nothing to learn from.
+        """
+        if not self.objective.uses_teacher:
+            return self._labelled_rows().assign(fit=False)
+        rows = training_rows(self.data, self.speed_factors).assign(fit=True)
+        self.cache.require(rows["audio_key"])
+        if self.filtered is None:
+            return rows
+        rows["fit"] = self.filtered.fit
+        has_transcript = rows["text"].notna() & self.objective.uses_transcripts
+        kept = rows[rows["fit"] | has_transcript].reset_index(drop=True)
+        if kept.empty:
+            raise CorpusError(
+                f"split 'train': distill.filter dropped the teacher's hypotheses of all {len(rows)}"
+                f" utterances ({self.filtered.describe_drops()}) and no transcripts are used, "
+                "expected something to learn from; train the teacher longer, or loosen the filter"
+            )
+        return kept
+
+    def _labelled_rows(self) -> pd.DataFrame:
+        rows = labelled(self.data, "train")
+        return with_copies(rows, self.speed_factors, self.data.sample_rate_hz)
+
+    def _pace_set(self) -> TrainingSet | None:
+        """Return what the student would be trained on, had it all the data that sets the pace."""
+        if self.pace is None:
+            return None
+        whole = replace(self, data=self.pace, pace=None)
+        return whole._training_set(whole.student_rows(), None)
+
+    def _student_set(self, rows: pd.DataFrame) -> TrainingSet:
+        if not self.objective.uses_teacher:
+            return self._training_set(rows, None)
+        targets = CachedTargets(
+            self.cache,
+            list(rows["audio_key"]),
+            self.vocabulary,
+            fit=rows["fit"].to_numpy(),
+            with_frames=self.objective.uses_frames,
+            temperature=self.objective.frame.temperature,
+            sequence=self.objective.sequence,
+            hidden_layers=(
+                list(self.objective.hidden.layers.values()) if self.objective.uses_hidden else []
+            ),
+        )
+        return self._training_set(rows, targets)
+
+    def _training_set(self, rows: pd.DataFrame, targets: CachedTargets | None) -> TrainingSet:
+        augment = None
+        if self.params.augmentation.changes_audio:
+            augment = self._augmenter(rows)
+            seconds = rows["duration_seconds"].to_numpy() * self.data.sample_rate_hz
+            num_samples = np.rint(seconds).astype(np.int64)
+            features = unpacked_features(augment.extractor.num_frames(num_samples))
+        else:
+            features = pack_features(self.data, rows, self.features, self.scratch)
+        labels: Sequence[Sequence[int] | None] = [
+            None if pd.isna(text) else self.vocabulary.encode(text) for text in rows["text"]
+        ]
+        training = self.params.training
+        return TrainingSet(
+            [features],
+            labels,
+            self.features.hop_seconds,
+            training.batch_seconds,
+            training.seed,
+            targets,
+            augment,
+        )
+
+    def _augmenter(self, rows: pd.DataFrame) -> Augmenter:
+        listed, reduction = list(rows.itertuples()), self._network_reduction()
+        return Augmenter(
+            self.effects,
+            lambda row: waveform_of(self.data, listed[row]),
+            list(rows["audio_key"]),
+            LogMel(self.features, self.data.sample_rate_hz),
+            reduction,
+            self._rate_ratio(self.features.hop_seconds * reduction),
+            self.vocabulary.encode(" ")[0],
+            self.params.training.seed,
+        )
+
+    def _network_reduction(self) -> int:
+        return self.params.students[self.name].architecture.time_reduction
+
+    def _check_sparse(self, ratio: int) -> None:
+        """Make sure that the frame-wise term can learn from sparse targets.
+
+        Raises:
+            CacheMismatch: it reads all tokens, or frames would have to be pooled.
+        """
+        name, learns = self.objective.frame.type, ", ".join(SPARSE_FRAME_LOSSES)
+        if name not in SPARSE_FRAME_LOSSES:
+            found = f"frame.type {name!r} reads all tokens, the cached teacher keeps the likeliest"
+            wanted = f"expected {learns}; change frame.type"
+        elif ratio > 1:
+            found = f"one frame faces {ratio} of the cached teacher's, which keep other tokens each"
+            wanted = "expected equal rates; change time_reduction"
+        else:
+            return
+        raise CacheMismatch(
+            f"student {self.name!r}: {found}, {wanted}, or set cache.payload.log_probs to f16 and "
+            "run make cache"
+        )
+
+    def _rate_ratio(self, student_shift: float) -> int:
+        teacher_shift = self.cache.namespace.frame_shift_seconds
+        ratio = student_shift / teacher_shift
+        if (self.objective.uses_frames or self.objective.uses_hidden) and (
+            ratio < 1 - RATIO_TOLERANCE or abs(ratio - round(ratio)) > RATIO_TOLERANCE
+        ):
+            raise CacheMismatch(
+                f"student {self.name!r}: one frame per {1000 * student_shift:g} ms, the cached "
+                f"teacher has one per {1000 * teacher_shift:g} ms, expected a whole multiple; "
+                "change time_reduction, or set frame.weight and hidden.weight to 0"
+            )
+        return max(1, round(ratio))
+
+    def _train(
+        self,
+        description: str,
+        data: TrainingSet,
+        objective_of: Callable[[Network], Objective],
+        rows: pd.DataFrame,
+        curves: Curves,
+        *,
+        like: TrainingSet | None = None,
+        stop_after: int | None = None,
+        init: str | None = None,
+    ) -> Trained:
+        params, training = self.params, self.params.training
+        description = f"{description} seed {training.seed}"
+        architecture = params.students[self.name].architecture
+        torch.manual_seed(training.seed)
+        network = STUDENTS[architecture.type](
+            architecture, self.features.num_mels, len(self.vocabulary)
+        )
+        recogniser = Recogniser(
+            network, architecture, self.features, self.vocabulary, self.data.sample_rate_hz
+        )
+        first_cache = self.generation.teacher if self.generation else self.cache
+        teacher_weights = str(first_cache.namespace.teacher["weights"])
+        record = None
+        if init is not None:
+            record = initialise(recogniser, self.name, init, self.models, teacher_weights)
+        digest = run_digest(
+            description,
+            params.model_dump(exclude={"students"}),
+            params.students[self.name].model_dump(),
+            self.cache.manifest_digest,
+            [*rows["audio_key"], *rows["text"]],
+            record,
+            self.effects.digests,
+            *([] if self.pace_keys is None else [self.pace_keys]),
+        )
+        trainer = Trainer(
+            network,
+            data,
+            objective_of(network),
+            validation_set(self.data, self.features, training, self.scratch, self.vocabulary),
+            training if stop_after is None else training.model_copy(update={"patience": None}),
+            self.scratch / f"{description.replace(' ', '-')}-{digest}.pt",
+            curves,
+            description,
+            plan_like=like,
+            stop_after=stop_after,
+        )
+        result = trainer.fit()
+        network.to("cpu")
+        return Trained(recogniser, result.num_epochs, trainer.checkpoint, record, result.best_wer)

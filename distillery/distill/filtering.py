@@ -1,0 +1,141 @@
+"""Which hypotheses of the teacher are fit to learn from; gross errors hurt students most.
+
+Where there is a transcript it decides, by word errors. Otherwise the hypothesis must look sane:
+the teacher was confident, its words do not loop, their number fits the audio's length, and two ways
+of decoding agree. Sources: Gandhi et al. (2023), "Distil-Whisper" (word errors against a
+transcript, arXiv 2311.00430); Chen et al. (2023), noisy student training in WeNet (agreement of
+decodings and speaking rate, arXiv 2211.04717); NVIDIA's Granary (repeated n-grams, arXiv
+2505.13404).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distillery.data.scoring import count_errors
+from distillery.params.whole import FilterParams
+
+FILTER_FILE = "filter.json"
+NUM_BINS = 10
+SECONDS_PER_HOUR = 3600.0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One utterance as the filter sees it."""
+
+    hypothesis: str
+    """The teacher's best path."""
+    confidence: float
+    """Geometric mean of that path's probabilities, in [0, 1]."""
+    seconds: float
+    """Length of the audio."""
+    reference: str | None = None
+    """The transcript, if there is one."""
+    other_decoding: str | None = None
+    """The best of several hypotheses, if the cache keeps several."""
+
+
+def fault(candidate: Candidate, params: FilterParams) -> str | None:
+    """Return the first reason not to learn from a hypothesis, None where it is fit."""
+    words = candidate.hypothesis.split()
+    if candidate.reference is not None:
+        errors = count_errors(candidate.reference.split(), words)
+        return "word_errors" if errors.rate > params.max_wer else None
+    characters_per_second = len(candidate.hypothesis) / candidate.seconds
+    if characters_per_second < params.min_characters_per_second:
+        return "too_few_characters"
+    if characters_per_second > params.max_characters_per_second:
+        return "too_many_characters"
+    if candidate.confidence < params.min_confidence:
+        return "low_confidence"
+    if repeats_more_than(words, params.max_repeats):
+        return "repetition"
+    if params.max_disagreement is not None and candidate.other_decoding is not None:
+        errors = count_errors(candidate.other_decoding, candidate.hypothesis)
+        return "decodings_disagree" if errors.rate > params.max_disagreement else None
+    return None
+
+
+def repeats_more_than(words: Sequence[str], max_repeats: int) -> bool:
+    """Return whether some words, one or several, stand more than so often in a row."""
+    for size in range(1, len(words) // (max_repeats + 1) + 1):
+        # n copies in a row: (n - 1) x size times in a row a word equals the one `size` before it.
+        equal = (a == b for a, b in zip(words, words[size:], strict=False))
+        runs = (len(list(run)) for same, run in itertools.groupby(equal) if same)
+        if max(runs, default=0) >= max_repeats * size:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What the filter decided about a training split, in the order of its utterances."""
+
+    faults: Sequence[str | None]
+    candidates: Sequence[Candidate]
+
+    @property
+    def fit(self) -> np.ndarray:
+        """Where a hypothesis may be learnt from: bool `(utterances,)`."""
+        return np.array([fault is None for fault in self.faults], bool)
+
+    def report(self) -> dict[str, Any]:
+        """Return what filter.json holds: counts by reason, hours, and confidences by tenths."""
+        fit = self.fit
+        seconds = np.array([candidate.seconds for candidate in self.candidates])
+        confidences = np.clip([candidate.confidence for candidate in self.candidates], 0, 1)
+        edges = np.linspace(0, 1, NUM_BINS + 1)
+        return {
+            "num_hypotheses": len(fit),
+            "num_kept": int(fit.sum()),
+            "dropped": dict(sorted(Counter(filter(None, self.faults)).items())),
+            "hours": round(float(seconds.sum()) / SECONDS_PER_HOUR, 6),
+            "hours_kept": round(float(seconds[fit].sum()) / SECONDS_PER_HOUR, 6),
+            "confidence": {
+                "edges": [round(float(edge), 6) for edge in edges],
+                "kept": np.histogram(confidences[fit], edges)[0].tolist(),
+                "dropped": np.histogram(confidences[~fit], edges)[0].tolist(),
+            },
+        }
+
+    def describe_drops(self) -> str:
+        """Return the reasons with their counts, in one line."""
+        return ", ".join(f"{count} {reason}" for reason, count in self.report()["dropped"].items())
+
+    def lines(self) -> list[str]:
+        """Return the report as lines for the log; confidences where one was too low."""
+        report = self.report()
+        confidence = report["confidence"]
+        both = zip(confidence["kept"], confidence["dropped"], strict=True)
+        tenths = " ".join(f"{kept}+{dropped}" for kept, dropped in both)
+        return [
+            f"filter: {report['num_kept']} of {report['num_hypotheses']} hypotheses kept, "
+            f"{report['hours_kept']:.3f} of {report['hours']:.3f} hours",
+            *(f"filter: dropped {reason} {count}" for reason, count in report["dropped"].items()),
+            *(
+                [f"filter: kept+dropped by confidence, tenths from 0 to 1: {tenths}"]
+                if "low_confidence" in report["dropped"]
+                else []
+            ),
+        ]
+
+
+def filter_hypotheses(candidates: Sequence[Candidate], params: FilterParams) -> Filtered:
+    """Return the verdict on every hypothesis of a training split."""
+    return Filtered([fault(candidate, params) for candidate in candidates], candidates)
+
+
+def read_report(folder: Path) -> dict[str, Any] | None:
+    """Return the report that lies beside a student, None where nothing was filtered."""
+    path = folder / FILTER_FILE
+    report: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.exists() else None
+    return report

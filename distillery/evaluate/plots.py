@@ -1,0 +1,401 @@
+"""The pictures of an evaluation, as PNG files.
+
+Every function takes rows as `evaluation` makes them. Rates are fractions in the data and
+percentages in the pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import (
+    EngFormatter,
+    FormatStrFormatter,
+    LogLocator,
+    NullFormatter,
+    NullLocator,
+)
+
+from distillery.evaluate.tables import label, runs_of
+
+Row = Mapping[str, Any]
+
+DOTS_PER_INCH = 120
+MAX_SPEAKERS = 40
+COLOURS = {"teacher": "#4d4d4d", "student": "#0072b2", "control": "#d55e00"}
+TEACHER_MARKER = "s"
+STUDENT_MARKERS = "o^Dv*Pp<>X"
+LINE_STYLES = ("-", "--", ":", "-.")
+CONTROL_BAR = {"elinewidth": 5, "capsize": 0, "alpha": 0.45}
+STUDENT_BAR = {"elinewidth": 1.5, "capsize": 5, "alpha": 1.0}
+"""A control has exactly its student's size: a wide pale bar shows behind a thin one."""
+CURVE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+"""Of students on curves over the amount of data, where a control has its student's colour."""
+CURVE_STYLES = {"student": "-", "control": "--"}
+DODGE = 1.02
+"""Factor between the hours at which neighbouring curves are drawn, so that bars do not hide."""
+SEED_ALPHA = 0.45
+FILTER_COLOURS = {"kept": "#0072b2", "dropped": "#d55e00"}
+ERROR_COLOURS = {
+    "substitutions": "#0072b2",
+    "deletions": "#e69f00",
+    "insertions": "#009e73",
+}
+
+
+def plot_learning_curves(
+    curves: Mapping[str, Sequence[Row]], rows: Sequence[Row], path: Path
+) -> None:
+    """Draw training loss and validation WER against the step.
+
+    Args:
+        curves: of each model and seed, rows of `key`, `value` and `step`.
+        rows: the models, in the order of the legend; several seeds are so many pale lines.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    loss_axes, wer_axes = figure.subplots(1, 2)
+    panels = ((loss_axes, "train/loss", 1.0), (wer_axes, "valid/wer", 100.0))
+    for axes, key, scale in panels:
+        for row, style in zip(rows, _line_styles(rows), strict=True):
+            runs = runs_of(row)
+            for number, run in enumerate(runs):
+                points = [point for point in curves[run["model"]] if point["key"] == key]
+                axes.plot(
+                    [point["step"] for point in points],
+                    [scale * point["value"] for point in points],
+                    color=COLOURS[row["role"]],
+                    linestyle=style,
+                    marker="." if len(points) < 3 else "",
+                    alpha=SEED_ALPHA if len(runs) > 1 else 1.0,
+                    label=label(row) if number == 0 else None,
+                )
+        axes.set_xlabel("training step")
+        axes.grid(alpha=0.3)
+    loss_axes.set_ylabel("training loss")
+    loss_axes.set_title("Training loss; students and controls minimise different sums")
+    wer_axes.set_ylabel("word error rate on the validation split (%)")
+    wer_axes.set_title("Validation WER; the best epoch is kept")
+    wer_axes.set_ylim(bottom=0)
+    wer_axes.legend()
+    _save(figure, path)
+
+
+def plot_wer_against_size(rows: Sequence[Row], confidence: float, path: Path) -> None:
+    """Draw test WER, with intervals, against the number of parameters."""
+    figure, axes = _scatter(rows, "parameters", confidence)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    axes.set_xlabel("parameters (log scale)")
+    axes.set_title("Test WER against model size; lower left is better")
+    _save(figure, path)
+
+
+def plot_wer_against_speed(rows: Sequence[Row], confidence: float, path: Path) -> None:
+    """Draw test WER, with intervals, against the real-time factor."""
+    figure, axes = _scatter(rows, "real_time_factor", confidence)
+    axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axes.set_xlabel(
+        f"real-time factor: computing seconds per second of audio (log scale)\n{rows[0]['device']}"
+    )
+    axes.set_title("Test WER against cost of recognition; lower left is better")
+    _save(figure, path)
+
+
+def plot_error_counts(rows: Sequence[Row], path: Path) -> None:
+    """Draw what the WER of each model consists of."""
+    figure = Figure(figsize=(8, 1.6 + 0.5 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    labels = [label(row) for row in rows]
+    starts = [0.0] * len(rows)
+    for kind, colour in ERROR_COLOURS.items():
+        shares = [100 * row[kind] / row["words"] for row in rows]
+        axes.barh(labels, shares, left=starts, color=colour, label=kind)
+        starts = [start + share for start, share in zip(starts, shares, strict=True)]
+    for position, (row, end) in enumerate(zip(rows, starts, strict=True)):
+        counts = " " + " + ".join(f"{row[kind]:.0f}" for kind in ERROR_COLOURS)
+        axes.text(end, position, counts, va="center", fontsize=9)
+    axes.set_xlim(0, max([*starts, 1e-3]) * 1.25)  # room for the numbers
+    axes.invert_yaxis()
+    axes.set_xlabel(f"errors per 100 words ({rows[0]['words']} test words; counts at the bars)")
+    axes.set_title("Substitutions, deletions and insertions on the test split")
+    figure.legend(loc="outside lower center", ncols=3)
+    _save(figure, path)
+
+
+def plot_wer_by_speaker(rows: Sequence[Row], per_speaker: pd.DataFrame, path: Path) -> None:
+    """Draw each test speaker's WER under every model, the hardest speakers on top.
+
+    Args:
+        rows: the models, in the order of the legend.
+        per_speaker: columns `model`, `speaker`, `utterances` and `wer`.
+        path: PNG file to write.
+    """
+    table = per_speaker.pivot(index="speaker", columns="model", values="wer") * 100
+    order = table.mean(axis=1).sort_values(ascending=False, kind="stable").index[:MAX_SPEAKERS]
+    utterances = per_speaker.groupby("speaker")["utterances"].first()
+    names = [f"{speaker} ({utterances[speaker]} utt.)" for speaker in order]
+    table = table.loc[order]
+    figure = Figure(figsize=(8, 1.8 + 0.28 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    axes.hlines(names, table.min(axis=1), table.max(axis=1), color="#cccccc", zorder=1)
+    for row, marker in zip(rows, _markers(rows), strict=True):
+        axes.scatter(
+            table[row["model"]],
+            names,
+            color=COLOURS[row["role"]],
+            marker=marker,
+            alpha=0.8,
+            label=label(row),
+            zorder=2,
+        )
+    axes.invert_yaxis()
+    axes.set_xlabel("word error rate on the test split (%)")
+    shown = f"the {len(names)} hardest of {per_speaker['speaker'].nunique()} speakers"
+    axes.set_title("WER by test speaker" + (f", {shown}" if len(utterances) > len(names) else ""))
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    _save(figure, path)
+
+
+def plot_filter(reports: Mapping[str, Row | None], path: Path) -> None:
+    """Draw why teacher texts were dropped, and how confident the teacher was of the others.
+
+    Args:
+        reports: of each student, what its filter.json holds, None where nothing was filtered.
+        path: PNG file to write.
+    """
+    groups: list[tuple[Row, list[str]]] = []  # students that share a teacher share a report
+    for name, report in reports.items():
+        same = [names for other, names in groups if other == report]
+        if same:
+            same[0].append(name)
+        elif report is not None:
+            groups.append((report, [name]))
+    figure = Figure(figsize=(11, 3.6 * len(groups)), layout="constrained")
+    panels = figure.subplots(len(groups), 2, squeeze=False)
+    for (report, names), (reason_axes, confidence_axes) in zip(groups, panels, strict=True):
+        reasons = {"kept": report["num_kept"], **report["dropped"]}
+        colours = [FILTER_COLOURS["kept" if name == "kept" else "dropped"] for name in reasons]
+        bars = reason_axes.barh(list(reasons), list(reasons.values()), color=colours)
+        reason_axes.bar_label(bars, padding=3)
+        reason_axes.set_xlim(0, 1.15 * report["num_hypotheses"])  # room for the numbers
+        reason_axes.invert_yaxis()
+        reason_axes.set_xlabel(f"teacher texts (100 % = {report['num_hypotheses']})")
+        reason_axes.set_title(f"Filter of {', '.join(names)}: kept, and dropped by reason")
+        edges = report["confidence"]["edges"]
+        bottom = [0] * (len(edges) - 1)
+        for kind, colour in FILTER_COLOURS.items():
+            counts = report["confidence"][kind]
+            confidence_axes.bar(
+                edges[:-1],
+                counts,
+                width=edges[1] - edges[0],
+                align="edge",
+                bottom=bottom,
+                color=colour,
+                edgecolor="white",
+                label=kind,
+            )
+            bottom = [sum(pair) for pair in zip(bottom, counts, strict=True)]
+        confidence_axes.set_xlim(0, 1)
+        confidence_axes.set_xlabel("teacher's confidence in its text")
+        confidence_axes.set_ylabel("teacher texts")
+        hours = f"{report['hours_kept']:.2f} of {report['hours']:.2f} hours kept"
+        confidence_axes.set_title(f"By confidence; {hours}")
+        confidence_axes.legend()
+    _save(figure, path)
+
+
+def plot_data_curve(summary: Row, path: Path) -> None:
+    """Draw test WER against hours of training audio, with the teacher as a line.
+
+    Args:
+        summary: `teacher`, `points`, `confidence` and `seeds` as `data_curve.score` returns them.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    points = summary["points"]
+    names = list(dict.fromkeys(point["name"] for point in points))
+    curves = [
+        (role, [point for point in points if point["name"] == name])
+        for name in names
+        for role in CURVE_STYLES
+        if all(role in point for point in points)
+    ]
+    for number, (role, mine) in enumerate(curves):
+        dodge = DODGE ** (number - (len(curves) - 1) / 2)
+        _draw_curve(axes, role, mine, names.index(mine[0]["name"]), dodge)
+    low, wer, high = (100 * summary["teacher"][key] for key in ("wer_low", "wer", "wer_high"))
+    axes.axhline(wer, color=COLOURS["teacher"], linewidth=1.5, label="teacher, all data")
+    axes.axhspan(low, high, color=COLOURS["teacher"], alpha=0.12, linewidth=0)
+    shares = {point["hours"]: point["fraction"] for point in points}
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticks(list(shares), [f"{h:.3g}\n{100 * f:g} %" for h, f in shares.items()])
+    axes.margins(x=0.08)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("hours of training audio (log scale), and their share of all")
+    shown = _what_bars_show(summary["confidence"], len(summary["seeds"]))
+    axes.set_ylabel(f"word error rate on the test split (%){shown}")
+    axes.set_title("Test WER against the amount of training data; lower left is better")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), handlelength=3.5)
+    _save(figure, path)
+
+
+def plot_teachers(summary: Row, path: Path) -> None:
+    """Draw what each teacher's pilot gained against its WER, and how much teachers disagree.
+
+    Args:
+        summary: `candidates`, `disagreement`, `pilot` and `confidence` as
+            `teacher_choice.summarise` returns them.
+        path: PNG file to write.
+    """
+    figure = Figure(figsize=(11, 4.8), layout="constrained")
+    gains, matrix = figure.subplots(1, 2)
+    tried = [row for row in summary["candidates"] if "pilot" in row]
+    for number, row in enumerate(tried):
+        gain = {end: 100 * row["pilot"][f"gain_wer{end}"] for end in ("", "_low", "_high")}
+        wer = {end: 100 * row[f"wer{end}"] for end in ("", "_low", "_high")}
+        gains.errorbar(
+            wer[""],
+            gain[""],
+            xerr=[[max(0, wer[""] - wer["_low"])], [max(0, wer["_high"] - wer[""])]],
+            yerr=[[max(0, gain[""] - gain["_low"])], [max(0, gain["_high"] - gain[""])]],
+            color=CURVE_COLOURS[number % len(CURVE_COLOURS)],
+            marker=STUDENT_MARKERS[number % len(STUDENT_MARKERS)],
+            linestyle="none",
+            capsize=4,
+            label=row["name"],
+        )
+    gains.axhline(0, color=COLOURS["teacher"], linewidth=1)
+    gains.set_xlabel(f"teacher's WER (%), {100 * summary['confidence']:g} % interval")
+    gains.set_ylabel("points of WER that its pilot student gained")
+    gains.set_title(f"What student {summary['pilot']['student']} gained; higher is better")
+    gains.grid(alpha=0.3)
+    if tried:
+        gains.legend()
+    _draw_disagreement(matrix, summary["disagreement"])
+    _save(figure, path)
+
+
+def _draw_disagreement(axes: Axes, disagreement: Mapping[str, Mapping[str, float]]) -> None:
+    names = list(disagreement)
+    values = [[100 * disagreement[a][b] for b in names] for a in names]
+    if names:
+        axes.imshow(values, cmap="Blues", vmin=0)
+    highest = max((value for row in values for value in row), default=0.0)
+    for y, row in enumerate(values):
+        for x, value in enumerate(row):
+            colour = "white" if value > highest / 2 else "black"
+            axes.text(x, y, f"{value:.1f}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    axes.set_xlabel("teacher")
+    axes.set_ylabel("teacher")
+    axes.set_title("How much teachers' texts disagree (%)")
+
+
+def _draw_curve(axes: Axes, role: str, points: Sequence[Row], position: int, dodge: float) -> None:
+    """Draw one student's curve, or its control's; each seed is a pale mark if there are several."""
+    colour = CURVE_COLOURS[position % len(CURVE_COLOURS)]
+    marker = STUDENT_MARKERS[position % len(STUDENT_MARKERS)]
+    hours = [dodge * point["hours"] for point in points]
+    rows = [point[role] for point in points]
+    below = [max(0.0, 100 * (row["wer"] - row["wer_low"])) for row in rows]
+    above = [max(0.0, 100 * (row["wer_high"] - row["wer"])) for row in rows]
+    axes.errorbar(
+        hours,
+        [100 * row["wer"] for row in rows],
+        yerr=[below, above],
+        color=colour,
+        linestyle=CURVE_STYLES[role],
+        marker=marker,
+        markerfacecolor=colour if role == "student" else "white",
+        elinewidth=1,
+        capsize=3,
+        label=f"{role} {points[0]['name']}",
+    )
+    for hour, row in zip(hours, rows, strict=True):
+        if len(runs := runs_of(row)) > 1:
+            wers = [100 * run["wer"] for run in runs]
+            axes.scatter(
+                [hour] * len(runs), wers, color=colour, marker=marker, s=18, alpha=SEED_ALPHA
+            )
+
+
+def _scatter(rows: Sequence[Row], column: str, confidence: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    for row, marker in zip(rows, _markers(rows), strict=True):
+        wer = 100 * row["wer"]
+        below, above = wer - 100 * row["wer_low"], 100 * row["wer_high"] - wer
+        bar: dict[str, Any] = CONTROL_BAR if row["role"] == "control" else STUDENT_BAR
+        axes.errorbar(
+            row[column],
+            wer,
+            yerr=[[max(0.0, below)], [max(0.0, above)]],
+            color=COLOURS[row["role"]],
+            marker=marker,
+            linestyle="none",
+            label=label(row),
+            **bar,
+        )
+        if len(runs := runs_of(row)) > 1:
+            axes.scatter(
+                [run[column] for run in runs],
+                [100 * run["wer"] for run in runs],
+                color=COLOURS[row["role"]],
+                marker=marker,
+                s=18,
+                alpha=SEED_ALPHA,
+            )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0, 7.0)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.margins(x=0.1)
+    axes.set_ylim(bottom=0)
+    shown = _what_bars_show(confidence, max(len(runs_of(row)) for row in rows))
+    axes.set_ylabel(f"word error rate on the test split (%){shown}")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
+    return figure, axes
+
+
+def _what_bars_show(confidence: float, num_seeds: int) -> str:
+    if num_seeds == 1:
+        return f", {100 * confidence:g} % interval"
+    return f"\nmean with {100 * confidence:g} % interval; pale: each of {num_seeds} seeds"
+
+
+def _markers(rows: Sequence[Row]) -> list[str]:
+    """Give a student and its control the same marker; colours tell them apart."""
+    return [
+        TEACHER_MARKER
+        if row["role"] == "teacher"
+        else STUDENT_MARKERS[_position(row, rows) % len(STUDENT_MARKERS)]
+        for row in rows
+    ]
+
+
+def _line_styles(rows: Sequence[Row]) -> list[str]:
+    """Give a student and its control the same style; colours tell them apart."""
+    return [
+        "-" if row["role"] == "teacher" else LINE_STYLES[_position(row, rows) % len(LINE_STYLES)]
+        for row in rows
+    ]
+
+
+def _position(row: Row, rows: Sequence[Row]) -> int:
+    names = dict.fromkeys(other["name"] for other in rows if other["role"] != "teacher")
+    return list(names).index(row["name"])
+
+
+def _save(figure: Figure, path: Path) -> None:
+    figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})

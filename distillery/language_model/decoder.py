@@ -1,0 +1,232 @@
+"""CTC beam search over the words of a lexicon with an n-gram model, and the choice of its weights.
+
+A text W scores, for the log-probabilities X of an acoustic model,
+
+    s(W) = ln P(W|X) + weight · ln P(W) + word_score · |W|
+
+with CTC's P(W|X), summed over the alignments that the beams keep, and the n-gram model's P(W).
+A word that the lexicon lacks cannot be written. Weight and word score are those of the lowest word
+error rate on the validation split.
+
+Sources: Graves and Jaitly (2014), "Towards End-To-End Speech Recognition with Recurrent Neural
+Networks", for the score; Kahn et al. (2022), "Flashlight", arXiv 2201.12465, for the search.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from distillery.data.scoring import Counts, count_errors
+from distillery.data.text import SPACE, Vocabulary
+from distillery.errors import ModelError
+from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE
+from distillery.language_model.settings import SearchSettings, Tuned, read_tuned
+from distillery.models.decoding import BLANK_INDEX, greedy_text
+
+IMPOSSIBLE = -1e4
+"""Nats; far below every beam, and unlike -inf harmless in sums."""
+SECONDS_BEFORE_BAR = 3.0
+
+
+class LanguageModelDecoder:
+    """Log-probabilities to texts of known words."""
+
+    def __init__(self, folder: Path, vocabulary: Vocabulary, settings: SearchSettings) -> None:
+        """Read lm.arpa and lexicon.txt.
+
+        Args:
+            folder: where they lie.
+            vocabulary: tokens of the log-probabilities to come.
+            settings: the search's, as decoder.json has them.
+
+        Raises:
+            ModelError: a file is missing or damaged, or spells with other tokens.
+        """
+        from flashlight.lib.text.decoder import SmearingMode, Trie
+        from flashlight.lib.text.decoder.kenlm import KenLM
+        from flashlight.lib.text.dictionary import Dictionary
+
+        spellings = _read_lexicon(folder / LEXICON_FILE, vocabulary)
+        if not (folder / ARPA_FILE).exists():
+            raise ModelError(f"{folder / ARPA_FILE}: no such file; run make cache")
+        self._words = list(spellings)
+        self._index = {word: index for index, word in enumerate(self._words)}
+        self._num_tokens = len(vocabulary)
+        self._boundary = vocabulary.tokens.index(SPACE)
+        try:
+            with _quiet():
+                self._model = KenLM(str(folder / ARPA_FILE), Dictionary(self._words))
+        except RuntimeError as error:
+            raise ModelError(
+                f"{folder / ARPA_FILE}: not a language model that KenLM reads: "
+                f"{str(error).splitlines()[-1]}; run make cache"
+            ) from None
+        self._trie = Trie(self._num_tokens, self._boundary)
+        start = self._model.start(False)
+        for index, tokens in enumerate(spellings.values()):
+            self._trie.insert(tokens, index, self._model.score(start, index)[1])
+        self._trie.smear(SmearingMode.MAX)
+        self.use(settings)
+
+    @classmethod
+    def load(cls, folder: Path, vocabulary: Vocabulary) -> LanguageModelDecoder:
+        """Read a decoder that was tuned and saved.
+
+        Raises:
+            ModelError: a file is missing or damaged, or spells with other tokens.
+        """
+        return cls(folder, vocabulary, read_tuned(folder).settings)
+
+    def use(self, settings: SearchSettings) -> None:
+        """Search with other settings from now on; the files are not read again."""
+        from flashlight.lib.text.decoder import (
+            CriterionType,
+            LexiconDecoder,
+            LexiconDecoderOptions,
+        )
+
+        self.settings = settings
+        options = LexiconDecoderOptions(
+            beam_size=settings.beam_size,
+            beam_size_token=self._num_tokens,
+            beam_threshold=settings.beam_threshold,
+            lm_weight=settings.weight * math.log(10),  # KenLM's logarithms are decimal
+            word_score=settings.word_score,
+            unk_score=-math.inf,
+            sil_score=0.0,
+            log_add=True,
+            criterion_type=CriterionType.CTC,
+        )
+        no_word, of_tokens = -1, False
+        no_transitions: list[float] = []
+        self._search = LexiconDecoder(
+            options,
+            self._trie,
+            self._model,
+            self._boundary,
+            BLANK_INDEX,
+            no_word,
+            no_transitions,
+            of_tokens,
+        )
+
+    def n_best(self, items: Sequence[np.ndarray], num_hypotheses: int = 1) -> list[list[str]]:
+        """Return up to so many different texts of each utterance, best first.
+
+        Args:
+            items: log-probabilities `(frames, vocab)` of each utterance.
+            num_hypotheses: texts wanted.
+        """
+        found = []
+        for item in items:
+            # Spellings end in a word boundary, which the last word's audio need not: give it one.
+            frames = np.full((len(item) + 1, self._num_tokens), IMPOSSIBLE, np.float32)
+            frames[:-1] = np.maximum(item, IMPOSSIBLE)
+            frames[-1, self._boundary] = 0.0
+            texts: dict[str, None] = {}
+            for result in self._search.decode(frames.ctypes.data, *frames.shape):
+                texts[" ".join(self._words[index] for index in result.words if index >= 0)] = None
+                if len(texts) == num_hypotheses:
+                    break
+            found.append(list(texts))
+        return found
+
+    def text_score(self, text: str) -> float:
+        """Return what a text of known words scores before anything is heard, in nats."""
+        words, state = text.split(), self._model.start(False)
+        total = 0.0
+        for word in words:
+            state, score = self._model.score(state, self._index[word])
+            total += float(score)
+        total += float(self._model.finish(state)[1])
+        return self.settings.weight * math.log(10) * total + self.settings.word_score * len(words)
+
+
+def tune(
+    decoder: LanguageModelDecoder,
+    items: Sequence[np.ndarray],
+    references: Sequence[str],
+    vocabulary: Vocabulary,
+    weights: Sequence[float],
+    word_scores: Sequence[float],
+) -> Tuned:
+    """Try all pairs of weight and word score, and leave the decoder with the best.
+
+    Of pairs with equally many word errors the one with the smaller weight wins, then the one whose
+    word score is nearer to zero.
+
+    Args:
+        decoder: what to tune.
+        items: log-probabilities `(frames, vocab)` of each utterance, one at least.
+        references: their transcripts.
+        vocabulary: the tokens.
+        weights: factors of ln P(W) to try.
+        word_scores: nats per word to try.
+    """
+    pairs = sorted(
+        itertools.product(set(weights), set(word_scores)),
+        key=lambda pair: (pair[0], abs(pair[1]), pair[1]),
+    )
+    tried: list[Tuned] = []
+    greedy = _word_error_rate(references, [greedy_text(item, vocabulary) for item in items])
+    for pair in tqdm(pairs, desc="language model", unit="pair", delay=SECONDS_BEFORE_BAR):
+        decoder.use(replace(decoder.settings, weight=pair[0], word_score=pair[1]))
+        texts = [found[0] for found in decoder.n_best(items)]
+        tried.append(Tuned(decoder.settings, _word_error_rate(references, texts), greedy))
+    best = min(tried, key=lambda tuned: tuned.valid_wer)  # the first of several
+    decoder.use(best.settings)
+    return best
+
+
+def _word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float:
+    pairs = zip(references, texts, strict=True)
+    counts = (count_errors(reference.split(), text.split()) for reference, text in pairs)
+    return sum(counts, Counts(0, 0, 0, 0)).rate
+
+
+def _read_lexicon(path: Path, vocabulary: Vocabulary) -> dict[str, list[int]]:
+    """Return the spelling of every word in token indices.
+
+    Raises:
+        ModelError: the file is missing, or a line is no word with its spelling in these tokens.
+    """
+    index = {token: position for position, token in enumerate(vocabulary.tokens)}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; run make cache") from None
+    spellings = {}
+    for number, line in enumerate(lines, 1):
+        word, _, tokens = line.partition("\t")
+        try:
+            spellings[word] = [index[token] for token in tokens.split(" ")]
+        except KeyError as missing:
+            raise ModelError(
+                f"{path}: line {number}: {line[:60]!r} spells with {missing}, which is none of the "
+                f"{len(vocabulary)} tokens; run make cache"
+            ) from None
+    return spellings
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what compiled code writes to the standard error stream: KenLM draws a bar there."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

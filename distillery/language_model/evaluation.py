@@ -1,0 +1,73 @@
+"""What models hear with the help of a language model, each with weights of its own."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import pandas as pd
+
+from distillery.data.manifest import PreparedData
+from distillery.language_model.decoder import LanguageModelDecoder
+from distillery.language_model.settings import Tuned
+from distillery.language_model.tuning import (
+    describe,
+    log_probs_of,
+    tune_for,
+    untuned_decoder,
+    write_language_model,
+)
+from distillery.params.whole import LanguageModelParams
+from distillery.teachers.base import Teacher
+
+Name = TypeVar("Name", bound=Hashable)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a model heard with the language model, and the weights that its validation chose."""
+
+    texts: Sequence[str]
+    tuned: Tuned
+
+
+def decode_with_language_model(
+    data: PreparedData,
+    rows: pd.DataFrame,
+    recognisers: Mapping[Name, Teacher],
+    params: LanguageModelParams,
+) -> dict[Name, Decoded]:
+    """Return each model's texts of some utterances; models that give no frames are left out.
+
+    Args:
+        data: prepared data, whose training transcripts make the language model.
+        rows: its utterances to decode.
+        recognisers: the models.
+        params: settings of the language model.
+
+    Raises:
+        CorpusError: no training transcript holds a word, or no validation utterance has one.
+    """
+    decoders: dict[tuple[str, ...], LanguageModelDecoder] = {}
+    decoded = {}
+    for name, recogniser in recognisers.items():
+        if not recogniser.gives_frames:
+            continue
+        tokens = recogniser.vocabulary.tokens
+        if tokens not in decoders:
+            with tempfile.TemporaryDirectory() as folder:
+                write_language_model(data, recogniser.vocabulary, params, Path(folder))
+                decoders[tokens] = untuned_decoder(Path(folder), recogniser.vocabulary, params)
+        decoder = decoders[tokens]
+        tuned = tune_for(decoder, data, recogniser, params)
+        for line in describe(str(name), tuned):
+            logger.info("%s", line)
+        items = log_probs_of(recogniser, data, rows)
+        decoded[name] = Decoded([texts[0] for texts in decoder.n_best(items)], tuned)
+    return decoded

@@ -1,0 +1,92 @@
+"""From training transcripts and a recogniser to a decoder whose weights suit that recogniser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from distillery.data.manifest import PreparedData, labelled
+from distillery.data.text import Vocabulary
+from distillery.language_model.decoder import LanguageModelDecoder, tune
+from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE, estimate, write_lexicon
+from distillery.language_model.settings import SearchSettings, Tuned
+from distillery.params.whole import LanguageModelParams
+from distillery.teachers.base import Teacher
+
+BATCH_UTTERANCES = 16
+
+
+def write_language_model(
+    data: PreparedData, vocabulary: Vocabulary, params: LanguageModelParams, folder: Path
+) -> None:
+    """Estimate the n-gram model of the training transcripts, and write it and its lexicon.
+
+    Raises:
+        CorpusError: no transcript holds a word.
+    """
+    model = estimate(labelled(data, "train")["text"], params.order)
+    model.save(folder / ARPA_FILE)
+    write_lexicon(model.words, vocabulary, folder / LEXICON_FILE)
+
+
+def untuned_decoder(
+    folder: Path, vocabulary: Vocabulary, params: LanguageModelParams
+) -> LanguageModelDecoder:
+    """Return a decoder that awaits `tune_for`."""
+    first = SearchSettings(
+        params.weights[0], params.word_scores[0], params.beam_size, params.beam_threshold
+    )
+    return LanguageModelDecoder(folder, vocabulary, first)
+
+
+def tune_for(
+    decoder: LanguageModelDecoder,
+    data: PreparedData,
+    recogniser: Teacher,
+    params: LanguageModelParams,
+) -> Tuned:
+    """Choose the decoder's weights for a recogniser, by its WER on the validation split."""
+    rows = labelled(data, "valid")
+    return tune(
+        decoder,
+        log_probs_of(recogniser, data, rows),
+        list(rows["text"]),
+        recogniser.vocabulary,
+        params.weights,
+        params.word_scores,
+    )
+
+
+def log_probs_of(recogniser: Teacher, data: PreparedData, rows: pd.DataFrame) -> list[np.ndarray]:
+    """Return log-probabilities `(frames, vocab)` of utterances, batches of similar lengths."""
+    found: dict[int, np.ndarray] = {}
+    for batch in _batches(rows):
+        waveforms = [data.waveform(row) for row in rows.iloc[batch].itertuples()]
+        outputs = recogniser.forward(*recogniser.extract(waveforms))
+        found.update(zip(batch, outputs.items, strict=True))
+    return [found[index] for index in range(len(rows))]
+
+
+def _batches(rows: pd.DataFrame) -> Iterator[list[int]]:
+    order = np.argsort(rows["num_samples"].to_numpy(), kind="stable").tolist()
+    for start in range(0, len(order), BATCH_UTTERANCES):
+        yield order[start : start + BATCH_UTTERANCES]
+
+
+def describe(name: str, tuned: Tuned) -> list[str]:
+    """Return what tuning found, in lines for a person."""
+    settings, greedy = tuned.settings, 100 * tuned.valid_wer_greedy
+    lines = [
+        f"language model for {name}: weight {settings.weight:g}, word score "
+        f"{settings.word_score:g}; validation WER {100 * tuned.valid_wer:.1f} % with it, "
+        f"{greedy:.1f} % without"
+    ]
+    if tuned.valid_wer > tuned.valid_wer_greedy:
+        lines.append(
+            "the language model makes it worse: its words and their order come from the training "
+            "transcripts alone; add transcripts, or switch it off"
+        )
+    return lines

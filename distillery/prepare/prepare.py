@@ -1,0 +1,499 @@
+"""A corpus into prepared data: decode, resample, normalise, split, drop with a reason, pack.
+
+Audio streams from the corpus into packed shards, so memory holds a few recordings and one row of
+metadata per utterance, never the corpus. Shards take the test split first, then validation, then
+training, each in the order of its utterance ids: equal input gives equal bytes, whatever order the
+file system lists it in.
+
+Partly transcribed data is simulated by forgetting transcripts of training utterances, before
+anything looks at them: what is kept, dropped or in the alphabet depends on the others alone.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import logging
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
+from distillery.corpora.known import CORPORA
+from distillery.data import text
+from distillery.data.audio import compute_num_samples, resample
+from distillery.data.manifest import (
+    COLUMNS,
+    DROPPED_FILE,
+    MANIFEST_FILE,
+    SAMPLE_DTYPE,
+    SPLITS,
+    SUMMARY_FILE,
+    PreparedData,
+    audio_key,
+    shard_name,
+)
+from distillery.errors import AudioError, CorpusError, EmptyAudio
+from distillery.files import whole_folder, write_bytes, write_json
+from distillery.params.whole import PrepareParams
+from distillery.prepare.profile import ProfileBuilder, clipped_fraction, level_dbfs, write_profile
+from distillery.prepare.splits import assign_splits, hash_fraction
+
+"""Speakers from which on a split takes whole speakers; below, it takes utterances."""
+NUM_WORKERS = 2
+LOOK_AHEAD_PER_WORKER = 8
+NUM_EXAMPLES = 3
+UNKNOWN_CHARACTERS = "unknown_characters"
+SECONDS_PER_HOUR = 3600.0
+LITTLE_SECONDS = 300.0
+"""Transcribed training audio below which a teacher that is trained here hardly learns.
+
+92 utterances of AN4, some five minutes, made a teacher of 57 % WER, with copies at eight other
+speeds; all 770 made one of 14 % (`quality_an4_partly.json` and `quality_an4_all.json` in
+benchmarks/results).
+"""
+PACKING_ORDER = ("test", "valid", "train")
+SCHEMA = pa.schema(
+    [
+        pa.field("utterance_id", pa.string(), nullable=False),
+        pa.field("speaker", pa.string()),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("text_original", pa.string()),
+        pa.field("source_path", pa.string(), nullable=False),
+        pa.field("shard", pa.int32(), nullable=False),
+        pa.field("offset_samples", pa.int64(), nullable=False),
+        pa.field("num_samples", pa.int64(), nullable=False),
+        pa.field("duration_seconds", pa.float64(), nullable=False),
+        pa.field("audio_key", pa.string(), nullable=False),
+    ]
+)
+assert tuple(SCHEMA.names) == COLUMNS
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Drop:
+    """One utterance that was left out."""
+
+    utterance_id: str
+    source_path: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Heard:
+    """One recording's audio at the prepared rate, or why there is none."""
+
+    samples: np.ndarray  # int16 (samples,); empty where there is a reason
+    key: str = ""
+    level_dbfs: float = 0.0
+    clipped_fraction: float = 0.0
+    reason: str | None = None
+    detail: str = ""
+
+
+def prepare(
+    params: PrepareParams,
+    source: Path,
+    folder: Path,
+    reports: Path,
+    num_workers: int = NUM_WORKERS,
+) -> dict[str, Any]:
+    """Write prepared data and return its summary.
+
+    Args:
+        params: the section `prepare`.
+        source: the corpus folder (or grammar file).
+        folder: where prepared data goes; replaced whole, or left as it was when this fails.
+        reports: where the list of dropped utterances goes when there are too many.
+        num_workers: threads that decode.
+
+    Raises:
+        CorpusError: the corpus is missing or contradicts itself, too many utterances were dropped,
+            or a split is empty.
+        ManifestError: the user's manifest breaks its contract.
+    """
+    recordings = read_recordings(params, source)
+    splits, split_rule = assign_splits(recordings, params.valid_fraction, params.test_fraction)
+    with whole_folder(folder) as temporary:
+        packing = _Packing(params, temporary)
+        with packing.shards:
+            for recording, heard in _hear(
+                _in_packing_order(recordings, splits),
+                params.sample_rate_hz,
+                num_workers,
+            ):
+                packing.add(recording, splits[recording.utterance_id], heard)
+        dropped = sorted(packing.dropped, key=lambda drop: drop.utterance_id)
+        _check_drops(dropped, len(recordings), params.max_dropped_fraction, reports)
+        _check_splits(packing.rows)
+        _check_labels(packing, params.labelled_fraction)
+        summary = _summarise(params, packing, dropped, split_rule)
+        _write_manifest(temporary / MANIFEST_FILE, packing.rows)
+        write_bytes(temporary / DROPPED_FILE, _as_csv(dropped))
+        write_json(temporary / SUMMARY_FILE, summary)
+        write_profile(temporary, packing.profile.profile())
+    _log_summary(summary)
+    return summary
+
+
+def too_little_to_learn(data: PreparedData) -> str | None:
+    """Return a caution where the training split holds too few transcripts for a trained teacher.
+
+    It is none where pre-trained teachers bring what they know.
+    """
+    rows = data.split("train")
+    seconds = float(rows.loc[rows["text"].notna(), "duration_seconds"].sum())
+    if seconds >= LITTLE_SECONDS:
+        return None
+    return (
+        f"warning: split train holds {seconds / 60:.1f} minutes of transcribed audio, too little "
+        f"for a teacher of kind trained: expected {LITTLE_SECONDS / 60:.0f} or more (92 utterances "
+        "of AN4, some five minutes, made one of 57 % WER, all 770 one of 14 %); add transcripts, "
+        "or take a teacher that others trained: docs/teachers.md"
+    )
+
+
+def read_recordings(params: PrepareParams, source: Path) -> list[Recording]:
+    """Return a corpus's recordings in the order of their ids, which are checked.
+
+    Raises:
+        CorpusError: the corpus is missing, an id is unfit for a file name, or ids repeat.
+    """
+    recordings = sorted(CORPORA[params.corpus](params, source), key=lambda item: item.utterance_id)
+    if not recordings:
+        raise CorpusError(f"corpus {params.corpus}: {source} holds no recordings")
+    for recording in recordings:
+        if not re.fullmatch(UTTERANCE_ID_PATTERN, recording.utterance_id):
+            raise CorpusError(
+                f"corpus {params.corpus}: utterance {recording.utterance_id!r} "
+                f"({recording.source_path}): expected an id of the form {UTTERANCE_ID_PATTERN}"
+            )
+    for first, second in itertools.pairwise(recordings):
+        if first.utterance_id == second.utterance_id:
+            raise CorpusError(
+                f"corpus {params.corpus}: utterance {first.utterance_id!r} stands twice "
+                f"({first.source_path} and {second.source_path}); ids must be unique"
+            )
+    return recordings
+
+
+def _in_packing_order(recordings: Sequence[Recording], splits: dict[str, str]) -> list[Recording]:
+    """Group recordings by split; within one, they keep the order of their ids."""
+    return sorted(recordings, key=lambda r: PACKING_ORDER.index(splits[r.utterance_id]))
+
+
+# --- audio -------------------------------------------------------------------------------------
+
+
+def _hear(
+    recordings: Sequence[Recording], sample_rate_hz: int, num_workers: int
+) -> Iterator[tuple[Recording, Heard]]:
+    """Decode with a few threads and a bounded look-ahead; order is kept."""
+    waiting: deque[tuple[Recording, Future[Heard]]] = deque()
+    todo = iter(recordings)
+    with (
+        # One thread inside torch: more would fight with the workers.
+        ThreadPoolExecutor(num_workers, "decode", torch.set_num_threads, (1,)) as pool,
+        tqdm(total=len(recordings), desc="prepare", unit="utt", disable=None) as progress,
+    ):
+        try:
+            while True:
+                while len(waiting) < num_workers * LOOK_AHEAD_PER_WORKER:
+                    if (recording := next(todo, None)) is None:
+                        break
+                    waiting.append((recording, pool.submit(_hear_one, recording, sample_rate_hz)))
+                if not waiting:
+                    return
+                recording, future = waiting.popleft()
+                yield recording, future.result()
+                progress.update()
+        finally:
+            for _, future in waiting:
+                future.cancel()
+
+
+def _hear_one(recording: Recording, sample_rate_hz: int) -> Heard:
+    nothing = np.empty(0, dtype=SAMPLE_DTYPE)
+    try:
+        samples, rate_hz = recording.decode()
+        samples = resample(samples, rate_hz, sample_rate_hz)
+    except EmptyAudio as error:
+        return Heard(nothing, reason="empty", detail=str(error))
+    except AudioError as error:
+        return Heard(nothing, reason="unreadable", detail=str(error))
+    samples = np.ascontiguousarray(samples, SAMPLE_DTYPE)
+    return Heard(samples, audio_key(samples), level_dbfs(samples), clipped_fraction(samples))
+
+
+class _Shards:
+    """Packed audio files, filled one after another; only buffers are held in memory."""
+
+    def __init__(self, folder: Path, max_samples: int) -> None:
+        self._folder = folder
+        self._max_samples = max_samples
+        self._file: BinaryIO | None = None
+        self._shard = -1
+        self._offset = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def write(self, samples: np.ndarray) -> tuple[int, int]:
+        """Append int16 samples `(samples,)`; return the shard and the offset they start at."""
+        if self._file is None or self._offset + len(samples) > self._max_samples:
+            self._open_next()
+        assert self._file is not None
+        self._file.write(samples.data)
+        start = self._offset
+        self._offset += len(samples)
+        return self._shard, start
+
+    def _open_next(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._shard += 1
+        self._offset = 0
+        self._file = open(self._folder / shard_name(self._shard), "wb")  # noqa: SIM115
+
+
+class _Packing:
+    """Decides about one recording after another: a row and its samples, or a reason."""
+
+    def __init__(self, params: PrepareParams, folder: Path) -> None:
+        self._params = params
+        self._alphabet = None if params.alphabet is None else set(params.alphabet) | {" "}
+        self._test_keys: set[str] = set()
+        max_samples = compute_num_samples(params.shard_seconds, params.sample_rate_hz)
+        self.shards = _Shards(folder, max_samples)
+        self.rows: list[dict[str, Any]] = []
+        self.dropped: list[Drop] = []
+        self.num_hidden_transcripts = 0
+        self.profile = ProfileBuilder()
+
+    def add(self, recording: Recording, split: str, heard: Heard) -> None:
+        """Keep or drop one recording; those of the test split must come first."""
+        hidden = recording.text is not None and self._is_hidden(heard, split)
+        if hidden:
+            recording = replace(recording, text=None)
+        words = recording.text
+        if words is not None:
+            words = text.normalise(words, self._params.case)
+        if heard.reason is not None:
+            drop: tuple[str, str] | None = (heard.reason, heard.detail)
+        else:
+            drop = (
+                self._fault_of_length(heard)
+                or self._fault_of_text(recording, words, split)
+                or self._fault_of_both(heard, words, split)
+            )
+        if drop is not None:
+            self.dropped.append(Drop(recording.utterance_id, recording.source_path, *drop))
+            if drop[0] == UNKNOWN_CHARACTERS:
+                self.profile.refuse(self._unknown(words))
+            return
+        if split == "test":
+            self._test_keys.add(heard.key)
+        self.num_hidden_transcripts += hidden
+        self._keep(recording, words, split, heard)
+
+    def _is_hidden(self, heard: Heard, split: str) -> bool:
+        """Return whether `labelled_fraction` takes a transcript away; equal audio, equal answer."""
+        fraction = self._params.labelled_fraction
+        return split == "train" and hash_fraction("labelled", heard.key) >= fraction
+
+    def _keep(self, recording: Recording, words: str | None, split: str, heard: Heard) -> None:
+        shard, offset = self.shards.write(heard.samples)
+        seconds = len(heard.samples) / self._params.sample_rate_hz
+        self.profile.add(split, seconds, heard.level_dbfs, heard.clipped_fraction, words)
+        self.rows.append(
+            {
+                "utterance_id": recording.utterance_id,
+                "speaker": recording.speaker,
+                "split": split,
+                "text": words,
+                "text_original": recording.text,
+                "source_path": recording.source_path,
+                "shard": shard,
+                "offset_samples": offset,
+                "num_samples": len(heard.samples),
+                "duration_seconds": seconds,
+                "audio_key": heard.key,
+            }
+        )
+
+    def _fault_of_length(self, heard: Heard) -> tuple[str, str] | None:
+        duration_seconds = len(heard.samples) / self._params.sample_rate_hz
+        if duration_seconds < self._params.min_duration_seconds:
+            bound = f"at least {self._params.min_duration_seconds:g}"
+            return "too_short", f"{duration_seconds:.3f} s, expected {bound} s"
+        if duration_seconds > self._params.max_duration_seconds:
+            bound = f"at most {self._params.max_duration_seconds:g}"
+            return "too_long", f"{duration_seconds:.3f} s, expected {bound} s"
+        return None
+
+    def _fault_of_text(
+        self, recording: Recording, words: str | None, split: str
+    ) -> tuple[str, str] | None:
+        if words is None:
+            return None
+        if not words:
+            return (
+                "empty_text",
+                f"nothing is left of {recording.text!r} after normalisation",
+            )
+        if split == "test" or self._alphabet is None:  # scoring needs no tokens
+            return None
+        if unknown := self._unknown(words):
+            return (
+                UNKNOWN_CHARACTERS,
+                f"{sorted(unknown)} in {words!r} are not in prepare.alphabet",
+            )
+        return None
+
+    def _unknown(self, words: str | None) -> set[str]:
+        return set(words or "") - (self._alphabet or set(words or ""))
+
+    def _fault_of_both(self, heard: Heard, words: str | None, split: str) -> tuple[str, str] | None:
+        if split != "test" and heard.key in self._test_keys:
+            return "also_in_test", f"audio {heard.key[:12]}… is also in the test split"
+        if words is None or split != "train" or self._params.too_short_for_ctc == "keep":
+            return None
+        shift = compute_num_samples(
+            self._params.ctc_frame_shift_seconds, self._params.sample_rate_hz
+        )
+        frames, needed = -(-len(heard.samples) // shift), text.min_ctc_frames(words)
+        if frames < needed:
+            return "too_short_for_ctc", f"{frames} frames, {words!r} needs {needed}"
+        return None
+
+
+# --- what is written and checked at the end ----------------------------------------------------
+
+
+def _check_drops(
+    dropped: Sequence[Drop], num_recordings: int, max_fraction: float, reports: Path
+) -> None:
+    if len(dropped) <= max_fraction * num_recordings:
+        return
+    reports.mkdir(parents=True, exist_ok=True)
+    path = reports / DROPPED_FILE
+    write_bytes(path, _as_csv(dropped))
+    lines = []
+    for reason, count in sorted(Counter(drop.reason for drop in dropped).items()):
+        examples = [drop for drop in dropped if drop.reason == reason][:NUM_EXAMPLES]
+        lines.append(f"  {reason}: {count}")
+        lines.extend(f"    {drop.utterance_id}: {drop.detail}" for drop in examples)
+    raise CorpusError(
+        f"{len(dropped)} of {num_recordings} utterances were dropped, "
+        f"prepare.max_dropped_fraction allows {max_fraction:g}; all of them are listed in {path}. "
+        "Mend the corpus, change prepare's settings, or raise that fraction\n" + "\n".join(lines)
+    )
+
+
+def _check_splits(rows: Sequence[dict[str, Any]]) -> None:
+    counts = Counter(row["split"] for row in rows)
+    if empty := [split for split in SPLITS if not counts[split]]:
+        found = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+        settings = " and ".join(
+            f"prepare.{split}_fraction" for split in ("valid", "test") if split in empty
+        )
+        raise CorpusError(
+            f"split {' and '.join(empty)}: no utterances (found {found}), expected some in each; "
+            + (f"raise {settings}" if settings else "lower valid_fraction and test_fraction")
+            + ", or add data"
+        )
+
+
+def _check_labels(packing: _Packing, labelled_fraction: float) -> None:
+    """Refuse a share that leaves a transcribed corpus without any training transcript."""
+    hidden = packing.num_hidden_transcripts
+    labelled = (row for row in packing.rows if row["split"] == "train" and row["text"] is not None)
+    if hidden and not any(labelled):
+        raise CorpusError(
+            f"split train: prepare.labelled_fraction {labelled_fraction:g} keeps none of its "
+            f"{hidden} transcripts, expected at least one; raise that fraction"
+        )
+
+
+def _summarise(
+    params: PrepareParams,
+    packing: _Packing,
+    dropped: Sequence[Drop],
+    split_rule: dict[str, str],
+) -> dict[str, Any]:
+    rows = packing.rows
+    return {
+        "corpus": params.corpus,
+        "sample_rate_hz": params.sample_rate_hz,
+        "text_rule": text.describe_rule(params.case),
+        "alphabet": params.alphabet if params.alphabet is not None else _alphabet_of(rows),
+        "split_rule": split_rule,
+        "splits": {split: _count(rows, split) for split in SPLITS},
+        "num_hidden_transcripts": packing.num_hidden_transcripts,
+        "dropped": dict(sorted(Counter(drop.reason for drop in dropped).items())),
+    }
+
+
+def _alphabet_of(rows: Iterable[dict[str, Any]]) -> str:
+    """Return the characters of the texts that models train and validate on."""
+    texts = (row["text"] for row in rows if row["split"] != "test" and row["text"] is not None)
+    return "".join(sorted(set().union(*texts) - {" "}))
+
+
+def _count(rows: Iterable[dict[str, Any]], split: str) -> dict[str, Any]:
+    chosen = [row for row in rows if row["split"] == split]
+    seconds = sum(row["duration_seconds"] for row in chosen)
+    labelled = sum(row["text"] is not None for row in chosen)
+    return {
+        "num_utterances": len(chosen),
+        "num_labelled": labelled,
+        "num_unlabelled": len(chosen) - labelled,
+        "num_speakers": len({row["speaker"] for row in chosen} - {None}),
+        "hours": round(seconds / SECONDS_PER_HOUR, 6),
+    }
+
+
+def _write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    ordered = sorted(rows, key=lambda row: str(row["utterance_id"]))
+    table = pa.Table.from_pylist(ordered, schema=SCHEMA)
+    pq.write_table(table, path, compression="zstd")
+
+
+def _as_csv(dropped: Iterable[Drop]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("utterance_id", "source_path", "reason", "detail"))
+    writer.writerows((d.utterance_id, d.source_path, d.reason, d.detail) for d in dropped)
+    return buffer.getvalue().encode()
+
+
+def _log_summary(summary: dict[str, Any]) -> None:
+    lines = [f"{'split':<8}{'utterances':>12}{'unlabelled':>12}{'speakers':>10}{'hours':>9}"]
+    for split, count in summary["splits"].items():
+        lines.append(
+            f"{split:<8}{count['num_utterances']:>12}{count['num_unlabelled']:>12}"
+            f"{count['num_speakers']:>10}{count['hours']:>9.3f}"
+        )
+    if hidden := summary["num_hidden_transcripts"]:
+        lines.append(f"hidden: transcripts of {hidden} training utterances")
+    lines.extend(f"dropped: {reason} {count}" for reason, count in summary["dropped"].items())
+    logger.info("prepared %s\n%s", summary["corpus"], "\n".join(lines))

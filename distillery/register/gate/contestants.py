@@ -1,0 +1,162 @@
+"""What the gate judges: students and champions, scored on one test split in one process.
+
+Speeds are taken in turns, pass by pass: a moment in which the machine was busy then spoils
+everybody's figure alike.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from distillery.architectures.known import ARCHITECTURES
+from distillery.data.manifest import PreparedData
+from distillery.data.scoring import count_errors
+from distillery.errors import ModelError, StageError
+from distillery.evaluate.evaluate import batches, labelled_test_rows, speed_clip, weights_bytes
+from distillery.evaluate.latency import usual_way
+from distillery.evaluate.speed import measure_real_time_factor
+from distillery.models.recogniser import WEIGHTS_FILE, Recogniser
+from distillery.params.whole import EvaluateParams
+from distillery.register.aliases import check_version
+from distillery.register.gate.rules import PYTORCH, Form
+from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
+from distillery.tracking.store import Tracking
+
+NUM_ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A model in one form, ready to run."""
+
+    form: str
+    transcribe: Callable[[Sequence[np.ndarray]], Sequence[str]]
+    """From a batch of waveforms `(samples,)` to texts, as it is meant to run."""
+    num_bytes: int
+    """Size of its weights."""
+    predictions: pd.DataFrame | None = None
+    """Its rows of the evaluation, where it was scored on this test split before."""
+
+
+class TestSplit:
+    """The split that decides, and how to score on it."""
+
+    def __init__(self, data: PreparedData, settings: EvaluateParams) -> None:
+        """Take the transcribed utterances of the test split.
+
+        Raises:
+            CorpusError: there is none.
+        """
+        self.data = data
+        self.settings = settings
+        self.rows = labelled_test_rows(data)
+
+    def score(self, contestants: Sequence[Contestant]) -> list[Form]:
+        """Return what each contestant did, in their order.
+
+        Raises:
+            StageError: one brings predictions of other utterances.
+        """
+        clip = speed_clip(self.data, self.rows, self.settings.speed_seconds)
+        seconds = len(clip) / self.data.sample_rate_hz
+        speeds: list[list[float]] = [[] for _ in contestants]
+        # Pass by pass in turns, for a machine that others use may be twice as fast a second later.
+        for _ in range(NUM_ROUNDS * self.settings.speed_repeats):
+            for contestant, taken in zip(contestants, speeds, strict=True):
+                result = measure_real_time_factor(contestant.transcribe, clip, seconds, repeats=1)
+                taken.append(result.real_time_factor)
+        return [
+            Form(item.form, self._predictions(item), item.num_bytes, statistics.median(taken))
+            for item, taken in zip(contestants, speeds, strict=True)
+        ]
+
+    def ordered(self, predictions: pd.DataFrame, whose: str) -> pd.DataFrame:
+        """Return predictions in the order of the split's rows.
+
+        Raises:
+            StageError: they are of other utterances.
+        """
+        wanted = list(self.rows["utterance_id"])
+        if sorted(predictions["utterance_id"]) != sorted(wanted):
+            raise StageError(
+                f"reports/evaluation: {whose} was scored on {len(predictions)} utterances, "
+                f"data/prepared has {len(wanted)} to test on, expected the same; run make evaluate"
+            )
+        return predictions.set_index("utterance_id").loc[wanted].reset_index()
+
+    def _predictions(self, contestant: Contestant) -> pd.DataFrame:
+        if contestant.predictions is not None:
+            return self.ordered(contestant.predictions, contestant.form)
+        texts: dict[int, str] = {}
+        for batch in batches(self.rows["duration_seconds"].to_numpy()):
+            waveforms = [self.data.waveform(row) for row in self.rows.iloc[batch].itertuples()]
+            texts.update(zip(batch, contestant.transcribe(waveforms), strict=True))
+        counts = [
+            count_errors(text.split(), texts[index].split())
+            for index, text in enumerate(self.rows["text"])
+        ]
+        return self.rows[["utterance_id", "speaker"]].assign(
+            words=[count.reference_length for count in counts],
+            word_errors=[count.errors for count in counts],
+        )
+
+
+def of_student(
+    folder: Path,
+    predictions: pd.DataFrame,
+    exported_folder: Path,
+    exported: pd.DataFrame,
+    chunk_seconds: float,
+) -> list[Contestant]:
+    """Return a student in all its forms, PyTorch's first.
+
+    Args:
+        folder: where it was saved.
+        predictions: what the evaluation found, as PyTorch runs it.
+        exported_folder: where it was exported to.
+        exported: what the evaluation found of that, by `format`; may be empty.
+        chunk_seconds: audio that a streaming student hears at once.
+
+    Raises:
+        ModelError: a file is missing or damaged.
+    """
+    transcribe = usual_way(Recogniser.load(folder, ARCHITECTURES), chunk_seconds)
+    contestants = [Contestant(PYTORCH, transcribe, weights_bytes(folder), predictions)]
+    for name, found in exported.groupby("format", sort=False):
+        student = OnnxRecogniser(exported_folder, str(name))
+        contestants.append(Contestant(str(name), student.transcribe, student.num_bytes, found))
+    return contestants
+
+
+def of_version(
+    tracking: Tracking, model_name: str, version: str, split: TestSplit
+) -> list[Contestant]:
+    """Return a registered version in all its forms, its files checked against the registry.
+
+    Raises:
+        TrackingError: its files cannot be had.
+        ModelError: they are damaged, or it cannot hear this data.
+    """
+    folder = check_version(tracking, model_name, version)
+    recogniser = Recogniser.load(folder, ARCHITECTURES)
+    if recogniser.sample_rate_hz != split.data.sample_rate_hz:
+        raise ModelError(
+            f"it hears {recogniser.sample_rate_hz} Hz and the test split has "
+            f"{split.data.sample_rate_hz} Hz"
+        )
+    letters = "".join(sorted(set("".join(split.rows["text"]))))
+    if unknown := recogniser.vocabulary.unknown(letters):
+        raise ModelError(f"it has no token for {sorted(unknown)}, which the test split holds")
+    transcribe = usual_way(recogniser, split.settings.stream_chunk_seconds)
+    weights = (folder / WEIGHTS_FILE).stat().st_size
+    contestants = [Contestant(PYTORCH, transcribe, weights)]
+    for name in (name for name, file in MODEL_FILES.items() if (folder / file).exists()):
+        exported = OnnxRecogniser(folder, name)
+        contestants.append(Contestant(name, exported.transcribe, exported.num_bytes))
+    return contestants

@@ -1,0 +1,264 @@
+"""A newly registered student at the gate: scored beside the champion, judged, given its alias."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from distillery.data.manifest import PreparedData
+from distillery.errors import AliasConflict, ModelError, TrackingError
+from distillery.evaluate.tables import with_distance
+from distillery.files import write_json
+from distillery.params.whole import EvaluateParams, GateParams
+from distillery.register.aliases import (
+    GATE,
+    Aliases,
+    challenge,
+    check_exists,
+    crown,
+    moves,
+    read_aliases,
+    record_unrecorded,
+    withdrawn,
+)
+from distillery.register.gate import verdict as verdicts
+from distillery.register.gate.rules import PYTORCH, Form, is_tie, judge
+from distillery.register.gate.verdict import GATE_FILE, Ruling, Verdict
+from distillery.tracking.store import Tracking
+from distillery.tracking.versions import CHALLENGER, CHAMPION, PREVIOUS
+
+if TYPE_CHECKING:
+    from distillery.register.gate.contestants import Contestant, TestSplit
+
+ATTEMPTS = 3
+FORMAT_TAG = "serve.format"
+"""Of a version: the form in which it is served."""
+MAX_TAG = 5000
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered student that may become champion."""
+
+    model_name: str
+    version: str
+    name: str
+    seed: int
+    folder: Path
+    description: str
+    """Of the version, without the verdict."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """On what, and by which rules, it is judged."""
+
+    data: PreparedData
+    predictions: pd.DataFrame
+    """Of the evaluation: all models and seeds."""
+    exported: pd.DataFrame
+    """Of the evaluation: the exported students, by format."""
+    evaluate: EvaluateParams
+    gate: GateParams
+
+
+def decide(tracking: Tracking, entry: Entry, terms: Terms) -> Verdict:
+    """Judge a student against the champion of this moment, and move the aliases accordingly.
+
+    The verdict goes to reports/gate.json, and into the version's tags and description.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses, or the champion keeps changing.
+        StageError: the evaluation and the prepared data do not belong together.
+    """
+    record_unrecorded(tracking, entry.model_name)
+    for attempt in range(1, ATTEMPTS + 1):
+        aliases = read_aliases(tracking, entry.model_name)
+        verdict = _weigh(tracking, entry, terms, aliases)
+        try:
+            verdict = _move(tracking, entry, verdict, aliases)
+            break
+        except AliasConflict as conflict:
+            if attempt == ATTEMPTS:
+                raise
+            logger.warning("%s; the gate judges again", conflict)
+    path = tracking.root / GATE_FILE
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"model": entry.model_name, **verdict.to_json()})
+    if entry.version != aliases.champion and (verdict.rulings or verdict.changed):
+        _record(tracking, entry, verdict)
+    return verdict
+
+
+def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> Verdict:
+    """Return the verdict; nothing is moved."""
+    if entry.version == aliases.champion:
+        return _kept(tracking, entry)
+    if taken_back := withdrawn(tracking, entry.model_name, entry.version):
+        reason = f"it was rolled back, {taken_back}; make promote VERSION={entry.version} forgives"
+        return Verdict(entry.version, CHALLENGER, reason)
+    if not terms.gate.enabled:
+        return Verdict(entry.version, CHAMPION, "register.gate.enabled is false")
+    # PyTorch comes with these; who is champion already needs none.
+    from distillery.register.gate import contestants as forms
+
+    split = forms.TestSplit(terms.data, terms.evaluate)
+    mine = terms.predictions[terms.predictions["seed"] == entry.seed]
+    own = mine[mine["model"] == f"students/{entry.name}"]
+    contestants = forms.of_student(
+        entry.folder,
+        own,
+        tracking.root / "models/exported" / entry.name,
+        terms.exported[terms.exported["model"] == f"students/{entry.name}"],
+        terms.evaluate.stream_chunk_seconds,
+    )
+    check_exists(tracking, entry.model_name, entry.version)
+    # Asked before the work, for versions may be deleted meanwhile.
+    served = rival_served = _served(tracking, entry.model_name, entry.version)
+    rival = aliases.champion or aliases.previous
+    rivals: list[Contestant] = []
+    obstacle = None
+    if rival is not None:
+        rival_served = _served(tracking, entry.model_name, rival)
+        try:
+            rivals = forms.of_version(tracking, entry.model_name, rival, split)
+        except (ModelError, TrackingError) as error:
+            obstacle = str(error)
+    scored = split.score([*contestants, *rivals])
+    own_forms, rival_forms = scored[: len(contestants)], scored[len(contestants) :]
+    rulings = judge(
+        own_forms,
+        rival_forms,
+        _control_errors(split, mine, entry.name),
+        terms.gate,
+        terms.evaluate.num_resamples,
+    )
+    verdict = Verdict(
+        version=entry.version,
+        alias=CHALLENGER,
+        reason="",
+        against=rival,
+        wer=own_forms[0].wer,
+        against_wer=rival_forms[0].wer if rival_forms else None,
+        num_utterances=len(split.rows),
+        rulings=tuple(_binding(rulings, served)),
+    )
+    if obstacle is not None:
+        return replace(verdict, reason=_cannot_compare(entry, str(rival), aliases, obstacle))
+    tied = rival is not None and is_tie(
+        _form(own_forms, served),
+        _form(rival_forms, rival_served),
+    )
+    return _conclude(verdict, aliases, _lost(tracking, entry), tied=tied)
+
+
+def _kept(tracking: Tracking, entry: Entry) -> Verdict:
+    """Return the verdict that a champion got: it is not judged again, least against itself.
+
+    With its rulings where gate.json still is about it.
+    """
+    tags = tracking.client.get_model_version(entry.model_name, entry.version).tags
+    said, by_gate = tags.get("gate.reason"), tags.get("gate.alias") == CHAMPION
+    reason = said if said and by_gate else "it is the champion already"
+    if said and not by_gate:
+        reason += f", not by the gate, which said: {said}"
+    verdict = verdicts.read_verdict(tracking.root, entry.model_name)
+    about_it = verdict is not None and verdict.version == entry.version
+    same = ("gate.against", "gate.failed")
+    if verdict is None or not about_it or any(verdict.tags[it] != tags.get(it) for it in same):
+        verdict = Verdict(entry.version, CHAMPION, reason)
+    return replace(verdict, alias=CHAMPION, reason=reason, changed=False)
+
+
+def _served(tracking: Tracking, model_name: str, version: str) -> str:
+    """Return the form in which a version is served."""
+    tags = tracking.client.get_model_version(model_name, version).tags
+    return str(tags.get(FORMAT_TAG, PYTORCH))
+
+
+def _form(forms: list[Form], name: str) -> Form:
+    """Return the form of that name, or else as PyTorch runs it, which comes first."""
+    return next((form for form in forms if form.name == name), forms[0])
+
+
+def _binding(rulings: list[Ruling], served: str) -> list[Ruling]:
+    """Return rulings that count where others start from the form, PyTorch's, or it is served."""
+    return [replace(item, binding=item.form in (PYTORCH, served)) for item in rulings]
+
+
+def _conclude(verdict: Verdict, aliases: Aliases, lost: str, *, tied: bool) -> Verdict:
+    """Return a verdict with its reason, from what the rules said."""
+    if verdict.failed:
+        said: dict[tuple[str, str], list[str]] = {}  # forms often fail alike
+        for item in verdict.failed:
+            said.setdefault((item.rule, item.sentence), []).append(item.form)
+        reason = "; ".join(
+            f"{rule} ({', '.join(forms)}): {sentence}" for (rule, sentence), forms in said.items()
+        )
+        return replace(verdict, reason=reason)
+    if verdict.against_wer is None:
+        reason = f"the first champion{lost}"
+        return replace(verdict, alias=CHAMPION, reason=reason)
+    name = f"version {verdict.against}"
+    if aliases.champion is None:
+        name = f"the {PREVIOUS} {name}, for no champion is left"
+    elif tied:
+        reason = f"a tie: every utterance has as many errors as with {name}, and it is no smaller"
+        return replace(verdict, reason=reason)
+    reason = (
+        f"all rules passed, WER {verdict.wer:.2%} against the {verdict.against_wer:.2%} of {name} "
+        f"on the same {verdict.num_utterances} utterances"
+    )
+    return replace(verdict, alias=CHAMPION, reason=reason)
+
+
+def _cannot_compare(entry: Entry, rival: str, aliases: Aliases, obstacle: str) -> str:
+    role = CHAMPION if aliases.champion else PREVIOUS
+    back = " or make rollback" if aliases.previous else ""
+    return (
+        f"it cannot be compared with the {role}, version {rival}: {obstacle}. Listen to both, and "
+        f"run make promote VERSION={entry.version}{back}"
+    )
+
+
+def _lost(tracking: Tracking, entry: Entry) -> str:
+    """Return what became of former champions, where none is left."""
+    former = moves(tracking, entry.model_name)
+    return f" since version {former[0].version} was deleted" if former else ""
+
+
+def _control_errors(split: TestSplit, mine: pd.DataFrame, name: str) -> np.ndarray | None:
+    control = mine[mine["model"] == f"controls/{name}"]
+    if control.empty:
+        return None
+    return split.ordered(control, f"the control of {name}")["word_errors"].to_numpy(np.int64)
+
+
+def _move(tracking: Tracking, entry: Entry, verdict: Verdict, aliases: Aliases) -> Verdict:
+    name, version = entry.model_name, entry.version
+    if verdict.alias == CHAMPION:
+        if version == aliases.champion:
+            return verdict
+        check_exists(tracking, name, version)
+        # First, for should this process be killed, a champion is not judged again.
+        _record(tracking, entry, verdict)
+        crown(tracking, name, version, aliases, GATE, verdict.reason)
+        return replace(verdict, changed=True)
+    changed = challenge(tracking, name, version, aliases)
+    alias = PREVIOUS if version == aliases.previous else CHALLENGER
+    return replace(verdict, alias=alias, changed=changed)
+
+
+def _record(tracking: Tracking, entry: Entry, verdict: Verdict) -> None:
+    client, name, version = tracking.client, entry.model_name, entry.version
+    for tag, value in verdict.tags.items():
+        client.set_model_version_tag(name, version, tag, value[:MAX_TAG])
+    description = f"{with_distance(verdicts.markdown(verdict))}\n{entry.description}"
+    client.update_model_version(name, version, description)

@@ -1,0 +1,130 @@
+"""An exported student, run by ONNX Runtime; PyTorch is not imported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from pydantic import ValidationError
+
+from distillery.data.text import Vocabulary
+from distillery.errors import ModelError
+from distillery.files import digest_of_file
+from distillery.models.decoding import greedy_text
+from distillery.params.whole import FeatureParams
+from distillery.serve.log_mel import NumpyLogMel
+
+CONFIG_FILE = "config.json"
+TOKENS_FILE = "tokens.txt"
+MODEL_FILES: Mapping[str, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
+"""Files of an exported student, by format."""
+INPUT, OUTPUT = "features", "log_probs"
+
+
+class OnnxRecogniser:
+    """A student's network as ONNX, with everything that is needed to turn audio into text.
+
+    It answers as the `Recogniser` that it was exported from does. Utterances go through the network
+    one by one, on one thread.
+    """
+
+    def __init__(self, folder: Path, model_format: str) -> None:
+        """Load an exported student.
+
+        Args:
+            folder: where config.json, tokens.txt and the network lie.
+            model_format: a key of MODEL_FILES.
+
+        Raises:
+            ModelError: a file is missing, damaged or does not fit the others.
+        """
+        try:
+            config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
+            self.features = FeatureParams.model_validate(config["features"])
+            self.sample_rate_hz = int(config["sample_rate_hz"])
+            self.time_reduction = int(config["architecture"]["time_reduction"])
+        except FileNotFoundError:
+            raise ModelError(f"{folder}: holds no {CONFIG_FILE}; expected a saved model") from None
+        except (KeyError, TypeError, ValueError, ValidationError) as error:
+            raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
+        self.vocabulary = Vocabulary.load(folder / TOKENS_FILE)
+        self.path = folder / MODEL_FILES[model_format]
+        self.session = _open(self.path)
+        widths = (self.session.get_inputs()[0].shape[-1], self.session.get_outputs()[0].shape[-1])
+        expected = (self.features.num_mels, len(self.vocabulary))
+        if widths != expected:
+            raise ModelError(
+                f"{self.path}: turns {widths[0]} mel bands into {widths[1]} tokens, expected "
+                f"{expected[0]} and {expected[1]} by {CONFIG_FILE} and {TOKENS_FILE}; export the "
+                "student again"
+            )
+
+    @property
+    def frame_shift_seconds(self) -> float:
+        """Time from one output frame to the next, in seconds."""
+        return self.features.hop_seconds * self.time_reduction
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the network's file."""
+        return self.path.stat().st_size
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """SHA-256 of the network's file."""
+        return digest_of_file(self.path)
+
+    @cached_property
+    def extractor(self) -> NumpyLogMel:
+        """What makes features of waveforms."""
+        return NumpyLogMel(self.features, self.sample_rate_hz)
+
+    def check_sample_rate(self, sample_rate_hz: int) -> None:
+        """Make sure that audio of this rate is what the student was made for.
+
+        Raises:
+            ModelError: it was trained at another rate.
+        """
+        if sample_rate_hz != self.sample_rate_hz:
+            raise ModelError(
+                f"{self.path}: made for {self.sample_rate_hz} Hz, the audio has "
+                f"{sample_rate_hz} Hz; resample it, or train a student at that rate"
+            )
+
+    def run(self, features: np.ndarray) -> np.ndarray:
+        """Return log-probabilities `(batch, frames, vocab)`.
+
+        Args:
+            features: `(batch, feature_frames, mels)`, float32, all rows as long.
+        """
+        log_probs: np.ndarray = self.session.run([OUTPUT], {INPUT: features})[0]
+        return log_probs
+
+    def log_probs(self, waveforms: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Return log-probabilities `(frames, vocab)`, float32, for waveforms `(samples,)`.
+
+        Args:
+            waveforms: float32 audio in [-1, 1) at `sample_rate_hz`.
+        """
+        return [self.run(self.extractor(waveform)[None])[0] for waveform in waveforms]
+
+    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
+        """Return the greedy transcripts of waveforms `(samples,)`."""
+        return [greedy_text(item, self.vocabulary) for item in self.log_probs(waveforms)]
+
+
+def _open(path: Path) -> onnxruntime.InferenceSession:
+    if not path.exists():
+        raise ModelError(f"{path}: no such file; run make evaluate, which exports students")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors, which are raised as well
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its classes are derived from Exception, one for each status
+        raise ModelError(f"{path}: cannot be loaded: {error}; export the student again") from None

@@ -1,0 +1,129 @@
+"""In which format a student is served: chosen when it is registered, read when it is loaded.
+
+A bundle always holds the student as it was trained: others start from it, and streaming needs it.
+One that is served in another format holds that file as well, and `served.json` names the format.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from distillery.errors import ModelError
+from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
+
+SERVED_FILE = "served.json"
+PYTORCH = "torch"
+FALLBACKS = {"onnx-int8": "onnx", "onnx": PYTORCH}
+
+
+class Transcriber(Protocol):
+    """A student in any format."""
+
+    sample_rate_hz: int
+
+    @property
+    def weights_digest(self) -> str:
+        """SHA-256 that tells this student, in this format, from all others."""
+
+    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
+        """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1)."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A format, and why a student is served in it."""
+
+    format: str = PYTORCH
+    reason: str = "register.serve_format asks for it"
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """What the bundle holds beside the student, by name."""
+
+    @property
+    def contents(self) -> dict[str, bytes]:
+        """What the bundle holds beside the student; nothing where PyTorch serves it."""
+        if self.format == PYTORCH:
+            return {}
+        note = json.dumps({"format": self.format}) + "\n"
+        files = {name: path.read_bytes() for name, path in self.files.items()}
+        return {**files, SERVED_FILE: note.encode()}
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over those contents; empty where there are none."""
+        digest = hashlib.sha256()
+        for name, content in sorted(self.contents.items()):
+            digest.update(f"{name} {len(content)}\n".encode() + content)
+        return digest.hexdigest() if self.contents else ""
+
+
+def choose_format(
+    wanted: str,
+    eager: Mapping[str, Any],
+    formats: Mapping[str, Mapping[str, Any]],
+    folder: Path,
+    max_loss: float,
+) -> Served:
+    """Return the format to serve a student in: the one wanted, unless that costs too many words.
+
+    Args:
+        wanted: what the settings ask for.
+        eager: figures of the student as PyTorch runs it, of the evaluation.
+        formats: figures of each exported format, measured on the same utterances.
+        folder: where the exported student lies.
+        max_loss: points of WER, as a fraction, that a format may lose.
+    """
+    chosen, reason = wanted, Served.reason
+    while chosen != PYTORCH:
+        loss = formats[chosen]["wer"] - eager["wer"]
+        if loss <= max_loss:
+            file = MODEL_FILES[chosen]
+            return Served(chosen, reason, {file: folder / file})
+        reason = (
+            f"{chosen} loses {100 * loss:.2f} points of WER on the test split, "
+            f"{100 * max_loss:.2f} are allowed (register.max_format_loss)"
+        )
+        chosen = FALLBACKS[chosen]
+    return Served(PYTORCH, reason)
+
+
+def served_format(folder: Path) -> str:
+    """Return the format that a bundle is served in.
+
+    Raises:
+        ModelError: the bundle says something else than a format.
+    """
+    path = folder / SERVED_FILE
+    if not path.exists():
+        return PYTORCH
+    try:
+        name = str(json.loads(path.read_text("utf-8"))["format"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: cannot be used: {error}; register the model again") from None
+    if name not in MODEL_FILES:
+        raise ModelError(
+            f"{path}: format {name!r}, expected one of {list(MODEL_FILES)}; register the model "
+            "again"
+        )
+    return name
+
+
+def load_served(folder: Path) -> Transcriber:
+    """Load a model in the format that it is served in; PyTorch is imported for its own alone.
+
+    Raises:
+        ModelError: a file is missing, damaged, or does not fit the others.
+    """
+    name = served_format(folder)
+    if name != PYTORCH:
+        return OnnxRecogniser(folder, name)
+    from distillery.architectures.known import ARCHITECTURES
+    from distillery.models.recogniser import Recogniser
+
+    return Recogniser.load(folder, ARCHITECTURES)

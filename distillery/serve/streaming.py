@@ -1,0 +1,170 @@
+"""Recognition while the audio arrives: chunks in, log-probabilities and a growing text out.
+
+Samples, features and convolutions keep what later outputs need, so that the pieces together are
+what the whole utterance would have given, wherever it was cut.
+"""
+
+from __future__ import annotations
+
+from typing import TypeGuard
+
+import numpy as np
+import torch
+import torchaudio
+from torch import Tensor
+from torch.nn import functional as F
+
+from distillery.data.features import LOG_FLOOR, LogMel
+from distillery.data.normalisation import RunningNormaliser
+from distillery.errors import ModelError
+from distillery.models.decoding import BLANK_INDEX
+from distillery.models.layers import StreamingNetwork
+from distillery.models.recogniser import Recogniser
+from distillery.teachers.base import Teacher
+
+
+def can_stream(recogniser: Teacher) -> TypeGuard[Recogniser]:
+    """Return whether neither network nor features wait for the end of an utterance."""
+    return (
+        isinstance(recogniser, Recogniser)
+        and isinstance(recogniser.network, StreamingNetwork)
+        and recogniser.features.normalise == "running"
+    )
+
+
+def algorithmic_latency_seconds(recogniser: Recogniser) -> float:
+    """Return the longest time from a sound to the output of its frame, in seconds.
+
+    Computing and chunks come on top. Frame t stands for the sounds since frame t - 1, the first of
+    which have waited for one frame; it then waits for its lookahead and for the half of the
+    analysis window behind its instant.
+    """
+    assert isinstance(recogniser.network, StreamingNetwork)
+    frames = recogniser.network.lookahead_frames + 1
+    return frames * recogniser.frame_shift_seconds + recogniser.features.window_seconds / 2
+
+
+class StreamingRecogniser:
+    """A recogniser on its way through one utterance."""
+
+    def __init__(self, recogniser: Recogniser) -> None:
+        """Start an utterance.
+
+        Raises:
+            ModelError: network or features wait for an utterance's end.
+        """
+        if not can_stream(recogniser):
+            raise ModelError(
+                f"model: {recogniser.architecture.type} with features normalised "
+                f"{recogniser.features.normalise!r} waits for the end of an utterance; expected "
+                "a student such as causal_conv with features normalised 'running'"
+            )
+        assert isinstance(recogniser.network, StreamingNetwork)
+        self.recogniser = recogniser
+        self.features = LogMelStream(recogniser.extractor)
+        self.network = recogniser.network.stream()
+        self.path = GreedyPath()
+        self.has_ended = False
+
+    @property
+    def text(self) -> str:
+        """The greedy transcript so far."""
+        return self.recogniser.vocabulary.decode(self.path.tokens)
+
+    @torch.inference_mode()
+    def push(self, waveform: np.ndarray, *, last: bool = False) -> np.ndarray:
+        """Return the log-probabilities `(new frames, vocab)` that this chunk settles.
+
+        Args:
+            waveform: the next samples `(samples,)`, float32 in [-1, 1); there may be none.
+            last: whether the utterance ends here.
+
+        Raises:
+            ModelError: it had ended.
+        """
+        if self.has_ended:
+            raise ModelError("stream: a chunk came after the last one; start a new stream")
+        self.has_ended = last
+        features = self.features.push(torch.from_numpy(waveform), last=last)
+        scores = self.network.push(features.to(self.recogniser.device), last=last)
+        log_probs: np.ndarray = scores.float().log_softmax(dim=-1).cpu().numpy()
+        self.path.push(log_probs)
+        return log_probs
+
+
+class LogMelStream:
+    """Log-mel features of one utterance, frame by frame as its samples arrive.
+
+    Frame t is centred on sample `t * hop`; it is there once the half of its window behind that
+    sample is. Zeros stand before the start and behind the end, as in `LogMel`.
+    """
+
+    def __init__(self, extractor: LogMel) -> None:
+        self.extractor = extractor
+        self.normaliser = RunningNormaliser()
+        spectrogram = extractor.mel.spectrogram
+        self.num_fft, self.window = spectrogram.n_fft, spectrogram.window
+        # torch centres a window that is shorter than the transform.
+        start = (self.num_fft - len(self.window)) // 2
+        self.reach_samples = start + len(self.window) - self.num_fft // 2
+        self.held = torch.zeros(self.num_fft // 2)  # what lies before the first sample
+        self.num_unread = 0  # samples to come that no frame reads: hops longer than a window
+        self.num_samples = 0
+        self.num_frames = 0
+
+    def push(self, samples: Tensor, *, last: bool = False) -> Tensor:
+        """Return the features `(new feature_frames, mels)` that these samples `(samples,)` settle.
+
+        Args:
+            samples: the next ones; there may be none.
+            last: whether the utterance ends here.
+        """
+        hop = self.extractor.hop_samples
+        self.num_samples += len(samples)
+        settled = self.num_samples - (0 if last else self.reach_samples)
+        num_new = max(0, settled // hop + 1 - self.num_frames)
+        self.num_frames += num_new
+        held = self._drop(torch.cat([self.held, samples]), self.num_unread)
+        if not num_new:
+            self.held = held
+            return samples.new_zeros(0, self.extractor.mel.n_mels)
+        span = (num_new - 1) * hop + self.num_fft
+        # What is missing lies behind the end, or where the window is 0.
+        frames = F.pad(held, (0, max(0, span - len(held))))[:span]
+        self.held = self._drop(held, num_new * hop)
+        power = torchaudio.functional.spectrogram(
+            frames,
+            pad=0,
+            window=self.window,
+            n_fft=self.num_fft,
+            hop_length=hop,
+            win_length=len(self.window),
+            power=2.0,
+            normalized=False,
+            center=False,
+        )  # (bins, new feature_frames)
+        return self.normaliser(torch.log(self.extractor.mel.mel_scale(power) + LOG_FLOOR).T)
+
+    def _drop(self, samples: Tensor, count: int) -> Tensor:
+        self.num_unread = max(0, count - len(samples))
+        return samples[count:]
+
+
+class GreedyPath:
+    """The best path through log-probabilities that come in pieces, repeats and blanks collapsed."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []
+        self.frames: list[int] = []
+        """The frame in which each token begins."""
+        self.num_frames = 0
+        self._former = BLANK_INDEX
+
+    def push(self, log_probs: np.ndarray) -> None:
+        """Go on with the frames `(frames, vocab)`."""
+        for frame, token in enumerate(log_probs.argmax(axis=-1).tolist(), self.num_frames):
+            if token not in (self._former, BLANK_INDEX):
+                self.tokens.append(token)
+                self.frames.append(frame)
+            self._former = token
+        self.num_frames += len(log_probs)

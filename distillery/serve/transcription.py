@@ -1,0 +1,263 @@
+"""A folder of recordings into a JSONL file of their texts, which a kill at any time leaves usable.
+
+One line a recording:
+
+    {"path": "a/b.wav", "text": "…", "duration_seconds": 1.5, "model": "0123456789ab"}
+    {"path": "a/c.wav", "error": "a/c.wav: cannot be decoded: …", "model": "0123456789ab"}
+
+`path` is relative to the folder, `model` the start of the SHA-256 over the weights of the form that
+listened. Lines are appended batch by batch, each batch synced to the disk; at the end they are put
+into the order of their paths. The next run reads what is there, drops half a line at the end, and
+goes on. Batches depend on the folder alone, not on what is done already, so an interrupted job ends
+with the bytes of one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from distillery.data.audio import AUDIO_SUFFIXES, load_audio
+from distillery.errors import AudioError, TranscriptsError
+from distillery.files import write_bytes
+
+if TYPE_CHECKING:
+    from distillery.serve.served import Transcriber
+
+BATCH_SECONDS = 60.0
+MAX_BATCH_FILES = 64
+MODEL_DIGITS = 12
+ROUNDED_DIGITS = 3
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of a folder's recordings."""
+
+    num_transcribed: int
+    num_failed: int
+    num_kept: int
+    """Whose texts were there already."""
+
+
+def transcribe_folder(
+    recogniser: Transcriber, folder: Path, out: Path, batch_seconds: float = BATCH_SECONDS
+) -> Counts:
+    """Write the text of every recording in a folder, or go on with what a former run wrote.
+
+    A recording that failed is tried again; one that has a text is not read again.
+
+    Args:
+        recogniser: the student, in any form.
+        folder: searched with all folders below; what is no recording by its name is left alone.
+        out: the JSONL file.
+        batch_seconds: audio in one batch, padding included; a longer recording stands alone.
+
+    Raises:
+        AudioError: the folder holds no recordings.
+        TranscriptsError: `out` is of another model, is no such file, cannot be written, or another
+            process is writing it.
+    """
+    files = find_recordings(folder)
+    model = recogniser.weights_digest[:MODEL_DIGITS]
+    num_new = num_failed = 0
+    with Transcripts.open(out, model) as transcripts:
+        num_kept = sum(name in transcripts.texts for name in files)
+        batches = by_length(files, batch_seconds)
+        with tqdm(
+            total=len(files), initial=num_kept, desc="transcribe", unit="file", disable=None
+        ) as progress:
+            for batch in batches:
+                todo = [name for name in batch if name not in transcripts.texts]
+                if not todo:
+                    continue
+                rows = _transcribe(recogniser, folder, batch)
+                rows = [row for row in rows if row["path"] in todo]
+                transcripts.append(rows)
+                failed = sum("error" in row for row in rows)
+                num_failed += failed
+                num_new += len(todo) - failed
+                progress.update(len(todo))
+        transcripts.finish()
+    return Counts(num_new, num_failed, num_kept)
+
+
+def find_recordings(folder: Path) -> dict[str, float]:
+    """Return the recordings below a folder: path relative to it → seconds, by their headers.
+
+    A header that cannot be read counts as 0 seconds; decoding then says what is wrong.
+
+    Raises:
+        AudioError: there are none.
+    """
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir():
+            try:
+                seconds = float(soundfile.info(os.fsencode(path)).duration)
+            except (soundfile.SoundFileError, RuntimeError, OSError):
+                seconds = 0.0
+            found[str(path.relative_to(folder))] = seconds
+    if not found:
+        raise AudioError(
+            f"{folder}: holds no recording, expected {', '.join(AUDIO_SUFFIXES)} files"
+        )
+    return found
+
+
+def by_length(files: dict[str, float], batch_seconds: float) -> Iterator[list[str]]:
+    """Yield batches of recordings of like length, the longest first.
+
+    Args:
+        files: seconds of each.
+        batch_seconds: most audio in one batch, each counting as long as its longest.
+    """
+    batch: list[str] = []
+    longest = 0.0
+    for name in sorted(files, key=lambda name: (-files[name], name)):
+        is_full = (len(batch) + 1) * longest > batch_seconds or len(batch) == MAX_BATCH_FILES
+        if batch and is_full:
+            yield batch
+            batch = []
+        if not batch:
+            longest = files[name]
+        batch.append(name)
+    if batch:
+        yield batch
+
+
+def _transcribe(recogniser: Transcriber, folder: Path, batch: Sequence[str]) -> list[Row]:
+    rows: list[Row] = []
+    waveforms: list[np.ndarray] = []
+    rate = recogniser.sample_rate_hz
+    for name in batch:
+        try:
+            waveforms.append(load_audio(folder / name, rate, name))
+        except AudioError as error:
+            rows.append({"path": name, "error": str(error)})
+        else:
+            seconds = round(len(waveforms[-1]) / rate, ROUNDED_DIGITS)
+            rows.append({"path": name, "text": "", "duration_seconds": seconds})
+    heard = [row for row in rows if "text" in row]
+    for row, text in zip(heard, recogniser.transcribe(waveforms) if heard else [], strict=True):
+        row["text"] = text
+    return rows
+
+
+class Transcripts:
+    """The JSONL file while it grows; this process alone writes it."""
+
+    def __init__(self, path: Path, file: BinaryIO, model: str) -> None:
+        self._path = path
+        self._file = file
+        self._model = model
+        self._rows: dict[str, Row] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: Path, model: str) -> Iterator[Transcripts]:
+        """Open the file, created if it is not there, for one model and for this process alone.
+
+        Raises:
+            TranscriptsError: another process has it, it is of another model, or no such file.
+        """
+        try:
+            with _locked(path) as file:
+                transcripts = cls(path, file, model)
+                transcripts._read()
+                yield transcripts
+        except OSError as error:
+            raise TranscriptsError(
+                f"{path}: cannot be written ({error.strerror or error}); mend that and run the "
+                "same command again, it goes on with what is there"
+            ) from error
+
+    @property
+    def texts(self) -> set[str]:
+        """Paths of the recordings whose texts are there."""
+        return {name for name, row in self._rows.items() if "text" in row}
+
+    def append(self, rows: Sequence[Row]) -> None:
+        """Add rows; they are on the disk when this returns."""
+        rows = [{**row, "model": self._model} for row in rows]
+        self._file.write(_lines(rows))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._rows |= {row["path"]: row for row in rows}
+
+    def finish(self) -> None:
+        """Put the lines into the order of their paths, one for each."""
+        content = _lines([self._rows[name] for name in sorted(self._rows)])
+        if content != self._path.read_bytes():
+            write_bytes(self._path, content)
+
+    def _read(self) -> None:
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        for number, line in enumerate(whole.splitlines(), 1):
+            row = _row(line)
+            if row is None:
+                raise TranscriptsError(
+                    f"{self._path}: line {number} is none of transcribe's, expected path, model "
+                    "and text or error; choose another file"
+                )
+            if row["model"] != self._model:
+                raise TranscriptsError(
+                    f"{self._path}: line {number} is of model {row['model']}, this one is "
+                    f"{self._model}; choose another file, or remove this one to begin again"
+                )
+            self._rows[row["path"]] = row
+        self._file.truncate(len(whole))
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[BinaryIO]:
+    """Yield the file, opened to read and append, while no other process can do the same."""
+    while True:
+        with open(path, "a+b") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TranscriptsError(
+                    f"{path}: another process is writing it; wait for it, or choose another file"
+                ) from None
+            if _is(path, file):
+                yield file
+                return
+
+
+def _is(path: Path, file: BinaryIO) -> bool:
+    """Return whether an open file still is what its path names: one that ended replaced it."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+def _row(line: bytes) -> Row | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(row, dict) or not ("text" in row or "error" in row):
+        return None
+    return row if all(isinstance(row.get(name), str) for name in ("path", "model")) else None
+
+
+def _lines(rows: Sequence[Row]) -> bytes:
+    """Return rows as JSON lines; a file name that is no text keeps its bytes as JSON's escapes."""
+    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    return text.encode("utf-8", errors="backslashreplace")

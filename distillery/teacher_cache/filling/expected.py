@@ -1,0 +1,101 @@
+"""Where a workspace keeps what the cache is made from, and which namespace that makes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distillery.data.text import Vocabulary
+from distillery.errors import CacheError
+from distillery.language_model.settings import decoder_fields
+from distillery.models.fingerprint import read_fingerprint
+from distillery.params.whole import CacheParams
+from distillery.teacher_cache.namespace import Namespace
+
+DECODER_FOLDER = "decoder"
+LANGUAGE_MODEL = "language_model"
+"""Field of a namespace's teacher that describes the decoder of its texts, if there is one."""
+AUTO_U8_TOKENS = 256
+COMPUTE_DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Places:
+    """The three folders that a teacher pass needs."""
+
+    data: Path
+    teacher: Path
+    cache: Path
+
+    @classmethod
+    def in_workspace(cls, root: Path) -> Places:
+        """Return where a workspace has them."""
+        return cls(root / "data/prepared", root / "models/teacher", root / "data/teacher_cache")
+
+    @property
+    def decoder(self) -> Path:
+        """Where the teacher's language model lies, if its texts are decoded with one."""
+        return self.cache / DECODER_FOLDER
+
+
+def expected_namespace(
+    places: Places, params: CacheParams, tokens: tuple[str, ...] | None = None
+) -> Namespace:
+    """Return the namespace that a saved teacher's outputs belong to, its weights not loaded.
+
+    Args:
+        places: the teacher's folder, of which fingerprint.json is needed, and the cache with the
+            decoder of the teacher's texts.
+        params: settings of the stage `cache`.
+        tokens: a token table to use in place of the one in the folder; the fingerprint holds the
+            hash of the right one, so another one shows in `Namespace.check`.
+
+    Raises:
+        ModelError: the teacher's files are missing or damaged.
+        CacheError: the teacher has no such hidden layer.
+    """
+    fingerprint = read_fingerprint(places.teacher)
+    tokens = tokens or Vocabulary.load(places.teacher / "tokens.txt").tokens
+    payload = params.payload
+    layers = fingerprint["layers"]
+    if unknown := [name for name in payload.hidden_layers if name not in layers]:
+        raise CacheError(
+            f"cache.payload.hidden_layers: the teacher has no layer {unknown[0]!r}, expected "
+            f"some of {sorted(layers)}"
+        )
+    beam_size = payload.beam_size if payload.num_hypotheses > 1 else None
+    if places.decoder.exists():
+        decoder = decoder_fields(places.decoder)
+        fingerprint = {**fingerprint, LANGUAGE_MODEL: decoder}
+        beam_size = decoder["beam_size"]
+    return Namespace(
+        teacher=fingerprint,
+        tokens=tokens,
+        frame_shift_seconds=fingerprint["frame_shift_seconds"],
+        payload=payload_settings(params, len(tokens), gives_frames=fingerprint["gives_frames"]),
+        compute_dtype=COMPUTE_DTYPES[params.precision],
+        hidden={name: layers[name] for name in payload.hidden_layers},
+        num_hypotheses=payload.num_hypotheses,
+        beam_size=beam_size,
+    )
+
+
+def payload_settings(
+    params: CacheParams, num_tokens: int, *, gives_frames: bool = True
+) -> dict[str, Any]:
+    """Return the layout's kind and what that kind needs, no more: the rest changes nothing.
+
+    Args:
+        params: settings of the stage `cache`.
+        num_tokens: size of the vocabulary.
+        gives_frames: whether the teacher has distributions to keep.
+    """
+    kind = params.payload.log_probs if gives_frames else "none"
+    if kind == "auto":
+        kind = "u8" if num_tokens <= AUTO_U8_TOKENS else "sparse"
+    if kind != "sparse":
+        return {"kind": kind}
+    sparse = params.payload.sparse
+    others = sorted({t for t in sparse.temperatures if t != 1.0})
+    return {"kind": kind, **sparse.model_dump(), "temperatures": others}

@@ -1,0 +1,196 @@
+"""One partition of a teacher pass: audio in, the teacher's forward, shards out, all three at once.
+
+While the teacher works on one batch, one thread reads the next and extracts its features, and
+another decodes, packs and writes the one before.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from distillery.data.copies import training_rows
+from distillery.data.features import waveform_of
+from distillery.data.manifest import MANIFEST_FILE, PreparedData
+from distillery.device import choose_device
+from distillery.errors import CacheError
+from distillery.files import digest_of_file
+from distillery.language_model.decoder import LanguageModelDecoder
+from distillery.models.decoding import confidence, greedy_text, n_best, score_texts
+from distillery.models.fingerprint import FINGERPRINT_FILE
+from distillery.models.recogniser import Outputs
+from distillery.params.whole import CacheParams
+from distillery.teacher_cache.filling.expected import LANGUAGE_MODEL
+from distillery.teacher_cache.filling.fill import Partition, PartitionReport, cut_into_shards
+from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter
+from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.base import Teacher
+from distillery.teachers.kinds import load_teacher
+
+BATCHES_AHEAD = 2  # read, and waiting to be written: what bounds memory beside the forward pass
+
+
+def run_partition(
+    partition: Partition, on_progress: Callable[[int], object] | None = None
+) -> PartitionReport:
+    """Run the teacher over a partition's batches that are not cached yet, and write its shards.
+
+    Args:
+        partition: what to do; finished batches of an earlier try are skipped.
+        on_progress: called with the number of utterances that were just written, or found there.
+
+    Raises:
+        CacheError: the prepared data are other than where the pass was planned, the teacher's
+            outputs make no sense, or the disk is full.
+        ModelError: the teacher is damaged.
+    """
+    params, places = partition.params, partition.places
+    if digest_of_file(places.data / MANIFEST_FILE) != partition.manifest_sha256:
+        raise CacheError(
+            f"{places.data / MANIFEST_FILE}: differs from the one that this pass was planned with; "
+            "all workers need the same folders, start again when they have them"
+        )
+    torch.set_num_threads(params.num_threads)
+    teacher = _teacher(
+        places.teacher, digest_of_file(places.teacher / FINGERPRINT_FILE), params.device
+    )
+    data = PreparedData.open(places.data)
+    teacher.check_sample_rate(data.sample_rate_hz)
+    cache = TeacherCache(places.cache / partition.namespace)
+    rows = training_rows(data, params.speed_factors)
+    keys = rows["audio_key"].to_numpy()
+    found = [not cache.missing(keys[batch]) for batch in partition.batches]
+    progress = on_progress or (lambda _: None)
+    progress(sum(len(b) for b, done in zip(partition.batches, found, strict=True) if done))
+    batches = [batch for batch, done in zip(partition.batches, found, strict=True) if not done]
+    decoder = None
+    if LANGUAGE_MODEL in cache.namespace.teacher:
+        decoder = LanguageModelDecoder.load(places.decoder, teacher.vocabulary)
+    teacher_pass = TeacherPass(teacher, data, rows, cache, params, decoder)
+    durations = rows["duration_seconds"].to_numpy()
+    for shard in cut_into_shards(batches, durations, params.shard_seconds):
+        with cache.writing() as writer:
+            teacher_pass.write(shard, writer, progress)
+    return PartitionReport(sum(map(len, batches)), teacher_pass.seconds)
+
+
+@lru_cache(maxsize=1)
+def _teacher(folder: Path, _fingerprint: str, device: str) -> Teacher:
+    """Return a saved teacher; a worker loads it once for all its partitions."""
+    return load_teacher(folder, choose_device(device))
+
+
+class TeacherPass:
+    """The three things that happen at once, for one shard after another."""
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        data: PreparedData,
+        rows: pd.DataFrame,
+        cache: TeacherCache,
+        params: CacheParams,
+        decoder: LanguageModelDecoder | None = None,
+    ) -> None:
+        self.teacher = teacher
+        self.decoder = decoder
+        self.data = data
+        self.rows = list(rows.itertuples())
+        self.namespace = cache.namespace
+        self.params = params
+        self.seconds = 0.0
+
+    def write(
+        self,
+        batches: Sequence[np.ndarray],
+        writer: ShardWriter,
+        progress: Callable[[int], object],
+    ) -> None:
+        """Put the teacher's outputs for batches of row positions into one shard."""
+        layers = list(self.namespace.hidden)
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as scribe:
+            written: list[tuple[Future[None], int]] = []
+            for batch, features, lengths in self._read_ahead(reader, batches):
+                started = time.perf_counter()
+                outputs = self.teacher.forward(features, lengths, layers, self.params.precision)
+                self.seconds += time.perf_counter() - started
+                written.append((scribe.submit(self._store, batch, outputs, writer), len(batch)))
+                while len(written) > BATCHES_AHEAD:
+                    _finish(written, progress)
+            while written:
+                _finish(written, progress)
+
+    def _read_ahead(
+        self, reader: ThreadPoolExecutor, batches: Sequence[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+        waiting: list[tuple[np.ndarray, Future[tuple[Tensor, Tensor]]]] = []
+        for batch in batches:
+            waiting.append((batch, reader.submit(self._features, batch)))
+            if len(waiting) > BATCHES_AHEAD:
+                first, features = waiting.pop(0)
+                yield first, *features.result()
+        for first, features in waiting:
+            yield first, *features.result()
+
+    def _features(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
+        started = time.perf_counter()
+        with torch.inference_mode():
+            features = self.teacher.extract([waveform_of(self.data, self.rows[i]) for i in batch])
+        self.seconds += time.perf_counter() - started
+        return features
+
+    def _store(self, batch: np.ndarray, outputs: Outputs, writer: ShardWriter) -> None:
+        kept = outputs.items
+        if self.namespace.payload["kind"] == "none":
+            kept = [np.zeros((len(item), 0), np.float32) for item in kept]
+        for row, (index, said) in enumerate(zip(batch, self._said(outputs), strict=True)):
+            hidden = {
+                name: values[row, : outputs.num_frames[row]]
+                for name, values in outputs.hidden.items()
+            }
+            writer.add(Entry(self.rows[index].audio_key, kept[row], *said, hidden))
+
+    def _said(self, outputs: Outputs) -> list[tuple[str, float, list[Hypothesis]]]:
+        """Return best text, confidence and hypotheses, best first, of each utterance."""
+        wanted, beam_size = self.namespace.num_hypotheses, self.namespace.beam_size
+        if outputs.log_probs is None:
+            assert outputs.hypotheses is not None and outputs.confidences is not None
+            given = [[Hypothesis(*item) for item in items] for items in outputs.hypotheses]
+            return [
+                (items[0].text if items else "", value, items[:wanted])
+                for items, value in zip(given, outputs.confidences, strict=True)
+            ]
+        vocabulary, decoder = self.teacher.vocabulary, self.decoder
+        best = [greedy_text(item, vocabulary) for item in outputs.items]
+        texts = [[text] for text in best]
+        if decoder is not None:
+            texts = decoder.n_best(outputs.items, wanted)
+        elif beam_size is not None:
+            texts = n_best(outputs.items, vocabulary, wanted, beam_size)
+        scores = score_texts(outputs.log_probs, outputs.num_frames, texts, vocabulary)
+        if decoder is not None:
+            scores = [
+                [score + decoder.text_score(text) for score, text in zip(*pair, strict=True)]
+                for pair in zip(scores, texts, strict=True)
+            ]
+        ranked = [
+            sorted(map(Hypothesis, *pair), key=lambda item: -item.score)
+            for pair in zip(texts, scores, strict=True)
+        ]
+        if decoder is not None:
+            best = [items[0].text for items in ranked]
+        return list(zip(best, map(confidence, outputs.items), ranked, strict=True))
+
+
+def _finish(written: list[tuple[Future[None], int]], progress: Callable[[int], object]) -> None:
+    future, count = written.pop(0)
+    future.result()
+    progress(count)

@@ -1,0 +1,63 @@
+"""A saved teacher of any kind, loaded again; config.json says which kind it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from distillery.architectures.known import ARCHITECTURES
+from distillery.errors import ModelError
+from distillery.models.recogniser import CONFIG_FILE, Recogniser
+from distillery.teachers import torchaudio_bundle, transformers_ctc, whisper
+from distillery.teachers.base import Teacher
+from distillery.teachers.ensemble import load_ensemble
+
+RECOGNISER = "recogniser"
+
+
+def _load_recogniser(folder: Path, device: str) -> Teacher:
+    return Recogniser.load(folder, ARCHITECTURES, device)
+
+
+def _load_ensemble(folder: Path, device: str) -> Teacher:
+    return load_ensemble(folder, device, load_teacher)
+
+
+def _load_onnx(folder: Path, device: str) -> Teacher:
+    from distillery.teachers import onnx_file  # a second for its libraries
+
+    return onnx_file.load(folder, device)
+
+
+LOADERS: Mapping[str, Callable[[Path, str], Teacher]] = {
+    "ensemble": _load_ensemble,
+    RECOGNISER: _load_recogniser,
+    torchaudio_bundle.KIND: torchaudio_bundle.load,
+    transformers_ctc.KIND: transformers_ctc.load,
+    whisper.KIND: whisper.load,
+    "onnx": _load_onnx,
+}
+"""By `kind` in config.json; where that is missing, a model made here."""
+
+
+def load_teacher(folder: Path, device: str = "cpu") -> Teacher:
+    """Load a saved teacher.
+
+    Args:
+        folder: as `Teacher.save` left it.
+        device: where it is to run.
+
+    Raises:
+        ModelError: a file is missing, damaged, or does not fit the others.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        kind = json.loads(path.read_text("utf-8")).get("kind", RECOGNISER)
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: holds no {CONFIG_FILE}; expected a saved teacher") from None
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{path}: cannot be used: {error}; run make teacher") from None
+    if kind not in LOADERS:
+        raise ModelError(f"{path}: kind {kind!r}, expected one of {sorted(LOADERS)}")
+    return LOADERS[kind](folder, device)

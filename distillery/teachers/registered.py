@@ -1,0 +1,43 @@
+"""A registered student as the teacher, such as the last champion: nothing is trained.
+
+Source: Furlanello et al. (2018), "Born-Again Neural Networks", arXiv 1805.04770.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict
+
+from distillery.data.manifest import PreparedData
+from distillery.errors import ModelError
+from distillery.models.recogniser import Recogniser
+from distillery.params.whole import RegistryTeacherParams
+from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.tracking.fetched import check_model
+
+
+def take_registered(params: RegistryTeacherParams, place: Workplace) -> ReadyTeacher:
+    """Return the registered model that `make fetch` brought here, as a teacher.
+
+    Raises:
+        StageError: it has not been fetched.
+        ModelError: it is damaged, made for another sample rate, or lacks characters of the corpus.
+    """
+    source = check_model(place.registered, params.model, "teacher")
+    # By name: were it among this stage's imports, dvc.yaml would have to list every student's code
+    # and train teachers anew whenever some of it changes. The cache lists it, and audits.
+    networks = importlib.import_module("distillery.architectures.known").ARCHITECTURES
+    recogniser = Recogniser.load(place.registered, networks)
+    recogniser.check_sample_rate(place.data.sample_rate_hz)
+    _check_tokens(recogniser, place.data, params.model)
+    return ReadyTeacher(recogniser, source=asdict(source))
+
+
+def _check_tokens(recogniser: Recogniser, data: PreparedData, model: str) -> None:
+    texts = data.frame["text"].dropna()
+    if unknown := recogniser.vocabulary.unknown("".join(set("".join(texts)))):
+        raise ModelError(
+            f"teacher: {model} has no token for {sorted(unknown)}, which transcripts of the corpus "
+            f"hold, only {list(recogniser.vocabulary.tokens[1:])}; its students share its tokens, "
+            "so name another model, or set teacher.kind to trained"
+        )

@@ -1,0 +1,173 @@
+"""Registered models that the settings name, as they lie in a workspace.
+
+Stages know no registry. `make fetch` and the flow put the models into models/registered, one folder
+for each that reads one, and stages find them there:
+
+    teacher/               the teacher, where teacher.kind is registry
+    teacher/members/N/     the same for one member of an ensemble
+    students/NAME/         what the student starts from, where its init is models:/…
+      model.safetensors    as in every saved recogniser; with config.json and tokens.txt
+      source.json          which version it is, and the SHA-256 of the files
+    …/none.txt             the settings name no registered model for this one
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from distillery.errors import ModelError, StageError
+from distillery.files import digest_of_file, whole_folder, write_json
+from distillery.params.whole import (
+    MEMBERS,
+    EnsembleTeacherParams,
+    Params,
+    RegistryTeacherParams,
+    TeacherParams,
+)
+
+REGISTERED = "models/registered"
+SOURCE_FILE = "source.json"
+NONE_FILE = "none.txt"
+TEACHER = "teacher"
+MODEL_FILES = ("config.json", "model.safetensors", "tokens.txt")
+"""What a recogniser is loaded from; nothing else of a registered version is taken."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which registered version a folder holds."""
+
+    model: str
+    """As the settings name it, `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+    name: str
+    version: str
+    """What an alias stood for when the model was fetched."""
+    bundle_sha256: str
+    """As the registry has it."""
+    files: Mapping[str, str]
+    """SHA-256 of each file."""
+
+
+def wanted_models(settings: Params) -> dict[str, str | None]:
+    """Return the registered model that the settings name, by its reader's folder; None: none."""
+    students = {
+        f"students/{name}": student.registered_init
+        for name, student in settings.distill.students.items()
+    }
+    return {**(_wanted_members(settings) or {TEACHER: _model_of(settings.teacher)}), **students}
+
+
+def _wanted_members(settings: Params) -> dict[str, str | None]:
+    """Return the registered models of an ensemble's members, by their folders."""
+    if not isinstance(settings.teacher, EnsembleTeacherParams):
+        return {}
+    members = enumerate(settings.teacher.members)
+    models = {f"{TEACHER}/{MEMBERS}/{n}": _model_of(member) for n, member in members}
+    return {folder: model for folder, model in models.items() if model is not None}
+
+
+def _model_of(teacher: TeacherParams) -> str | None:
+    return teacher.model if isinstance(teacher, RegistryTeacherParams) else None
+
+
+def is_teacher(reader: str) -> bool:
+    """Return whether a reader is the teacher or a member of it."""
+    return reader.split("/")[0] == TEACHER
+
+
+def put_model(files: Path, folder: Path, model: str, version: tuple[str, str], sha256: str) -> None:
+    """Take a registered version's files over, for one reader.
+
+    Args:
+        files: a checked bundle.
+        folder: the reader's folder, which is replaced.
+        model: the version as the settings name it.
+        version: its name and number.
+        sha256: its bundle's digest.
+
+    Raises:
+        ModelError: the version holds no recogniser of ours.
+    """
+    if missing := [name for name in MODEL_FILES if not (files / name).exists()]:
+        raise ModelError(
+            f"{model}: version {version[1]} holds no {missing[0]}, expected a student that "
+            "make register made; name another version"
+        )
+    with whole_folder(folder) as temporary:
+        for name in MODEL_FILES:
+            shutil.copyfile(files / name, temporary / name)
+        digests = {name: digest_of_file(temporary / name) for name in MODEL_FILES}
+        write_json(temporary / SOURCE_FILE, asdict(Source(model, *version, sha256, digests)))
+
+
+def read_source(folder: Path) -> Source | None:
+    """Return which version a reader's folder holds, None where there is none to be read."""
+    try:
+        return Source(**json.loads((folder / SOURCE_FILE).read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def check_model(folder: Path, model: str, reader: str) -> Source:
+    """Make sure that a reader's folder holds, unchanged, the model that the settings name.
+
+    Args:
+        folder: the reader's folder.
+        model: as the settings name it.
+        reader: what the settings name it for, in words.
+
+    Raises:
+        StageError: it is not there, or another one is.
+        ModelError: a file was changed since.
+    """
+    source = read_source(folder)
+    if source is None or source.model != model:
+        found = "has not been fetched" if source is None else f"is wanted, {source.model} is here"
+        raise StageError(f"{reader}: {model} {found} ({folder}); run make fetch")
+    for name, expected in source.files.items():
+        found = digest_of_file(folder / name) if (folder / name).exists() else "no file"
+        if found != expected:
+            raise ModelError(
+                f"{folder / name}: SHA-256 {found[:12]}, expected {expected[:12]}; the copy is "
+                "damaged, run make fetch"
+            )
+    return source
+
+
+def tidy(root: Path, settings: Params) -> dict[str, Source]:
+    """Check every model that the settings name, and leave a note where they name none.
+
+    Args:
+        root: the workspace.
+        settings: the whole of params.yaml.
+
+    Returns:
+        What was found, by the reader's folder.
+
+    Raises:
+        StageError: a model has not been fetched.
+        ModelError: one is damaged.
+    """
+    base = root / REGISTERED
+    wanted = wanted_models(settings)
+    found = {
+        reader: check_model(base / reader, model, reader.replace("/", " "))
+        for reader, model in wanted.items()
+        if model is not None
+    }
+    for reader, model in wanted.items():
+        if model is None and not (base / reader / NONE_FILE).exists():
+            with whole_folder(base / reader) as folder:
+                (folder / NONE_FILE).write_text("params.yaml names no registered model here.\n")
+    for folder in [*(base / "students").iterdir(), *(base / TEACHER / MEMBERS).glob("*")]:
+        if folder.relative_to(base).as_posix() not in wanted:
+            shutil.rmtree(folder)
+    if TEACHER not in wanted:  # what lies beside the members was there before them
+        for path in (base / TEACHER).iterdir():
+            if path.name != MEMBERS:
+                path.unlink()
+    return found

@@ -1,0 +1,302 @@
+"""The training loop of teachers, students and controls.
+
+A run is a function of its inputs alone: order, dropout and masks of an epoch come from the seed
+and the epoch's number, so a run that was killed goes on from its last checkpoint and ends with
+the weights that an unbroken run has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from distillery.augmentations.spec_augment import spec_augment
+from distillery.data.batches import Moment, TrainingSet
+from distillery.data.scoring import Counts, count_errors
+from distillery.data.text import Vocabulary
+from distillery.device import choose_device, choose_precision
+from distillery.distill.objective import NetworkOutputs, Objective
+from distillery.errors import DistilleryError, ModelError
+from distillery.files import write_bytes
+from distillery.models.decoding import greedy_tokens
+from distillery.models.layers import Network
+from distillery.params.whole import TrainingParams
+
+DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a checkpoint
+
+logger = logging.getLogger(__name__)
+Terms = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Transcribed utterances whose word error rate chooses the best epoch."""
+
+    data: TrainingSet
+    references: Sequence[str]
+    vocabulary: Vocabulary
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """Where a training run ended."""
+
+    num_epochs: int
+    best_epoch: int
+    best_wer: float
+
+
+class Curves:
+    """Metrics by step, appended to a JSONL file that others may follow while it grows."""
+
+    def __init__(
+        self, path: Path, earlier: Sequence[Mapping[str, Any]] = (), prefix: str = ""
+    ) -> None:
+        """Start a file anew.
+
+        Args:
+            path: the file.
+            earlier: rows of other runs, which stand in front.
+            prefix: what all keys of this run begin with.
+        """
+        self.path = path
+        self.prefix = prefix
+        self.earlier = list(earlier)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.restore([])
+
+    def restore(self, rows: list[dict[str, Any]]) -> None:
+        """Start again from the rows of a checkpoint."""
+        self.rows = list(rows)
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in [*self.earlier, *rows]))
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Append one row per value; the time-stamp in milliseconds never changes again."""
+        now = int(time.time() * 1000)
+        rows = [
+            {"key": self.prefix + key, "value": value, "step": step, "timestamp": now}
+            for key, value in values.items()
+        ]
+        self.rows += rows
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def run_digest(*parts: Any) -> str:
+    """Return a short digest of everything a run depends on, for its checkpoint's name."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+@dataclass
+class Trainer:
+    """One network on its way through one training run."""
+
+    network: Network
+    data: TrainingSet
+    objective: Objective
+    validation: Validation
+    params: TrainingParams
+    checkpoint: Path
+    curves: Curves
+    name: str
+    plan_like: TrainingSet | None = None
+    """Take as many steps per epoch as training on this set would."""
+    stop_after: int | None = None
+    """End after this epoch; the step size falls as if it went on to num_epochs."""
+
+    def __post_init__(self) -> None:
+        self.device = choose_device(self.params.device)
+        self.precision = choose_precision(self.params.precision, self.device)
+        torch.set_num_threads(self.params.num_threads)
+        torch.use_deterministic_algorithms(self.device == "cpu")
+        # That would also fill every new tensor with NaN first: 5 % of a small student's step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+        self.network.to(self.device)
+        self.objective.to(self.device)
+        self.parameters = [*self.network.parameters(), *self.objective.parameters()]
+        groups: list[dict[str, Any]] = [
+            {"params": parameters, "share": share}
+            for share, parameters in self.network.parameter_groups()
+        ]
+        groups[-1]["params"] += self.objective.parameters()
+        self.optimiser = torch.optim.AdamW(
+            groups,
+            lr=self.params.learning_rate,
+            weight_decay=self.params.weight_decay,
+            fused=True,  # a fourth of the time of a loop over the parameters, 5 % of a step
+        )
+        self.epoch = 0
+        self.step = 0
+        self.best_epoch = -1
+        self.best_wer = math.inf
+        self.best_state: dict[str, Tensor] = {}
+
+    def fit(self) -> FitResult:
+        """Train to the end, or until patience runs out; leave the best epoch's weights in place.
+
+        Raises:
+            DistilleryError: the loss is no finite number.
+        """
+        self._resume()
+        plan = self._plan(self.epoch)
+        last_epoch = self.stop_after or self.params.num_epochs
+        total = self.step + (last_epoch - self.epoch) * len(plan)
+        with tqdm(total=total, initial=self.step, desc=self.name, unit="step") as bar:
+            while self.epoch < last_epoch and not self._out_of_patience():
+                terms = self._train_epoch(bar)
+                wer = self.validate()
+                self.epoch += 1
+                if wer <= self.best_wer:
+                    self.best_wer, self.best_epoch = wer, self.epoch
+                    self.best_state = _copy(self.network.state_dict())
+                self.curves.log(self.step, {**terms, "valid/wer": wer})
+                bar.set_postfix(loss=f"{terms['train/loss']:.3f}", wer=f"{100 * wer:.1f}%")
+                self._save()
+        self.network.load_state_dict(self.best_state)
+        self.network.eval()
+        logger.info(
+            "%s: %d epochs, best validation WER %.2f %% at epoch %d",
+            self.name,
+            self.epoch,
+            100 * self.best_wer,
+            self.best_epoch,
+        )
+        return FitResult(self.epoch, self.best_epoch, self.best_wer)
+
+    def _plan(self, epoch: int) -> list[list[int]]:
+        like = self.plan_like
+        return self.data.plan(epoch, len(like.plan(epoch)) if like else None)
+
+    def _train_epoch(self, bar: tqdm[Any]) -> dict[str, float]:
+        torch.manual_seed(self.params.seed * 1_000_003 + self.epoch)
+        self.network.train()
+        plan = self._plan(self.epoch)
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
+        for position, items in enumerate(plan):
+            progress = (self.epoch + position / len(plan)) / self.params.num_epochs
+            rate = self._learning_rate(progress)
+            moment = Moment(self.epoch, position)
+            for term, value in self._train_step(items, moment, rate, progress).items():
+                sums[term] = sums[term] + value.detach().cpu().double()
+            self.step += 1
+            bar.update()
+        means = {f"train/{term}": float(value) / len(plan) for term, value in sums.items()}
+        if not math.isfinite(means["train/loss"]):
+            raise DistilleryError(
+                f"{self.name}: training loss is {means['train/loss']} in epoch {self.epoch + 1}, "
+                "expected a finite number; lower learning_rate or max_gradient_norm"
+            )
+        return {**means, "train/learning_rate": rate}
+
+    def _train_step(self, items: list[int], moment: Moment, rate: float, progress: float) -> Terms:
+        batch = self.data.batch(items, moment)
+        masked = spec_augment(batch.features, batch.feature_lengths, self.params.specaugment)
+        batch = batch.to(self.device)
+        with self.network.recording(self.objective.layers) as hidden:
+            log_probs, lengths = self._forward(masked, batch.feature_lengths)
+        states = {name: x.float() for name, x in hidden.items()}
+        terms: Terms = self.objective(NetworkOutputs(log_probs, lengths, states, progress), batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(terms["loss"])
+        nn.utils.clip_grad_norm_(self.parameters, self.params.max_gradient_norm)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate * group.get("share", 1.0)  # older checkpoints have none
+        self.optimiser.step()
+        return terms
+
+    def _forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Return normalised log-probabilities `(batch, frames, vocab)` in fp32, and lengths."""
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+            scores, lengths = self.network(features.to(self.device), lengths.to(self.device))
+        return scores.float().log_softmax(dim=-1), lengths
+
+    def _learning_rate(self, progress: float) -> float:
+        """Rise over the warm-up, then fall as a half cosine to 1 % of the peak."""
+        warmup = self.params.warmup_fraction
+        if progress < warmup:
+            return self.params.learning_rate * max(progress / warmup, 0.01)
+        phase = (progress - warmup) / max(1e-9, 1 - warmup)
+        return self.params.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * phase)))
+
+    @torch.inference_mode()
+    def validate(self) -> float:
+        """Return the word error rate on the validation utterances, as a fraction."""
+        self.network.eval()
+        total = Counts(0, 0, 0, 0)
+        for rows, features, lengths in self.validation.data.inference_batches():
+            log_probs, out_lengths = self._forward(features, lengths)
+            for row, item, length in zip(
+                rows, log_probs.cpu().numpy(), out_lengths.tolist(), strict=True
+            ):
+                hypothesis = self.validation.vocabulary.decode(greedy_tokens(item[:length]))
+                reference = self.validation.references[row]
+                total = total + count_errors(reference.split(), hypothesis.split())
+        return total.rate
+
+    def _out_of_patience(self) -> bool:
+        patience = self.params.patience
+        return patience is not None and self.epoch - max(self.best_epoch, 0) >= patience
+
+    def _save(self) -> None:
+        buffer = io.BytesIO()
+        torch.save(
+            {
+                "network": self.network.state_dict(),
+                "objective": self.objective.state_dict(),
+                "optimiser": self.optimiser.state_dict(),
+                "best_state": self.best_state,
+                "best_epoch": self.best_epoch,
+                "best_wer": self.best_wer,
+                "epoch": self.epoch,
+                "step": self.step,
+                "curves": self.curves.rows,
+            },
+            buffer,
+        )
+        self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        content = buffer.getvalue()
+        # PyTorch reads damaged files without a word.
+        write_bytes(self.checkpoint, content + hashlib.sha256(content).digest())
+
+    def _resume(self) -> None:
+        if not self.checkpoint.exists():
+            return
+        whole = self.checkpoint.read_bytes()
+        content, digest = whole[:-DIGEST_BYTES], whole[-DIGEST_BYTES:]
+        try:
+            if hashlib.sha256(content).digest() != digest:
+                raise ValueError("it does not match its SHA-256")
+            state = torch.load(io.BytesIO(content), map_location=self.device, weights_only=True)
+            self.network.load_state_dict(state["network"])
+            self.objective.load_state_dict(state["objective"])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except Exception as error:  # damaged, or of another version: it may fail in many ways
+            raise ModelError(
+                f"{self.checkpoint}: cannot be resumed from ({str(error)[:200]}); "
+                "delete this file and run again, training then starts anew"
+            ) from None
+        self.best_state, self.best_wer = state["best_state"], state["best_wer"]
+        self.best_epoch, self.epoch, self.step = (
+            state["best_epoch"],
+            state["epoch"],
+            state["step"],
+        )
+        self.curves.restore(state["curves"])
+        logger.info("%s: goes on after epoch %d", self.name, self.epoch)
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in state.items()}

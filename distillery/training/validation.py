@@ -1,0 +1,62 @@
+"""How well a teacher does on the validation split, measured alike for every kind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from distillery.data.manifest import PreparedData, labelled
+from distillery.data.scoring import Counts, count_errors
+from distillery.errors import ModelError
+from distillery.teachers.base import Teacher
+
+VALIDATION_FILE = "validation.json"
+"""Beside a saved teacher: `wer`, a fraction."""
+BATCH_UTTERANCES = 16
+
+
+def validation_wer(teacher: Teacher, data: PreparedData) -> float:
+    """Return the word error rate on the transcribed validation utterances, as a fraction.
+
+    Raises:
+        CorpusError: there is none.
+    """
+    rows = labelled(data, "valid").sort_values(["num_samples", "audio_key"])
+    total = Counts(0, 0, 0, 0)
+    for start in range(0, len(rows), BATCH_UTTERANCES):
+        batch = list(rows.iloc[start : start + BATCH_UTTERANCES].itertuples())
+        texts = teacher.transcribe([data.waveform(row) for row in batch])
+        for row, text in zip(batch, texts, strict=True):
+            total = total + count_errors(str(row.text).split(), text.split())
+    return total.rate
+
+
+def check_not_poor(folder: Path, student: str, control_wer: float, *, allow_poor: bool) -> str:
+    """Make sure that a teacher knows more than a student that learnt nothing from it.
+
+    Args:
+        folder: of the saved teacher.
+        student: whose control it is compared with.
+        control_wer: of that control, on the validation split, as a fraction.
+        allow_poor: whether a worse teacher may go on.
+
+    Returns:
+        What was found, in a line for a person.
+
+    Raises:
+        ModelError: the teacher is worse, and may not go on.
+    """
+    try:
+        wer = float(json.loads((folder / VALIDATION_FILE).read_text("utf-8"))["wer"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"teacher not compared with the control: {folder / VALIDATION_FILE} holds no WER"
+    found = (
+        f"teacher: validation WER {100 * wer:.2f} %, that of the control of student {student!r}, "
+        f"which learnt from transcripts alone, is {100 * control_wer:.2f} %"
+    )
+    if wer > control_wer and not allow_poor:
+        raise ModelError(
+            f"{found}; a teacher should know more than that. Choose another one (make teachers "
+            "compares some) or train it longer; or set teacher.allow_poor to true to go on"
+        )
+    return found

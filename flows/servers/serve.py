@@ -1,0 +1,132 @@
+"""The champion over HTTP, by MLflow's scoring server: python -m flows.servers.serve."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from distillery.errors import DistilleryError, StageError
+from distillery.params import whole as params
+from distillery.tracking.store import Tracking
+from distillery.tracking.versions import CHAMPION, checked_folder, package_bundle, version_of
+from flows import environment
+from flows.servers import server
+
+LOOPBACK = "127.0.0.1"
+EVERY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
+"""By what a server listens on: how this machine reaches it."""
+LOG_FILE = "scratch/serve.log"
+CHECK_SECONDS = 0.2
+REQUEST_SECONDS = 120
+CURL = """\
+  printf '{{"inputs": [{{"audio_b64": "%s"}}]}}' "$(base64 -w0 sample.wav)" |
+    curl -sS -H 'Content-Type: application/json' -d @- {url}/invocations
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the model and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m flows.servers.serve", description=__doc__)
+    parser.add_argument("--host", default=LOOPBACK, help="address to listen on")
+    parser.add_argument("--port", type=int, default=5001)
+    parser.add_argument("--model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
+    options = parser.parse_args(arguments)
+    root = Path.cwd()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A shell that starts it in the background would have it ignore this one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    environment.apply(root)
+    try:
+        serve(root, options.host, options.port, options.model)
+    except DistilleryError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def serve(root: Path, host: str, port: int, model: str | None) -> None:
+    """Check a registered model's files, serve a copy of them, and stop the server at the end.
+
+    Args:
+        root: the workspace, whose params.yaml says where the registry is.
+        host: the address to listen on.
+        port: the port.
+        model: which version; None takes the champion.
+
+    Raises:
+        StageError: the port is taken, or the server does not come up or dies.
+        ParamsError: params.yaml cannot be used.
+        TrackingError: the registry cannot be reached or does not hold the model.
+        ModelError: the model's files are damaged.
+    """
+    settings = params.load(root / params.PARAMS_FILE).register
+    server.check_port("serve", "SERVE_PORT", port)
+    tracking = Tracking(settings, root, again="make serve")
+    version = version_of(tracking, model or f"models:/{settings.model_name}@{CHAMPION}")
+    name = f"{version.name} version {version.version}"
+    log = root / LOG_FILE
+    log.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="serve-", dir=log.parent) as copy:
+        fixed = f"models:/{version.name}/{version.version}"
+        bundle = checked_folder(tracking, fixed, Path(copy) / "registered")
+        served = Path(copy) / "served"
+        package_bundle(bundle, served, settings.serve_limits)
+        say(f"{name}: files as registered; starting …")
+        child = server.start_child(
+            "mlflow",
+            "models",
+            "serve",
+            f"--model-uri={served}",
+            "--env-manager=local",
+            f"--host={host}",
+            f"--port={port}",
+            "--workers=1",
+            f"--timeout={REQUEST_SECONDS}",
+            log=log,
+            environment={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        )
+        try:
+            url = url_of(host, port)
+            server.wait_for(name, f"{url}/ping", child, log)
+            say(f"{url}/invocations answers until Ctrl-C. Try it with\n\n{CURL.format(url=url)}")
+            if not is_loopback(host):
+                say(
+                    f"Anyone who reaches {host} can use it: it knows no passwords and no "
+                    "encryption. See Serve in README.md for what to put in front.",
+                )
+            while child.poll() is None:
+                time.sleep(CHECK_SECONDS)
+            raise StageError(f"{name}: the server has stopped; see {log}")
+        finally:
+            server.stop(child)
+
+
+def say(text: str) -> None:
+    """Tell the one who started this, at once."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def url_of(host: str, port: int) -> str:
+    """Return where this machine finds what listens on a host: a name, an IPv4 or IPv6 address."""
+    address = EVERY_ADDRESS.get(host, host)
+    return f"http://[{address}]:{port}" if ":" in address else f"http://{address}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address is of this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""MLflow's and Prefect's pages on loopback until Ctrl-C: python -m flows.servers.ui."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from distillery.credentials import without_credentials
+from distillery.errors import DistilleryError, StageError
+from distillery.params import whole as params
+from distillery.tracking.store import Tracking, charts_page, runs_page, tracking_uri
+from flows import environment
+from flows.servers import server
+
+LOG_FOLDER = "scratch"
+CHECK_SECONDS = 0.5
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve the pages and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m flows.servers.ui", description=__doc__)
+    parser.add_argument("--mlflow-port", type=int, default=5000)
+    parser.add_argument("--prefect-port", type=int, default=4200)
+    options = parser.parse_args(arguments)
+    root = Path.cwd()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A shell that starts it in the background would have it ignore this one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    environment.apply(root)
+    try:
+        serve(root, options.mlflow_port, options.prefect_port)
+    except DistilleryError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
+    """Start both servers, say where they are, and stop both at the end.
+
+    Raises:
+        StageError: a port is taken, or a server does not come up or dies.
+        ParamsError: params.yaml cannot be used.
+        TrackingError: the MLflow store cannot be made or reached.
+    """
+    settings = params.load(root / params.PARAMS_FILE).register
+    logs = root / LOG_FOLDER
+    logs.mkdir(exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        children = {}
+        pages = []
+        if tracking_uri(settings, root).startswith("http"):
+            pages.append(
+                f"MLflow   {without_credentials(tracking_uri(settings, root))} (its own server)"
+            )
+        else:
+            server.check_port("ui", "MLFLOW_PORT", mlflow_port)
+            # The store must exist before the server's processes meet it.
+            experiment = Tracking(settings, root).experiment_id
+            children["MLflow"] = _mlflow(root, settings, mlflow_port, logs / "mlflow.log")
+            stack.callback(server.stop, children["MLflow"])
+            address = f"http://127.0.0.1:{mlflow_port}"
+            pages.append(f"MLflow   {address}/{runs_page(experiment)}")
+            pages.append(f"Compare  {address}/{charts_page(experiment)}")
+        if api := server.ui_server(root):
+            pages.append(f"Prefect  {api.removesuffix('/api')} (of make schedule)")
+        else:
+            log = logs / "prefect.log"
+            child = stack.enter_context(server.whole_server(root, "ui", prefect_port, log))
+            children["Prefect"] = child
+            pages.append(f"Prefect  http://127.0.0.1:{prefect_port}")
+        sys.stdout.write("starting …\n")
+        sys.stdout.flush()
+        if "MLflow" in children:
+            health = f"http://127.0.0.1:{mlflow_port}/health"
+            server.wait_for("MLflow", health, children["MLflow"], logs / "mlflow.log")
+        if "Prefect" in children:
+            server.announce(root, prefect_port, children["Prefect"], logs / "prefect.log")
+        sys.stdout.write("\n".join([*pages, "Ctrl-C stops both.", ""]))
+        sys.stdout.flush()
+        _watch(children, logs)
+
+
+def _mlflow(
+    root: Path, settings: params.RegisterParams, port: int, log: Path
+) -> subprocess.Popen[bytes]:
+    return server.start_child(
+        "mlflow",
+        "server",
+        "--host=127.0.0.1",
+        f"--port={port}",
+        "--workers=1",
+        "--backend-store-uri",
+        tracking_uri(settings, root),
+        "--default-artifact-root",
+        (root / "mlartifacts").as_uri(),
+        log=log,
+        environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+    )
+
+
+def _watch(children: dict[str, subprocess.Popen[bytes]], logs: Path) -> None:
+    while True:
+        for name, child in children.items():
+            if child.poll() is not None:
+                raise StageError(f"{name}: has stopped; see {logs / name.lower()}.log")
+        time.sleep(CHECK_SECONDS)
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)

@@ -1,0 +1,219 @@
+"""`make curve`: students and controls on shares of the training data, and WER against hours.
+
+No stage of DVC's: nothing depends on it, and a full run should not pay for it. What it trains lies
+in models/curve, each model with a digest of all it was made from, so a model is trained again only
+where that changed. The models of all data are those of the stage `distill`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from distillery.augmentations.augmenter import Effects
+from distillery.data.manifest import PreparedData
+from distillery.distill.distillation import Distillation, Trained
+from distillery.distill.generations import Generations
+from distillery.errors import StageError
+from distillery.files import whole_folder, write_json
+from distillery.models.recogniser import WEIGHTS_FILE
+from distillery.params import whole as params
+from distillery.studies import data_curve
+from distillery.studies.data_curve import CurveModel
+from distillery.teacher_cache.filling.audit import audit_before_training
+from distillery.teacher_cache.filling.expected import Places, expected_namespace
+from distillery.teacher_cache.store import TeacherCache
+from distillery.tracking.fetched import REGISTERED, read_source
+from distillery.training.trainer import run_digest
+from tasks.stage import Snapshot, run_stage, snapshot
+from tasks.studies.report_run import Report, log_report
+
+ROLE = "curve"
+MADE_FROM_FILE = "made_from.json"
+
+logger = logging.getLogger(__name__)
+
+
+def curve(root: Path) -> dict[str, Any]:
+    """Train what is missing on the curves, score them, and write reports/curve.csv and .png.
+
+    Args:
+        root: a workspace whose cache is up to date, and `distill` too where all data are a point.
+
+    Returns:
+        What `data_curve.score` returns.
+    """
+    settings = params.load(root / params.PARAMS_FILE)
+    data = PreparedData.open(root / "data/prepared")
+    data_curve.amounts(data, settings)  # raises before anything is trained
+    models = data_curve.models_of(settings)
+    for model in models:
+        if model.is_stages and not (model.folder(root) / WEIGHTS_FILE).exists():
+            raise StageError(f"{model.folder(root)}: holds no {model.role}; run make distill")
+    _train_all(Workshop(root, settings, data), [m for m in models if not m.is_stages])
+    summary = data_curve.score(root, data, settings)
+    data_curve.write_report(summary, root / "reports")
+    return summary
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What all trainings of a curve share."""
+
+    root: Path
+    settings: params.Params
+    data: PreparedData
+
+    @cached_property
+    def cache(self) -> TeacherCache:
+        """The teacher's outputs, checked to be those of the present teacher."""
+        places = Places.in_workspace(self.root)
+        cache = TeacherCache.open_current(places.cache)
+        cache.namespace.check(
+            expected_namespace(places, self.settings.cache, cache.namespace.tokens)
+        )
+        return cache
+
+    @cached_property
+    def sounds(self) -> Mapping[str, str]:
+        """Digests of the recordings that augmentation draws from."""
+        wanted, rate = self.settings.distill.augmentation, self.data.sample_rate_hz
+        return Effects.build(wanted, self.root, rate).digests
+
+    def audit(self) -> None:
+        """Compare the cache with the live teacher, as before every training."""
+        teacher = Places.in_workspace(self.root).teacher
+        for line in audit_before_training(self.cache, self.data, teacher, self.settings.cache):
+            logger.info("%s", line)
+
+    def run_of(self, model: CurveModel) -> Distillation:
+        """Return the training of a student and its control on their share of the data."""
+        return Distillation(
+            data_curve.draw(self.data, model.fraction),
+            self.cache,
+            model.student,
+            self.settings.distill.for_seed(model.seed),
+            self.root / "scratch",
+            self.root / "models",
+            speed_factors=self.settings.cache.speed_factors,
+            root=self.root,
+            pace=self.data,
+        )
+
+    def digest_of(self, model: CurveModel) -> str:
+        """Return a digest of code, settings and data that a model is made from."""
+        run, seed = self.run_of(model), str(model.seed)
+        state = snapshot(self.root, "distill", model.student, seed)
+        # Files in folders stand there by time, which `dvc checkout` changes; they follow by content
+        by_content = {name: value for name, value in state.items() if not isinstance(value, tuple)}
+        rows = [run.data.split("train"), run.data.split("valid")]
+        return run_digest(
+            by_content,
+            model.student,
+            seed,
+            run.cache.manifest_digest,
+            [[*part["audio_key"], *part["text"]] for part in rows],
+            run.pace_keys,
+            self.sounds,
+            run.data.sample_rate_hz,
+            str(read_source(self.root / REGISTERED / "students" / model.student)),
+        )
+
+
+def _train_all(workshop: Workshop, models: list[CurveModel]) -> None:
+    digests = {model: workshop.digest_of(model) for model in models}
+    missing = [m for m in models if _made_from(m.folder(workshop.root)).get("digest") != digests[m]]
+    logger.info("curve: %d of %d models are up to date", len(models) - len(missing), len(models))
+    if not missing:
+        return
+    workshop.audit()
+    with logging_redirect_tqdm(), tqdm(missing, desc="curve", unit="model", smoothing=0) as bar:
+        for model in bar:
+            before = _inputs(workshop.root, model)
+            _train(workshop, model, digests[model])
+            if _inputs(workshop.root, model) != before:
+                (model.folder(workshop.root) / MADE_FROM_FILE).unlink()
+                raise StageError(
+                    f"{model}: code, settings or data changed while it was trained, so it fits "
+                    "neither state; run make curve again"
+                )
+
+
+def _inputs(root: Path, model: CurveModel) -> Snapshot:
+    return snapshot(root, "distill", model.student, str(model.seed))
+
+
+def _train(workshop: Workshop, model: CurveModel, digest: str) -> None:
+    """Train one model and save it; what was interrupted goes on from its last epoch."""
+    run, root = workshop.run_of(model), workshop.root
+    name = f"{model.item}-{data_curve.percent(model.fraction)}".replace("/", "-")
+    curves = root / "scratch/curve" / f"{name}.jsonl"
+    logger.info("curve: %s: %d utterances", model, len(run.data.split("train")))
+    if model.role == "student":
+        generations = Generations(run, workshop.data.folder, workshop.settings.cache)
+        last, _ = generations.train_earlier(curves)
+        trained = last.train_student(curves)
+    else:
+        student = model._replace(role="student").folder(root)
+        trained = run.train_control(curves, _made_from(student)["num_epochs"])
+    _save(trained, model.folder(root), digest, curves)
+    if model.role == "student":
+        generations.clean_up()
+
+
+def _save(trained: Trained, folder: Path, digest: str, curves: Path) -> None:
+    with whole_folder(folder) as temporary:
+        trained.recogniser.save(temporary)
+        (temporary / data_curve.LEARNING_CURVE_FILE).write_bytes(curves.read_bytes())
+        note = {"digest": digest, "num_epochs": trained.num_epochs, "valid_wer": trained.valid_wer}
+        write_json(temporary / MADE_FROM_FILE, note)
+    trained.checkpoint.unlink(missing_ok=True)
+    curves.unlink()
+
+
+def _made_from(folder: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads((folder / MADE_FROM_FILE).read_text("utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def log(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Log the curves as an MLflow run of their own; equal curves and settings are logged once.
+
+    Returns:
+        Where the run is: `tracking_uri`, `experiment_id` and, in `runs`, `parent`.
+
+    Raises:
+        TrackingError: MLflow cannot be reached or refuses; the report stays where it is.
+    """
+    return log_report(
+        root,
+        Report(
+            ROLE,
+            "make curve",
+            made_from=("data/prepared", "models/teacher"),
+            text=data_curve.render(summary),
+            files=(data_curve.CSV_FILE, data_curve.PLOT_FILE),
+            points=data_curve.metrics(summary, int(time.time() * 1000)),
+        ),
+    )
+
+
+def main() -> None:
+    """Train, score and draw in the current folder; MLflow is left to `make curve`."""
+    run_stage(curve, Path.cwd(), guard=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""Splits by hash: close to the shares asked for, and unmoved by what is added."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from distillery.corpora.base import Recording
+from distillery.data.manifest import SPLITS
+from distillery.prepare.splits import assign_splits, hash_fraction
+
+
+def recording(name: str, speaker: str | None = None, split: str | None = None) -> Recording:
+    return Recording(name, f"{name}.wav", speaker, "x", split, Path(f"{name}.wav"))
+
+
+def speakers(first: int, last: int, split: str | None = None) -> list[Recording]:
+    return [
+        recording(f"s{speaker}-{index}", f"s{speaker}", split)
+        for speaker in range(first, last)
+        for index in range(3)
+    ]
+
+
+def test_a_hash_fraction_depends_on_salt_and_name_alone() -> None:
+    digest = hashlib.sha256(b"valid\0anna").hexdigest()
+    assert hash_fraction("valid", "anna") == int(digest[:12], 16) / 16**12
+    assert hash_fraction("test", "anna") != hash_fraction("valid", "anna")
+
+
+def test_a_share_of_the_speakers_is_chosen_close_to_what_was_asked() -> None:
+    splits, rules = assign_splits(speakers(0, 2000), 0.1, 0.2)
+    shares = pd.Series(splits).value_counts(normalize=True)
+    assert rules == {"test": "by speaker", "valid": "by speaker"}
+    # standard error of a share over 2,000 speakers: sqrt(0.2 * 0.8 / 2000) = 0.009
+    assert shares["test"] == pytest.approx(0.2, abs=0.03)
+    assert shares["valid"] == pytest.approx(0.8 * 0.1, abs=0.03)
+
+
+def test_no_speaker_is_in_two_chosen_splits() -> None:
+    splits, _ = assign_splits(speakers(0, 100), 0.3, 0.3)
+    of_speaker = pd.Series(splits).groupby(lambda name: name.split("-")[0]).nunique()
+    assert set(of_speaker) == {1}
+
+
+def test_added_speakers_and_utterances_move_nothing() -> None:
+    before, _ = assign_splits(speakers(0, 40), 0.2, 0.2)
+    added = [recording(f"s{speaker}-later", f"s{speaker}") for speaker in range(40)]
+    after, _ = assign_splits(speakers(0, 70) + added, 0.2, 0.2)
+    assert {name: after[name] for name in before} == before
+    assert set(before.values()) == set(SPLITS)
+    assert all(after[f"s{speaker}-later"] == after[f"s{speaker}-0"] for speaker in range(40))
+
+
+def test_fewer_than_ten_speakers_are_split_by_utterance() -> None:
+    _, rules = assign_splits([*speakers(0, 9, "train"), recording("t", None, "test")], 0.2, 0.2)
+    assert rules == {"test": "official", "valid": "by utterance"}
+    _, rules = assign_splits([*speakers(0, 10, "train"), recording("t", None, "test")], 0.2, 0.2)
+    assert rules == {"test": "official", "valid": "by speaker"}
+
+
+def test_utterances_without_a_speaker_are_split_one_by_one() -> None:
+    nameless = [recording(f"u{index}") for index in range(200)]
+    splits, _ = assign_splits(speakers(0, 20) + nameless, 0.3, 0.3)
+    assert {splits[item.utterance_id] for item in nameless} == set(SPLITS)
+
+
+def test_official_splits_stay_as_published() -> None:
+    official = [
+        *speakers(0, 20, "train"),
+        *speakers(20, 25, "valid"),
+        *speakers(25, 30, "test"),
+    ]
+    splits, rules = assign_splits(official, 0.5, 0.5)
+    assert splits == {item.utterance_id: item.split for item in official}
+    assert rules == {"test": "official", "valid": "official"}
+
+
+def test_an_official_test_split_neither_grows_nor_shrinks() -> None:
+    official = speakers(0, 30, "train") + speakers(30, 40, "test")
+    splits, _ = assign_splits(official, 0.5, 0.5)
+    in_test = {name for name, split in splits.items() if split == "test"}
+    assert in_test == {item.utterance_id for item in official if item.split == "test"}
+    assert "valid" in splits.values()
+
+
+def test_an_undecided_utterance_follows_its_speaker() -> None:
+    mixed = [
+        *speakers(0, 5, "train"),
+        *speakers(5, 8, "valid"),
+        *speakers(8, 11, "test"),
+        *(recording(f"new-{number}", f"s{number}") for number in (0, 5, 8)),
+    ]
+    splits, _ = assign_splits(mixed, 0.5, 0.5)
+    assert [splits[f"new-{number}"] for number in (0, 5, 8)] == [
+        "train",
+        "valid",
+        "test",
+    ]

@@ -1,0 +1,85 @@
+"""The page of a run: what is marked, chosen and escaped."""
+
+import numpy as np
+import pandas as pd
+
+from distillery.register.run_page import ReportInputs, mark_differences, render_page, worst_examples
+
+
+def test_words_that_differ_are_marked() -> None:
+    assert mark_differences("go to rome", "go to rome") == "go to rome"
+    assert mark_differences("go to rome", "go rome") == "go <del>to</del> rome"
+    assert mark_differences("go to rome", "go to rome now") == "go to rome <ins>now</ins>"
+    assert mark_differences("a b", "a c") == "a <del>b</del> <ins>c</ins>"
+    assert mark_differences("", "") == ""
+
+
+def test_markup_in_texts_is_text() -> None:
+    marked = mark_differences("<script>alert(1)</script>", "<b>&")
+    assert "<script>" not in marked
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in marked
+    assert "&lt;b&gt;&amp;" in marked
+
+
+def rows(model: str, seed: int | None, texts: list[tuple[str, str, int]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "model": model,
+            "seed": pd.array([seed] * len(texts), dtype="Int64"),
+            "utterance_id": [f"u{i}" for i in range(len(texts))],
+            "speaker": None,
+            "duration_seconds": [1.0, 30.0, 1.0][: len(texts)],
+            "text": [text for text, _, _ in texts],
+            "hypothesis": [heard for _, heard, _ in texts],
+            "word_errors": [errors for _, _, errors in texts],
+        }
+    )
+
+
+def inputs() -> ReportInputs:
+    student = [("a b", "a", 1), ("c d", "", 2), ("e", "e", 0)]
+    return ReportInputs(
+        heading="<i>run</i>",
+        outcome="fine",
+        summary={
+            "confidence": 0.95,
+            "seeds": [0, 1],
+            "data": {"utterances": 3, "words": 5, "speakers": 0},
+            "models": [],
+            "comparisons": {},
+            "filters": {},
+        },
+        predictions=pd.concat(
+            [
+                rows("teacher", None, [("a b", "a b", 0)] * 3),
+                rows("controls/conv", 1, [("a b", "x", 2)] * 3),
+                rows("students/conv", 0, [("a b", "zzz", 9)] * 3),
+                rows("students/conv", 1, student),
+            ]
+        ),
+        student="students/conv",
+        seed=1,
+    )
+
+
+def test_the_worst_of_the_seed_come_first_beside_what_others_heard() -> None:
+    found = worst_examples(inputs())
+    assert [(item.utterance_id, item.word_errors) for item in found] == [("u1", 2), ("u0", 1)]
+    assert found[1].others == [("teacher", "a b"), ("control", "x")]
+    assert all(item.audio is None for item in found)
+
+
+def test_long_recordings_stay_out() -> None:
+    found = worst_examples(inputs(), lambda _: (np.zeros(80, np.float32), 8000))
+    assert [item.audio is not None for item in found] == [False, True]
+
+
+def test_a_page_without_errors_says_so_and_escapes_its_heading() -> None:
+    plain = inputs()
+    flawless = ReportInputs(
+        plain.heading, plain.outcome, plain.summary, plain.predictions, "students/crnn", 0
+    )
+    page = render_page(flawless)
+    assert "The student made none on this test split." in page
+    assert "&lt;i&gt;run&lt;/i&gt;" in page
+    assert "<i>" not in page

@@ -1,0 +1,294 @@
+"""Folders into lines of JSON: in order, once each, whatever is broken or killed."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from distillery.commands import main as cli
+from distillery.data.audio import load_audio
+from distillery.errors import AudioError, TranscriptsError
+from distillery.files import digest_of_file
+from distillery.models.recogniser import Recogniser
+from distillery.serve.export import to_onnx
+from distillery.serve.onnx_recogniser import MODEL_FILES
+from distillery.serve.served import choose_format
+from distillery.serve.transcription import (
+    MAX_BATCH_FILES,
+    Counts,
+    by_length,
+    find_recordings,
+    transcribe_folder,
+)
+from distillery.tracking.bundle import write_bundle
+from tests.tiny import RATE_HZ, WORDS, speak
+from tests.tiny_students import talking_student
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="module")
+def student() -> Recogniser:
+    return talking_student(0)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Six recordings in two folders, and a file that is none."""
+    folder = tmp_path / "recordings"
+    (folder / "more").mkdir(parents=True)
+    for number, word in enumerate(WORDS):
+        name = f"{number}.wav" if number % 2 else f"more/{number}.FLAC"
+        soundfile.write(
+            folder / name, speak(word * (number + 1), number), RATE_HZ, format=name[-4:].strip(".")
+        )
+    (folder / "notes.txt").write_text("no recording")
+    return folder
+
+
+def rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def names(found: Iterable[dict[str, Any]]) -> list[str]:
+    return [row["path"] for row in found]
+
+
+def test_every_recording_gets_one_line_in_the_order_of_paths(
+    student: Recogniser, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    assert transcribe_folder(student, folder, out) == Counts(6, 0, 0)
+    found = rows(out)
+    expected = ["1.wav", "3.wav", "5.wav", "more/0.FLAC", "more/2.FLAC", "more/4.FLAC"]
+    assert names(found) == expected
+    assert any(row["text"] for row in found)
+    for row in found:
+        audio = load_audio(folder / row["path"], RATE_HZ)
+        assert row["text"] == student.transcribe([audio])[0]
+        assert row["duration_seconds"] == pytest.approx(len(audio) / RATE_HZ, abs=5e-4)
+        assert row["model"] == student.weights_digest[:12]
+
+
+def test_a_registered_student_is_run_in_the_format_that_it_is_served_in(
+    student: Recogniser, folder: Path, tmp_path: Path
+) -> None:
+    saved, exported, bundle = (tmp_path / name for name in ("saved", "exported", "bundle"))
+    saved.mkdir()
+    exported.mkdir()
+    student.save(saved)
+    (exported / MODEL_FILES["onnx"]).write_bytes(to_onnx(student.network, 16))
+    figures = {"wer": 0.0}
+    served = choose_format("onnx", figures, {"onnx": figures}, exported, 0.0)
+    write_bundle(saved, bundle, served.contents)
+    script = (
+        "import sys; from distillery import cli\n"
+        "status = cli.main(sys.argv[1:]); sys.exit(status or 'torch' in sys.modules)\n"
+    )
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    arguments = ["transcribe", "--model", str(bundle), str(folder), "--out", str(out)]
+    subprocess.run([sys.executable, "-c", script, *arguments], cwd=ROOT, check=True)
+    transcribe_folder(student, folder, whole)
+    texts = [row["text"] for row in rows(out)]
+    assert any(texts)
+    assert texts == [row["text"] for row in rows(whole)]
+    digest = digest_of_file(bundle / MODEL_FILES["onnx"])
+    assert {row["model"] for row in rows(out)} == {digest[:12]}
+    with pytest.raises(TranscriptsError, match="line 1 is of model"):  # texts may differ
+        transcribe_folder(student, folder, out)
+    before = out.read_bytes()
+    assert cli.main(arguments) == 0
+    assert out.read_bytes() == before
+
+
+def test_batches_hold_like_lengths_and_no_more_than_asked_for() -> None:
+    files = {"a": 1.0, "b": 5.0, "c": 1.0, "d": 2.0, "e": 30.0}
+    assert list(by_length(files, 6.0)) == [["e"], ["b"], ["d", "a", "c"]]
+    many = {f"{number:03d}": 0.0 for number in range(MAX_BATCH_FILES + 1)}
+    assert [len(batch) for batch in by_length(many, 6.0)] == [MAX_BATCH_FILES, 1]
+
+
+def test_a_second_run_reads_nothing_again(
+    student: Recogniser, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    transcribe_folder(student, folder, out)
+    before = out.read_bytes(), out.stat().st_ino
+    for path in folder.rglob("*.*"):
+        path.write_bytes(b"broken since") if path.suffix != ".txt" else None
+    assert transcribe_folder(student, folder, out) == Counts(0, 0, 6)
+    assert (out.read_bytes(), out.stat().st_ino) == before
+
+
+def test_broken_recordings_get_their_error_and_are_tried_again(
+    student: Recogniser, folder: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    transcribe_folder(student, folder, whole, 2.0)
+    content = (folder / "3.wav").read_bytes()
+    (folder / "3.wav").write_bytes(content[:1000])
+    (folder / "1.wav").rename(tmp_path / "kept.wav")
+    (folder / "1.wav").symlink_to("nowhere")
+    assert transcribe_folder(student, folder, out, 2.0) == Counts(4, 2, 0)
+    found = {row["path"]: row for row in rows(out)}
+    assert "1.wav: no such file" in found["1.wav"]["error"]
+    assert "3.wav: ends after" in found["3.wav"]["error"]
+    assert "text" not in found["3.wav"]
+    assert transcribe_folder(student, folder, out, 2.0) == Counts(0, 2, 4)
+    assert len(rows(out)) == 6
+    (folder / "3.wav").write_bytes(content)
+    (folder / "1.wav").unlink()
+    (tmp_path / "kept.wav").rename(folder / "1.wav")
+    assert transcribe_folder(student, folder, out, 2.0) == Counts(2, 0, 4)
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_half_a_line_and_lines_out_of_order_are_gone_on_with(
+    student: Recogniser, folder: Path, tmp_path: Path
+) -> None:
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    transcribe_folder(student, folder, whole, 2.0)
+    lines = whole.read_bytes().splitlines(keepends=True)
+    for left in range(len(lines)):
+        out.write_bytes(b"".join(reversed(lines[:left])) + lines[left][:-3])
+        assert transcribe_folder(student, folder, out, 2.0) == Counts(6 - left, 0, left)
+        assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_killed_run_is_gone_on_with_to_the_same_bytes(
+    student: Recogniser, tmp_path: Path
+) -> None:
+    folder, model = tmp_path / "recordings", tmp_path / "model"
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    folder.mkdir()
+    model.mkdir()
+    student.save(model)
+    random = np.random.default_rng(0)
+    for number in range(150):
+        word = " ".join(random.choice(WORDS, random.integers(1, 8)))
+        soundfile.write(folder / f"{number}.wav", speak(word, number), RATE_HZ)
+    (folder / "broken.wav").write_bytes(b"no sound")
+    transcribe_folder(student, folder, whole, 5.0)
+    script = (
+        "import sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
+        "from distillery.models.recogniser import Recogniser\n"
+        "from distillery.architectures.known import STUDENTS\n"
+        "from distillery.serve.transcription import transcribe_folder\n"
+        "model, folder, out = map(Path, sys.argv[1:])\n"
+        "transcribe_folder(Recogniser.load(model, STUDENTS), folder, out, 5.0)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(model), str(folder), str(out)],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+    )
+    end = time.monotonic() + 60
+    while not (out.exists() and out.stat().st_size > 2000):
+        assert process.poll() is None and time.monotonic() < end
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    left = len(out.read_bytes().splitlines())
+    assert 0 < left < 151
+    counts = transcribe_folder(student, folder, out, 5.0)
+    assert counts.num_kept >= left - 1  # the last line may have been half a one
+    assert counts.num_transcribed + counts.num_kept == 150
+    assert counts.num_failed == 1
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_a_file_of_another_model_or_kind_is_left_alone(
+    student: Recogniser, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.jsonl"
+    transcribe_folder(talking_student(1), folder, out)
+    before = out.read_bytes()
+    with pytest.raises(
+        TranscriptsError, match=r"line 1 is of model \w{12}, this one is \w{12}; ch"
+    ):
+        transcribe_folder(student, folder, out)
+    assert out.read_bytes() == before
+    for content in (b"my notes\n", b"[]\n", b'{"path": 3, "model": "a", "text": ""}\n', b"{}\n"):
+        out.write_bytes(content)
+        with pytest.raises(TranscriptsError, match="line 1 is none of transcribe's"):
+            transcribe_folder(student, folder, out)
+        assert out.read_bytes() == content
+
+
+def test_two_at_once_do_not_mix(student: Recogniser, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    with open(out, "a+b") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(TranscriptsError, match="out.jsonl: another process is writing it"):
+            transcribe_folder(student, folder, out)
+
+
+def test_what_cannot_be_written_is_named(student: Recogniser, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TranscriptsError, match=r"cannot be written \(No such file or directory\)"):
+        transcribe_folder(student, folder, tmp_path / "nowhere/out.jsonl")
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
+    transcribe_folder(student, folder, whole, 2.0)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # as if the disk were full then
+    try:
+        with pytest.raises(TranscriptsError, match=r"cannot be written \(File too large\); mend"):
+            transcribe_folder(student, folder, out, 2.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert out.stat().st_size == 500
+    assert transcribe_folder(student, folder, out, 2.0).num_kept > 0
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def test_names_that_are_no_text_survive(student: Recogniser, folder: Path, tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    (folder / "1.wav").rename(folder / name)
+    (folder / "3.wav").rename(folder / "día.wav")
+    out = tmp_path / "out.jsonl"
+    transcribe_folder(student, folder, out)
+    assert {name, "día.wav"} < set(names(rows(out)))
+    assert "día.wav" in out.read_text("utf-8")
+    assert transcribe_folder(student, folder, out) == Counts(0, 0, 6)
+
+
+def test_a_folder_without_recordings_is_named(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(AudioError, match="holds no recording, expected .flac, .mp3, .ogg, .wav"):
+        find_recordings(tmp_path)
+
+
+def test_the_command_counts_and_says_what_goes_with_what(
+    student: Recogniser, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, out = tmp_path / "model", tmp_path / "out.jsonl"
+    model.mkdir()
+    student.save(model)
+    plain = ["transcribe", "--model", str(model)]
+    assert cli.main([*plain, str(folder), "--out", str(out)]) == 0
+    assert f"{out}: 6 transcribed, 0 were there already, 0 failed" in capsys.readouterr().err
+    (folder / "bad.wav").write_bytes(b"no sound")
+    assert cli.main([*plain, str(folder), "--out", str(out)]) == 1
+    assert f"{out}: 0 transcribed, 6 were there already, 1 failed" in capsys.readouterr().err
+    for arguments, message in (
+        ([str(folder)], "is a folder: give it alone, with --out FILE.jsonl"),
+        ([str(folder), "a.wav", "--out", str(out)], "is a folder: give it alone, with --out"),
+        (["a.wav", "--out", str(out)], "--out goes with a folder, a.wav is none"),
+        (["a.wav", "--rate", "8000"], "--rate goes with --stream"),
+        (["--stream", "a.wav", "b.wav"], "--stream follows one file, or - for standard input"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main([*plain, *arguments])
+        assert message in " ".join(capsys.readouterr().err.split())

@@ -1,0 +1,67 @@
+"""Whether a poor teacher may go on is no reason to train it again; anything else is."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.prepare import prepare
+from tasks.teacher import teacher
+from tests.tiny import copy_code, tiny_params, write_corpus, write_params
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a teacher; its code is a copy that a test may change."""
+    root = tmp_path_factory.mktemp("kept") / "workspace"
+    copy_code(root)
+    write_corpus(root / "corpus")
+    write_params(root, tiny_params())
+    prepare(root)
+    teacher(root)
+    return root
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change, in which DVC has removed the teacher to make it again."""
+    root = tmp_path / "copy"
+    shutil.copytree(finished, root, copy_function=shutil.copy2)
+    shutil.rmtree(root / "models/teacher")
+    return root
+
+
+def allow_poor(root: Path, value: bool, **changes: Any) -> None:
+    write_params(root, tiny_params(teacher={"allow_poor": value, **changes}))
+
+
+def checkpoints(root: Path) -> list[Path]:
+    return list((root / "scratch").glob("teacher-*.pt"))
+
+
+def test_allowing_a_poor_teacher_takes_no_training(
+    finished: Path, copy: Path, epochs: list[str]
+) -> None:
+    allow_poor(copy, False)
+    teacher(copy)
+    assert not epochs
+    before, after = (root / "models/teacher" for root in (finished, copy))
+    assert {path.name for path in after.iterdir()} == {path.name for path in before.iterdir()}
+    for path in after.iterdir():
+        assert path.read_bytes() == (before / path.name).read_bytes()
+    learnt = (finished / "curves/teacher.jsonl").read_bytes()
+    assert (copy / "curves/teacher.jsonl").read_bytes() == learnt
+
+
+def test_other_code_and_other_settings_train_anew(copy: Path, epochs: list[str]) -> None:
+    with open(copy / "distillery/models/layers.py", "a", encoding="utf-8") as file:
+        file.write("# another line\n")
+    teacher(copy)
+    assert epochs == ["teacher"] * 3
+    allow_poor(copy, True, features={"num_mels": 18})
+    teacher(copy)
+    assert len(epochs) == 6
+    assert len(checkpoints(copy)) == 1  # the former one is gone

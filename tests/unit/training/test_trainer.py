@@ -1,0 +1,275 @@
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from distillery.architectures.known import STUDENTS
+from distillery.data.batches import Batch, Moment, TrainingSet
+from distillery.data.features import PackedFeatures
+from distillery.data.text import Vocabulary
+from distillery.distill.objective import NetworkOutputs, Objective, TranscriptObjective
+from distillery.errors import DistilleryError, ModelError
+from distillery.params.whole import SeparableConvParams, SpecAugmentParams, TrainingParams
+from distillery.training.trainer import Curves, Trainer, Validation, choose_device
+from tests.attacks import Payload
+
+VOCABULARY = Vocabulary.from_alphabet("ab")
+NUM_MELS = 8
+TEXTS = ["a", "b", "ab", "ba", "a b", "b a"]
+
+
+def packed(texts: list[str], seed: int = 0) -> PackedFeatures:
+    """Features that spell the text: ten frames a character, one mel band each."""
+    random = np.random.default_rng(seed)
+    parts = []
+    for text in texts:
+        frames = random.normal(0, 0.1, (10 * len(text) + 10, NUM_MELS))
+        for position, character in enumerate(text):
+            frames[10 * position + 4 : 10 * position + 12, 2 * "ab ".index(character)] += 2
+        parts.append(frames.astype(np.float16))
+    offsets = np.cumsum([0, *map(len, parts)])
+    return PackedFeatures(np.concatenate(parts), offsets)
+
+
+def training_set(copies: int = 4, seed: int = 0) -> TrainingSet:
+    features = [packed(TEXTS, seed=copy) for copy in range(copies)]
+    labels = [VOCABULARY.encode(text) for text in TEXTS]
+    return TrainingSet(features, labels, 0.01, batch_seconds=3.0, seed=seed)
+
+
+def validation() -> Validation:
+    data = TrainingSet([packed(TEXTS, seed=99)], [None] * len(TEXTS), 0.01, 3.0, 0)
+    return Validation(data, TEXTS, VOCABULARY)
+
+
+def trainer(folder: Path, params: TrainingParams, **changes) -> Trainer:
+    torch.manual_seed(params.seed)
+    architecture = SeparableConvParams(
+        type="separable_conv",
+        channels=16,
+        num_blocks=1,
+        kernel_size=5,
+        time_reduction=2,
+    )
+    network = STUDENTS["separable_conv"](architecture, NUM_MELS, len(VOCABULARY))
+    return Trainer(
+        network,
+        training_set(),
+        changes.pop("objective", TranscriptObjective()),
+        validation(),
+        params,
+        folder / "run.pt",
+        Curves(folder / "curves.jsonl"),
+        "test",
+        **changes,
+    )
+
+
+def strip(folder: Path) -> list[tuple[str, float, int]]:
+    """Return a run's curve without the time-stamps."""
+    rows = map(json.loads, (folder / "curves.jsonl").read_text().splitlines())
+    return [(row["key"], row["value"], row["step"]) for row in rows]
+
+
+def weights_of(run: Trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in run.network.state_dict().items()}
+
+
+PARAMS = TrainingParams(num_epochs=6, learning_rate=1e-2, num_threads=1)
+
+
+def test_it_learns_and_keeps_the_best_epochs_weights(tmp_path: Path) -> None:
+    no_masks = SpecAugmentParams(num_time_masks=0, num_frequency_masks=0)
+    run = trainer(tmp_path, PARAMS.model_copy(update={"num_epochs": 80, "specaugment": no_masks}))
+    result = run.fit()
+    assert result.best_wer < 0.3
+    assert run.validate() == pytest.approx(result.best_wer)
+    wers = [
+        row["value"]
+        for row in map(json.loads, (tmp_path / "curves.jsonl").read_text().splitlines())
+        if row["key"] == "valid/wer"
+    ]
+    assert len(wers) == 80
+    assert min(wers) == result.best_wer
+
+
+def test_equal_inputs_give_equal_weights(tmp_path: Path) -> None:
+    weights = []
+    for name in ("one", "two"):
+        run = trainer(tmp_path / name, PARAMS)
+        run.fit()
+        weights.append(weights_of(run))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    one, two = (
+        trainer(tmp_path / str(seed), PARAMS.model_copy(update={"seed": seed})) for seed in (0, 1)
+    )
+    one.fit(), two.fit()
+    assert not torch.equal(one.network.output.weight, two.network.output.weight)
+
+
+def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
+    unbroken = trainer(tmp_path / "unbroken", PARAMS)
+    unbroken.fit()
+
+    class KilledError(Exception):
+        pass
+
+    killed = trainer(tmp_path / "killed", PARAMS)
+    save = killed._save
+
+    def save_and_die() -> None:
+        save()
+        if killed.epoch == 3:
+            raise KilledError
+
+    killed._save = save_and_die  # type: ignore[method-assign]
+    with pytest.raises(KilledError):
+        killed.fit()
+    resumed = trainer(tmp_path / "killed", PARAMS)
+    result = resumed.fit()
+    assert result.num_epochs == 6
+    expected, found = weights_of(unbroken), weights_of(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert strip(tmp_path / "killed") == strip(tmp_path / "unbroken")
+
+
+def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
+    witness, path = tmp_path / "witness", tmp_path / "run.pt"
+    torch.save({"network": Payload(witness)}, path)
+    content = path.read_bytes()
+    path.write_bytes(content + hashlib.sha256(content).digest())
+    with pytest.raises(ModelError, match=r"run\.pt: cannot be resumed from .*delete this file"):
+        trainer(tmp_path, PARAMS).fit()
+    assert not witness.exists()
+    torch.load(io.BytesIO(content), weights_only=False)  # the attack is a real one
+    assert witness.exists()
+
+
+def test_a_damaged_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    """PyTorch by itself goes on with flipped weights."""
+    trainer(tmp_path, PARAMS).fit()
+    path = tmp_path / "run.pt"
+    whole = path.read_bytes()
+    weights = next(iter(torch.load(io.BytesIO(whole[:-32]), weights_only=True)["network"].values()))
+    flipped = bytearray(whole)
+    flipped[whole.index(bytes(weights.untyped_storage()))] ^= 1
+    torch.load(io.BytesIO(flipped[:-32]), weights_only=True)
+    for damaged in (b"no checkpoint", whole[: len(whole) // 2], bytes(flipped), b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ModelError, match=r"run\.pt: cannot be resumed .* delete this file"):
+            trainer(tmp_path, PARAMS).fit()
+
+
+def test_patience_ends_training_early(tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"num_epochs": 50, "patience": 2, "learning_rate": 1e-9})
+    run = trainer(tmp_path, params)
+    run.validate = lambda: 1.0 + run.epoch  # type: ignore[method-assign]  # ever worse
+    assert run.fit().num_epochs == 3
+
+
+def test_stop_after_ends_at_that_epoch(tmp_path: Path) -> None:
+    assert trainer(tmp_path, PARAMS, stop_after=2).fit().num_epochs == 2
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path: Path) -> None:
+    class Nonsense(Objective):
+        def forward(self, outputs, batch):
+            return {"loss": outputs.log_probs.sum() * float("nan")}
+
+    with pytest.raises(DistilleryError, match="training loss is nan in epoch 1, expected"):
+        trainer(tmp_path, PARAMS, objective=Nonsense()).fit()
+
+
+class WithHead(TranscriptObjective):
+    """CTC, and a head of its own that tells from a hidden layer how far training has come."""
+
+    layers = ("blocks.0",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(16, 1)
+        self.progress: list[float] = []
+
+    def forward(self, outputs: NetworkOutputs, batch) -> dict[str, torch.Tensor]:
+        self.progress.append(outputs.progress)
+        assert list(outputs.hidden) == ["blocks.0"]
+        states = outputs.hidden["blocks.0"]
+        assert states.shape[:2] == outputs.log_probs.shape[:2]
+        terms = super().forward(outputs, batch)
+        head = (self.head(states).mean() - outputs.progress).square()
+        return {**terms, "loss": terms["loss"] + head, "head": head}
+
+
+def with_head() -> WithHead:
+    torch.manual_seed(5)
+    return WithHead()
+
+
+def test_an_objectives_own_parameters_are_trained_and_no_model_holds_them(tmp_path: Path) -> None:
+    objective = with_head()
+    run = trainer(tmp_path, PARAMS, objective=objective)
+    run.fit()
+    assert not torch.equal(objective.head.weight, with_head().head.weight)
+    assert not [name for name in run.network.state_dict() if "head" in name]
+    steps = len(objective.progress)
+    assert objective.progress == pytest.approx([step / steps for step in range(steps)])
+
+
+def test_gradients_of_an_objectives_own_parameters_are_clipped_with_the_networks(
+    tmp_path: Path,
+) -> None:
+    params = PARAMS.model_copy(update={"num_epochs": 1, "max_gradient_norm": 1e-3})
+    run = trainer(tmp_path, params, objective=with_head())
+    run.fit()
+    squares = [float(x.grad.square().sum()) for x in run.parameters if x.grad is not None]
+    assert len(squares) == len(list(run.network.parameters())) + 2
+    assert sum(squares) ** 0.5 == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_a_killed_run_goes_on_with_its_objectives_own_parameters(tmp_path: Path) -> None:
+    unbroken = trainer(tmp_path / "unbroken", PARAMS, objective=with_head())
+    unbroken.fit()
+    trainer(tmp_path / "killed", PARAMS, objective=with_head(), stop_after=3).fit()
+    torch.manual_seed(6)
+    resumed = trainer(tmp_path / "killed", PARAMS, objective=WithHead())  # other random weights
+    resumed.fit()
+    expected, found = weights_of(unbroken), weights_of(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert torch.equal(unbroken.objective.head.weight, resumed.objective.head.weight)
+    assert strip(tmp_path / "killed") == strip(tmp_path / "unbroken")
+
+
+def test_a_missing_gpu_is_an_error() -> None:
+    if torch.cuda.is_available():
+        assert choose_device("cuda") == "cuda"
+    else:
+        assert choose_device("auto") == "cpu"
+        with pytest.raises(ModelError, match="this machine shows no GPU; use 'auto'"):
+            choose_device("cuda")
+
+
+def test_augmentation_is_told_every_step_of_every_epoch(tmp_path: Path) -> None:
+    told: list[tuple[int, int, list[int]]] = []
+
+    def listen(batch: Batch, rows: Sequence[int], moment: Moment) -> Batch:
+        told.append((moment.epoch, moment.step, list(rows)))
+        return batch
+
+    run = trainer(tmp_path, PARAMS.model_copy(update={"num_epochs": 3}))
+    run.data = replace(run.data, augment=listen)
+    run.fit()
+    plans = [run.data.plan(epoch) for epoch in range(3)]
+    assert told == [
+        (epoch, step, [item % len(TEXTS) for item in items])
+        for epoch, plan in enumerate(plans)
+        for step, items in enumerate(plan)
+    ]
