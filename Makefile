@@ -177,7 +177,7 @@ cache-compact: install ## put small shards together; ARGS=--dry-run only says wh
 
 .PHONY: dvc-verify
 dvc-verify: install ## hash every object of DVC's cache; ARGS=--repair drops what is damaged
-	@$(PYTHON) -m flows.stages.objects $(ARGS)
+	@$(PYTHON) -m flows.stages.verify $(ARGS)
 
 # --- development ----------------------------------------------------------------------------------
 

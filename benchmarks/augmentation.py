@@ -22,8 +22,9 @@ from distillery.architectures.known import STUDENTS
 from distillery.augmentations.augmenter import Augmenter, Effects
 from distillery.data.batches import TrainingSet
 from distillery.data.features import LogMel, PackedFeatures, unpacked_features
-from distillery.distill.objective import NetworkOutputs, TranscriptObjective
-from distillery.params.whole import AugmentationParams, FeatureParams, SeparableConvParams
+from distillery.params.augmentation import AugmentationParams
+from distillery.params.models import FeatureParams, SeparableConvParams
+from distillery.training.objective import NetworkOutputs, TranscriptObjective
 
 RATE_HZ, BATCH = 16_000, 16
 SHORTEST, LONGEST = 1.5, 4.5  # seconds

@@ -28,29 +28,26 @@ from distillery.corpora.fsdd import DIGITS, NUM_TEST_TAKES
 from distillery.data.batches import TeacherFrames, TrainingSet
 from distillery.data.features import PackedFeatures, gather, pack_features
 from distillery.data.manifest import MANIFEST_FILE, PreparedData, labelled
-from distillery.distill.distillation import CachedTargets
-from distillery.distill.objective import DistillationObjective, Objective
+from distillery.distill.objective import DistillationObjective
+from distillery.distill.targets import CachedTargets
 from distillery.files import write_json
 from distillery.models.decoding import BLANK_INDEX
 from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.models.layers import Network
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import (
-    CacheParams,
-    ConformerParams,
-    FeatureParams,
-    FrameLossParams,
-    ObjectiveParams,
-    PrepareParams,
-    SeparableConvParams,
-    TrainingParams,
-)
+from distillery.params.cache import CacheParams
+from distillery.params.models import ConformerParams, FeatureParams, SeparableConvParams
+from distillery.params.objective import FrameLossParams, ObjectiveParams
+from distillery.params.prepare import PrepareParams
+from distillery.params.training import TrainingParams
 from distillery.prepare.prepare import prepare
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
+from distillery.training.curves import Curves, Validation
 from distillery.training.datasets import validation_set
-from distillery.training.trainer import Curves, Trainer, Validation
+from distillery.training.objective import Objective
+from distillery.training.trainer import Trainer
 
 SOURCES = (ROOT / "data/raw/fsdd", ROOT.parent / "shared/data/fsdd")
 RATE_HZ = 8000

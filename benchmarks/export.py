@@ -32,7 +32,7 @@ from distillery.data.audio import compute_num_samples
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_errors
 from distillery.device import num_threads
-from distillery.evaluate.evaluate import labelled_test_rows, speed_clip
+from distillery.evaluate.listening import labelled_test_rows, speed_clip
 from distillery.models.decoding import greedy_text
 from distillery.models.recogniser import WEIGHTS_FILE, Recogniser
 from distillery.serve.export import export_student

@@ -28,7 +28,7 @@ import soundfile
 
 from benchmarks.common import ROOT, row, write_rows
 from distillery.data.audio import decode
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 from distillery.prepare import prepare as preparation
 
 UTTERANCE_SECONDS = 5.0

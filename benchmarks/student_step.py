@@ -30,10 +30,10 @@ from distillery.architectures.separable_conv import SeparableConv
 from distillery.data.manifest import labelled
 from distillery.data.scoring import count_errors, paired_bootstrap
 from distillery.device import choose_precision, num_threads
-from distillery.distill.objective import TranscriptObjective
 from distillery.models.layers import Network, real_frames
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import SeparableConvParams
+from distillery.params.models import SeparableConvParams
+from distillery.training.objective import TranscriptObjective
 
 BATCH, NUM_TOKENS = 32, 29
 FEATURE_FRAMES = (44, 300)

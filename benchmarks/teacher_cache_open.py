@@ -38,7 +38,7 @@ from distillery.data.manifest import MANIFEST_FILE, SUMMARY_FILE, shard_name
 from distillery.data.text import Vocabulary
 from distillery.files import write_json
 from distillery.models.fingerprint import FINGERPRINT_FILE, digest_of
-from distillery.params.whole import CacheParams
+from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.payload import payload_of

@@ -33,9 +33,10 @@ from distillery.architectures.known import TEACHERS
 from distillery.data.manifest import PreparedData
 from distillery.device import num_threads
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import CacheParams
+from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import payload_settings
-from distillery.teacher_cache.filling.fill import fill_cache, plan_batches
+from distillery.teacher_cache.filling.fill import fill_cache
+from distillery.teacher_cache.filling.plan import plan_batches
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
 

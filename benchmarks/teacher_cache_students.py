@@ -23,6 +23,7 @@ from distillery.data.manifest import PreparedData
 from distillery.data.scoring import bootstrap_interval, count_errors
 from distillery.distill.distillation import Distillation
 from distillery.params import whole as params
+from distillery.params.cache import PayloadParams
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
@@ -61,7 +62,7 @@ def measure(workspace: Path, student: str, num_seeds: int, scratch: Path) -> lis
     results: dict[str, list[Interval]] = {}
     for payload in PAYLOADS:
         cache_params = settings.cache.model_copy(
-            update={"payload": params.PayloadParams(log_probs=payload)}
+            update={"payload": PayloadParams(log_probs=payload)}
         )
         places = Places(
             workspace / "data/prepared", workspace / "models/teacher", scratch / payload

@@ -39,7 +39,7 @@ from benchmarks.common import (
 from distillery.teacher_cache.payload import payload_of
 from distillery.teacher_cache.shards import WRITE_BYTES, Entry
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teacher_cache.upkeep.collection import verify
+from distillery.teacher_cache.upkeep.verification import verify
 
 VOCAB = 29
 MIN_FRAMES, MAX_FRAMES = 50, 800

@@ -32,9 +32,10 @@ from distillery.architectures.known import TEACHERS
 from distillery.data.manifest import PreparedData
 from distillery.device import num_threads
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import CacheParams, PayloadParams
+from distillery.params.cache import CacheParams, PayloadParams
 from distillery.teacher_cache.filling.expected import Places
-from distillery.teacher_cache.filling.fill import fill_cache, plan_batches
+from distillery.teacher_cache.filling.fill import fill_cache
+from distillery.teacher_cache.filling.plan import plan_batches
 from distillery.teacher_cache.store import TeacherCache
 
 EAGER_BATCH = 16

@@ -31,9 +31,10 @@ from benchmarks.common import ROOT, paired_rounds, row, write_rows
 from benchmarks.digits import FEATURES, STUDENT, TRAINING, Digits, recordings
 from benchmarks.training_epoch import HeldBatches
 from distillery.data.batches import Batch
-from distillery.distill.objective import NetworkOutputs, Objective
 from distillery.models.layers import Network
-from distillery.params.whole import PARAMS_FILE, SpecAugmentParams, TrainingParams
+from distillery.params.training import SpecAugmentParams, TrainingParams
+from distillery.params.whole import PARAMS_FILE
+from distillery.training.objective import NetworkOutputs, Objective
 
 NUM_CLIPS = 600
 NUM_EPOCHS = 10

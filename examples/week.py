@@ -37,7 +37,8 @@ from distillery.corpora.commands import read_commands
 from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
 from distillery.params import whole as params
-from distillery.params.whole import CommandsParams, PrepareParams
+from distillery.params.prepare import CommandsParams, PrepareParams
+from distillery.params.register import RegisterParams
 from distillery.register.aliases import read_aliases
 from distillery.tracking.store import Tracking
 from flows import environment
@@ -384,7 +385,7 @@ def wait_for_the_process(workspace: Path) -> None:
 
 def champion(workspace: Path, settings: Mapping[str, Any]) -> str | None:
     """Return the champion's version."""
-    register = params.RegisterParams.model_validate(settings["register"])
+    register = RegisterParams.model_validate(settings["register"])
     tracking = Tracking(register, workspace)
     return read_aliases(tracking, register.model_name).champion
 

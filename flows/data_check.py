@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distillery.errors import TrackingError
-from distillery.params.whole import RegisterParams
+from distillery.params.register import RegisterParams
 from distillery.register.drift import drift_from_champion
 from distillery.tracking.store import DATABASE_FILE, Tracking
 

@@ -22,7 +22,8 @@ from flows.fetch import readers_that_run_anyway
 from flows.looking_back import results
 from flows.looking_back.live import LiveCurves
 from flows.names import flow_run_name
-from flows.stages.pipeline import STAGES, Pipeline, distill_target, push
+from flows.stages.pipeline import STAGES, Pipeline, distill_target
+from flows.stages.storage import push
 from tasks import register as register_stage
 
 RETRY_SECONDS = [10, 30]

@@ -28,6 +28,7 @@ from packaging.requirements import Requirement
 from distillery.credentials import without_credentials
 from distillery.errors import DistilleryError, ParamsError
 from distillery.params import whole as params
+from distillery.params.register import RegisterParams
 
 WORKSPACE_LOCK = ".dvc/tmp/distillery.lock"
 DVC_LOCK = ".dvc/tmp/rwlock"
@@ -264,7 +265,7 @@ def check_settings(root: Path, corpus: str | None = None) -> Iterator[Finding]:
         )
 
 
-def check_mlflow(settings: params.RegisterParams, root: Path) -> Finding:
+def check_mlflow(settings: RegisterParams, root: Path) -> Finding:
     """Check that runs can be written."""
     from distillery.tracking.store import Tracking, tracking_uri
 

@@ -47,6 +47,8 @@ from flows.looking_back import history, results
 from flows.looking_back.history import Retraining
 from flows.names import add_reason, flow_run_name
 from flows.stages import pipeline as stages
+from flows.stages import storage
+from flows.stages.lock import LOCK_FILE, check_workspace, workspace_lock
 from tasks.stage import die_with_parent
 
 FLOWS = ("retraining", "distillation")
@@ -129,7 +131,7 @@ def retraining(root: str = ".", trigger: str = "schedule", force: bool = False) 
     record = _new_record(trigger)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(stages.workspace_lock(folder))
+            stack.enter_context(workspace_lock(folder))
         except BusyError as error:
             record.status, record.reason = "skipped", str(error)
             history.append(folder, record)
@@ -140,7 +142,7 @@ def retraining(root: str = ".", trigger: str = "schedule", force: bool = False) 
         journal = Journal(folder, record)
         with _told_of_the_end(journal):
             settings = params.load(folder / params.PARAMS_FILE)
-            stages.check_workspace(folder)
+            check_workspace(folder)
             record.forced = force or settings.retraining.force
             hours = settings.retraining.timeout_hours
             try:
@@ -241,7 +243,7 @@ def what_is_new(root: Path, settings: params.Params, former: Retraining | None) 
     changed = stages.changed_targets(root, names)
     why = []
     source = os.path.normpath(settings.prepare.source)
-    if not (root / stages.LOCK_FILE).exists():
+    if not (root / LOCK_FILE).exists():
         why.append("nothing has run here yet")
     elif "changed" in (state := _dependency(changed.get("prepare", []), source)):
         why.append(f"new data: {settings.prepare.source} {state}")
@@ -258,7 +260,7 @@ def is_registered(root: Path) -> bool:
     """Return whether the last registration was of the evaluation that is here."""
     from tasks.lineage import locked_outputs
 
-    here = locked_outputs(root / stages.LOCK_FILE).get(EVALUATION)
+    here = locked_outputs(root / LOCK_FILE).get(EVALUATION)
     return here is not None and (registered(root) or {}).get("evaluation_md5") == here
 
 
@@ -293,14 +295,14 @@ _transfer: dict[str, Any] = {
 def pull(journal: Journal, seconds: float) -> None:
     """Get what the workspace lacks from DVC's remote."""
     logger = get_run_logger()
-    for name in stages.pull_missing(journal.root, logger.info, seconds):
+    for name in storage.pull_missing(journal.root, logger.info, seconds):
         logger.info("%s: pulled", name)
 
 
 @task(task_run_name="push", **_transfer)
 def push(journal: Journal, seconds: float) -> None:
     """Send data, cache and models to DVC's remote."""
-    stages.push(journal.root, get_run_logger().info, seconds)
+    storage.push(journal.root, get_run_logger().info, seconds)
 
 
 def _send(journal: Journal, settings: params.Params) -> None:
@@ -321,7 +323,7 @@ def commit_lock(journal: Journal) -> None:
     """
     record = journal.record
     message = f"Retraining {record.run}: {'; '.join(record.why)}"
-    name = stages.LOCK_FILE
+    name = LOCK_FILE
     try:
         if not _git(journal.root, "status", "--porcelain", "--", name):
             return
@@ -368,7 +370,7 @@ def _note_the_result(journal: Journal, settings: params.Params, registered: dict
     record, root = journal.record, journal.root
     rows = {row["model"]: row for row in _read(root / results.SUMMARY_FILE)["models"]}
     student = rows[f"students/{registered['student']}"]
-    record.data_md5 = locked_outputs(root / stages.LOCK_FILE)["data/prepared"]
+    record.data_md5 = locked_outputs(root / LOCK_FILE)["data/prepared"]
     record.teacher_wer = rows["teacher"]["wer"]
     record.student = registered["student"]
     record.wer, record.wer_low, record.wer_high = (

@@ -23,6 +23,7 @@ from flows import environment
 from flows.looking_back import results
 from flows.servers import server
 from flows.stages import pipeline as stages
+from flows.stages.lock import check_workspace, workspace_lock
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BUSY = 1, 2, 75
 
@@ -39,8 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         if options.retrain:
             return _retrain(root, options.force, options.trigger)
         settings = params.load(root / params.PARAMS_FILE)
-        stages.check_workspace(root, needs_corpus=options.only in (None, "prepare"))
-        with stages.workspace_lock(root):
+        check_workspace(root, needs_corpus=options.only in (None, "prepare"))
+        with workspace_lock(root):
             if options.only:
                 _run_one(root, settings, options.only)
             elif options.curve:

@@ -13,6 +13,7 @@ from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
 from flows.looking_back import results
 from flows.stages import pipeline as stages
 from tasks.studies import teachers as task
+from tasks.studies.contest import FOLDER
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def get_ready(root: Path, settings: Params, emit: Callable[[str], None]) -> dict
                 _run_stages(root, settings, emit)
                 continue
             alone = settings.model_copy(update={"teacher": candidate})
-            for line in fetch_teacher(root, alone, root / task.FOLDER / name / "registered"):
+            for line in fetch_teacher(root, alone, root / FOLDER / name / "registered"):
                 logger.info("%s: %s", name, line)
         except BusyError:
             raise

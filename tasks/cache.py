@@ -9,12 +9,8 @@ from distillery.files import write_json
 from distillery.params import whole as params
 from distillery.teacher_cache.filling.decoder import ready_teacher_decoder
 from distillery.teacher_cache.filling.expected import Places
-from distillery.teacher_cache.filling.fill import (
-    CACHE_REPORT_FILE,
-    describe,
-    fill_cache,
-    read_report,
-)
+from distillery.teacher_cache.filling.fill import fill_cache
+from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, describe, read_report
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from distillery.data.manifest import PreparedData
 from distillery.evaluate import evaluate as evaluation
+from distillery.evaluate.figures import flat_metrics
 from distillery.evaluate.tables import render_table
 from distillery.files import write_json
 from distillery.params import whole as params
@@ -29,7 +30,7 @@ def evaluate(root: Path) -> None:
         root / "reports/evaluation",
         settings.language_model,
     )
-    write_json(root / "reports/metrics.json", evaluation.flat_metrics(summary))
+    write_json(root / "reports/metrics.json", flat_metrics(summary))
     if STARTER not in os.environ:  # the flow shows the table itself, at its end
         logger.info("\n%s", render_table(summary))
 

@@ -16,13 +16,10 @@ from distillery.credentials import without_credentials
 from distillery.errors import StageError
 from distillery.files import write_json
 from distillery.params import whole as params
-from distillery.register.register import (
-    OPEN_RUN_FILE,
-    Sources,
-    parent_name,
-    register_results,
-)
-from distillery.teacher_cache.filling.fill import CACHE_REPORT_FILE
+from distillery.register.register import OPEN_RUN_FILE, register_results
+from distillery.register.runs import parent_name
+from distillery.register.sources import Sources
+from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE
 from distillery.tracking.store import Tracking
 from tasks.lineage import LOCK_FILE, PATCH_FILE, data_version, read_lineage, uncommitted_patch
 from tasks.stage import run_stage

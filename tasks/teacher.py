@@ -13,35 +13,13 @@ from distillery.data.manifest import PreparedData
 from distillery.files import whole_folder, write_json
 from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.params import whole as params
-from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
-from distillery.teachers.fine_tuned import fine_tune_teacher
-from distillery.teachers.joined import join_teachers
-from distillery.teachers.registered import take_registered
-from distillery.teachers.torchaudio_bundle import take_bundle
-from distillery.teachers.trained import train_teacher
-from distillery.teachers.transformers_ctc import take_model
+from distillery.params.teacher import TeacherParams
+from distillery.teachers.base import Workplace
+from distillery.teachers.kinds import SOURCES
 from distillery.tracking.fetched import REGISTERED, SOURCE_FILE
-from distillery.training.trainer import Curves, run_digest
+from distillery.training.curves import Curves, run_digest
 from distillery.training.validation import VALIDATION_FILE, validation_wer
 from tasks.stage import PIPELINE_FILE, run_stage, snapshot
-
-
-def _take_onnx(settings: params.OnnxTeacherParams, place: Workplace) -> ReadyTeacher:
-    from distillery.teachers.onnx_file import take_onnx  # a second for its libraries
-
-    return take_onnx(settings, place)
-
-
-SOURCES: dict[str, GetTeacher] = {
-    "ensemble": lambda settings, place: join_teachers(settings, place, SOURCES),
-    "fine_tuned": fine_tune_teacher,
-    "onnx": _take_onnx,
-    "registry": take_registered,
-    "torchaudio": take_bundle,
-    "trained": train_teacher,
-    "transformers": take_model,
-}
-"""By teacher.kind."""
 
 KEPT_FILE = "scratch/kept_teacher.json"
 SETTINGS_KEY = "params.yaml: teacher"
@@ -66,7 +44,7 @@ def teacher(root: Path) -> None:
 
 
 def make_teacher(
-    settings: params.TeacherParams,
+    settings: TeacherParams,
     place: Workplace,
     folder: Path,
     notes: Mapping[str, Any] | None = None,

@@ -7,7 +7,7 @@ import torch
 from distillery.architectures.known import STUDENTS
 from distillery.data.text import Vocabulary
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import CRNNParams, FeatureParams
+from distillery.params.models import CRNNParams, FeatureParams
 from tests.tiny import LETTERS, RATE_HZ, speak
 
 

@@ -30,13 +30,16 @@ from distillery.data.manifest import PreparedData
 from distillery.data.scoring import rate_over_seeds
 from distillery.distill.distillation import Distillation, Trained
 from distillery.errors import DistilleryError
-from distillery.evaluate.evaluate import Run, labelled_test_rows, predict
+from distillery.evaluate.candidates import Run
+from distillery.evaluate.listening import labelled_test_rows, predict
 from distillery.evaluate.predictions import gap_closed
 from distillery.files import write_json
 from distillery.models.recogniser import Recogniser
 from distillery.params import whole as params
+from distillery.params.distill import DistillParams
+from distillery.params.objective import ObjectiveParams
 from distillery.teacher_cache.store import TeacherCache
-from distillery.training.trainer import run_digest
+from distillery.training.curves import run_digest
 from tasks.cache import cache
 from tasks.prepare import prepare
 from tasks.teacher import teacher
@@ -143,14 +146,14 @@ class Runs:
         """What all models are judged on."""
         return labelled_test_rows(self.data)
 
-    def settings_of(self, row: str, seed: int) -> params.DistillParams:
+    def settings_of(self, row: str, seed: int) -> DistillParams:
         """Return the settings of a row, one student in them."""
         content = merged(self.study.settings["distill"], {})
         content["students"] = {self.study.student: content["students"][self.study.student]}
         changes = dict(self.study.rows[row])
         student = {key: changes.pop(key) for key in ("architecture", "init") if key in changes}
         content = merged(content, {**changes, "students": {self.study.student: student}})
-        return params.DistillParams.model_validate(content).for_seed(seed)
+        return DistillParams.model_validate(content).for_seed(seed)
 
     def teacher(self) -> dict[str, Any]:
         """Return the teacher's errors."""
@@ -168,13 +171,11 @@ class Runs:
     def control(self, row: str, seed: int) -> dict[str, Any]:
         """Return what the control of a row's student gave; rows of equal controls share one."""
         settings = self.settings_of(row, seed)
-        plain = settings.model_copy(update={"objective": params.ObjectiveParams()})
+        plain = settings.model_copy(update={"objective": ObjectiveParams()})
         epochs = settings.training.num_epochs
         return self._once("control", plain, seed, lambda run, path: run.train_control(path, epochs))
 
-    def _once(
-        self, role: str, settings: params.DistillParams, seed: int, train: Any
-    ) -> dict[str, Any]:
+    def _once(self, role: str, settings: DistillParams, seed: int, train: Any) -> dict[str, Any]:
         digest = run_digest(role, settings.model_dump(exclude_defaults=True), self._origin())
         path = self.study.workspace / f"runs/{role}-{digest}.json"
         if not path.exists():

@@ -16,7 +16,7 @@ from distillery.architectures.separable_conv import (
     TimeConvolution,
 )
 from distillery.models.layers import StreamingNetwork
-from distillery.params.whole import CausalConvParams
+from distillery.params.models import CausalConvParams
 
 
 class CausalConv(SeparableNetwork, StreamingNetwork):

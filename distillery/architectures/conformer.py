@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchaudio.models import Conformer
 
 from distillery.models.layers import ConvFrontEnd, Dropout, Network, real_frames, with_last
-from distillery.params.whole import ConformerParams
+from distillery.params.models import ConformerParams
 
 
 def _listen(tap: nn.Module, _block: nn.Module, _inputs: object, output: Tensor) -> None:

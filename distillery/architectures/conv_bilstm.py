@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from distillery.models.layers import ConvRecurrent
-from distillery.params.whole import ConvBiLSTMParams
+from distillery.params.models import ConvBiLSTMParams
 
 
 class ConvBiLSTM(ConvRecurrent):

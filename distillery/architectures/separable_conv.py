@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distillery.models.layers import Dropout, Network, real_frames, with_last
-from distillery.params.whole import CausalConvParams, SeparableConvParams
+from distillery.params.models import CausalConvParams, SeparableConvParams
 
 FRONT_KERNEL_SIZE = 5
 

@@ -26,7 +26,7 @@ from distillery.augmentations.reverberation import Reverberation
 from distillery.augmentations.sounds import Sounds, read_sounds
 from distillery.data.batches import Batch, Moment
 from distillery.data.features import LogMel, pad
-from distillery.params.whole import AugmentationParams
+from distillery.params.augmentation import AugmentationParams
 
 CONTRACT: Mapping[str, Timing] = {
     "noise": Noise.timing,

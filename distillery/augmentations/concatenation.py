@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distillery.augmentations.base import Timing
-from distillery.params.whole import ConcatenateParams
+from distillery.params.augmentation import ConcatenateParams
 
 
 class Concatenation:

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from distillery.augmentations.base import Timing
-from distillery.params.whole import CropParams
+from distillery.params.augmentation import CropParams
 
 
 class Crop:

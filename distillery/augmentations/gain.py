@@ -12,7 +12,7 @@ import torchaudio.functional
 from torch import Tensor
 
 from distillery.augmentations.base import WaveformAugmentation
-from distillery.params.whole import GainParams
+from distillery.params.augmentation import GainParams
 
 
 class Gain(WaveformAugmentation):

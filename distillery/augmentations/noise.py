@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distillery.augmentations.base import WaveformAugmentation, fast_length
 from distillery.data.audio import to_int16
-from distillery.params.whole import NoiseParams
+from distillery.params.augmentation import NoiseParams
 
 EXPONENTS = tuple(np.linspace(0.0, 2.0, 9).tolist())
 GENERATED_SECONDS = 30.0

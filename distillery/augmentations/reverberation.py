@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distillery.augmentations.base import WaveformAugmentation, fast_length
-from distillery.params.whole import ReverberationParams
+from distillery.params.augmentation import ReverberationParams
 
 
 class Reverberation(WaveformAugmentation):

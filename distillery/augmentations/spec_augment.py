@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distillery.params.whole import SpecAugmentParams
+from distillery.params.training import SpecAugmentParams
 
 
 def spec_augment(features: Tensor, lengths: Tensor, params: SpecAugmentParams) -> Tensor:

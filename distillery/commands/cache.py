@@ -30,8 +30,14 @@ from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.namespace import NAMESPACE_FILE
 from distillery.teacher_cache.shards import REPAIR
 from distillery.teacher_cache.store import CURRENT_FILE, TeacherCache, current_namespace
-from distillery.teacher_cache.upkeep import collection as maintenance
-from distillery.teacher_cache.upkeep.collection import SECONDS_PER_HOUR, Statistics, Verified
+from distillery.teacher_cache.upkeep import collection, rewriting, verification
+from distillery.teacher_cache.upkeep.records import (
+    SECONDS_PER_HOUR,
+    folder_bytes,
+    namespace_folders,
+)
+from distillery.teacher_cache.upkeep.statistics import Statistics, statistics
+from distillery.teacher_cache.upkeep.verification import Verified
 
 EXIT_GOOD, EXIT_BAD = 0, 1
 TABLE_COLUMNS, MAX_NAME = 100, 40
@@ -94,7 +100,7 @@ def _positive(kind: type) -> Any:
 def stats(options: argparse.Namespace) -> int:
     """Show what every namespace holds."""
     root = Places.in_workspace(options.root).cache
-    found = [maintenance.statistics(folder) for folder in maintenance.namespace_folders(root)]
+    found = [statistics(folder) for folder in namespace_folders(root)]
     current = _current(root)
     total = {
         name: sum(getattr(item, name) for item in found)
@@ -168,14 +174,14 @@ def _hours(seconds: float) -> str:
 def verify(options: argparse.Namespace) -> int:
     """Read everything; name what is damaged; drop it if asked to."""
     places = Places.in_workspace(options.root)
-    folders = maintenance.namespace_folders(places.cache)
+    folders = namespace_folders(places.cache)
     current = _current(places.cache)
     if options.current:
         folders = [places.cache / current_namespace(places.cache)]
-    total = sum(map(maintenance.folder_bytes, folders))
+    total = sum(map(folder_bytes, folders))
     with _bar(total, "verify", "B", unit_scale=True) as bar:
         found = [
-            maintenance.verify(folder, repair=options.repair, progress=bar.update)
+            verification.verify(folder, repair=options.repair, progress=bar.update)
             for folder in folders
         ]
     left = [item for item in found if item.damages and not item.repaired]
@@ -293,7 +299,7 @@ def gc(options: argparse.Namespace) -> int:
     places = Places.in_workspace(options.root)
     kept = set() if options.all else _needed_namespaces(options.root, places)
     used = set(_prepared(options.root, places)["audio_key"]) if options.unused else None
-    found = maintenance.collect(places.cache, kept, used, delete=options.delete)
+    found = collection.collect(places.cache, kept, used, delete=options.delete)
     total = sum(item.num_bytes for item in found)
     if options.json:
         content = {"garbage": [asdict(item) for item in found], "num_bytes": total}
@@ -347,7 +353,7 @@ def compact(options: argparse.Namespace) -> int:
     root = Places.in_workspace(options.root).cache
     folder = root / current_namespace(root)
     with _bar(None, "compact", "utt") as bar:
-        found = maintenance.compact(
+        found = rewriting.compact(
             folder, options.hours, dry_run=options.dry_run, progress=bar.update
         )
     if options.json:

@@ -14,7 +14,7 @@ from pathlib import Path
 from distillery.corpora.archives import fetch_archive
 from distillery.corpora.base import Recording, listed_file, require
 from distillery.errors import CorpusError
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 
 URL = "https://github.com/cmusphinx/an4/archive/HEAD.tar.gz"
 LAYOUT = "etc/an4_{train,test}.{fileids,transcription} and audio under wav/ or flac/"

@@ -14,7 +14,7 @@ import numpy as np
 
 from distillery.data.audio import decode
 from distillery.errors import CorpusError
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 
 NUM_SHOWN_CHARACTERS = 80
 UTTERANCE_ID_PATTERN = r"[A-Za-z0-9_.-]{1,128}"

@@ -23,7 +23,7 @@ import yaml
 from distillery.corpora.base import Recording
 from distillery.corpora.espeak import Voice, check_installed, speak
 from distillery.errors import CorpusError
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 
 # Left out of espeak-ng's variants: robots, whispers, croaks, and near copies of one voice.
 VARIANTS = (

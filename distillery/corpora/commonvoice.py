@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distillery.corpora.base import Recording, listed_file, require
 from distillery.errors import CorpusError
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 
 LAYOUT = "train.tsv, dev.tsv, test.tsv and clips/*.mp3 (one language's folder)"
 LISTS = {"train": "train.tsv", "valid": "dev.tsv", "test": "test.tsv"}

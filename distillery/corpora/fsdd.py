@@ -14,7 +14,7 @@ from pathlib import Path
 from distillery.corpora.archives import fetch_archive
 from distillery.corpora.base import Recording, require
 from distillery.errors import CorpusError
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 
 URL = "https://github.com/Jakobovski/free-spoken-digit-dataset/archive/HEAD.tar.gz"
 LAYOUT = "recordings/{digit}_{speaker}_{take}.wav"

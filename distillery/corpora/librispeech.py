@@ -14,7 +14,7 @@ from torchaudio.datasets import LIBRISPEECH
 from distillery.corpora.archives import fetch_archive
 from distillery.corpora.base import Recording, require
 from distillery.errors import CorpusError
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 
 URL = "https://www.openslr.org/resources/12"
 FOLDER = "LibriSpeech"

@@ -26,7 +26,7 @@ from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
 from distillery.data.audio import compute_num_samples, decode
 from distillery.data.manifest import SPLITS
 from distillery.errors import AudioError, CorpusError, DistilleryError, ManifestError
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 
 COLUMNS_WANTED = "path, text[, speaker, split, utterance_id]"
 NUM_SHOWN = 3

@@ -14,7 +14,7 @@ from torchaudio.datasets import SPEECHCOMMANDS
 from distillery.corpora.archives import fetch_archive
 from distillery.corpora.base import Recording, require
 from distillery.errors import CorpusError
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 
 VERSION = "speech_commands_v0.02"
 URL = f"http://download.tensorflow.org/data/{VERSION}.tar.gz"

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from distillery.data.manifest import PreparedData
+from distillery.data.audio import resample, to_int16
+from distillery.data.manifest import SAMPLE_SCALE, PreparedData
 
 
 def training_rows(data: PreparedData, factors: Sequence[float]) -> pd.DataFrame:
@@ -56,3 +59,19 @@ def copy_at(rows: pd.DataFrame, factor: float, sample_rate_hz: int) -> pd.DataFr
 
 def _copy_key(key: str, played_hz: int, sample_rate_hz: int) -> str:
     return hashlib.sha256(f"{key} {played_hz}/{sample_rate_hz}".encode()).hexdigest()
+
+
+def waveform_of(data: PreparedData, row: Any) -> np.ndarray:
+    """Return a prepared utterance, or a copy of one, as float32 in [-1, 1) `(samples,)`.
+
+    Args:
+        data: the prepared audio.
+        row: as of `PreparedData.samples`; it may say the rate that the samples are taken to have,
+            as rows of distillery/data/copies.py do.
+    """
+    rate = data.sample_rate_hz
+    played_hz = int(getattr(row, "played_hz", rate))
+    if played_hz == rate:
+        return data.waveform(row)
+    changed = resample(to_int16(data.waveform(row)), played_hz, rate)
+    return changed.astype(np.float32) / np.float32(SAMPLE_SCALE)

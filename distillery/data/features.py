@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,12 @@ import torchaudio
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distillery.data.audio import resample, to_int16
-from distillery.data.manifest import SAMPLE_SCALE, PreparedData
+from distillery.data.copies import waveform_of
+from distillery.data.manifest import PreparedData
 from distillery.data.normalisation import VARIANCE_FLOOR, RunningNormaliser
 from distillery.device import num_threads
 from distillery.files import write_bytes
-from distillery.params.whole import FeatureParams
+from distillery.params.models import FeatureParams
 
 LOG_FLOOR = 1e-6
 logger = logging.getLogger(__name__)
@@ -113,22 +113,6 @@ def gather(items: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     for position, item in enumerate(items):
         view[position, : lengths[position]] = item
     return batch, torch.tensor(lengths)
-
-
-def waveform_of(data: PreparedData, row: Any) -> np.ndarray:
-    """Return a prepared utterance, or a copy of one, as float32 in [-1, 1) `(samples,)`.
-
-    Args:
-        data: the prepared audio.
-        row: as of `PreparedData.samples`; it may say the rate that the samples are taken to have,
-            as rows of distillery/data/copies.py do.
-    """
-    rate = data.sample_rate_hz
-    played_hz = int(getattr(row, "played_hz", rate))
-    if played_hz == rate:
-        return data.waveform(row)
-    changed = resample(to_int16(data.waveform(row)), played_hz, rate)
-    return changed.astype(np.float32) / np.float32(SAMPLE_SCALE)
 
 
 def pack_features(

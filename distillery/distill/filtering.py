@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from distillery.data.scoring import count_errors
-from distillery.params.whole import FilterParams
+from distillery.params.distill import FilterParams
 
 FILTER_FILE = "filter.json"
 NUM_BINS = 10

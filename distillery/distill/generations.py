@@ -23,11 +23,11 @@ from distillery.distill.distillation import Distillation, Generation, Trained
 from distillery.errors import ModelError
 from distillery.files import whole_folder, write_json
 from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
-from distillery.params.whole import CacheParams
+from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
-from distillery.training.trainer import run_digest
+from distillery.training.curves import run_digest
 
 GENERATIONS_FILE = "generations.json"
 ROWS_FILE = "curves.json"

@@ -7,10 +7,9 @@ M = (1 - share) · CTC(text) + share · (w_frame · Frame + w_sequence · CTC(te
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distillery.data.batches import Batch
 from distillery.distill.schedules import value_at
@@ -27,49 +26,10 @@ from distillery.losses.intermediate import IntermediateHeads
 from distillery.losses.known import FRAME_LOSSES, SPARSE_FRAME_LOSSES
 from distillery.losses.sequence import Sequence
 from distillery.models.layers import Network, real_frames
-from distillery.params.whole import ObjectiveParams, Schedule
+from distillery.params.objective import ObjectiveParams, Schedule
+from distillery.training.objective import NetworkOutputs, Objective
 
 OWN_STREAM = 2**32  # no seed that a person would choose: networks begin from those
-
-
-@dataclass(frozen=True)
-class NetworkOutputs:
-    """What a network gave in one training step."""
-
-    log_probs: Tensor
-    """`(batch, frames, vocab)`, normalised."""
-    lengths: Tensor
-    """Frames `(batch,)`."""
-    hidden: Mapping[str, Tensor] = field(default_factory=dict)
-    """States `(batch, frames, width)` of the layers that the objective asked for."""
-    progress: float = 0.0
-    """Share of all steps taken before this one."""
-
-
-class Objective(nn.Module):
-    """What a network is trained towards. It may own parameters, which no saved model holds."""
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """The network's hidden layers that must be recorded in each step."""
-        return ()
-
-    def forward(self, outputs: NetworkOutputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms by name, `loss` among them, each a scalar `()`."""
-        raise NotImplementedError
-
-
-class TranscriptObjective(Objective):
-    """CTC on transcripts alone: how a teacher or a control is trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ctc = CTC()
-
-    def forward(self, outputs: NetworkOutputs, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms by name, `loss` among them, each a scalar `()`."""
-        loss = self.ctc(outputs.log_probs, outputs.lengths, batch.labels, batch.label_lengths)
-        return {"loss": loss, "ctc": loss}
 
 
 class DistillationObjective(Objective):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from distillery.params.whole import Schedule
+from distillery.params.objective import Schedule
 
 
 def value_at(value: float | Schedule, progress: float) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from distillery.architectures.known import ARCHITECTURES
 from distillery.errors import ModelError
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import INIT_TEACHER
+from distillery.params.base import INIT_TEACHER
 from distillery.teachers.kinds import load_teacher
 from distillery.tracking.fetched import check_model
 

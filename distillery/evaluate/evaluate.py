@@ -15,31 +15,35 @@ data, models and settings.
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from distillery.data.audio import compute_num_samples
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_errors
 from distillery.distill.filtering import read_report
-from distillery.errors import CorpusError, StageError
 from distillery.evaluate import plots
-from distillery.evaluate.exported import export_and_listen
-from distillery.evaluate.latency import Heard, latency_figures, listen, usual_way
+from distillery.evaluate.candidates import (
+    Candidate,
+    Run,
+    best_valid_wer,
+    find_candidates,
+    or_infinite,
+    read_curves,
+)
+from distillery.evaluate.exported import EXPORTED_FILE, measure_exports
+from distillery.evaluate.figures import weights_bytes
+from distillery.evaluate.latency import Heard, latency_figures, usual_way
+from distillery.evaluate.listening import labelled_test_rows, predict, speed_clip
 from distillery.evaluate.predictions import (
     by_duration,
     compare,
-    error_columns,
     per_speaker,
     rates,
     rates_with_language_model,
@@ -47,72 +51,15 @@ from distillery.evaluate.predictions import (
 from distillery.evaluate.speed import SpeedResult, measure_real_time_factor
 from distillery.files import whole_folder, write_json
 from distillery.language_model.evaluation import Decoded, decode_with_language_model
-from distillery.models.recogniser import WEIGHTS_FILE, Recogniser
-from distillery.params.whole import EvaluateParams, LanguageModelParams
+from distillery.models.base import Teacher
+from distillery.models.recogniser import Recogniser
+from distillery.params.evaluate import EvaluateParams, LanguageModelParams
 from distillery.serve.streaming import can_stream
-from distillery.teachers.base import Teacher
 from distillery.teachers.kinds import load_teacher
 
 logger = logging.getLogger(__name__)
 
-BATCH_SECONDS = 60.0
 SECONDS_PER_HOUR = 3600
-GROUPS = {"teacher": "teacher", "student": "students", "control": "controls"}
-EXPORTED = "exported"  # beside the students
-EXPORTED_FILE = "exported.parquet"
-COPIED_COLUMNS = ["model", "seed", "utterance_id", "speaker", "duration_seconds", "text"]
-
-
-class Run(NamedTuple):
-    """A model as trained from one seed; the teacher has no number."""
-
-    model: str
-    seed: int | None
-
-    def __str__(self) -> str:
-        return self.path
-
-    @property
-    def path(self) -> str:
-        """Where it lies under models/ and curves/."""
-        return self.model if self.seed is None else f"{self.model}/seed-{self.seed}"
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model to evaluate."""
-
-    role: str  # teacher, student or control
-    name: str
-    seeds: tuple[int | None, ...] = (None,)
-
-    @property
-    def key(self) -> str:
-        """What tells it from all others."""
-        group = GROUPS[self.role]
-        return group if self.role == "teacher" else f"{group}/{self.name}"
-
-    @property
-    def runs(self) -> list[Run]:
-        """What was trained, one per seed."""
-        return [Run(self.key, seed) for seed in self.seeds]
-
-
-def find_candidates(models: Path, students: Sequence[str], seeds: Sequence[int]) -> list[Candidate]:
-    """Return the teacher, and of each student its control, if one was trained, and itself.
-
-    Args:
-        models: the folder of all models.
-        students: names in params.yaml; what else lies in the folder is ignored.
-        seeds: what each of them was trained from.
-    """
-    candidates = [Candidate("teacher", "teacher")]
-    for name in students:
-        control = Candidate("control", name, tuple(seeds))
-        if all((models / run.path / WEIGHTS_FILE).exists() for run in control.runs):
-            candidates.append(control)
-        candidates.append(Candidate("student", name, tuple(seeds)))
-    return candidates
 
 
 @dataclass(frozen=True)
@@ -146,7 +93,7 @@ class Measured:
         ]
         row["by_seed"] = by_seed
         if candidate.role == "student":
-            best = min(by_seed, key=lambda item: (_or_infinite(item["valid_wer"]), item["seed"]))
+            best = min(by_seed, key=lambda item: (or_infinite(item["valid_wer"]), item["seed"]))
             row["best_seed"] = best["seed"]
         return row
 
@@ -155,7 +102,7 @@ class Measured:
         scored = self.predictions[self.predictions["model"] == model]
         if seeds != [None]:
             scored = scored[scored["seed"].isin(seeds)]
-        wers = [_best_valid_wer(self.histories[run]) for run in runs]
+        wers = [best_valid_wer(self.histories[run]) for run in runs]
         known = [wer for wer in wers if wer is not None]
         figures = {
             "parameters": self.recognisers[runs[0]].num_parameters,
@@ -287,167 +234,6 @@ def _speeds(
     }
 
 
-def labelled_test_rows(data: PreparedData) -> pd.DataFrame:
-    """Return the transcribed utterances of the test split.
-
-    Raises:
-        CorpusError: there is none, or none holds a word.
-    """
-    rows = data.split("test")
-    labelled = rows[rows["text"].notna()].reset_index(drop=True)
-    if not labelled["text"].str.strip().any():
-        raise CorpusError(
-            f"split 'test': {len(rows)} utterances, {len(labelled)} with a transcript, none of "
-            "which holds a word; at least one is needed to measure a word error rate, so add "
-            "test transcripts to the corpus, or raise prepare.test_fraction"
-        )
-    return labelled
-
-
-def read_curves(path: Path) -> list[dict[str, Any]]:
-    """Read learning curves: a JSON object with `key`, `value` and `step` in each line.
-
-    Raises:
-        StageError: the file is missing, or a line is something else.
-    """
-    if not path.exists():
-        raise StageError(f"{path}: no such file; run the stage that trains this model again")
-    points = []
-    for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
-        try:
-            point = json.loads(line)
-            points.append({name: point[name] for name in ("key", "value", "step")})
-        except (ValueError, KeyError, TypeError):
-            raise StageError(
-                f"{path}: line {number} is {line[:60]!r}, expected an object with key, value and "
-                "step; run the stage that trains this model again"
-            ) from None
-    return points
-
-
-def predict(
-    data: PreparedData,
-    rows: pd.DataFrame,
-    recognisers: Mapping[Run, Teacher],
-    chunk_seconds: float,
-) -> tuple[pd.DataFrame, dict[Run, list[Heard]]]:
-    """Return every run's hypothesis and errors, one row per model, seed and utterance.
-
-    Those that stream are fed chunk by chunk.
-
-    Args:
-        data: prepared data.
-        rows: its utterances to recognise.
-        recognisers: the models.
-        chunk_seconds: audio in one chunk.
-
-    Returns:
-        The table, and by run what it heard in each of the rows.
-    """
-    columns = COPIED_COLUMNS[2:]
-    parts, everything = [], {}
-    total = len(rows) * len(recognisers)
-    with tqdm(total=total, desc="evaluate", unit="utt") as bar:
-        for run, recogniser in recognisers.items():
-            found: dict[int, Heard] = {}
-            for batch in batches(rows["duration_seconds"].to_numpy()):
-                waveforms = [data.waveform(row) for row in rows.iloc[batch].itertuples()]
-                found.update(zip(batch, listen(recogniser, waveforms, chunk_seconds), strict=True))
-                bar.update(len(batch))
-            everything[run] = [found[index] for index in range(len(rows))]
-            hypotheses = [heard.text for heard in everything[run]]
-            part = rows[columns].assign(hypothesis=hypotheses)
-            part.insert(0, "model", run.model)
-            part.insert(1, "seed", pd.Series(run.seed, index=part.index, dtype="Int64"))
-            parts.append(part.join(error_columns(rows["text"], hypotheses)))
-    return pd.concat(parts, ignore_index=True), everything
-
-
-def measure_exports(
-    data: PreparedData,
-    rows: pd.DataFrame,
-    clip: np.ndarray,
-    students: Mapping[Run, Teacher],
-    models: Path,
-    predictions: pd.DataFrame,
-    params: EvaluateParams,
-) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Export students into models/exported, and score each form beside PyTorch's.
-
-    Args:
-        data: prepared data.
-        rows: its utterances to recognise.
-        clip: the recording `(samples,)` on which speed is measured.
-        students: of each student the run that may be registered.
-        models: folder of the saved models.
-        predictions: of `predict`.
-        params: settings of the stage.
-
-    Returns:
-        Predictions, one row per student, format and utterance, and by student its `seed` and, in
-        `formats`, the figures of each format.
-    """
-    parts, exports = [], {}
-    with whole_folder(models / EXPORTED) as folder:
-        for run, student in students.items():
-            assert isinstance(student, Recogniser)  # students are trained here
-            name = run.model.partition("/")[2]
-            forms = export_and_listen(
-                student, models / run.path, data, rows, clip, params, folder / name
-            )
-            of_run = (predictions["model"] == run.model) & (predictions["seed"] == run.seed)
-            eager = predictions[of_run]
-            figures = {}
-            for form_name, form in forms.items():
-                part = eager[COPIED_COLUMNS].reset_index(drop=True)
-                part.insert(2, "format", form_name)
-                part["hypothesis"] = form.texts
-                part = part.join(error_columns(part["text"], form.texts))
-                parts.append(part)
-                same = part["hypothesis"].to_numpy() == eager["hypothesis"].to_numpy()
-                figures[form_name] = {
-                    "bytes": form.num_bytes,
-                    **rates(part, params),
-                    "max_log_prob_difference": form.max_log_prob_difference,
-                    "same_texts_fraction": float(same.mean()),
-                    "real_time_factor": form.speed.real_time_factor,
-                }
-            exports[name] = {"seed": run.seed, "formats": figures}
-    return pd.concat(parts, ignore_index=True), exports
-
-
-def batches(seconds: np.ndarray) -> Iterator[list[int]]:
-    """Yield indices, shortest utterances first, at most BATCH_SECONDS of padded audio at once.
-
-    Args:
-        seconds: duration of each utterance `(utterances,)`; a longer one is a batch by itself.
-    """
-    batch: list[int] = []
-    for index in np.argsort(seconds, kind="stable").tolist():
-        if batch and (len(batch) + 1) * seconds[index] > BATCH_SECONDS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
-
-
-def speed_clip(data: PreparedData, rows: pd.DataFrame, seconds: float) -> np.ndarray:
-    """Return test audio `(samples,)` of the length asked for, utterance after utterance.
-
-    Where the split is shorter than that, it starts again.
-    """
-    needed = compute_num_samples(seconds, data.sample_rate_hz)
-    pieces: list[np.ndarray] = []
-    held = 0
-    for row in rows.itertuples():
-        if held >= needed:
-            break
-        pieces.append(data.waveform(row))
-        held += len(pieces[-1])
-    return np.resize(np.concatenate(pieces), needed)  # repeats what is too short
-
-
 def with_language_model(
     predictions: pd.DataFrame, runs: Sequence[Run], decoded: Mapping[Run, Decoded]
 ) -> pd.DataFrame:
@@ -470,59 +256,6 @@ def with_language_model(
     )
 
 
-def flat_metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the summary's numbers as `dvc metrics` shows them: by group, then name."""
-    metrics: dict[str, Any] = {"teacher": {}, "students": {}, "controls": {}}
-    for row in summary["models"]:
-        numbers: dict[str, Any] = _numbers(row)
-        if "latency_ms" in row:
-            numbers["latency_ms"] = _numbers(row["latency_ms"])
-        if row["role"] == "teacher":
-            metrics["teacher"] = numbers
-            continue
-        if row["role"] == "student":
-            numbers |= _numbers(summary["comparisons"][row["name"]])
-        if len(row["by_seed"]) > 1:
-            numbers["seeds"] = _numbers_by_seed(row, summary["comparisons"][row["name"]])
-        metrics[GROUPS[row["role"]]][row["name"]] = numbers
-    metrics["exports"] = {
-        name: {form: _numbers(figures) for form, figures in export["formats"].items()}
-        for name, export in summary["exports"].items()
-    }
-    return metrics
-
-
-def _numbers_by_seed(
-    row: Mapping[str, Any], comparison: Mapping[str, Any]
-) -> dict[str, dict[str, int | float]]:
-    """Return the few figures of each seed that people compare."""
-    seeds = {
-        str(run["seed"]): _numbers({name: run[name] for name in ("wer", "valid_wer")})
-        for run in row["by_seed"]
-    }
-    if row["role"] == "student":
-        for gain in comparison["by_seed"]:
-            seeds[str(gain["seed"])] |= _numbers(
-                {name: gain[name] for name in ("gain_wer", "gap_closed")}
-            )
-    return seeds
-
-
-def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
-
-
-def weights_bytes(folder: Path) -> int:
-    """Return the size of a saved model's weights, whatever files they are in."""
-    if (folder / WEIGHTS_FILE).exists():
-        return (folder / WEIGHTS_FILE).stat().st_size
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-
-
 def describe(rows: pd.DataFrame) -> dict[str, Any]:
     """Return how much some utterances are."""
     return {
@@ -531,16 +264,6 @@ def describe(rows: pd.DataFrame) -> dict[str, Any]:
         "hours": float(rows["duration_seconds"].sum() / SECONDS_PER_HOUR),
         "speakers": int(rows["speaker"].nunique()),
     }
-
-
-def _best_valid_wer(points: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return the WER of the epoch whose weights were kept; none where nothing was trained here."""
-    wers = [float(point["value"]) for point in points if point["key"] == "valid/wer"]
-    return min((wer for wer in wers if math.isfinite(wer)), default=None)
-
-
-def _or_infinite(value: float | None) -> float:
-    return math.inf if value is None else value
 
 
 def _write_report(

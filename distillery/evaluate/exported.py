@@ -6,16 +6,25 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from distillery.data.manifest import PreparedData
+from distillery.evaluate.candidates import Run
+from distillery.evaluate.listening import COPIED_COLUMNS
+from distillery.evaluate.predictions import (
+    error_columns,
+    rates,
+)
 from distillery.evaluate.speed import SpeedResult, measure_real_time_factor
+from distillery.files import whole_folder
+from distillery.models.base import Teacher
 from distillery.models.decoding import greedy_text
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import EvaluateParams
+from distillery.params.evaluate import EvaluateParams
 from distillery.serve.export import export_student
 from distillery.serve.onnx_recogniser import CONFIG_FILE, MODEL_FILES, TOKENS_FILE, OnnxRecogniser
 
@@ -92,3 +101,62 @@ def _listen(
             texts[name].append(greedy_text(found, form.vocabulary))
             differences[name].append(float(np.abs(found - expected).max(initial=0.0)))
     return texts, dict(differences)
+
+
+EXPORTED = "exported"  # beside the students
+
+
+EXPORTED_FILE = "exported.parquet"
+
+
+def measure_exports(
+    data: PreparedData,
+    rows: pd.DataFrame,
+    clip: np.ndarray,
+    students: Mapping[Run, Teacher],
+    models: Path,
+    predictions: pd.DataFrame,
+    params: EvaluateParams,
+) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Export students into models/exported, and score each form beside PyTorch's.
+
+    Args:
+        data: prepared data.
+        rows: its utterances to recognise.
+        clip: the recording `(samples,)` on which speed is measured.
+        students: of each student the run that may be registered.
+        models: folder of the saved models.
+        predictions: of `predict`.
+        params: settings of the stage.
+
+    Returns:
+        Predictions, one row per student, format and utterance, and by student its `seed` and, in
+        `formats`, the figures of each format.
+    """
+    parts, exports = [], {}
+    with whole_folder(models / EXPORTED) as folder:
+        for run, student in students.items():
+            assert isinstance(student, Recogniser)  # students are trained here
+            name = run.model.partition("/")[2]
+            forms = export_and_listen(
+                student, models / run.path, data, rows, clip, params, folder / name
+            )
+            of_run = (predictions["model"] == run.model) & (predictions["seed"] == run.seed)
+            eager = predictions[of_run]
+            figures = {}
+            for form_name, form in forms.items():
+                part = eager[COPIED_COLUMNS].reset_index(drop=True)
+                part.insert(2, "format", form_name)
+                part["hypothesis"] = form.texts
+                part = part.join(error_columns(part["text"], form.texts))
+                parts.append(part)
+                same = part["hypothesis"].to_numpy() == eager["hypothesis"].to_numpy()
+                figures[form_name] = {
+                    "bytes": form.num_bytes,
+                    **rates(part, params),
+                    "max_log_prob_difference": form.max_log_prob_difference,
+                    "same_texts_fraction": float(same.mean()),
+                    "real_time_factor": form.speed.real_time_factor,
+                }
+            exports[name] = {"seed": run.seed, "formats": figures}
+    return pd.concat(parts, ignore_index=True), exports

@@ -11,6 +11,7 @@ from rapidfuzz.distance import Levenshtein
 
 from distillery.data.audio import compute_num_samples
 from distillery.device import num_threads
+from distillery.models.base import Teacher
 from distillery.models.recogniser import Recogniser
 from distillery.serve.streaming import (
     GreedyPath,
@@ -18,7 +19,6 @@ from distillery.serve.streaming import (
     algorithmic_latency_seconds,
     can_stream,
 )
-from distillery.teachers.base import Teacher
 
 TAIL_PERCENTILE = 95
 MILLISECONDS = 1000

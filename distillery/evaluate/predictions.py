@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.data.scoring import SeedsResult, count_errors, rate_over_seeds, spread
-from distillery.params.whole import EvaluateParams
+from distillery.params.evaluate import EvaluateParams
 
 BOOTSTRAP_SEED = 0
 NUM_DURATION_BINS = 4

@@ -21,8 +21,8 @@ from distillery.language_model.tuning import (
     untuned_decoder,
     write_language_model,
 )
-from distillery.params.whole import LanguageModelParams
-from distillery.teachers.base import Teacher
+from distillery.models.base import Teacher
+from distillery.params.evaluate import LanguageModelParams
 
 Name = TypeVar("Name", bound=Hashable)
 

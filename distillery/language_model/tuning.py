@@ -13,8 +13,8 @@ from distillery.data.text import Vocabulary
 from distillery.language_model.decoder import LanguageModelDecoder, tune
 from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE, estimate, write_lexicon
 from distillery.language_model.settings import SearchSettings, Tuned
-from distillery.params.whole import LanguageModelParams
-from distillery.teachers.base import Teacher
+from distillery.models.base import Teacher
+from distillery.params.evaluate import LanguageModelParams
 
 BATCH_UTTERANCES = 16
 

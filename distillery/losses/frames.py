@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from distillery.errors import CacheMismatch
 from distillery.models.decoding import BLANK_INDEX
 from distillery.models.layers import real_frames
-from distillery.params.whole import FrameLossParams
+from distillery.params.objective import FrameLossParams
 
 FRAME_TOLERANCE = 1
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from distillery.losses.frames import common_lengths
 from distillery.models.layers import real_frames
-from distillery.params.whole import HiddenLossParams
+from distillery.params.objective import HiddenLossParams
 
 
 class L1Cosine(nn.Module):

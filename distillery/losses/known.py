@@ -6,7 +6,7 @@ from torch import nn
 
 from distillery.losses.kl import FrameKL, SparseKL
 from distillery.losses.logit_mse import LogitMSE
-from distillery.params.whole import FrameLossParams
+from distillery.params.objective import FrameLossParams
 
 FRAME_LOSSES: dict[str, Callable[[FrameLossParams], nn.Module]] = {
     "kl": lambda params: FrameKL(params.temperature),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distillery.errors import ModelError
 
 if TYPE_CHECKING:  # reading a fingerprint needs no model code
-    from distillery.teachers.base import Teacher
+    from distillery.models.base import Teacher
 
 FINGERPRINT_FILE = "fingerprint.json"
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.errors import ModelError
-from distillery.params.whole import ConvBiLSTMParams, CRNNParams
+from distillery.params.models import ConvBiLSTMParams, CRNNParams
 
 
 class Network(nn.Module):

@@ -30,7 +30,7 @@ from distillery.errors import ModelError
 from distillery.files import write_bytes, write_json
 from distillery.models.decoding import greedy_text
 from distillery.models.layers import Network
-from distillery.params.whole import (
+from distillery.params.models import (
     CausalConvParams,
     ConformerParams,
     ConvBiLSTMParams,

@@ -19,9 +19,8 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -32,7 +31,7 @@ from tqdm import tqdm
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
 from distillery.corpora.known import CORPORA
 from distillery.data import text
-from distillery.data.audio import compute_num_samples, resample
+from distillery.data.audio import resample
 from distillery.data.manifest import (
     COLUMNS,
     DROPPED_FILE,
@@ -42,19 +41,18 @@ from distillery.data.manifest import (
     SUMMARY_FILE,
     PreparedData,
     audio_key,
-    shard_name,
 )
 from distillery.errors import AudioError, CorpusError, EmptyAudio
 from distillery.files import whole_folder, write_bytes, write_json
-from distillery.params.whole import PrepareParams
-from distillery.prepare.profile import ProfileBuilder, clipped_fraction, level_dbfs, write_profile
-from distillery.prepare.splits import assign_splits, hash_fraction
+from distillery.params.prepare import PrepareParams
+from distillery.prepare.packing import SCHEMA, Drop, Heard, Packing, in_packing_order
+from distillery.prepare.profile import clipped_fraction, level_dbfs, write_profile
+from distillery.prepare.splits import assign_splits
 
 """Speakers from which on a split takes whole speakers; below, it takes utterances."""
 NUM_WORKERS = 2
 LOOK_AHEAD_PER_WORKER = 8
 NUM_EXAMPLES = 3
-UNKNOWN_CHARACTERS = "unknown_characters"
 SECONDS_PER_HOUR = 3600.0
 LITTLE_SECONDS = 300.0
 """Transcribed training audio below which a teacher that is trained here hardly learns.
@@ -63,47 +61,9 @@ LITTLE_SECONDS = 300.0
 speeds; all 770 made one of 14 % (`quality_an4_partly.json` and `quality_an4_all.json` in
 benchmarks/results).
 """
-PACKING_ORDER = ("test", "valid", "train")
-SCHEMA = pa.schema(
-    [
-        pa.field("utterance_id", pa.string(), nullable=False),
-        pa.field("speaker", pa.string()),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("text", pa.string()),
-        pa.field("text_original", pa.string()),
-        pa.field("source_path", pa.string(), nullable=False),
-        pa.field("shard", pa.int32(), nullable=False),
-        pa.field("offset_samples", pa.int64(), nullable=False),
-        pa.field("num_samples", pa.int64(), nullable=False),
-        pa.field("duration_seconds", pa.float64(), nullable=False),
-        pa.field("audio_key", pa.string(), nullable=False),
-    ]
-)
 assert tuple(SCHEMA.names) == COLUMNS
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Drop:
-    """One utterance that was left out."""
-
-    utterance_id: str
-    source_path: str
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True)
-class Heard:
-    """One recording's audio at the prepared rate, or why there is none."""
-
-    samples: np.ndarray  # int16 (samples,); empty where there is a reason
-    key: str = ""
-    level_dbfs: float = 0.0
-    clipped_fraction: float = 0.0
-    reason: str | None = None
-    detail: str = ""
 
 
 def prepare(
@@ -130,10 +90,10 @@ def prepare(
     recordings = read_recordings(params, source)
     splits, split_rule = assign_splits(recordings, params.valid_fraction, params.test_fraction)
     with whole_folder(folder) as temporary:
-        packing = _Packing(params, temporary)
+        packing = Packing(params, temporary)
         with packing.shards:
             for recording, heard in _hear(
-                _in_packing_order(recordings, splits),
+                in_packing_order(recordings, splits),
                 params.sample_rate_hz,
                 num_workers,
             ):
@@ -192,11 +152,6 @@ def read_recordings(params: PrepareParams, source: Path) -> list[Recording]:
     return recordings
 
 
-def _in_packing_order(recordings: Sequence[Recording], splits: dict[str, str]) -> list[Recording]:
-    """Group recordings by split; within one, they keep the order of their ids."""
-    return sorted(recordings, key=lambda r: PACKING_ORDER.index(splits[r.utterance_id]))
-
-
 # --- audio -------------------------------------------------------------------------------------
 
 
@@ -240,152 +195,6 @@ def _hear_one(recording: Recording, sample_rate_hz: int) -> Heard:
     return Heard(samples, audio_key(samples), level_dbfs(samples), clipped_fraction(samples))
 
 
-class _Shards:
-    """Packed audio files, filled one after another; only buffers are held in memory."""
-
-    def __init__(self, folder: Path, max_samples: int) -> None:
-        self._folder = folder
-        self._max_samples = max_samples
-        self._file: BinaryIO | None = None
-        self._shard = -1
-        self._offset = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def write(self, samples: np.ndarray) -> tuple[int, int]:
-        """Append int16 samples `(samples,)`; return the shard and the offset they start at."""
-        if self._file is None or self._offset + len(samples) > self._max_samples:
-            self._open_next()
-        assert self._file is not None
-        self._file.write(samples.data)
-        start = self._offset
-        self._offset += len(samples)
-        return self._shard, start
-
-    def _open_next(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._shard += 1
-        self._offset = 0
-        self._file = open(self._folder / shard_name(self._shard), "wb")  # noqa: SIM115
-
-
-class _Packing:
-    """Decides about one recording after another: a row and its samples, or a reason."""
-
-    def __init__(self, params: PrepareParams, folder: Path) -> None:
-        self._params = params
-        self._alphabet = None if params.alphabet is None else set(params.alphabet) | {" "}
-        self._test_keys: set[str] = set()
-        max_samples = compute_num_samples(params.shard_seconds, params.sample_rate_hz)
-        self.shards = _Shards(folder, max_samples)
-        self.rows: list[dict[str, Any]] = []
-        self.dropped: list[Drop] = []
-        self.num_hidden_transcripts = 0
-        self.profile = ProfileBuilder()
-
-    def add(self, recording: Recording, split: str, heard: Heard) -> None:
-        """Keep or drop one recording; those of the test split must come first."""
-        hidden = recording.text is not None and self._is_hidden(heard, split)
-        if hidden:
-            recording = replace(recording, text=None)
-        words = recording.text
-        if words is not None:
-            words = text.normalise(words, self._params.case)
-        if heard.reason is not None:
-            drop: tuple[str, str] | None = (heard.reason, heard.detail)
-        else:
-            drop = (
-                self._fault_of_length(heard)
-                or self._fault_of_text(recording, words, split)
-                or self._fault_of_both(heard, words, split)
-            )
-        if drop is not None:
-            self.dropped.append(Drop(recording.utterance_id, recording.source_path, *drop))
-            if drop[0] == UNKNOWN_CHARACTERS:
-                self.profile.refuse(self._unknown(words))
-            return
-        if split == "test":
-            self._test_keys.add(heard.key)
-        self.num_hidden_transcripts += hidden
-        self._keep(recording, words, split, heard)
-
-    def _is_hidden(self, heard: Heard, split: str) -> bool:
-        """Return whether `labelled_fraction` takes a transcript away; equal audio, equal answer."""
-        fraction = self._params.labelled_fraction
-        return split == "train" and hash_fraction("labelled", heard.key) >= fraction
-
-    def _keep(self, recording: Recording, words: str | None, split: str, heard: Heard) -> None:
-        shard, offset = self.shards.write(heard.samples)
-        seconds = len(heard.samples) / self._params.sample_rate_hz
-        self.profile.add(split, seconds, heard.level_dbfs, heard.clipped_fraction, words)
-        self.rows.append(
-            {
-                "utterance_id": recording.utterance_id,
-                "speaker": recording.speaker,
-                "split": split,
-                "text": words,
-                "text_original": recording.text,
-                "source_path": recording.source_path,
-                "shard": shard,
-                "offset_samples": offset,
-                "num_samples": len(heard.samples),
-                "duration_seconds": seconds,
-                "audio_key": heard.key,
-            }
-        )
-
-    def _fault_of_length(self, heard: Heard) -> tuple[str, str] | None:
-        duration_seconds = len(heard.samples) / self._params.sample_rate_hz
-        if duration_seconds < self._params.min_duration_seconds:
-            bound = f"at least {self._params.min_duration_seconds:g}"
-            return "too_short", f"{duration_seconds:.3f} s, expected {bound} s"
-        if duration_seconds > self._params.max_duration_seconds:
-            bound = f"at most {self._params.max_duration_seconds:g}"
-            return "too_long", f"{duration_seconds:.3f} s, expected {bound} s"
-        return None
-
-    def _fault_of_text(
-        self, recording: Recording, words: str | None, split: str
-    ) -> tuple[str, str] | None:
-        if words is None:
-            return None
-        if not words:
-            return (
-                "empty_text",
-                f"nothing is left of {recording.text!r} after normalisation",
-            )
-        if split == "test" or self._alphabet is None:  # scoring needs no tokens
-            return None
-        if unknown := self._unknown(words):
-            return (
-                UNKNOWN_CHARACTERS,
-                f"{sorted(unknown)} in {words!r} are not in prepare.alphabet",
-            )
-        return None
-
-    def _unknown(self, words: str | None) -> set[str]:
-        return set(words or "") - (self._alphabet or set(words or ""))
-
-    def _fault_of_both(self, heard: Heard, words: str | None, split: str) -> tuple[str, str] | None:
-        if split != "test" and heard.key in self._test_keys:
-            return "also_in_test", f"audio {heard.key[:12]}… is also in the test split"
-        if words is None or split != "train" or self._params.too_short_for_ctc == "keep":
-            return None
-        shift = compute_num_samples(
-            self._params.ctc_frame_shift_seconds, self._params.sample_rate_hz
-        )
-        frames, needed = -(-len(heard.samples) // shift), text.min_ctc_frames(words)
-        if frames < needed:
-            return "too_short_for_ctc", f"{frames} frames, {words!r} needs {needed}"
-        return None
-
-
 # --- what is written and checked at the end ----------------------------------------------------
 
 
@@ -423,7 +232,7 @@ def _check_splits(rows: Sequence[dict[str, Any]]) -> None:
         )
 
 
-def _check_labels(packing: _Packing, labelled_fraction: float) -> None:
+def _check_labels(packing: Packing, labelled_fraction: float) -> None:
     """Refuse a share that leaves a transcribed corpus without any training transcript."""
     hidden = packing.num_hidden_transcripts
     labelled = (row for row in packing.rows if row["split"] == "train" and row["text"] is not None)
@@ -436,7 +245,7 @@ def _check_labels(packing: _Packing, labelled_fraction: float) -> None:
 
 def _summarise(
     params: PrepareParams,
-    packing: _Packing,
+    packing: Packing,
     dropped: Sequence[Drop],
     split_rule: dict[str, str],
 ) -> dict[str, Any]:

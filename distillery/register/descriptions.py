@@ -11,7 +11,7 @@ from typing import Any
 from distillery.evaluate.tables import markdown_table, with_distance, with_interval
 from distillery.register.gate.verdict import Verdict
 from distillery.register.gate.verdict import markdown as verdict_in_markdown
-from distillery.tracking.store import charts_page
+from distillery.tracking.names import charts_page
 
 HASH_DIGITS = 8
 LINEAGE = {

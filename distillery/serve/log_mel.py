@@ -12,7 +12,7 @@ import numpy as np
 import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view
 
-from distillery.params.whole import FeatureParams
+from distillery.params.models import FeatureParams
 
 LOG_FLOOR = 1e-6
 VARIANCE_FLOOR = 1e-2

@@ -16,7 +16,7 @@ from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
 from distillery.models.decoding import greedy_text
-from distillery.params.whole import FeatureParams
+from distillery.params.models import FeatureParams
 from distillery.serve.log_mel import NumpyLogMel
 
 CONFIG_FILE = "config.json"

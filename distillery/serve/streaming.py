@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from distillery.data.features import LOG_FLOOR, LogMel
 from distillery.data.normalisation import RunningNormaliser
 from distillery.errors import ModelError
+from distillery.models.base import Teacher
 from distillery.models.decoding import BLANK_INDEX
 from distillery.models.layers import StreamingNetwork
 from distillery.models.recogniser import Recogniser
-from distillery.teachers.base import Teacher
 
 
 def can_stream(recogniser: Teacher) -> TypeGuard[Recogniser]:

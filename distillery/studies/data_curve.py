@@ -22,15 +22,18 @@ from rich.table import Table
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError
 from distillery.evaluate import evaluate as evaluation
-from distillery.evaluate import plots
-from distillery.evaluate.evaluate import GROUPS, SECONDS_PER_HOUR, Run
+from distillery.evaluate.candidates import GROUPS, Run, read_curves
+from distillery.evaluate.evaluate import SECONDS_PER_HOUR
+from distillery.evaluate.listening import labelled_test_rows, predict
 from distillery.evaluate.predictions import compare, rates
 from distillery.evaluate.tables import MISSING, TABLE_COLUMNS, title, with_interval
 from distillery.files import write_bytes
-from distillery.params.whole import EvaluateParams, Params
+from distillery.params.evaluate import EvaluateParams
+from distillery.params.whole import Params
 from distillery.prepare.splits import hash_fraction
+from distillery.studies.plots import plot_data_curve
 from distillery.teachers.kinds import load_teacher
-from distillery.tracking.store import Point
+from distillery.tracking.curve_files import Point
 
 CSV_FILE, PLOT_FILE = "curve.csv", "curve.png"
 MODELS = "models/curve"
@@ -172,7 +175,7 @@ def score(root: Path, data: PreparedData, settings: Params) -> dict[str, Any]:
         ModelError: a model is missing or damaged, or made for another sample rate.
         StageError: a learning curve is missing or damaged.
     """
-    rows = evaluation.labelled_test_rows(data)
+    rows = labelled_test_rows(data)
     models = models_of(settings)
     places = {Run("teacher", None): root / "models/teacher"}
     places |= {model.run: model.folder(root) for model in models}
@@ -180,10 +183,9 @@ def score(root: Path, data: PreparedData, settings: Params) -> dict[str, Any]:
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
     chunk_seconds = settings.evaluate.stream_chunk_seconds
-    predictions, _ = evaluation.predict(data, rows, recognisers, chunk_seconds)
+    predictions, _ = predict(data, rows, recognisers, chunk_seconds)
     steps = {
-        model.run: int(evaluation.read_curves(model.learning_curve(root))[-1]["step"])
-        for model in models
+        model.run: int(read_curves(model.learning_curve(root))[-1]["step"]) for model in models
     }
     return {
         "confidence": settings.evaluate.confidence,
@@ -302,7 +304,7 @@ def write_report(summary: Summary, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     csv = table_of(summary).to_csv(index=False, float_format="%.6f")
     write_bytes(folder / CSV_FILE, csv.encode())
-    plots.plot_data_curve(summary, folder / PLOT_FILE)
+    plot_data_curve(summary, folder / PLOT_FILE)
 
 
 def render(summary: Summary) -> str:

@@ -11,12 +11,12 @@ import pandas as pd
 from distillery.data.manifest import PreparedData
 from distillery.data.text import SPACE, Vocabulary
 from distillery.device import num_threads
+from distillery.models.base import Teacher
 from distillery.models.decoding import greedy_text
 from distillery.models.recogniser import Outputs
-from distillery.params.whole import CacheParams
+from distillery.params.cache import CacheParams
 from distillery.studies.calibration import Outcomes, calibration, text_outcomes, token_outcomes
-from distillery.teacher_cache.filling.fill import plan_batches
-from distillery.teachers.base import Teacher
+from distillery.teacher_cache.filling.plan import plan_batches
 
 UNSAYABLE = -1
 

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from distillery.losses.known import SPARSE_FRAME_LOSSES
-from distillery.params.whole import (
-    INIT_TEACHER,
-    CacheParams,
-    DistillParams,
+from distillery.params.base import INIT_TEACHER
+from distillery.params.cache import CacheParams
+from distillery.params.distill import DistillParams
+from distillery.params.objective import (
     FrameLossParams,
     HiddenLossParams,
     ObjectiveParams,
-    Params,
     SequenceLossParams,
 )
+from distillery.params.whole import Params
 from distillery.teacher_cache.filling.expected import payload_settings
 
 RATE_TOLERANCE = 1e-6

@@ -23,12 +23,13 @@ from rich.table import Table
 
 from distillery.data.scoring import SeedsResult, count_errors, rate_over_seeds
 from distillery.evaluate import evaluate as evaluation
-from distillery.evaluate import plots
 from distillery.evaluate.predictions import BOOTSTRAP_SEED, interval_fields, verdict
 from distillery.evaluate.tables import MISSING, TABLE_COLUMNS, with_interval
 from distillery.files import write_bytes, write_json
-from distillery.params.whole import EvaluateParams, Params
+from distillery.params.evaluate import EvaluateParams
+from distillery.params.whole import Params
 from distillery.studies.fit import Fit
+from distillery.studies.plots import plot_teachers
 
 CSV_FILE, JSON_FILE, PLOT_FILE = "teachers.csv", "teachers.json", "teachers.png"
 MEGABYTE = 1e6
@@ -275,7 +276,7 @@ def write_report(summary: Summary, folder: Path) -> None:
     csv = table_of(summary).to_csv(index=False, float_format="%.6f")
     write_json(folder / JSON_FILE, summary)
     write_bytes(folder / CSV_FILE, csv.encode())
-    plots.plot_teachers(summary, folder / PLOT_FILE)
+    plot_teachers(summary, folder / PLOT_FILE)
 
 
 def render(summary: Summary) -> str:

@@ -29,10 +29,10 @@ from distillery.data.features import pad
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import write_json
+from distillery.models.base import Teacher, check_layers
 from distillery.models.decoding import confidence, greedy_text, score_texts
 from distillery.models.recogniser import CONFIG_FILE, TOKENS_FILE, Outputs
-from distillery.params.whole import MEMBERS
-from distillery.teachers.base import Teacher, check_layers
+from distillery.params.base import MEMBERS
 from distillery.teachers.rover import best_of, rover
 from distillery.teachers.token_map import corpus_text
 

@@ -23,33 +23,33 @@ from torch import Tensor, nn
 
 from distillery.augmentations.spec_augment import spec_augment
 from distillery.data.batches import TrainingSet
-from distillery.data.copies import copy_at
-from distillery.data.features import pad, waveform_of
+from distillery.data.copies import copy_at, waveform_of
+from distillery.data.features import pad
 from distillery.data.manifest import PreparedData, labelled
-from distillery.distill.objective import TranscriptObjective
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
 from distillery.models.layers import Network
-from distillery.params.whole import (
-    BundleParams,
-    FineTunedTeacherParams,
-    PublishedModelParams,
-    SpecAugmentParams,
-)
+from distillery.params.teacher import BundleParams, FineTunedTeacherParams, PublishedModelParams
+from distillery.params.training import SpecAugmentParams
 from distillery.teachers import torchaudio_bundle, transformers_ctc
+from distillery.teachers.adapting import warn_of_rate
+from distillery.teachers.backend import TorchBackend
 from distillery.teachers.base import ReadyTeacher, Workplace
-from distillery.teachers.pretrained import (
-    SEARCH,
-    Hearing,
-    PretrainedTeacher,
-    TorchBackend,
-    warn_of_rate,
+from distillery.teachers.hearing import Hearing
+from distillery.teachers.pretrained import SEARCH, PretrainedTeacher
+from distillery.teachers.published import (
+    find_folder,
+    import_transformers,
+    read_config,
+    weight_files,
 )
 from distillery.teachers.token_map import TokenMap, TokenTable
 from distillery.teachers.torchaudio_bundle import TorchaudioBackend
 from distillery.teachers.transformers_ctc import TransformersBackend
 from distillery.teachers.weights import fit_state, read_state
-from distillery.training.trainer import Curves, Trainer, Validation, run_digest
+from distillery.training.curves import Curves, Validation, run_digest
+from distillery.training.objective import TranscriptObjective
+from distillery.training.trainer import Trainer
 
 SECTION = "teacher.base"
 CTC_CLASSES = {
@@ -260,9 +260,9 @@ def _from_bundle(params: BundleParams, place: Workplace, table: TokenTable) -> B
 
 
 def _from_model(params: PublishedModelParams, place: Workplace, table: TokenTable) -> Base:
-    transformers_ctc.import_transformers()
-    folder = transformers_ctc.find_folder(params, place.root, SECTION)
-    config, model_class = transformers_ctc.read_config(folder, CTC_CLASSES)
+    import_transformers()
+    folder = find_folder(params, place.root, SECTION)
+    config, model_class = read_config(folder, CTC_CLASSES)
     if model_class not in CTC_CLASSES:
         raise ModelError(
             f"{SECTION}.model: {params.model!r} is a {model_class}, expected an encoder of one of "
@@ -273,7 +273,7 @@ def _from_model(params: PublishedModelParams, place: Workplace, table: TokenTabl
         folder, {**config, **tokens}, CTC_CLASSES[model_class]
     )
     backend = transformers_ctc.build_published(folder, architecture, table)
-    paths = transformers_ctc.weight_files(folder)
+    paths = weight_files(folder)
     state = {name: value for path in paths for name, value in read_state(path).items()}
     encoder = dict(_of_encoder(state, backend))
     fit_state(backend.base, encoder, paths[0], optional=transformers_ctc.UNUSED)

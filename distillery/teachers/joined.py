@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from distillery.data.manifest import PreparedData
-from distillery.params.whole import MEMBERS, EnsembleTeacherParams
-from distillery.teachers.base import GetTeacher, ReadyTeacher, Teacher, Workplace
+from distillery.models.base import Teacher
+from distillery.params.base import MEMBERS
+from distillery.params.teacher import EnsembleTeacherParams
+from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
 from distillery.teachers.ensemble import Ensemble
 from distillery.training.validation import validation_wer
 

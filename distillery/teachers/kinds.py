@@ -8,10 +8,18 @@ from pathlib import Path
 
 from distillery.architectures.known import ARCHITECTURES
 from distillery.errors import ModelError
+from distillery.models.base import Teacher
 from distillery.models.recogniser import CONFIG_FILE, Recogniser
+from distillery.params.teacher import OnnxTeacherParams
 from distillery.teachers import torchaudio_bundle, transformers_ctc, whisper
-from distillery.teachers.base import Teacher
+from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
 from distillery.teachers.ensemble import load_ensemble
+from distillery.teachers.fine_tuned import fine_tune_teacher
+from distillery.teachers.huggingface import take_model
+from distillery.teachers.joined import join_teachers
+from distillery.teachers.registered import take_registered
+from distillery.teachers.torchaudio_bundle import take_bundle
+from distillery.teachers.trained import train_teacher
 
 RECOGNISER = "recogniser"
 
@@ -61,3 +69,23 @@ def load_teacher(folder: Path, device: str = "cpu") -> Teacher:
     if kind not in LOADERS:
         raise ModelError(f"{path}: kind {kind!r}, expected one of {sorted(LOADERS)}")
     return LOADERS[kind](folder, device)
+
+
+def _take_onnx(settings: OnnxTeacherParams, place: Workplace) -> ReadyTeacher:
+    from distillery.teachers.onnx_file import take_onnx  # a second for its libraries
+
+    return take_onnx(settings, place)
+
+
+SOURCES: dict[str, GetTeacher] = {
+    "ensemble": lambda settings, place: join_teachers(settings, place, SOURCES),
+    "fine_tuned": fine_tune_teacher,
+    "onnx": _take_onnx,
+    "registry": take_registered,
+    "torchaudio": take_bundle,
+    "trained": train_teacher,
+    "transformers": take_model,
+}
+
+
+"""By teacher.kind."""

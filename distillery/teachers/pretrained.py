@@ -10,282 +10,37 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-import torchaudio
 from torch import Tensor, nn
 
 from distillery.data.features import pad
-from distillery.data.manifest import PreparedData
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import write_json
+from distillery.models.base import check_layers, check_rate
 from distillery.models.decoding import confidence, greedy_text
 from distillery.models.recogniser import (
     CONFIG_FILE,
     TOKENS_FILE,
     WEIGHTS_FILE,
     Outputs,
-    digest_of_weights,
-    save_weights,
 )
-from distillery.params.whole import PretrainedTeacherParams
-from distillery.teachers.base import ReadyTeacher, Workplace, check_layers, check_rate
-from distillery.teachers.token_map import NoMap, TokenMap, TokenTable, match_tokens, texts_of
+from distillery.teachers.backend import DTYPES, Backend, TorchBackend
+from distillery.teachers.hearing import Hearing, plan_pieces, resampled
+from distillery.teachers.token_map import TokenMap, TokenTable, texts_of
 from distillery.teachers.weights import fit_state, read_state
 
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-MASS_UTTERANCES = 256
-"""At most so many validation utterances tell how much mass dropped tokens have."""
-MUCH_DROPPED = 1e-2
-"""Mean mass a frame, above which dropped tokens are worth a warning."""
-BATCH_UTTERANCES = 8
 SEARCH = {"num_hypotheses": 1, "beam_size": 1}
 """Settings that change nothing where frames are given: `cache` searches texts in those."""
 
 logger = logging.getLogger(__name__)
-
-
-class Backend(Protocol):
-    """A CTC model as published, without anything of ours."""
-
-    table: TokenTable
-    """Its own tokens."""
-    sample_rate_hz: int
-    """Of the audio that it was trained on."""
-    samples_per_frame: int
-    """Distance between the starts of its frames, in samples."""
-    window_samples: int
-    """What the first frame's convolutions hear, in samples; less gives no frame at all."""
-    variance_floor: float | None
-    """Waveforms are brought to zero mean and unit variance, with this added to the variance; None:
-    they are taken as they are."""
-    masks_padding: bool
-    """Whether a batch's padding changes no output. If not, every utterance is heard alone."""
-
-    @property
-    def layer_widths(self) -> Mapping[str, int]:
-        """Widths of the hidden layers that it can give; `last` is what the output layer reads."""
-
-    @property
-    def num_parameters(self) -> int:
-        """Parameters."""
-
-    @property
-    def weights_digest(self) -> str:
-        """SHA-256 over all weights and buffers."""
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What `load` of its kind builds it from, in JSON, beside the weights; no paths."""
-
-    def forward(
-        self, waveforms: Tensor, lengths: Tensor, layers: Sequence[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return scores `(batch, frames, tokens)` and hidden states `(batch, frames, width)`.
-
-        Args:
-            waveforms: `(batch, samples)`, zeros behind the ends.
-            lengths: `(batch,)` in samples; all equal where `masks_padding` is false.
-            layers: hidden layers wanted, of `layer_widths`.
-        """
-
-    def save_weights(self, folder: Path) -> None:
-        """Write the weights into an existing folder; equal models give equal bytes."""
-
-
-@dataclass
-class TorchBackend:
-    """A backend whose model is a PyTorch module; subclasses say where its layers are."""
-
-    module: nn.Module
-    table: TokenTable
-    sample_rate_hz: int
-    samples_per_frame: int
-    window_samples: int
-    variance_floor: float | None
-    masks_padding: bool
-    architecture: dict[str, Any]
-    """What it is built from."""
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The encoder's layers, each giving `(batch, frames, width)`, or a tuple that begins so."""
-        raise NotImplementedError
-
-    @property
-    def output(self) -> nn.Linear:
-        """The output layer."""
-        raise NotImplementedError
-
-    def scores(self, waveforms: Tensor, lengths: Tensor | None) -> Tensor:
-        """Return scores `(batch, frames, tokens)`; without lengths nothing is masked."""
-        raise NotImplementedError
-
-    @property
-    def above(self) -> Sequence[nn.Module]:
-        """What lies above the layers, the output layer included; the rest lies beneath them."""
-        raise NotImplementedError
-
-    @property
-    def extractor(self) -> nn.Module:
-        """The convolutions over the waveform."""
-        raise NotImplementedError
-
-    @property
-    def masks_frames(self) -> bool:
-        """Whether `encode` can tell padding from frames."""
-        raise NotImplementedError
-
-    def convolve(self, waveforms: Tensor) -> Tensor:
-        """Return what the convolutions give `(batch, frames, channels)`."""
-        raise NotImplementedError
-
-    def encode(self, convolved: Tensor, lengths: Tensor | None) -> Tensor:
-        """Return scores `(batch, frames, tokens)` of what `convolve` gives.
-
-        Args:
-            convolved: `(batch, frames, channels)`, any padding behind.
-            lengths: `(batch,)` in frames; None: nothing is padding.
-        """
-        raise NotImplementedError
-
-    @property
-    def layer_widths(self) -> Mapping[str, int]:
-        """Every encoder layer, and what the output layer reads."""
-        width = self.output.in_features
-        return {**{f"layers.{i}": width for i in range(len(self.blocks))}, "last": width}
-
-    @property
-    def num_parameters(self) -> int:
-        """Parameters."""
-        return sum(p.numel() for p in self.module.parameters())
-
-    @property
-    def weights_digest(self) -> str:
-        """SHA-256 over all weights and buffers."""
-        return digest_of_weights(self.module)
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What the module is built from."""
-        return self.architecture
-
-    def save_weights(self, folder: Path) -> None:
-        """Write the weights."""
-        save_weights(self.module, folder)
-
-    def forward(
-        self, waveforms: Tensor, lengths: Tensor, layers: Sequence[str]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return scores and hidden states."""
-        alone = bool((lengths == waveforms.shape[1]).all())
-        with self._recording(layers) as hidden:
-            scores = self.scores(waveforms, None if alone else lengths)
-        return scores, hidden
-
-    @contextmanager
-    def _recording(self, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-        hidden: dict[str, Tensor] = {}
-        hooks = []
-        for name in layers:
-            if name == "last":
-                hooks.append(self.output.register_forward_pre_hook(_keep_input(hidden)))
-            else:
-                block = self.blocks[int(name.removeprefix("layers."))]
-                hooks.append(block.register_forward_hook(_keep_output(hidden, name)))
-        try:
-            yield hidden
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-
-def _keep_input(hidden: dict[str, Tensor]) -> Callable[..., None]:
-    def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        hidden["last"] = inputs[0]
-
-    return keep
-
-
-def _keep_output(hidden: dict[str, Tensor], name: str) -> Callable[..., None]:
-    def keep(_module: nn.Module, _inputs: object, output: Tensor | tuple[Tensor, ...]) -> None:
-        hidden[name] = output if isinstance(output, Tensor) else output[0]
-
-    return keep
-
-
-@dataclass(frozen=True)
-class Piece:
-    """A stretch of one utterance that the model hears at once, and the frames that are kept."""
-
-    row: int
-    start: int
-    """First sample."""
-    stop: int
-    """Sample behind the last one."""
-    skip: int
-    """Frames of context in front, thrown away."""
-    keep: int
-    """Frames kept; those behind them are context, too."""
-
-
-@dataclass(frozen=True)
-class Hearing:
-    """How long audio is cut, and how texts are searched."""
-
-    chunk_seconds: float | None
-    context_seconds: float
-    longest_seconds: float
-    num_hypotheses: int
-    beam_size: int
-
-    @classmethod
-    def of(cls, params: PretrainedTeacherParams) -> Hearing:
-        """Return what settings say."""
-        return cls(**{name: getattr(params, name) for name in cls.__dataclass_fields__})
-
-
-def plan_pieces(row: int, num_samples: int, backend: Backend, hearing: Hearing) -> list[Piece]:
-    """Return the pieces of one utterance; together they keep each of its frames once.
-
-    Pieces start at whole frames, so that their frames lie where those of the whole would.
-
-    Args:
-        row: its place in the batch.
-        num_samples: its length at the model's rate.
-        backend: for the distance between frames and what each hears.
-        hearing: how long pieces and their context are.
-    """
-    hop, window = backend.samples_per_frame, backend.window_samples
-    frames = num_frames(num_samples, backend)
-    rate = backend.sample_rate_hz
-    size = frames
-    if hearing.chunk_seconds is not None:
-        size = max(1, round(hearing.chunk_seconds * rate / hop))
-    if frames <= size:
-        return [Piece(row, 0, num_samples, 0, frames)]
-    context = round(hearing.context_seconds * rate / hop)
-    pieces = []
-    for first in range(0, frames, size):
-        last = min(first + size, frames)
-        begin, end = max(0, first - context), min(frames, last + context)
-        stop = num_samples if end == frames else (end - 1) * hop + window
-        pieces.append(Piece(row, begin * hop, stop, first - begin, last - first))
-    return pieces
-
-
-def num_frames(num_samples: int, backend: Backend) -> int:
-    """Return the frames that so many samples at the model's rate give."""
-    return max(0, (num_samples - backend.window_samples) // backend.samples_per_frame + 1)
 
 
 @dataclass
@@ -562,115 +317,3 @@ def _check_finite(values: Mapping[str, Tensor], precision: str) -> None:
                     else "set cache.precision to fp32"
                 )
             )
-
-
-def resampled(waveform: Tensor, rate_hz: int, target_hz: int) -> Tensor:
-    """Return float samples `(samples,)` at another rate."""
-    if rate_hz == target_hz:
-        return waveform
-    changed: Tensor = _resampler(rate_hz, target_hz)(waveform)
-    return changed
-
-
-@lru_cache(maxsize=4)
-def _resampler(rate_hz: int, target_hz: int) -> torchaudio.transforms.Resample:
-    return torchaudio.transforms.Resample(rate_hz, target_hz)
-
-
-def adapt(
-    kind: str,
-    backend: Backend,
-    params: PretrainedTeacherParams,
-    place: Workplace,
-    source: Mapping[str, Any],
-) -> ReadyTeacher:
-    """Return a backend as a teacher of the prepared corpus, and say what that costs.
-
-    Args:
-        kind: as the settings call it.
-        backend: the model.
-        params: its settings.
-        place: for the corpus's tokens, transcripts and rate.
-        source: where the model comes from, for source.json.
-    """
-    data = place.data
-    found = match_tokens(backend.table, data.vocabulary, data.frame["text"].dropna())
-    token_map = found if isinstance(found, TokenMap) else None
-    teacher = PretrainedTeacher(
-        kind,
-        backend,
-        data.vocabulary if token_map is None else token_map.vocabulary,
-        data.sample_rate_hz,
-        Hearing.of(params),
-        token_map,
-    )
-    warn_of_rate(backend.sample_rate_hz, data.sample_rate_hz)
-    if isinstance(found, NoMap):
-        logger.warning(
-            "teacher: no frames for students, %s; what works are its texts (sequence) and its "
-            "hidden states (hidden), so frame.weight must be 0",
-            found.reason,
-        )
-        return ReadyTeacher(teacher, source={**source, "tokens": found.reason})
-    mass = dropped_mass(teacher, found, data)
-    return ReadyTeacher(teacher, source={**source, **mass})
-
-
-def warn_of_rate(model_hz: int, data_hz: int) -> None:
-    if data_hz < model_hz:
-        logger.warning(
-            "teacher: made for %d Hz, the corpus has %d Hz and is resampled: nothing above %d Hz "
-            "is there, which speech of the teacher's training had, so expect a higher WER than "
-            "published; compare it with the validation WER, or take a teacher made for %d Hz",
-            model_hz,
-            data_hz,
-            data_hz // 2,
-            data_hz,
-        )
-
-
-def dropped_mass(
-    teacher: PretrainedTeacher, token_map: TokenMap, data: PreparedData
-) -> dict[str, Any]:
-    """Return what students never learn of a teacher: the mass of tokens that the corpus lacks.
-
-    Args:
-        teacher: the teacher.
-        token_map: its tokens' map.
-        data: prepared data; their validation split is heard.
-
-    Returns:
-        `dropped_tokens`; mean and largest mass a frame as `dropped_mass_mean` and
-        `dropped_mass_max`, null where no token was dropped.
-    """
-    names = [teacher.backend.table.tokens[index] for index in token_map.dropped]
-    if not names or data.split("valid").empty:
-        return {"dropped_tokens": names, "dropped_mass_mean": None, "dropped_mass_max": None}
-    masses = torch.cat(
-        [
-            token_map.dropped_mass(item)
-            for waveforms in _sample(data)
-            for item in teacher.own_log_probs(waveforms)
-        ]
-    )
-    mean, largest = float(masses.mean()), float(masses.max())
-    logger.log(
-        logging.WARNING if mean > MUCH_DROPPED else logging.INFO,
-        "teacher: %d of its tokens (%s) are none of the corpus's and were dropped; they had %.2g "
-        "of a frame's probability on average, at most %.2g%s",
-        len(names),
-        ", ".join(names[:8]),
-        mean,
-        largest,
-        "; that much of it students cannot learn, see prepare.alphabet"
-        if mean > MUCH_DROPPED
-        else "",
-    )
-    return {"dropped_tokens": names, "dropped_mass_mean": mean, "dropped_mass_max": largest}
-
-
-def _sample(data: PreparedData) -> Iterator[list[np.ndarray]]:
-    rows: pd.DataFrame = data.split("valid").sort_values("audio_key")[:MASS_UTTERANCES]
-    listed = list(rows.sort_values(["num_samples", "audio_key"]).itertuples())
-    for start in range(0, len(listed), BATCH_UTTERANCES):
-        yield [data.waveform(row) for row in listed[start : start + BATCH_UTTERANCES]]

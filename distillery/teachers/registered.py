@@ -11,7 +11,7 @@ from dataclasses import asdict
 from distillery.data.manifest import PreparedData
 from distillery.errors import ModelError
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import RegistryTeacherParams
+from distillery.params.teacher import RegistryTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.tracking.fetched import check_model
 

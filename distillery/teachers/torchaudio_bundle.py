@@ -17,9 +17,12 @@ from torch import Tensor, nn
 
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
-from distillery.params.whole import BundleParams, TorchaudioTeacherParams
-from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
-from distillery.teachers.pretrained import TorchBackend, adapt, load_saved
+from distillery.models.base import Teacher
+from distillery.params.teacher import BundleParams, TorchaudioTeacherParams
+from distillery.teachers.adapting import adapt
+from distillery.teachers.backend import TorchBackend
+from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.teachers.pretrained import load_saved
 from distillery.teachers.token_map import TokenTable
 from distillery.teachers.weights import download, fit_state, nearest, read_state
 

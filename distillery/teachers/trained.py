@@ -9,12 +9,13 @@ from distillery.data.batches import TrainingSet
 from distillery.data.copies import copy_at
 from distillery.data.features import pack_features
 from distillery.data.manifest import labelled
-from distillery.distill.objective import TranscriptObjective
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import TrainedTeacherParams
+from distillery.params.teacher import TrainedTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
-from distillery.training.trainer import Curves, Trainer, run_digest
+from distillery.training.objective import TranscriptObjective
+from distillery.training.trainer import Trainer
 
 
 def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeacher:

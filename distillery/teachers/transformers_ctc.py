@@ -9,10 +9,9 @@ arXiv 2106.07447; Chen et al. (2022), "WavLM", arXiv 2110.13900.
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,22 @@ from torch import Tensor, nn
 from distillery.data.text import SPACE
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
-from distillery.models.recogniser import CONFIG_FILE, WEIGHTS_FILE
-from distillery.params.whole import PublishedModelParams, TransformersTeacherParams
-from distillery.teachers.base import ReadyTeacher, Teacher, Workplace
-from distillery.teachers.pretrained import TorchBackend, adapt, load_saved
+from distillery.models.base import Teacher
+from distillery.models.recogniser import CONFIG_FILE
+from distillery.params.teacher import TransformersTeacherParams
+from distillery.teachers.adapting import adapt
+from distillery.teachers.backend import TorchBackend
+from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.teachers.pretrained import load_saved
+from distillery.teachers.published import PASSING, import_transformers, read_json, weight_files
 from distillery.teachers.token_map import TokenTable
 from distillery.teachers.torchaudio_bundle import receptive_field
-from distillery.teachers.weights import can_reach, fit_state, read_state
+from distillery.teachers.weights import fit_state, read_state
 
 KIND = "transformers"
 VARIANCE_FLOOR = 1e-7  # of Wav2Vec2FeatureExtractor.zero_mean_unit_var_norm
-SETTINGS_FILES = ("*.json", "*.txt")
-SAFE_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
-PICKLED_FILES = ("pytorch_model.bin", "pytorch_model-*.bin", "pytorch_model.bin.index.json")
 UNUSED = r".*masked_spec_embed|quantizer\..*|project_(hid|q)\..*"
 """Tensors of pre-training and of SpecAugment, which inference does not need."""
-PASSING = ("transformers_version", "_name_or_path", "architectures", "dtype", "torch_dtype")
-"""Entries of a configuration that say nothing about the model."""
 
 
 class TransformersBackend(TorchBackend):
@@ -130,39 +128,6 @@ class TransformersBackend(TorchBackend):
         return scores
 
 
-def import_transformers() -> Any:
-    """Return the library, which is an optional extra.
-
-    Raises:
-        ModelError: it is not installed.
-    """
-    try:
-        return importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise ModelError(
-            f"teacher: kind {KIND!r} needs the package {error.name!r}, which is not installed; "
-            "run .venv/bin/python -m uv pip install -e '.[transformers]', or make install"
-        ) from None
-
-
-def take_model(params: TransformersTeacherParams, place: Workplace) -> ReadyTeacher:
-    """Return a model in Hugging Face's layout as the teacher.
-
-    Raises:
-        ModelError: transformers is missing; the model is of a class that is not read here, is not
-            here and cannot be fetched, brings code, or its files do not fit one another.
-    """
-    import_transformers()
-    folder = find_folder(params, place.root, "teacher")
-    config, model_class = read_config(folder, CLASSES)
-    if model_class not in CLASSES:
-        raise ModelError(
-            f"{folder / CONFIG_FILE}: architecture {model_class!r}, expected one of "
-            f"{', '.join(CLASSES)}; an encoder without output layer is for teacher.kind fine_tuned"
-        )
-    return CLASSES[model_class](params, place, folder, config)
-
-
 def take_ctc(
     params: TransformersTeacherParams, place: Workplace, folder: Path, config: dict[str, Any]
 ) -> ReadyTeacher:
@@ -187,27 +152,6 @@ def take_ctc(
         "files": {path.name: digest_of_file(path) for path in paths},
     }
     return adapt(KIND, backend, params, place, source)
-
-
-def read_config(folder: Path, classes: Iterable[str]) -> tuple[dict[str, Any], str]:
-    """Return a published model's config.json, and the class that it names.
-
-    Args:
-        folder: of the model.
-        classes: what is read here, for errors.
-
-    Raises:
-        ModelError: it is missing or damaged, or the model brings code.
-    """
-    config = read_json(folder / CONFIG_FILE)
-    if "auto_map" in config:
-        raise ModelError(
-            f"{folder / CONFIG_FILE}: refused: auto_map says that the model brings code of its own "
-            f"({', '.join(sorted(config['auto_map']))}), which is never run here; name a model of "
-            f"{', '.join(classes)}"
-        )
-    (model_class, *_) = config.get("architectures") or ["none"]
-    return config, str(model_class)
 
 
 def architecture_of(folder: Path, config: Mapping[str, Any], model_class: str) -> dict[str, Any]:
@@ -259,96 +203,6 @@ def build_published(
         raise ModelError(
             f"{folder / CONFIG_FILE}: describes no model that can be built: {error!r}"
         ) from None
-
-
-TakeModel = Callable[[TransformersTeacherParams, Workplace, Path, dict[str, Any]], ReadyTeacher]
-"""Takes settings, workplace, the folder of a published model and its config.json."""
-
-
-def _take_whisper(
-    params: TransformersTeacherParams, place: Workplace, folder: Path, config: dict[str, Any]
-) -> ReadyTeacher:
-    from distillery.teachers.whisper import take_whisper  # which needs what stands above
-
-    return take_whisper(params, place, folder, config)
-
-
-CLASSES: Mapping[str, TakeModel] = {
-    "Wav2Vec2ForCTC": take_ctc,
-    "HubertForCTC": take_ctc,
-    "WavLMForCTC": take_ctc,
-    "WhisperForConditionalGeneration": _take_whisper,
-}
-"""By the first entry of `architectures` in config.json."""
-
-
-def find_folder(params: PublishedModelParams, root: Path, section: str) -> Path:
-    """Return the folder of a published model: a local one, or the hub's copy on this machine.
-
-    Args:
-        params: which model.
-        root: where folder names start from.
-        section: where those settings stand, for errors.
-
-    Raises:
-        ModelError: it is not here and cannot be fetched.
-    """
-    local = root / params.model
-    if local.is_dir():
-        return local
-    what = f"{section}.model: {params.model!r}"
-    wanted = "config.json, model.safetensors, vocab.json, tokenizer_config.json and "
-    wanted += "preprocessor_config.json"
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+|[\w-]+", params.model) or params.model.startswith("."):
-        raise ModelError(f"{what}: no such folder ({local}); expected one with {wanted}")
-    hub = importlib.import_module("huggingface_hub")
-    endpoint = importlib.import_module("huggingface_hub.constants").ENDPOINT
-    folder = local
-    for options in ({"local_files_only": True}, {}):
-        if not options and not can_reach(endpoint):
-            raise ModelError(
-                f"{what}: neither a folder ({local}) nor on this machine, and {endpoint} cannot be "
-                f"reached; download {endpoint}/{params.model} elsewhere into a folder ({wanted}), "
-                f"and set {section}.model to it"
-            )
-        try:
-            for patterns in (SAFE_FILES, PICKLED_FILES):
-                folder = Path(
-                    hub.snapshot_download(
-                        params.model,
-                        revision=params.revision,
-                        allow_patterns=[*SETTINGS_FILES, *patterns],
-                        **options,
-                    )
-                )
-                if any(True for pattern in patterns for _ in folder.glob(pattern)):
-                    return folder
-        except (OSError, ValueError) as error:
-            if not options:
-                raise ModelError(
-                    f"{what}: cannot be fetched from {endpoint}: {str(error).splitlines()[0]}"
-                ) from None
-    return folder
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Return a published model's weight files, safetensors before PyTorch's.
-
-    Raises:
-        ModelError: there is none, or one that the index names is missing.
-    """
-    for whole in (WEIGHTS_FILE, "pytorch_model.bin"):
-        if (folder / whole).exists():
-            return [folder / whole]
-        index = folder / f"{whole}.index.json"
-        if index.exists():
-            names = sorted(set(read_json(index)["weight_map"].values()))
-            if missing := [name for name in names if not (folder / name).exists()]:
-                raise ModelError(f"{folder / missing[0]}: no such file, but {index.name} names it")
-            return [folder / name for name in names]
-    raise ModelError(
-        f"{folder}: holds no weights, expected {WEIGHTS_FILE} (or pytorch_model.bin, tensors alone)"
-    )
 
 
 def read_tokens(folder: Path, num_outputs: int, blank: int | None) -> TokenTable:
@@ -412,23 +266,6 @@ def _read_preprocessing(folder: Path) -> dict[str, Any]:
         f"{alone}: no such file; it says at which rate and how normalised the model hears audio, "
         "download it with the weights"
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Return a published settings file.
-
-    Raises:
-        ModelError: it is missing or damaged.
-    """
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; download it with the weights") from None
-    except ValueError as error:
-        raise ModelError(f"{path}: cannot be read: {error}; download it again") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: holds a {type(content).__name__}, expected names and values")
-    return content
 
 
 def load(folder: Path, device: str) -> Teacher:

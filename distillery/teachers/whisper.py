@@ -32,6 +32,7 @@ from torch import Tensor
 from distillery.data.text import Vocabulary, normalise
 from distillery.errors import ModelError
 from distillery.files import digest_of_file, write_json
+from distillery.models.base import check_layers, check_rate
 from distillery.models.recogniser import (
     CONFIG_FILE,
     TOKENS_FILE,
@@ -40,16 +41,13 @@ from distillery.models.recogniser import (
     digest_of_weights,
     save_weights,
 )
-from distillery.params.whole import TransformersTeacherParams
-from distillery.teachers.base import ReadyTeacher, Workplace, check_layers, check_rate
-from distillery.teachers.pretrained import DTYPES, resampled, warn_of_rate
+from distillery.params.teacher import TransformersTeacherParams
+from distillery.teachers.adapting import warn_of_rate
+from distillery.teachers.backend import DTYPES
+from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.teachers.hearing import resampled
+from distillery.teachers.published import PASSING, import_transformers, read_json, weight_files
 from distillery.teachers.token_map import case_of
-from distillery.teachers.transformers_ctc import (
-    PASSING,
-    import_transformers,
-    read_json,
-    weight_files,
-)
 from distillery.teachers.weights import fit_state, read_state
 
 KIND = "whisper"

@@ -21,13 +21,9 @@ from pathlib import Path
 
 from distillery.errors import ModelError, StageError
 from distillery.files import digest_of_file, whole_folder, write_json
-from distillery.params.whole import (
-    MEMBERS,
-    EnsembleTeacherParams,
-    Params,
-    RegistryTeacherParams,
-    TeacherParams,
-)
+from distillery.params.base import MEMBERS
+from distillery.params.teacher import EnsembleTeacherParams, RegistryTeacherParams, TeacherParams
+from distillery.params.whole import Params
 
 REGISTERED = "models/registered"
 SOURCE_FILE = "source.json"

@@ -55,7 +55,7 @@ class SpeechModel(PythonModel):
 
     def load_context(self, context: PythonModelContext) -> None:
         """Load the student's files after a look at their SHA-256."""
-        from distillery.params.whole import ServeLimits
+        from distillery.params.register import ServeLimits
         from distillery.serve.served import load_served
         from distillery.tracking.bundle import check_bundle
         from distillery.tracking.versions import LIMITS_CONFIG

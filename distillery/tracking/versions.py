@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import distillery
 from distillery.errors import ModelError, TrackingError
-from distillery.params.whole import ServeLimits
+from distillery.params.register import ServeLimits
 from distillery.serve.served import Served
 from distillery.tracking.bundle import check_bundle, write_bundle
 from distillery.tracking.store import Tracking, file_lock

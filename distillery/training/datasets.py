@@ -8,8 +8,9 @@ from distillery.data.batches import TrainingSet
 from distillery.data.features import pack_features
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.text import Vocabulary
-from distillery.params.whole import FeatureParams, TrainingParams
-from distillery.training.trainer import Validation
+from distillery.params.models import FeatureParams
+from distillery.params.training import TrainingParams
+from distillery.training.curves import Validation
 
 
 def validation_set(

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import logging
 import math
-import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,78 +24,16 @@ from tqdm import tqdm
 from distillery.augmentations.spec_augment import spec_augment
 from distillery.data.batches import Moment, TrainingSet
 from distillery.data.scoring import Counts, count_errors
-from distillery.data.text import Vocabulary
 from distillery.device import choose_device, choose_precision
-from distillery.distill.objective import NetworkOutputs, Objective
 from distillery.errors import DistilleryError, ModelError
 from distillery.files import write_bytes
 from distillery.models.decoding import greedy_tokens
 from distillery.models.layers import Network
-from distillery.params.whole import TrainingParams
-
-DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a checkpoint
+from distillery.params.training import TrainingParams
+from distillery.training.curves import DIGEST_BYTES, Curves, FitResult, Terms, Validation
+from distillery.training.objective import NetworkOutputs, Objective
 
 logger = logging.getLogger(__name__)
-Terms = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Transcribed utterances whose word error rate chooses the best epoch."""
-
-    data: TrainingSet
-    references: Sequence[str]
-    vocabulary: Vocabulary
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """Where a training run ended."""
-
-    num_epochs: int
-    best_epoch: int
-    best_wer: float
-
-
-class Curves:
-    """Metrics by step, appended to a JSONL file that others may follow while it grows."""
-
-    def __init__(
-        self, path: Path, earlier: Sequence[Mapping[str, Any]] = (), prefix: str = ""
-    ) -> None:
-        """Start a file anew.
-
-        Args:
-            path: the file.
-            earlier: rows of other runs, which stand in front.
-            prefix: what all keys of this run begin with.
-        """
-        self.path = path
-        self.prefix = prefix
-        self.earlier = list(earlier)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.restore([])
-
-    def restore(self, rows: list[dict[str, Any]]) -> None:
-        """Start again from the rows of a checkpoint."""
-        self.rows = list(rows)
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in [*self.earlier, *rows]))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one row per value; the time-stamp in milliseconds never changes again."""
-        now = int(time.time() * 1000)
-        rows = [
-            {"key": self.prefix + key, "value": value, "step": step, "timestamp": now}
-            for key, value in values.items()
-        ]
-        self.rows += rows
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def run_digest(*parts: Any) -> str:
-    """Return a short digest of everything a run depends on, for its checkpoint's name."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.scoring import Counts, count_errors
 from distillery.errors import ModelError
-from distillery.teachers.base import Teacher
+from distillery.models.base import Teacher
 
 VALIDATION_FILE = "validation.json"
 """Beside a saved teacher: `wer`, a fraction."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from distillery.errors import DistilleryError
 from distillery.params.whole import Params
-from distillery.register.register import child_name, curve_of
-from distillery.tracking.store import CurveFile, Tracking
+from distillery.register.runs import child_name, curve_of
+from distillery.tracking.curve_files import CurveFile
+from distillery.tracking.store import Tracking
 from tasks.lineage import data_version
 from tasks.register import open_run
 

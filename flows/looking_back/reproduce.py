@@ -31,10 +31,11 @@ from rich.table import Table
 
 from distillery.errors import DistilleryError, StageError
 from distillery.params import whole as params
-from distillery.register.register import model_metrics
+from distillery.register.figures import model_metrics
 from distillery.tracking.store import MODEL_TAG, PARENT_TAG, Tracking
 from flows import environment
 from flows.stages import pipeline as stages
+from flows.stages.process import run_dvc
 from tasks.lineage import LOCK_FILE, PATCH_FILE, locked_outputs
 
 PLACE = "scratch/reproduce"
@@ -326,7 +327,7 @@ def _rerun(place: Path, target: str) -> None:
     logger.info("reproduce: %s", target)
     arguments = ["repro", "--single-item", "--force", "--no-run-cache", target]
     # Of what DVC says, advice about Git and pushing is not for a worktree that goes.
-    status, _ = stages.run_dvc(place, arguments, partial(logger.info, "%s"))
+    status, _ = run_dvc(place, arguments, partial(logger.info, "%s"))
     if status:
         raise StageError(f"stage {target}: failed in {place}; see above, the worktree is kept")
 

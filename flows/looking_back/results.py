@@ -10,7 +10,7 @@ from typing import Any
 
 from distillery.evaluate.tables import markdown_table, render_table
 from distillery.register.gate import verdict
-from distillery.tracking.store import charts_page, run_page
+from distillery.tracking.names import charts_page, run_page
 
 SUMMARY_FILE = "reports/evaluation/summary.json"
 DEFAULT_MLFLOW_PORT = "5000"

@@ -21,7 +21,7 @@ from distillery.errors import DistilleryError, ParamsError
 from distillery.params import whole as params
 from flows import environment
 from flows.servers import server
-from flows.stages import pipeline as stages
+from flows.stages.lock import check_workspace
 
 if TYPE_CHECKING:
     from prefect.runner import Runner
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     environment.apply(root)
     try:
         settings = params.load(root / params.PARAMS_FILE)
-        stages.check_workspace(root, needs_corpus=False)
+        check_workspace(root, needs_corpus=False)
         serve(root, settings.retraining, options.prefect_port)
     except DistilleryError as error:
         sys.stdout.flush()

@@ -14,7 +14,9 @@ from pathlib import Path
 from distillery.credentials import without_credentials
 from distillery.errors import DistilleryError, StageError
 from distillery.params import whole as params
-from distillery.tracking.store import Tracking, charts_page, runs_page, tracking_uri
+from distillery.params.register import RegisterParams
+from distillery.tracking.names import charts_page, runs_page
+from distillery.tracking.store import Tracking, tracking_uri
 from flows import environment
 from flows.servers import server
 
@@ -89,9 +91,7 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
         _watch(children, logs)
 
 
-def _mlflow(
-    root: Path, settings: params.RegisterParams, port: int, log: Path
-) -> subprocess.Popen[bytes]:
+def _mlflow(root: Path, settings: RegisterParams, port: int, log: Path) -> subprocess.Popen[bytes]:
     return server.start_child(
         "mlflow",
         "server",

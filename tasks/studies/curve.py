@@ -33,7 +33,7 @@ from distillery.teacher_cache.filling.audit import audit_before_training
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache
 from distillery.tracking.fetched import REGISTERED, read_source
-from distillery.training.trainer import run_digest
+from distillery.training.curves import run_digest
 from tasks.stage import Snapshot, run_stage, snapshot
 from tasks.studies.report_run import Report, log_report
 

@@ -9,8 +9,10 @@ from typing import Any
 
 from distillery.credentials import without_credentials
 from distillery.params import whole as params
-from distillery.tracking.store import Point, Tracking, flatten, pipeline_name
-from distillery.training.trainer import run_digest
+from distillery.tracking.curve_files import Point
+from distillery.tracking.names import flatten, pipeline_name
+from distillery.tracking.store import Tracking
+from distillery.training.curves import run_digest
 from tasks.lineage import read_lineage
 
 

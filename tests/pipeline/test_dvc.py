@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from distillery.params.whole import Params
-from flows.stages.pipeline import STAGES, check_followed_settings
+from flows.stages.lock import check_followed_settings
+from flows.stages.pipeline import STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]

@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 
 from distillery.errors import CacheError
-from distillery.params.whole import CacheParams
+from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling import workers as fan_out
 from distillery.teacher_cache.filling.expected import Places
-from distillery.teacher_cache.filling.fill import Partition, PassReport, fill_cache
+from distillery.teacher_cache.filling.fill import fill_cache
+from distillery.teacher_cache.filling.plan import Partition
+from distillery.teacher_cache.filling.report import PassReport
 from distillery.teacher_cache.shards import leftovers
 from distillery.teacher_cache.store import TeacherCache
 from tasks.prepare import prepare

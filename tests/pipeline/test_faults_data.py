@@ -164,13 +164,13 @@ def test_the_whole_of_dvcs_cache_is_verified_and_repaired_on_demand(copy: Path) 
     (copy / STUDENT / "model.safetensors").unlink()
     objects_of(copy, STUDENT, "dvc-remote")["model.safetensors"].unlink()
     (copy / "models/teacher/model.safetensors").write_bytes(b"")
-    found = run_module(copy, "flows.stages.objects", check=False)
+    found = run_module(copy, "flows.stages.verify", check=False)
     assert found.returncode == 1
     assert f"damaged: {listed} (data/prepared)" in found.stdout
     assert f"damaged: {remote} (models/teacher/model.safetensors)" in found.stdout
     assert " 4 damaged\nmake dvc-verify ARGS=--repair" in found.stdout
     assert all(path.read_bytes() != content for path, content in good.items())
-    lines = run_module(copy, "flows.stages.objects", "--repair").stdout.splitlines()
+    lines = run_module(copy, "flows.stages.verify", "--repair").stdout.splitlines()
     for path in damaged:
         words = "dropped; the next run makes it again" if path == lost else "whole again"
         assert any(str(path) in line and words in line for line in lines), lines
@@ -178,7 +178,7 @@ def test_the_whole_of_dvcs_cache_is_verified_and_repaired_on_demand(copy: Path) 
     assert [path.read_bytes() for path in (here, listed, remote)] == [
         good[path] for path in (here, listed, remote)
     ]
-    assert " 0 damaged\n" in run_module(copy, "flows.stages.objects").stdout
+    assert " 0 damaged\n" in run_module(copy, "flows.stages.verify").stdout
 
 
 @pytest.mark.slow
@@ -187,8 +187,8 @@ def test_what_is_pulled_by_way_of_a_damaged_cache_comes_from_the_remote(copy: Pa
     good = flip(kept)
     shutil.rmtree(copy / STUDENT)
     code = (
-        "from pathlib import Path; from flows import stages\n"
-        "print(stages.pull_missing(Path.cwd(), print))"
+        "from pathlib import Path; from flows.stages import storage\n"
+        "print(storage.pull_missing(Path.cwd(), print))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from distillery.params.whole import RegisterParams
+from distillery.params.register import RegisterParams
 from distillery.register.aliases import Aliases, crown, moves, promote, read_aliases
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import stored_aliases

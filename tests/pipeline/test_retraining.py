@@ -19,7 +19,7 @@ import yaml
 from flows import retraining
 from flows.looking_back import history
 from flows.servers import server
-from flows.stages.pipeline import workspace_lock
+from flows.stages.lock import workspace_lock
 from tests.pipeline import prefect_api
 from tests.pipeline.conftest import ROOT, environment, kill, run_module, start_module
 from tests.pipeline.test_flow import query, wait_for, wait_until_nothing_is_left

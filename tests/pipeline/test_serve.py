@@ -29,7 +29,8 @@ import soundfile
 from distillery.data.audio import load_audio
 from distillery.errors import ModelError, StageError, TrackingError
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import Params, RegisterParams
+from distillery.params.register import RegisterParams
+from distillery.params.whole import Params
 from distillery.register.aliases import promote, read_aliases, rollback
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import (

@@ -17,6 +17,9 @@ from distillery.params.whole import Params
 from flows import environment
 from flows.looking_back.live import models_of
 from flows.stages import pipeline as stages
+from flows.stages.lock import check_followed_settings, is_zombie, restore_if_damaged, workspace_lock
+from flows.stages.process import read_lines
+from flows.stages.storage import push
 from tasks.stage import guarded, snapshot
 from tests.tiny import tiny_params
 
@@ -261,7 +264,7 @@ def test_bars_come_through_now_and_then_and_lines_always() -> None:
     os.write(write, b"first\n" + bars + b"\x1b[Adone 100%\nlast, without an end")
     os.close(write)
     with os.fdopen(read, "rb") as stream:
-        lines = list(stages.read_lines(stream))
+        lines = list(read_lines(stream))
     assert lines == [
         ("first", False),
         ("0%", True),
@@ -301,20 +304,20 @@ def test_students_and_seeds_have_stages_and_curves_of_their_own() -> None:
 
 def test_a_second_run_is_refused_with_the_first_ones_pid(tmp_path: Path) -> None:
     with (
-        stages.workspace_lock(tmp_path),
+        workspace_lock(tmp_path),
         pytest.raises(BusyError, match=f"already running: pid {os.getpid()}$"),
-        stages.workspace_lock(tmp_path),
+        workspace_lock(tmp_path),
     ):
         pass
-    with stages.workspace_lock(tmp_path):  # free again
+    with workspace_lock(tmp_path):  # free again
         pass
 
 
 def test_settings_that_dvc_follows_must_be_written_out(kitchen: Path) -> None:
-    stages.check_followed_settings(kitchen)
+    check_followed_settings(kitchen)
     (kitchen / "params.yaml").write_text("bake: {cakes: {}}\n")
     with pytest.raises(ParamsError, match=r"cook not set, but DVC follows.*write them out"):
-        stages.check_followed_settings(kitchen)
+        check_followed_settings(kitchen)
 
 
 @pytest.mark.parametrize("damage", [b"", b"stages:\n  cook: [", b"just text"])
@@ -322,10 +325,10 @@ def test_a_damaged_lock_file_is_put_back(tmp_path: Path, damage: bytes) -> None:
     former = b"schema: '2.0'\nstages:\n  cook: {}\n"
     path = tmp_path / "dvc.lock"
     path.write_bytes(damage)
-    stages._restore_if_damaged(tmp_path, former)
+    restore_if_damaged(tmp_path, former)
     assert path.read_bytes() == former
     path.write_bytes(damage)
-    stages._restore_if_damaged(tmp_path, None)
+    restore_if_damaged(tmp_path, None)
     assert not path.exists()
 
 
@@ -386,15 +389,15 @@ def test_a_damaged_lock_file_is_reported_by_name(repository: Path) -> None:
 
 def test_a_push_without_a_remote_fails_and_says_what_to_do(repository: Path) -> None:
     with pytest.raises(StageError, match="dvc push: failed; run `dvc push` when"):
-        stages.push(repository, lambda _: None)
+        push(repository, lambda _: None)
 
 
 def test_a_process_that_nobody_waited_for_is_told_from_a_living_one() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     deadline = time.monotonic() + 10
-    while not stages.is_zombie(str(child.pid)):
+    while not is_zombie(str(child.pid)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     child.wait()
-    assert not stages.is_zombie(str(child.pid))
-    assert not stages.is_zombie(str(os.getpid()))
+    assert not is_zombie(str(child.pid))
+    assert not is_zombie(str(os.getpid()))

@@ -19,7 +19,7 @@ from benchmarks import (
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import ConvBiLSTMParams, FeatureParams
+from distillery.params.models import ConvBiLSTMParams, FeatureParams
 from tasks.prepare import prepare
 from tests.tiny import RATE_HZ, tiny_params, write_corpus, write_params
 

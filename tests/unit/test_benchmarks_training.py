@@ -17,7 +17,7 @@ from benchmarks import (
     training_loop,
 )
 from benchmarks.digits import Digits, Epoch, OtherFrames
-from distillery.params.whole import ConformerParams
+from distillery.params.models import ConformerParams
 from tests.tiny import RATE_HZ, speak
 from tests.unit.test_benchmarks import checked
 

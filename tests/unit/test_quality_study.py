@@ -11,7 +11,8 @@ import yaml
 from benchmarks.quality import study as module
 from benchmarks.quality.study import Study, check_goal, markdown, merged, run_study, summarise
 from distillery.errors import DistilleryError
-from distillery.params.whole import DistillParams, ObjectiveParams
+from distillery.params.distill import DistillParams
+from distillery.params.objective import ObjectiveParams
 from tests.tiny import tiny_params, write_corpus
 
 STUDIES = sorted(Path(module.__file__).parent.glob("*.yaml"))

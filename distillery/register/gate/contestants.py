@@ -18,11 +18,12 @@ from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_errors
 from distillery.errors import ModelError, StageError
-from distillery.evaluate.evaluate import batches, labelled_test_rows, speed_clip, weights_bytes
+from distillery.evaluate.figures import weights_bytes
 from distillery.evaluate.latency import usual_way
+from distillery.evaluate.listening import batches, labelled_test_rows, speed_clip
 from distillery.evaluate.speed import measure_real_time_factor
 from distillery.models.recogniser import WEIGHTS_FILE, Recogniser
-from distillery.params.whole import EvaluateParams
+from distillery.params.evaluate import EvaluateParams
 from distillery.register.aliases import check_version
 from distillery.register.gate.rules import PYTORCH, Form
 from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser

@@ -14,7 +14,8 @@ from distillery.data.manifest import PreparedData
 from distillery.errors import AliasConflict, ModelError, TrackingError
 from distillery.evaluate.tables import with_distance
 from distillery.files import write_json
-from distillery.params.whole import EvaluateParams, GateParams
+from distillery.params.evaluate import EvaluateParams
+from distillery.params.register import GateParams
 from distillery.register.aliases import (
     GATE,
     Aliases,

@@ -26,7 +26,7 @@ import pandas as pd
 
 from distillery.data.scoring import paired_bootstrap
 from distillery.errors import StageError
-from distillery.params.whole import GateParams
+from distillery.params.register import GateParams
 from distillery.register.gate.verdict import Ruling
 
 BOOTSTRAP_SEED = 0

@@ -8,18 +8,17 @@ from pathlib import Path
 
 import numpy as np
 
-from distillery.data.copies import with_copies
-from distillery.data.features import waveform_of
+from distillery.data.copies import waveform_of, with_copies
 from distillery.data.manifest import PreparedData
 from distillery.device import choose_device, num_threads
 from distillery.errors import CacheMismatch
 from distillery.language_model.decoder import LanguageModelDecoder
+from distillery.models.base import Teacher
 from distillery.models.recogniser import CONFIG_FILE
-from distillery.params.whole import CacheParams
+from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import DECODER_FOLDER, LANGUAGE_MODEL
 from distillery.teacher_cache.payload import Targets
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.base import Teacher
 from distillery.teachers.kinds import load_teacher
 
 TOLERANCE = {"f32": 1e-5, "f16": 1e-4, "u8": 2e-3, "sparse": 1e-3, "none": 0.0}

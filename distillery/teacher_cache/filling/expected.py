@@ -10,7 +10,7 @@ from distillery.data.text import Vocabulary
 from distillery.errors import CacheError
 from distillery.language_model.settings import decoder_fields
 from distillery.models.fingerprint import read_fingerprint
-from distillery.params.whole import CacheParams
+from distillery.params.cache import CacheParams
 from distillery.teacher_cache.namespace import Namespace
 
 DECODER_FOLDER = "decoder"

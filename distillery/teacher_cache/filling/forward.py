@@ -17,22 +17,21 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from distillery.data.copies import training_rows
-from distillery.data.features import waveform_of
+from distillery.data.copies import training_rows, waveform_of
 from distillery.data.manifest import MANIFEST_FILE, PreparedData
 from distillery.device import choose_device
 from distillery.errors import CacheError
 from distillery.files import digest_of_file
 from distillery.language_model.decoder import LanguageModelDecoder
+from distillery.models.base import Teacher
 from distillery.models.decoding import confidence, greedy_text, n_best, score_texts
 from distillery.models.fingerprint import FINGERPRINT_FILE
 from distillery.models.recogniser import Outputs
-from distillery.params.whole import CacheParams
+from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import LANGUAGE_MODEL
-from distillery.teacher_cache.filling.fill import Partition, PartitionReport, cut_into_shards
+from distillery.teacher_cache.filling.plan import Partition, PartitionReport, cut_into_shards
 from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.base import Teacher
 from distillery.teachers.kinds import load_teacher
 
 BATCHES_AHEAD = 2  # read, and waiting to be written: what bounds memory beside the forward pass

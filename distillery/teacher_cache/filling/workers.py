@@ -13,8 +13,8 @@ from types import TracebackType
 from typing import Any
 
 from distillery.errors import CacheError
-from distillery.teacher_cache.filling.fill import Partition, PartitionReport
 from distillery.teacher_cache.filling.forward import run_partition
+from distillery.teacher_cache.filling.plan import Partition, PartitionReport
 
 CONNECT_SECONDS = 20
 MAX_DEATHS = 3  # of workers that were at one partition, before the pass gives up

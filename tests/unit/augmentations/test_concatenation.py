@@ -12,7 +12,8 @@ from distillery.augmentations.base import Timing
 from distillery.augmentations.concatenation import Concatenation, join
 from distillery.data.batches import NO_LABELS
 from distillery.data.features import LogMel
-from distillery.params.whole import ConcatenateParams, FeatureParams
+from distillery.params.augmentation import ConcatenateParams
+from distillery.params.models import FeatureParams
 from tests.unit.augmentations.alignment import best_lag, divergence
 from tests.unit.augmentations.conftest import Lab, targets_of
 

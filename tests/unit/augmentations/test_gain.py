@@ -10,7 +10,7 @@ import torch
 
 from distillery.augmentations.base import Timing
 from distillery.augmentations.gain import Gain
-from distillery.params.whole import GainParams
+from distillery.params.augmentation import GainParams
 from tests.unit.augmentations.alignment import divergence, stand_in_place
 from tests.unit.augmentations.conftest import Lab, targets_of
 

@@ -17,7 +17,7 @@ from distillery.augmentations.noise import (
     generated_noises,
     stretch_of,
 )
-from distillery.params.whole import NoiseParams
+from distillery.params.augmentation import NoiseParams
 from tests.tiny import RATE_HZ
 from tests.unit.augmentations.alignment import divergence, stand_in_place
 from tests.unit.augmentations.conftest import Lab, targets_of

@@ -11,7 +11,7 @@ import torch
 
 from distillery.augmentations.base import Timing
 from distillery.augmentations.reverberation import Reverberation, generate_response, reverberate
-from distillery.params.whole import ReverberationParams
+from distillery.params.augmentation import ReverberationParams
 from tests.tiny import RATE_HZ
 from tests.unit.augmentations.alignment import common_lag, divergence, stand_in_place
 from tests.unit.augmentations.conftest import Lab, targets_of

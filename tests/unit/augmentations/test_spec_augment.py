@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from distillery.augmentations.spec_augment import spec_augment
-from distillery.params.whole import SpecAugmentParams
+from distillery.params.training import SpecAugmentParams
 from tests.unit.augmentations.alignment import divergence, stand_in_place
 from tests.unit.augmentations.conftest import Lab, targets_of
 

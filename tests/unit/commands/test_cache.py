@@ -17,7 +17,7 @@ from distillery.data.manifest import PreparedData
 from distillery.files import write_json
 from distillery.models.fingerprint import fingerprint
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import ConvBiLSTMParams, FeatureParams
+from distillery.params.models import ConvBiLSTMParams, FeatureParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.shards import Entry, locked
 from distillery.teacher_cache.store import TeacherCache
@@ -127,7 +127,7 @@ def test_stats_say_what_the_cache_holds(root: Path, capsys) -> None:
 
 def test_stats_load_no_model_code(root: Path) -> None:
     code = (
-        "import sys; from distillery import cli;"
+        "import sys; from distillery.commands import main as cli;"
         "assert cli.main(['cache', 'stats', '--root', sys.argv[1]]) == 0;"
         "assert 'torch' not in sys.modules"
     )

@@ -7,7 +7,7 @@ from distillery.architectures.known import STUDENTS
 from distillery.commands import main as cli
 from distillery.data.text import Vocabulary
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import CRNNParams, FeatureParams
+from distillery.params.models import CRNNParams, FeatureParams
 from distillery.tracking.bundle import write_bundle
 from tests.conftest import WriteRecording
 

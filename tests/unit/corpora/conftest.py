@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from distillery.corpora.base import Recording, require
 from distillery.corpora.known import CORPORA
 from distillery.errors import AudioError, CorpusError
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 
 
 def test_every_corpus_of_the_settings_has_a_reader() -> None:

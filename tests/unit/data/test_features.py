@@ -10,7 +10,7 @@ import torch
 from distillery.data.copies import copy_at
 from distillery.data.features import LogMel, gather, pack_features, pad
 from distillery.data.manifest import audio_key
-from distillery.params.whole import FeatureParams
+from distillery.params.models import FeatureParams
 from tests.attacks import Payload
 
 PARAMS = FeatureParams(num_mels=20)

@@ -10,7 +10,7 @@ from distillery.data.normalisation import (
     VARIANCE_FLOOR,
     RunningNormaliser,
 )
-from distillery.params.whole import FeatureParams
+from distillery.params.models import FeatureParams
 
 
 def frames(num_frames: int = 30, num_mels: int = 3) -> torch.Tensor:

@@ -16,20 +16,18 @@ from distillery.data.batches import TrainingSet
 from distillery.data.features import pack_features
 from distillery.data.manifest import PreparedData
 from distillery.data.text import Vocabulary
-from distillery.distill.distillation import CachedTargets, Distillation
-from distillery.distill.objective import DistillationObjective, NetworkOutputs
+from distillery.distill.distillation import Distillation
+from distillery.distill.objective import DistillationObjective
+from distillery.distill.targets import CachedTargets
 from distillery.errors import CacheError, CacheMismatch, CorpusError, ModelError
 from distillery.models.recogniser import Recogniser
 from distillery.params import whole as params
-from distillery.params.whole import (
-    FeatureParams,
-    FrameLossParams,
-    ObjectiveParams,
-    SequenceLossParams,
-)
+from distillery.params.models import FeatureParams
+from distillery.params.objective import FrameLossParams, ObjectiveParams, SequenceLossParams
 from distillery.serve.streaming import can_stream
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
+from distillery.training.objective import NetworkOutputs
 from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from distillery.distill.filtering import Candidate, fault, filter_hypotheses, repeats_more_than
 from distillery.errors import ParamsError
 from distillery.params import whole as params
-from distillery.params.whole import FilterParams
+from distillery.params.distill import FilterParams
 from tests.tiny import tiny_params, write_params
 
 

@@ -8,14 +8,16 @@ from torch.nn.functional import pad
 
 from distillery.architectures.known import STUDENTS
 from distillery.data.batches import Batch, pad_hypotheses, pad_tokens
-from distillery.distill.objective import DistillationObjective, NetworkOutputs, TranscriptObjective
+from distillery.distill.objective import DistillationObjective
 from distillery.errors import ModelError
 from distillery.losses.ctc import CTC
 from distillery.losses.hidden import HiddenLoss
 from distillery.losses.intermediate import IntermediateHeads
 from distillery.losses.kl import FrameKL
 from distillery.losses.sequence import Sequence
-from distillery.params.whole import FrameLossParams, ObjectiveParams, SeparableConvParams
+from distillery.params.models import SeparableConvParams
+from distillery.params.objective import FrameLossParams, ObjectiveParams
+from distillery.training.objective import NetworkOutputs, TranscriptObjective
 
 VOCAB = 4
 LENGTHS = torch.tensor([6, 4])

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from distillery.distill.schedules import value_at
-from distillery.params.whole import Schedule, lowest, peak
+from distillery.params.objective import Schedule, lowest, peak
 
 
 def test_a_number_is_itself_at_all_times() -> None:

@@ -10,7 +10,7 @@ from distillery.data.text import Vocabulary
 from distillery.distill.start import initialise, spaced_layers
 from distillery.errors import ModelError, StageError
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import (
+from distillery.params.models import (
     ConformerParams,
     ConvBiLSTMParams,
     CRNNParams,

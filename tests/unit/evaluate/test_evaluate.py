@@ -16,15 +16,10 @@ from distillery.data.manifest import COLUMNS, MANIFEST_FILE, PreparedData, audio
 from distillery.data.scoring import SeedsResult
 from distillery.data.text import Vocabulary
 from distillery.errors import CorpusError, ModelError, StageError
-from distillery.evaluate import evaluate as evaluation
-from distillery.evaluate.evaluate import (
-    batches,
-    find_candidates,
-    flat_metrics,
-    labelled_test_rows,
-    read_curves,
-    speed_clip,
-)
+from distillery.evaluate import listening
+from distillery.evaluate.candidates import find_candidates, read_curves
+from distillery.evaluate.figures import flat_metrics
+from distillery.evaluate.listening import batches, labelled_test_rows, speed_clip
 from distillery.evaluate.predictions import (
     UNKNOWN_SPEAKER,
     by_duration,
@@ -34,8 +29,9 @@ from distillery.evaluate.predictions import (
 )
 from distillery.evaluate.tables import complaint, drops_line, markdown_table, render_table, runs_of
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import CRNNParams, EvaluateParams, FeatureParams
-from distillery.register.register import model_metrics
+from distillery.params.evaluate import EvaluateParams
+from distillery.params.models import CRNNParams, FeatureParams
+from distillery.register.figures import model_metrics
 from distillery.serve.onnx_recogniser import OnnxRecogniser
 from distillery.serve.streaming import can_stream
 from tasks.evaluate import evaluate
@@ -502,7 +498,7 @@ def test_models_come_in_the_order_of_the_table_and_others_are_ignored(workspace:
 
 
 def test_batches_hold_everything_once_within_their_length(monkeypatch) -> None:
-    monkeypatch.setattr(evaluation, "BATCH_SECONDS", 10.0)
+    monkeypatch.setattr(listening, "BATCH_SECONDS", 10.0)
     seconds = np.array([4.0, 1.0, 12.0, 3.0, 3.0, 2.0])
     # sorted: 1, 2, 3 | 3 x 3 = 9 fits, a fourth 3 makes 12; then 3, 4 -> 8; then 12 alone
     assert list(batches(seconds)) == [[1, 5, 3], [4, 0], [2]]

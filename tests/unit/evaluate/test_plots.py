@@ -9,6 +9,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
 from distillery.evaluate import plots
+from distillery.studies.plots import plot_data_curve, plot_teachers
 
 
 def model(role: str, name: str, parameters: int, wer: float, factor: float) -> dict[str, Any]:
@@ -134,14 +135,14 @@ TEACHERS: dict[str, Any] = {
     "disagreement": {"kind": {"kind": 0.0, "sharp": 0.3}, "sharp": {"kind": 0.3, "sharp": 0.0}},
 }
 DRAWINGS = {
-    "teachers": lambda path: plots.plot_teachers(TEACHERS, path),
+    "teachers": lambda path: plot_teachers(TEACHERS, path),
     "learning_curves": lambda path: plots.plot_learning_curves(CURVES, ROWS, path),
     "wer_against_size": lambda path: plots.plot_wer_against_size(ROWS, 0.95, path),
     "wer_against_speed": lambda path: plots.plot_wer_against_speed(ROWS, 0.95, path),
     "error_counts": lambda path: plots.plot_error_counts(ROWS, path),
     "wer_by_speaker": lambda path: plots.plot_wer_by_speaker(ROWS, SPEAKERS, path),
     "filter": lambda path: plots.plot_filter({"conv": FILTER, "crnn": None}, path),
-    "data_curve": lambda path: plots.plot_data_curve(DATA_CURVE, path),
+    "data_curve": lambda path: plot_data_curve(DATA_CURVE, path),
 }
 
 
@@ -149,7 +150,7 @@ DRAWINGS = {
 def figures(monkeypatch) -> list[Figure]:
     """The figures that are drawn, instead of files."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: drawn.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
     return drawn
 
 
@@ -330,7 +331,7 @@ def test_students_that_were_filtered_differently_have_a_row_each(figures: list[F
 
 
 def test_curves_stand_over_hours_with_the_teacher_as_a_line(figures: list[Figure]) -> None:
-    plots.plot_data_curve(DATA_CURVE, Path("unused"))
+    plot_data_curve(DATA_CURVE, Path("unused"))
     (axes,) = figures[0].axes
     assert axes.get_xscale() == "log"
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5\n25 %", "2\n100 %"]
@@ -352,14 +353,14 @@ def test_curves_stand_over_hours_with_the_teacher_as_a_line(figures: list[Figure
 
 
 def test_a_control_on_a_curve_is_dashed_in_its_students_colour(figures: list[Figure]) -> None:
-    plots.plot_data_curve(DATA_CURVE, Path("unused"))
+    plot_data_curve(DATA_CURVE, Path("unused"))
     student, control, other, _ = [container[0] for container in figures[0].axes[0].containers]
     assert (student.get_linestyle(), control.get_linestyle()) == ("-", "--")
     assert student.get_color() == control.get_color() != other.get_color()
 
 
 def test_every_seed_is_a_pale_point_on_a_curve(figures: list[Figure]) -> None:
-    plots.plot_data_curve(DATA_CURVE, Path("unused"))
+    plot_data_curve(DATA_CURVE, Path("unused"))
     (axes,) = figures[0].axes
     assert "mean with 95 % interval; pale: each of 2 seeds" in axes.get_ylabel()
     points = [c.get_offsets()[:, 1] for c in axes.collections if isinstance(c, PathCollection)]
@@ -369,12 +370,12 @@ def test_every_seed_is_a_pale_point_on_a_curve(figures: list[Figure]) -> None:
 
 def test_a_curve_without_controls_has_students_alone(figures: list[Figure]) -> None:
     points = [on_curve("conv", 0.5, 0.25, student=0.6), on_curve("conv", 2.0, 1.0, student=0.3)]
-    plots.plot_data_curve({**DATA_CURVE, "points": points}, Path("unused"))
+    plot_data_curve({**DATA_CURVE, "points": points}, Path("unused"))
     assert legend(figures[0]) == ["teacher, all data", "student conv"]
 
 
 def test_gains_stand_over_the_teachers_wer_beside_how_they_disagree(figures: list[Figure]) -> None:
-    plots.plot_teachers(TEACHERS, Path("unused"))
+    plot_teachers(TEACHERS, Path("unused"))
     gains, matrix = figures[0].axes
     assert legend(figures[0]) == ["kind", "sharp"]
     points = [container[0].get_xydata()[0] for container in gains.containers]
@@ -387,5 +388,5 @@ def test_gains_stand_over_the_teachers_wer_beside_how_they_disagree(figures: lis
 
 
 def test_teachers_that_all_failed_leave_empty_axes(figures: list[Figure]) -> None:
-    plots.plot_teachers({**TEACHERS, "candidates": [], "disagreement": {}}, Path("unused"))
+    plot_teachers({**TEACHERS, "candidates": [], "disagreement": {}}, Path("unused"))
     assert not figures[0].axes[0].containers and not figures[0].axes[1].texts

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from distillery.params.whole import RegisterParams
+from distillery.params.register import RegisterParams
 from flows import doctor
 from flows.doctor import Finding
-from flows.stages.pipeline import workspace_lock
+from flows.stages.lock import workspace_lock
 from tests.tiny import tiny_params, write_params
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,7 +12,7 @@ from distillery.losses.frames import (
     pool_frames,
     select_frames,
 )
-from distillery.params.whole import FrameLossParams
+from distillery.params.objective import FrameLossParams
 
 MODES = [
     FrameLossParams(blank_mode="all"),

@@ -7,7 +7,7 @@ from torch.nn.functional import pad
 
 from distillery.errors import CacheMismatch
 from distillery.losses.hidden import HiddenLoss, HiddenMSE, L1Cosine, mean_frames
-from distillery.params.whole import HiddenLossParams
+from distillery.params.objective import HiddenLossParams
 
 TYPES = pytest.mark.parametrize("kind", ["l1_cosine", "mse"])
 PAIRS = {"blocks.0": "recurrent.1", "front": "project"}

@@ -5,7 +5,7 @@ from distillery.architectures.known import ARCHITECTURES
 from distillery.errors import ModelError
 from distillery.losses.ctc import CTC
 from distillery.models.layers import Dropout, Network, StreamingNetwork, real_frames
-from distillery.params.whole import (
+from distillery.params.models import (
     CausalConvParams,
     ConformerParams,
     ConvBiLSTMParams,

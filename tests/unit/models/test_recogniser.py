@@ -10,7 +10,7 @@ from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.models.fingerprint import fingerprint, read_fingerprint
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import CRNNParams, FeatureParams
+from distillery.params.models import CRNNParams, FeatureParams
 from tests.unit.models.test_layers import ALL
 
 

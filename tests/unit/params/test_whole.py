@@ -6,6 +6,8 @@ import yaml
 
 from distillery.errors import ParamsError
 from distillery.params import whole as params
+from distillery.params.base import Section
+from distillery.params.objective import ObjectiveParams
 from tests.tiny import tiny_params, write_params
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -291,8 +293,8 @@ def test_hidden_states_alone_need_a_whole_ratio_of_rates(tmp_path: Path) -> None
         params.load(tmp_path / "params.yaml")
 
 
-def objective(**settings: Any) -> params.ObjectiveParams:
-    return params.ObjectiveParams.model_validate(settings)
+def objective(**settings: Any) -> ObjectiveParams:
+    return ObjectiveParams.model_validate(settings)
 
 
 def test_a_schedule_counts_as_what_it_reaches() -> None:
@@ -358,7 +360,7 @@ def test_every_field_is_read_by_some_code() -> None:
     )
     unread = [
         f"{section.__name__}.{name}"
-        for section in params.Section.__subclasses__()
+        for section in Section.__subclasses__()
         for name in section.model_fields
         if f".{name}" not in sources
     ]

@@ -19,7 +19,7 @@ from distillery.corpora.fsdd import DIGITS
 from distillery.corpora.known import CORPORA
 from distillery.data.manifest import PreparedData, audio_key
 from distillery.errors import CorpusError
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 from distillery.prepare import prepare as preparation
 from distillery.prepare.prepare import prepare, too_little_to_learn
 from distillery.prepare.profile import read_profile

@@ -10,7 +10,7 @@ import pytest
 
 from distillery.commands.champion import champion_report
 from distillery.errors import AliasConflict, ModelError, TrackingError
-from distillery.params.whole import RegisterParams
+from distillery.params.register import RegisterParams
 from distillery.register import aliases
 from distillery.register.aliases import (
     Aliases,
@@ -38,7 +38,7 @@ import sys
 from pathlib import Path
 from distillery.register import aliases
 from distillery.errors import AliasConflict
-from distillery.params.whole import RegisterParams
+from distillery.params.register import RegisterParams
 from distillery.tracking.store import Tracking
 root, version, rounds, uri = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 tracking = Tracking(RegisterParams(experiment="tests", tracking_uri=uri), root)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distillery.params.whole import RegisterParams
+from distillery.params.register import RegisterParams
 from distillery.prepare.profile import Profile, write_profile
 from distillery.register.drift import drift_from_champion, log_drift
 from distillery.tracking.store import Tracking

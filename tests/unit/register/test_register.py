@@ -7,16 +7,15 @@ import pytest
 
 from distillery.language_model.settings import SearchSettings, Tuned
 from distillery.params.whole import Params
-from distillery.register.register import (
-    Sources,
-    _candidates,
-    child_name,
+from distillery.register.figures import (
     filter_metrics,
     language_model_metrics,
     model_metrics,
-    model_params,
     teacher_metrics,
 )
+from distillery.register.register import _candidates
+from distillery.register.runs import child_name, model_params
+from distillery.register.sources import Sources
 from tests.tiny import tiny_params
 
 FILTER = {

@@ -18,7 +18,7 @@ from distillery.data.manifest import audio_key
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import FeatureParams
+from distillery.params.models import FeatureParams
 from distillery.serve.export import (
     NUM_CALIBRATION_UTTERANCES,
     OUTPUT_AXES,

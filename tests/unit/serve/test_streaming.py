@@ -13,7 +13,7 @@ from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.models.decoding import greedy_text, greedy_tokens
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import CausalConvParams, FeatureParams
+from distillery.params.models import CausalConvParams, FeatureParams
 from distillery.serve.streaming import (
     GreedyPath,
     LogMelStream,

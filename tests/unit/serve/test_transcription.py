@@ -95,7 +95,7 @@ def test_a_registered_student_is_run_in_the_format_that_it_is_served_in(
     served = choose_format("onnx", figures, {"onnx": figures}, exported, 0.0)
     write_bundle(saved, bundle, served.contents)
     script = (
-        "import sys; from distillery import cli\n"
+        "import sys; from distillery.commands import main as cli\n"
         "status = cli.main(sys.argv[1:]); sys.exit(status or 'torch' in sys.modules)\n"
     )
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"

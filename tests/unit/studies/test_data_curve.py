@@ -12,8 +12,9 @@ import pytest
 
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError
-from distillery.evaluate.evaluate import Run
-from distillery.params.whole import EvaluateParams, Params
+from distillery.evaluate.candidates import Run
+from distillery.params.evaluate import EvaluateParams
+from distillery.params.whole import Params
 from distillery.studies import data_curve
 from distillery.studies.data_curve import Amount, CurveModel
 from tests.tiny import tiny_params

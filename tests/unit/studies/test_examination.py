@@ -8,7 +8,7 @@ import pytest
 
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.text import Vocabulary
-from distillery.params.whole import CacheParams
+from distillery.params.cache import CacheParams
 from distillery.studies.examination import examine
 from tasks.prepare import prepare
 from tests.tiny import LETTERS, tiny_params, write_corpus, write_params

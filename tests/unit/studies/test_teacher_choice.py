@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from distillery.params.whole import ObjectiveParams, Params
+from distillery.params.objective import ObjectiveParams
+from distillery.params.whole import Params
 from distillery.studies import teacher_choice
 from distillery.studies.fit import Fit
 from distillery.studies.teacher_choice import Candidate, PilotResult

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from distillery.data.manifest import PreparedData, audio_key
 from distillery.errors import CacheError, CacheMismatch
-from distillery.params.whole import PrepareParams
+from distillery.params.prepare import PrepareParams
 from distillery.prepare.prepare import prepare
 from distillery.teacher_cache.namespace import Namespace
 from distillery.teacher_cache.shards import Entry, Hypothesis, read_index

@@ -18,7 +18,9 @@ from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.models.fingerprint import fingerprint, read_fingerprint
 from distillery.models.recogniser import Outputs, Recogniser
-from distillery.params.whole import EnsembleTeacherParams, FeatureParams, Params
+from distillery.params.models import FeatureParams
+from distillery.params.teacher import EnsembleTeacherParams
+from distillery.params.whole import Params
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.ensemble import Ensemble, common_frames
 from distillery.teachers.joined import choose_way

@@ -16,7 +16,7 @@ from torchaudio.pipelines import Wav2Vec2Bundle
 
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError, ModelError
-from distillery.params.whole import FineTunedTeacherParams
+from distillery.params.teacher import FineTunedTeacherParams
 from distillery.teachers.base import Workplace
 from distillery.teachers.fine_tuned import FineTunedNetwork, HeardWaveforms, fine_tune_teacher
 from distillery.teachers.pretrained import PretrainedTeacher

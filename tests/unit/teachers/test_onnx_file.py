@@ -17,7 +17,7 @@ from distillery.data.manifest import PreparedData
 from distillery.errors import ModelError
 from distillery.models.fingerprint import fingerprint
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import OnnxTeacherParams
+from distillery.params.teacher import OnnxTeacherParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.base import Workplace
 from distillery.teachers.kinds import load_teacher

@@ -14,13 +14,9 @@ import torchaudio
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.models.recogniser import Outputs
-from distillery.teachers.pretrained import (
-    Hearing,
-    PretrainedTeacher,
-    TorchBackend,
-    num_frames,
-    plan_pieces,
-)
+from distillery.teachers.backend import TorchBackend
+from distillery.teachers.hearing import Hearing, num_frames, plan_pieces
+from distillery.teachers.pretrained import PretrainedTeacher
 from distillery.teachers.token_map import TokenMap, TokenTable, match_tokens
 from distillery.teachers.torchaudio_bundle import TorchaudioBackend
 from distillery.teachers.transformers_ctc import TransformersBackend, read_tokens

@@ -12,13 +12,13 @@ from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
 from distillery.errors import CacheError, CacheMismatch, ModelError
 from distillery.files import write_json
+from distillery.models.base import Teacher
 from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
 from distillery.models.recogniser import CONFIG_FILE, Outputs, Recogniser
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.shards import Hypothesis
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers import kinds as loading
-from distillery.teachers.base import Teacher
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare

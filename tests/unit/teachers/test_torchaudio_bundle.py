@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from distillery.data.manifest import PreparedData
 from distillery.errors import ModelError
-from distillery.params.whole import TorchaudioTeacherParams
+from distillery.params.teacher import TorchaudioTeacherParams
 from distillery.teachers.base import Workplace
 from distillery.teachers.torchaudio_bundle import find_bundle, take_bundle
 from tests.tiny_models import published_state, tiny_bundle

@@ -20,11 +20,11 @@ from safetensors.torch import load_file, save_file
 
 from distillery.data.manifest import PreparedData
 from distillery.errors import ModelError
-from distillery.params.whole import TransformersTeacherParams
+from distillery.params.teacher import TransformersTeacherParams
 from distillery.teachers import kinds as loading
 from distillery.teachers.base import Workplace
+from distillery.teachers.huggingface import take_model
 from distillery.teachers.pretrained import PretrainedTeacher
-from distillery.teachers.transformers_ctc import take_model
 from tests.tiny_models import CHARACTERS, SUBWORDS, write_transformers
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

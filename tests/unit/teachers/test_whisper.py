@@ -14,11 +14,11 @@ from distillery.data.manifest import PreparedData
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.models.fingerprint import fingerprint
-from distillery.params.whole import TransformersTeacherParams
+from distillery.params.teacher import TransformersTeacherParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.base import Workplace
+from distillery.teachers.huggingface import take_model
 from distillery.teachers.kinds import load_teacher
-from distillery.teachers.transformers_ctc import take_model
 from distillery.teachers.whisper import WhisperTeacher, barred_tokens
 from tasks.cache import cache
 from tasks.distill import distill

@@ -14,13 +14,9 @@ from distillery.data.text import Vocabulary
 from distillery.distill.start import initialise
 from distillery.errors import ModelError, StageError
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import (
-    CRNNParams,
-    FeatureParams,
-    Params,
-    RegistryTeacherParams,
-    SeparableConvParams,
-)
+from distillery.params.models import CRNNParams, FeatureParams, SeparableConvParams
+from distillery.params.teacher import RegistryTeacherParams
+from distillery.params.whole import Params
 from distillery.teachers.base import Workplace
 from distillery.teachers.registered import take_registered
 from distillery.tracking.bundle import write_bundle

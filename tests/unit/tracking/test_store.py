@@ -17,12 +17,10 @@ import pytest
 
 from distillery.credentials import without_credentials
 from distillery.errors import TrackingError
-from distillery.params.whole import FrameLossParams, ObjectiveParams, RegisterParams
-from distillery.tracking.store import (
-    CurveFile,
-    DataSource,
-    Point,
-    Tracking,
+from distillery.params.objective import FrameLossParams, ObjectiveParams
+from distillery.params.register import RegisterParams
+from distillery.tracking.curve_files import CurveFile, Point
+from distillery.tracking.names import (
     charts_page,
     flatten,
     objective_name,
@@ -30,8 +28,8 @@ from distillery.tracking.store import (
     run_name,
     run_page,
     runs_page,
-    tracking_uri,
 )
+from distillery.tracking.store import DataSource, Tracking, tracking_uri
 
 ROOT = Path(__file__).resolve().parents[3]
 

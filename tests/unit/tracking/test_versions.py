@@ -19,7 +19,8 @@ from distillery.architectures.known import STUDENTS
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError, TrackingError
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import CRNNParams, FeatureParams, RegisterParams
+from distillery.params.models import CRNNParams, FeatureParams
+from distillery.params.register import RegisterParams
 from distillery.serve.export import to_int8, to_onnx
 from distillery.serve.onnx_recogniser import OnnxRecogniser
 from distillery.serve.served import Served

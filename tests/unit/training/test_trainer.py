@@ -13,10 +13,12 @@ from distillery.architectures.known import STUDENTS
 from distillery.data.batches import Batch, Moment, TrainingSet
 from distillery.data.features import PackedFeatures
 from distillery.data.text import Vocabulary
-from distillery.distill.objective import NetworkOutputs, Objective, TranscriptObjective
 from distillery.errors import DistilleryError, ModelError
-from distillery.params.whole import SeparableConvParams, SpecAugmentParams, TrainingParams
-from distillery.training.trainer import Curves, Trainer, Validation, choose_device
+from distillery.params.models import SeparableConvParams
+from distillery.params.training import SpecAugmentParams, TrainingParams
+from distillery.training.curves import Curves, Validation
+from distillery.training.objective import NetworkOutputs, Objective, TranscriptObjective
+from distillery.training.trainer import Trainer, choose_device
 from tests.attacks import Payload
 
 VOCABULARY = Vocabulary.from_alphabet("ab")

@@ -15,9 +15,11 @@ import pytest
 from distillery.data.manifest import PreparedData
 from distillery.data.text import Vocabulary
 from distillery.errors import StageError, TrackingError
-from distillery.evaluate.evaluate import Run, labelled_test_rows, predict
+from distillery.evaluate.candidates import Run
+from distillery.evaluate.listening import labelled_test_rows, predict
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import EvaluateParams, GateParams, RegisterParams
+from distillery.params.evaluate import EvaluateParams
+from distillery.params.register import GateParams, RegisterParams
 from distillery.register.aliases import (
     WITHDRAWN_TAG,
     Aliases,

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from distillery.errors import StageError
-from distillery.params.whole import GateParams
+from distillery.params.register import GateParams
 from distillery.register.gate.rules import (
     Form,
     Match,

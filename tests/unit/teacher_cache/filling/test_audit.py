@@ -14,7 +14,8 @@ from distillery.errors import CacheMismatch, ModelError
 from distillery.files import write_json
 from distillery.models.fingerprint import fingerprint
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import CacheParams, ConvBiLSTMParams, FeatureParams
+from distillery.params.cache import CacheParams
+from distillery.params.models import ConvBiLSTMParams, FeatureParams
 from distillery.teacher_cache.filling import audit as auditing
 from distillery.teacher_cache.filling.audit import (
     Audited,

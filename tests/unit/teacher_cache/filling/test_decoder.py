@@ -21,7 +21,7 @@ from distillery.language_model.tuning import log_probs_of
 from distillery.models.decoding import score_texts
 from distillery.models.fingerprint import FINGERPRINT_FILE, digest_of, read_fingerprint
 from distillery.params import whole as params
-from distillery.register.register import model_metrics
+from distillery.register.figures import model_metrics
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache

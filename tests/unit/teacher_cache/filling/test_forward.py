@@ -16,18 +16,12 @@ from distillery.files import write_json
 from distillery.models.decoding import score_texts
 from distillery.models.fingerprint import digest_of, fingerprint
 from distillery.models.recogniser import Recogniser
-from distillery.params.whole import CacheParams
+from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
-from distillery.teacher_cache.filling.fill import (
-    PassReport,
-    cut_into_shards,
-    describe,
-    fill_cache,
-    partition_batches,
-    plan_batches,
-    read_report,
-)
+from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.forward import run_partition
+from distillery.teacher_cache.filling.plan import cut_into_shards, partition_batches, plan_batches
+from distillery.teacher_cache.filling.report import PassReport, describe, read_report
 from distillery.teacher_cache.store import TeacherCache
 from tasks.prepare import prepare
 from tasks.teacher import teacher

@@ -12,8 +12,11 @@ from distillery.errors import CacheError
 from distillery.teacher_cache.namespace import Namespace
 from distillery.teacher_cache.shards import Entry, locked
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teacher_cache.upkeep import collection as maintenance
-from distillery.teacher_cache.upkeep.collection import collect, compact, statistics, verify
+from distillery.teacher_cache.upkeep.collection import collect
+from distillery.teacher_cache.upkeep.records import namespace_folders
+from distillery.teacher_cache.upkeep.rewriting import compact
+from distillery.teacher_cache.upkeep.statistics import statistics
+from distillery.teacher_cache.upkeep.verification import verify
 
 SHIFT_SECONDS = 0.5
 TOKENS = ("<blank>", "|", "a")
@@ -112,10 +115,10 @@ def test_statistics_of_an_empty_namespace_are_zero(tmp_path: Path) -> None:
 
 def test_only_folders_named_as_namespaces_are_looked_at(tmp_path: Path) -> None:
     with pytest.raises(CacheError, match="holds no namespace; run make cache"):
-        maintenance.namespace_folders(tmp_path)
+        namespace_folders(tmp_path)
     cache = filled(tmp_path, ["a"])
     (tmp_path / "my own notes").mkdir()
-    assert maintenance.namespace_folders(tmp_path) == [cache.folder]
+    assert namespace_folders(tmp_path) == [cache.folder]
 
 
 # --- verify ---------------------------------------------------------------------------------------
@@ -449,7 +452,10 @@ def test_gc_of_a_damaged_namespace_that_is_kept_deletes_nothing(tmp_path: Path) 
 
 def test_maintenance_needs_no_model_code_and_no_settings() -> None:
     code = (
-        "import sys, distillery.teacher_cache.upkeep.collection;"
-        "assert not {'torch', 'pandas', 'distillery.params.whole'} & set(sys.modules)"
+        "import sys;"
+        "from distillery.teacher_cache.upkeep import collection, rewriting;"
+        "from distillery.teacher_cache.upkeep import statistics, verification;"
+        "assert not {'torch', 'pandas'} & set(sys.modules);"
+        "assert not [name for name in sys.modules if name.startswith('distillery.params')]"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -11,9 +11,8 @@ import pandas as pd
 import pytest
 
 from distillery.commands.cache import _prepared
-from distillery.data.copies import copy_at, training_rows, with_copies
-from distillery.data.features import waveform_of
-from distillery.params.whole import CacheParams
+from distillery.data.copies import copy_at, training_rows, waveform_of, with_copies
+from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.audit import audit
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache

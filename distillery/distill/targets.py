@@ -1,0 +1,111 @@
+"""TODO: targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from distillery.data.batches import TeacherFrames
+from distillery.data.text import Vocabulary
+from distillery.params.objective import SequenceLossParams
+from distillery.teacher_cache.store import TeacherCache
+
+
+class CachedTargets:
+    """A training set's view of the cache: its own rows instead of the cache's."""
+
+    def __init__(
+        self,
+        cache: TeacherCache,
+        keys: Sequence[str],
+        vocabulary: Vocabulary,
+        *,
+        fit: np.ndarray | None = None,
+        with_frames: bool = True,
+        temperature: float = 1.0,
+        sequence: SequenceLossParams | None = None,
+        hidden_layers: Sequence[str] = (),
+    ) -> None:
+        """Look the utterances of a training set up, once.
+
+        Args:
+            cache: what the teacher said.
+            keys: audio keys of the training set.
+            vocabulary: the teacher's tokens.
+            fit: utterances whose hypothesis passed the filter, bool `(utterances,)`; for the
+                others the teacher says nothing, neither frames nor text. None: all passed.
+            with_frames: whether log-probabilities are wanted; an objective without a frame term
+                reads none, and learns from any payload.
+            temperature: what sparse targets are softened by, as they cannot be later.
+            sequence: which hypotheses are wanted, and how they weigh; None: the best path.
+            hidden_layers: the teacher's layers that are wanted.
+
+        Raises:
+            CacheMismatch: one is not cached.
+        """
+        self.cache = cache
+        self.with_frames = with_frames
+        self.temperature = temperature
+        self.rows = cache.rows(keys)
+        self.fit = np.ones(len(keys), bool) if fit is None else fit
+        self.hidden_layers = tuple(dict.fromkeys(hidden_layers))
+        self.weighted = [
+            [(vocabulary.encode(text), weight) for text, weight in item]
+            for item in weighted_texts(cache, self.rows, sequence or SequenceLossParams())
+        ]
+
+    def frames(self, rows: Sequence[int]) -> TeacherFrames:
+        """Return what the teacher says frame by frame; nothing about those that are not fit.
+
+        Raises:
+            CacheError: a record is damaged, or a sparse payload lacks the temperature.
+        """
+        cached, fit = self.rows[list(rows)], self.fit[list(rows)]
+        hidden = {
+            layer: torch.from_numpy(self.cache.hidden(cached, layer).values)
+            for layer in self.hidden_layers
+        }
+        if not self.with_frames:
+            lengths = torch.from_numpy(np.where(fit, self.cache.num_frames(cached), 0))
+            return TeacherFrames(torch.zeros(len(rows), 0, 0), lengths, hidden=hidden)
+        plain = self.cache.targets(cached)
+        plain.log_probs[~fit] = 0.0
+        values = torch.from_numpy(plain.log_probs)
+        lengths = torch.from_numpy(np.where(fit, plain.num_frames, 0))
+        if plain.ids is None or plain.num_kept is None:
+            return TeacherFrames(values, lengths, hidden=hidden)
+        real = np.arange(plain.ids.shape[-1]) < plain.num_kept[..., None]
+        ids = torch.from_numpy(np.where(real, plain.ids, -1))
+        softened = self.cache.targets(cached, self.temperature)
+        return TeacherFrames(values, lengths, ids, torch.from_numpy(softened.log_probs), hidden)
+
+    def hypotheses(self, row: int) -> Sequence[tuple[Sequence[int], float]]:
+        """Return tokens and weight of the teacher's hypotheses; nothing where they were dropped."""
+        return self.weighted[row] if self.fit[row] else ()
+
+
+def weighted_texts(
+    cache: TeacherCache, rows: np.ndarray, params: SequenceLossParams
+) -> list[list[tuple[str, float]]]:
+    """Return the hypotheses that each row is learnt from, and their weights.
+
+    Formula: w_h = exp(s_h / T) / Σ_k exp(s_k / T) over those that are kept, s_h = ln P(text_h |
+    audio) as it is cached, with the language model's share where one decoded.
+
+    Args:
+        cache: what the teacher said.
+        rows: its rows.
+        params: how many are kept, and T; of one alone it is the best path.
+    """
+    if params.num_hypotheses == 1:
+        return [[(text, 1.0)] for text in cache.greedy_texts(rows)]
+    weighted = []
+    for items in cache.hypotheses(rows):
+        kept = items[: params.num_hypotheses]
+        scores = np.array([item.score for item in kept]) / params.temperature
+        likelihoods = np.exp(scores - scores.max())
+        weights = (likelihoods / likelihoods.sum()).tolist()
+        weighted.append([(item.text, w) for item, w in zip(kept, weights, strict=True)])
+    return weighted

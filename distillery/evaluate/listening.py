@@ -1,0 +1,109 @@
+"""TODO: listening."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from distillery.data.audio import compute_num_samples
+from distillery.data.manifest import PreparedData
+from distillery.errors import CorpusError
+from distillery.evaluate.candidates import Run
+from distillery.evaluate.latency import Heard, listen
+from distillery.evaluate.predictions import (
+    error_columns,
+)
+from distillery.models.base import Teacher
+
+BATCH_SECONDS = 60.0
+COPIED_COLUMNS = ["model", "seed", "utterance_id", "speaker", "duration_seconds", "text"]
+
+
+def labelled_test_rows(data: PreparedData) -> pd.DataFrame:
+    """Return the transcribed utterances of the test split.
+
+    Raises:
+        CorpusError: there is none, or none holds a word.
+    """
+    rows = data.split("test")
+    labelled = rows[rows["text"].notna()].reset_index(drop=True)
+    if not labelled["text"].str.strip().any():
+        raise CorpusError(
+            f"split 'test': {len(rows)} utterances, {len(labelled)} with a transcript, none of "
+            "which holds a word; at least one is needed to measure a word error rate, so add "
+            "test transcripts to the corpus, or raise prepare.test_fraction"
+        )
+    return labelled
+
+
+def predict(
+    data: PreparedData,
+    rows: pd.DataFrame,
+    recognisers: Mapping[Run, Teacher],
+    chunk_seconds: float,
+) -> tuple[pd.DataFrame, dict[Run, list[Heard]]]:
+    """Return every run's hypothesis and errors, one row per model, seed and utterance.
+
+    Those that stream are fed chunk by chunk.
+
+    Args:
+        data: prepared data.
+        rows: its utterances to recognise.
+        recognisers: the models.
+        chunk_seconds: audio in one chunk.
+
+    Returns:
+        The table, and by run what it heard in each of the rows.
+    """
+    columns = COPIED_COLUMNS[2:]
+    parts, everything = [], {}
+    total = len(rows) * len(recognisers)
+    with tqdm(total=total, desc="evaluate", unit="utt") as bar:
+        for run, recogniser in recognisers.items():
+            found: dict[int, Heard] = {}
+            for batch in batches(rows["duration_seconds"].to_numpy()):
+                waveforms = [data.waveform(row) for row in rows.iloc[batch].itertuples()]
+                found.update(zip(batch, listen(recogniser, waveforms, chunk_seconds), strict=True))
+                bar.update(len(batch))
+            everything[run] = [found[index] for index in range(len(rows))]
+            hypotheses = [heard.text for heard in everything[run]]
+            part = rows[columns].assign(hypothesis=hypotheses)
+            part.insert(0, "model", run.model)
+            part.insert(1, "seed", pd.Series(run.seed, index=part.index, dtype="Int64"))
+            parts.append(part.join(error_columns(rows["text"], hypotheses)))
+    return pd.concat(parts, ignore_index=True), everything
+
+
+def batches(seconds: np.ndarray) -> Iterator[list[int]]:
+    """Yield indices, shortest utterances first, at most BATCH_SECONDS of padded audio at once.
+
+    Args:
+        seconds: duration of each utterance `(utterances,)`; a longer one is a batch by itself.
+    """
+    batch: list[int] = []
+    for index in np.argsort(seconds, kind="stable").tolist():
+        if batch and (len(batch) + 1) * seconds[index] > BATCH_SECONDS:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def speed_clip(data: PreparedData, rows: pd.DataFrame, seconds: float) -> np.ndarray:
+    """Return test audio `(samples,)` of the length asked for, utterance after utterance.
+
+    Where the split is shorter than that, it starts again.
+    """
+    needed = compute_num_samples(seconds, data.sample_rate_hz)
+    pieces: list[np.ndarray] = []
+    held = 0
+    for row in rows.itertuples():
+        if held >= needed:
+            break
+        pieces.append(data.waveform(row))
+        held += len(pieces[-1])
+    return np.resize(np.concatenate(pieces), needed)  # repeats what is too short

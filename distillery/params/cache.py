@@ -1,0 +1,69 @@
+"""TODO: cache."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import (
+    Field,
+)
+
+from distillery.params.base import PositiveFloat, PositiveInt, Section, SpeedFactors
+
+
+class SparseParams(Section):
+    """How many tokens a frame of the payload `sparse` keeps."""
+
+    top_k: Annotated[int, Field(ge=1, le=255)] = 16
+    """Most tokens of one frame."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.999
+    """Fewer are kept where they hold this share of the mass."""
+    near_frames: Annotated[int, Field(ge=0)] = 1
+    """So close to a non-blank frame, `top_k` are kept whatever they hold."""
+    temperatures: tuple[PositiveFloat, ...] = (2.0, 4.0)
+    """Other temperatures than 1 to keep probabilities exact at; each costs 2 bytes a frame."""
+
+
+class PayloadParams(Section):
+    """What the cache keeps of the teacher's outputs; each change means another namespace."""
+
+    log_probs: Literal["auto", "u8", "f16", "f32", "sparse", "none"] = "auto"
+    """Layout of the token distributions; auto takes u8 up to 256 tokens, sparse above, none where
+    the teacher has none in the students' tokens; none saves most bytes and teaches no frames."""
+    sparse: SparseParams = SparseParams()
+    """Settings of the layout `sparse`."""
+    hidden_layers: tuple[str, ...] = ()
+    """Hidden layers kept in half precision; models/teacher/fingerprint.json lists their names, of
+    which `last` is the one that the output layer reads."""
+    num_hypotheses: PositiveInt = 1
+    """Decodings kept with their scores; 1 is the best path, more ask for a beam search."""
+    beam_size: PositiveInt = 20
+    """Beams of the search when num_hypotheses is above 1; more find better ones and take longer."""
+
+
+class CacheParams(Section):
+    """Settings of the stage `cache`."""
+
+    payload: PayloadParams = PayloadParams()
+    """What is kept."""
+    speed_factors: SpeedFactors = ()
+    """Copies of the training audio played at these speeds have teacher outputs of their own, and
+    every student and its control train on them, too; each adds one copy's cost to both."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Arithmetic of the teacher's forward pass; bf16 and fp16 are faster on recent hardware."""
+    batch_seconds: PositiveFloat = 60.0
+    """Audio in one teacher batch, padding included, in seconds; larger needs more memory."""
+    shard_seconds: PositiveFloat = 3600.0
+    """Audio covered by one shard, in seconds; a kill loses at most the open one."""
+    workers: (
+        Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")]
+    ) = 0
+    """Who runs the teacher: 0 this process, N local processes, tcp://HOST:PORT a Dask cluster.
+    Dask runs what it is sent: use tls:// outside a network that you trust."""
+    num_threads: PositiveInt = 1
+    """CPU threads of each worker, fixed because the last bits of the outputs depend on it; small
+    teachers are fastest with 1 and several workers."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the teacher runs; auto takes a GPU if there is one."""
+    audit_utterances: Annotated[int, Field(ge=0)] = 4
+    """Utterances on which the live teacher is compared with the cache before training; 0: none."""

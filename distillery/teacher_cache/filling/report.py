@@ -1,0 +1,99 @@
+"""TODO: report."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distillery.teacher_cache.namespace import Namespace
+
+CACHE_REPORT_FILE = "reports/cache.json"
+
+
+@dataclass(frozen=True)
+class PassReport:
+    """What one run of the stage did."""
+
+    namespace: str
+    num_utterances: int
+    num_hits: int
+    num_teacher_forwards: int
+    audio_seconds: float
+    """Of the utterances that met the teacher."""
+    hit_audio_seconds: float
+    teacher_seconds: float
+    """Spent in the teacher, by all workers together."""
+    wall_seconds: float
+    """From the first utterance to the last shard on disk."""
+    read_seconds: float
+    """Reading all cached targets of the training split once, as one epoch does."""
+    teacher_seconds_per_audio_second: float | None
+    """Of this pass, or of the last one that ran this teacher; null when never measured."""
+    manifest_sha256: str
+    """Content of the whole cache."""
+
+    @property
+    def seconds_saved(self) -> float | None:
+        """Teacher time that hits made unnecessary in this pass."""
+        rate = self.teacher_seconds_per_audio_second
+        return None if rate is None else rate * self.hit_audio_seconds
+
+    @property
+    def break_even_epochs(self) -> int | None:
+        """Epochs x students from which on caching beats running the teacher in every epoch.
+
+        With E of them the online teacher costs E x t, the cache t + write + E x r: t for one pass
+        of the teacher, r for reading the cache once. Null when that was never measured, or when
+        reading costs more than the teacher.
+        """
+        rate = self.teacher_seconds_per_audio_second
+        audio = self.audio_seconds + self.hit_audio_seconds
+        if rate is None or audio == 0 or rate * audio <= self.read_seconds:
+            return None
+        overhead = max(1.0, self.wall_seconds / self.teacher_seconds) if self.teacher_seconds else 1
+        return math.floor(overhead * rate * audio / (rate * audio - self.read_seconds)) + 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {
+            **asdict(self),
+            "seconds_saved": self.seconds_saved,
+            "break_even_epochs": self.break_even_epochs,
+        }
+
+
+def former_rate(former: dict[str, Any] | None, namespace: Namespace) -> float | None:
+    if former is None or former.get("namespace") != namespace.folder_name:
+        return None
+    rate = former.get("teacher_seconds_per_audio_second")
+    return None if rate is None else float(rate)
+
+
+def read_report(path: Path) -> dict[str, Any] | None:
+    """Return an earlier pass's report, or None when there is none to be read."""
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def describe(report: PassReport) -> list[str]:
+    """Return what a pass did and whether it paid, in lines for a person."""
+    lines = [
+        f"teacher cache {report.namespace}: {report.num_utterances} utterances, "
+        f"{report.num_hits} already there, {report.num_teacher_forwards} through the teacher "
+        f"({report.audio_seconds:.0f} s of audio in {report.teacher_seconds:.1f} s)"
+    ]
+    if report.seconds_saved:
+        lines.append(f"hits saved {report.seconds_saved:.1f} s of the teacher's time")
+    if report.break_even_epochs is not None:
+        lines.append(
+            f"break-even: from {report.break_even_epochs} epochs x students on, caching is "
+            f"cheaper than the teacher in every epoch; reading all of it takes "
+            f"{report.read_seconds:.2f} s"
+        )
+    return lines

@@ -1,0 +1,124 @@
+"""TODO: adapting."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from distillery.data.manifest import PreparedData
+from distillery.params.teacher import PretrainedTeacherParams
+from distillery.teachers.backend import Backend
+from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.teachers.hearing import Hearing
+from distillery.teachers.pretrained import PretrainedTeacher, logger
+from distillery.teachers.token_map import NoMap, TokenMap, match_tokens
+
+MASS_UTTERANCES = 256
+"""At most so many validation utterances tell how much mass dropped tokens have."""
+MUCH_DROPPED = 1e-2
+"""Mean mass a frame, above which dropped tokens are worth a warning."""
+BATCH_UTTERANCES = 8
+
+
+def adapt(
+    kind: str,
+    backend: Backend,
+    params: PretrainedTeacherParams,
+    place: Workplace,
+    source: Mapping[str, Any],
+) -> ReadyTeacher:
+    """Return a backend as a teacher of the prepared corpus, and say what that costs.
+
+    Args:
+        kind: as the settings call it.
+        backend: the model.
+        params: its settings.
+        place: for the corpus's tokens, transcripts and rate.
+        source: where the model comes from, for source.json.
+    """
+    data = place.data
+    found = match_tokens(backend.table, data.vocabulary, data.frame["text"].dropna())
+    token_map = found if isinstance(found, TokenMap) else None
+    teacher = PretrainedTeacher(
+        kind,
+        backend,
+        data.vocabulary if token_map is None else token_map.vocabulary,
+        data.sample_rate_hz,
+        Hearing.of(params),
+        token_map,
+    )
+    warn_of_rate(backend.sample_rate_hz, data.sample_rate_hz)
+    if isinstance(found, NoMap):
+        logger.warning(
+            "teacher: no frames for students, %s; what works are its texts (sequence) and its "
+            "hidden states (hidden), so frame.weight must be 0",
+            found.reason,
+        )
+        return ReadyTeacher(teacher, source={**source, "tokens": found.reason})
+    mass = dropped_mass(teacher, found, data)
+    return ReadyTeacher(teacher, source={**source, **mass})
+
+
+def warn_of_rate(model_hz: int, data_hz: int) -> None:
+    if data_hz < model_hz:
+        logger.warning(
+            "teacher: made for %d Hz, the corpus has %d Hz and is resampled: nothing above %d Hz "
+            "is there, which speech of the teacher's training had, so expect a higher WER than "
+            "published; compare it with the validation WER, or take a teacher made for %d Hz",
+            model_hz,
+            data_hz,
+            data_hz // 2,
+            data_hz,
+        )
+
+
+def dropped_mass(
+    teacher: PretrainedTeacher, token_map: TokenMap, data: PreparedData
+) -> dict[str, Any]:
+    """Return what students never learn of a teacher: the mass of tokens that the corpus lacks.
+
+    Args:
+        teacher: the teacher.
+        token_map: its tokens' map.
+        data: prepared data; their validation split is heard.
+
+    Returns:
+        `dropped_tokens`; mean and largest mass a frame as `dropped_mass_mean` and
+        `dropped_mass_max`, null where no token was dropped.
+    """
+    names = [teacher.backend.table.tokens[index] for index in token_map.dropped]
+    if not names or data.split("valid").empty:
+        return {"dropped_tokens": names, "dropped_mass_mean": None, "dropped_mass_max": None}
+    masses = torch.cat(
+        [
+            token_map.dropped_mass(item)
+            for waveforms in _sample(data)
+            for item in teacher.own_log_probs(waveforms)
+        ]
+    )
+    mean, largest = float(masses.mean()), float(masses.max())
+    logger.log(
+        logging.WARNING if mean > MUCH_DROPPED else logging.INFO,
+        "teacher: %d of its tokens (%s) are none of the corpus's and were dropped; they had %.2g "
+        "of a frame's probability on average, at most %.2g%s",
+        len(names),
+        ", ".join(names[:8]),
+        mean,
+        largest,
+        "; that much of it students cannot learn, see prepare.alphabet"
+        if mean > MUCH_DROPPED
+        else "",
+    )
+    return {"dropped_tokens": names, "dropped_mass_mean": mean, "dropped_mass_max": largest}
+
+
+def _sample(data: PreparedData) -> Iterator[list[np.ndarray]]:
+    rows: pd.DataFrame = data.split("valid").sort_values("audio_key")[:MASS_UTTERANCES]
+    listed = list(rows.sort_values(["num_samples", "audio_key"]).itertuples())
+    for start in range(0, len(listed), BATCH_UTTERANCES):
+        yield [data.waveform(row) for row in listed[start : start + BATCH_UTTERANCES]]

@@ -1,0 +1,138 @@
+"""TODO: process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO
+
+from flows import environment
+
+KEPT_LINES = 30
+BAR_INTERVAL_SECONDS = 5.0
+TERMINATION_SECONDS = 10.0
+EXIT_TIMEOUT = 124
+HINTS = (
+    "To track the changes with git",
+    "\tgit add",
+    "To enable auto staging",
+    "\tdvc config",
+    "Use `dvc push`",  # the flow pushes where there is a remote
+)
+
+
+STAGE_FAILED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: ")
+"""DVC says so after the stage itself said why."""
+Emit = Callable[[str], None]
+
+
+def run_dvc(
+    root: Path, arguments: Sequence[str], emit: Emit, seconds: float | None = None
+) -> tuple[int, Sequence[str]]:
+    """Run DVC as a child in a session of its own; nothing of it outlives this call.
+
+    Args:
+        root: the workspace.
+        arguments: of `dvc`.
+        emit: receives each line, without advice that is not for this pipeline.
+        seconds: how long it may take; None: as long as it likes.
+
+    Returns:
+        The exit status and the last lines.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flows.servers.child", "dvc", *arguments],
+        cwd=root,
+        env=environment.for_stages(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    lines: deque[str] = deque(maxlen=KEPT_LINES)
+    late = threading.Event()
+    timer = threading.Timer(seconds or 0.0, _stop_late, (process, late))
+    timer.daemon = True
+    if seconds is not None:
+        timer.start()
+    try:
+        for line, is_bar in read_lines(process.stdout):
+            if not is_bar:
+                lines.append(line)
+            if not line.startswith(HINTS) and not STAGE_FAILED.match(line):
+                emit(line)
+        status = process.wait()
+    finally:
+        timer.cancel()
+        _end(process)
+    if late.is_set():
+        lines.append(f"stopped, for it took longer than {seconds:g} s")
+        status = status or EXIT_TIMEOUT
+    return status, lines
+
+
+def _stop_late(process: subprocess.Popen[bytes], late: threading.Event) -> None:
+    late.set()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        try:
+            process.wait(TERMINATION_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        if not _group_lives(process.pid, TERMINATION_SECONDS):
+            break
+    if process.stdout:
+        process.stdout.close()
+
+
+def _group_lives(group: int, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def read_lines(stream: IO[bytes]) -> Iterator[tuple[str, bool]]:
+    """Yield lines as they come, with whether one is a progress bar's state.
+
+    A bar redraws itself after carriage returns; of its states one every few seconds comes through.
+    """
+    pending, shown = b"", 0.0
+    while chunk := os.read(stream.fileno(), 65536):
+        pending += chunk
+        *pieces, pending = re.split(rb"(?<=[\r\n])", pending)
+        for piece in pieces:
+            is_bar = piece.endswith(b"\r")
+            text = _plain(piece)
+            if not text or (is_bar and time.monotonic() - shown < BAR_INTERVAL_SECONDS):
+                continue
+            if is_bar:
+                shown = time.monotonic()
+            yield text, is_bar
+    if text := _plain(pending):
+        yield text, False
+
+
+def _plain(piece: bytes) -> str:
+    text = piece.decode("utf-8", "replace").strip("\r\n").rstrip()
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
