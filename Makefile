@@ -187,9 +187,13 @@ lock: ## compile requirements.txt anew from pyproject.toml
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" -o requirements.txt
 
+# As many processes as cores. A module stays in one of them, for its tests share what is costly to
+# make, and tests/pipeline, which takes the longest, begins.
+PYTEST := $(PYTHON) -m pytest -n auto --dist loadscope --no-loadscope-reorder
+
 .PHONY: test
 test: install ## all tests
-	$(PYTHON) -m pytest
+	$(PYTEST)
 
 .PHONY: test-faults
 test-faults: install ## kills, full disks, dead servers: the slow ones, too
@@ -206,7 +210,7 @@ types: install ## mypy
 
 .PHONY: check
 check: lint types ## lint, types and unit tests
-	$(PYTHON) -m pytest tests/unit
+	$(PYTEST) tests/unit
 
 .PHONY: audit
 audit: install ## known vulnerabilities in the pinned packages, by pip-audit; asks pypi.org

@@ -1,7 +1,8 @@
-"""Fixtures that several test modules share."""
+"""Fixtures that several test modules share, and how `make test` spreads tests over processes."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,10 +11,26 @@ import pytest
 import soundfile
 import torch
 
+from tests import shared
+
 torch.set_num_threads(1)  # tests are small, and machines are shared
+MAX_WORKERS = 8
+"""More gain nothing: a module stays in one process, and a few take minutes."""
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 WriteRecording = Callable[..., np.ndarray]
+
+
+@pytest.hookimpl(optionalhook=True)  # for those who run pytest without xdist
+def pytest_xdist_auto_num_workers() -> int:
+    """Return how many processes `-n auto` means: one for each core that this process may use."""
+    return min(len(os.sched_getaffinity(0)), MAX_WORKERS)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Give the workers of this run a folder in common, for what tests/shared.py makes once."""
+    shared.use(tmp_path_factory)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Empty databases of MLflow and Prefect, made by themselves once in a session.
+"""Empty databases of MLflow and Prefect, made by themselves once in a run of pytest.
 
 Each builds its own by some hundred migrations, every one synced to the disk: seconds that a test
 has no use for. What the product does without them, the fixture `finished` shows.
@@ -6,64 +6,51 @@ has no use for. What the product does without them, the fixture `finished` shows
 
 from __future__ import annotations
 
-import atexit
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from functools import cache
 from pathlib import Path
 
 from distillery.tracking import store as tracking
 from distillery.tracking.store import DATABASE_FILE
 from flows import environment
+from tests import shared
 
 PREFECT_FILE = ".prefect/prefect.db"
 
 
 def put_mlflow(root: Path) -> Path:
     """Give a workspace MLflow's database without experiments, and return the workspace."""
-    shutil.copy(_mlflow(), root / DATABASE_FILE)
+    shutil.copy(shared.once("mlflow", _make_mlflow) / DATABASE_FILE, root)
     return root
 
 
 def put_prefect(root: Path) -> Path:
     """Give a workspace Prefect's database without runs, and return the workspace."""
     (root / PREFECT_FILE).parent.mkdir()
-    shutil.copy(_prefect(), root / PREFECT_FILE)
+    shutil.copy(shared.once("prefect", _make_prefect) / PREFECT_FILE, root / PREFECT_FILE)
     return root
 
 
-@cache
-def _folder() -> Path:
-    folder = tempfile.mkdtemp(prefix="stores-")
-    atexit.register(shutil.rmtree, folder)
-    return Path(folder)
-
-
-@cache
-def _mlflow() -> Path:
-    path = _folder() / DATABASE_FILE
-    code = f"import mlflow; mlflow.MlflowClient('sqlite:///{path}').search_experiments()"
+def _make_mlflow(folder: Path) -> None:
+    uri = f"sqlite:///{folder / DATABASE_FILE}"
+    code = f"import mlflow; mlflow.MlflowClient({uri!r}).search_experiments()"
     subprocess.run(
         [sys.executable, "-c", code],
-        cwd=path.parent,
+        cwd=folder,
         env={**os.environ, **tracking.DEFAULTS},
         check=True,
         capture_output=True,
     )
-    return path
 
 
-@cache
-def _prefect() -> Path:
-    path = _folder() / PREFECT_FILE
-    path.parent.mkdir()
+def _make_prefect(folder: Path) -> None:
+    home = (folder / PREFECT_FILE).parent
+    home.mkdir()
     subprocess.run(
         [sys.executable, "-m", "prefect", "server", "database", "upgrade", "--yes"],
-        env={**os.environ, **environment.DEFAULTS, "PREFECT_HOME": str(path.parent)},
+        env={**os.environ, **environment.DEFAULTS, "PREFECT_HOME": str(home)},
         check=True,
         capture_output=True,
     )
-    return path

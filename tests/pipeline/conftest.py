@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows.servers import server
+from tests import shared
 from tests.stores import put_mlflow, put_prefect
 from tests.tiny import tiny_params, write_corpus, write_params
 
@@ -120,17 +121,30 @@ def workspace(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A workspace in which the flow has run once; tests add MLflow runs to it and no more."""
-    root = make_clone(tmp_path_factory.mktemp("flow") / "workspace")
+def finished() -> Path:
+    """A workspace in which the flow has run once; tests add MLflow runs to it and no more.
+
+    All workers share it, so what runs a flow in it belongs into test_flow.py, which one worker has.
+    """
+    return shared.once("finished", _finish) / "workspace"
+
+
+@pytest.fixture(scope="session")
+def untouched(finished: Path) -> Path:
+    """The finished workspace as the flow left it, moved elsewhere: to be read and copied alone."""
+    return finished.with_name("untouched")
+
+
+def _finish(folder: Path) -> None:
+    root = make_clone(folder / "workspace")
     (root / "first.log").write_text(run_module(root, "flows.run", secrets=True).stdout)
-    return root
+    shutil.copytree(root, folder / "untouched", symlinks=True)
 
 
-def copy_of(finished: Path, target: Path) -> Path:
+def copy_of(untouched: Path, target: Path) -> Path:
     """Return a copy of a workspace without its MLflow runs, for a test to change."""
     left_out = shutil.ignore_patterns("mlflow.db*", "mlartifacts", "registered.json")
-    return put_mlflow(Path(shutil.copytree(finished, target, symlinks=True, ignore=left_out)))
+    return put_mlflow(Path(shutil.copytree(untouched, target, symlinks=True, ignore=left_out)))
 
 
 @pytest.fixture(scope="session")
@@ -148,11 +162,11 @@ def prefect_of_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
 
 
 @pytest.fixture
-def copy(finished: Path, tmp_path: Path, prefect_of_copies: str) -> Path:
+def copy(untouched: Path, tmp_path: Path, prefect_of_copies: str) -> Path:
     """A copy of the finished workspace that a test may change, with a Prefect server at hand."""
     from tests.pipeline import prefect_api  # which needs this module
 
-    root = copy_of(finished, tmp_path / "copy")
+    root = copy_of(untouched, tmp_path / "copy")
     prefect_api.use(root, prefect_of_copies)
     return root
 

@@ -63,9 +63,9 @@ def fill(folder: Path) -> Path:
     ],
 )
 def test_a_full_disk_fails_the_stage_by_name_and_costs_nothing(
-    finished: Path, tmp_path: Path, mount: Mount, stage: str, folder: str, named: str
+    untouched: Path, tmp_path: Path, mount: Mount, stage: str, folder: str, named: str
 ) -> None:
-    full, roomy = (copy_of(finished, tmp_path / name) for name in ("full", "roomy"))
+    full, roomy = (copy_of(untouched, tmp_path / name) for name in ("full", "roomy"))
     changed = tiny_params()
     if stage == "cache":
         changed["cache"]["payload"] = {"log_probs": "f16"}

@@ -57,9 +57,9 @@ def runs(root: Path, stage: str) -> bool:
 
 @pytest.mark.slow
 def test_a_retraining_killed_once_in_every_stage_ends_as_an_unbroken_one(
-    finished: Path, tmp_path: Path
+    untouched: Path, tmp_path: Path
 ) -> None:
-    broken, unbroken = (copy_of(finished, tmp_path / name) for name in ("broken", "unbroken"))
+    broken, unbroken = (copy_of(untouched, tmp_path / name) for name in ("broken", "unbroken"))
     for root in (broken, unbroken):
         settings(root, epochs=6)
         values = yaml.safe_load((root / "params.yaml").read_text())

@@ -385,7 +385,7 @@ print(json.dumps([parent.data.metrics,
 
 
 def test_a_flow_killed_while_distilling_leaves_nothing_and_goes_on(
-    finished: Path, copy: Path, tmp_path: Path
+    untouched: Path, copy: Path, tmp_path: Path
 ) -> None:
     settings = tiny_params()
     settings["distill"]["training"]["num_epochs"] = 80
@@ -400,7 +400,7 @@ def test_a_flow_killed_while_distilling_leaves_nothing_and_goes_on(
     output = run_module(copy, "flows.run", "--until", "distill").stdout
     assert "cache: unchanged" in output
     assert "goes on after epoch" in output
-    unbroken = copy_of(finished, tmp_path / "unbroken")
+    unbroken = copy_of(untouched, tmp_path / "unbroken")
     write_params(unbroken, settings)
     run_module(unbroken, "flows.run", "--only", "distill")
     assert outputs(copy) == outputs(unbroken)

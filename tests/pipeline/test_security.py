@@ -39,11 +39,11 @@ def holding(root: Path, word: str) -> list[str]:
 # --- secrets -----------------------------------------------------------------------------------
 
 
-def test_no_secret_of_the_environment_is_in_anything_that_a_run_leaves(finished: Path) -> None:
-    kept = {path.name for path in finished.rglob("*") if path.is_file()}
+def test_no_secret_of_the_environment_is_in_anything_that_a_run_leaves(untouched: Path) -> None:
+    kept = {path.name for path in untouched.rglob("*") if path.is_file()}
     assert {"mlflow.db", "params.yaml", "registered.json", "first.log", "prefect.db"} <= kept
-    assert holding(finished, "distillery")  # the search finds what is there
-    assert holding(finished, CANARY) == []
+    assert holding(untouched, "distillery")  # the search finds what is there
+    assert holding(untouched, CANARY) == []
 
 
 def test_a_password_in_params_ends_a_run_before_it_is_repeated(workspace: Path) -> None:
