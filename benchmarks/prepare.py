@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from benchmarks.common import ROOT, row, write_rows
+from benchmarks.common import ROOT, memory_mib, row, write_rows
 from distillery.data.audio import decode
 from distillery.params.prepare import PrepareParams
 from distillery.prepare import prepare as preparation
@@ -102,10 +101,7 @@ def peak_mib(source: Path, output: Path) -> float:
 def report_own_peak(source: Path, output: Path) -> None:
     """Prepare a corpus and print this process's peak resident memory in MiB."""
     prepare_once("manifest", source, output)
-    status = Path("/proc/self/status").read_text()
-    match = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert match is not None
-    print(int(match[1]) / 1024)
+    print(memory_mib("VmHWM"))
 
 
 def measure(folder: Path, source: Path | None, rounds: int) -> list[dict[str, Any]]:

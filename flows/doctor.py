@@ -7,12 +7,12 @@ servers and stores.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import importlib.metadata
 import importlib.util
 import json
 import os
-import re
 import shutil
 import sys
 import tomllib
@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import yaml
 from packaging.requirements import Requirement
 
@@ -188,17 +189,19 @@ def free_dvc_lock(root: Path) -> str | None:
 def dvc_processes(root: Path) -> list[int]:
     """Return the processes of DVC that run in a workspace, or whose folder cannot be seen."""
     found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        if _is_dvc(_command(int(process.name))):
-            try:
-                inside = (process / "cwd").readlink().is_relative_to(root.resolve())
-            except FileNotFoundError:
-                continue
-            except OSError:
-                inside = True
-            if inside:
-                found.append(int(process.name))
+    for process in psutil.process_iter():
+        if _is_dvc(_command(process.pid)):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it ended meanwhile
+                if _is_inside(process, root):
+                    found.append(process.pid)
     return sorted(found)
+
+
+def _is_inside(process: psutil.Process, root: Path) -> bool:
+    try:
+        return Path(process.cwd()).is_relative_to(root.resolve())
+    except psutil.AccessDenied:
+        return True
 
 
 def check_pipeline_lock(root: Path) -> Finding:
@@ -324,12 +327,9 @@ def _owners(path: Path) -> set[int]:
 def _began(pid: int) -> float | None:
     """Return when a process began, as seconds since the epoch; None: there is none."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_text("utf-8").rpartition(")")[2].split()
-        boot = re.search(r"^btime (\d+)", Path("/proc/stat").read_text("utf-8"), re.MULTILINE)
-    except OSError:
+        return float(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
         return None
-    assert boot is not None
-    return int(boot[1]) + int(status[19]) / os.sysconf("SC_CLK_TCK")
 
 
 def _is_dvc(command: str) -> bool:
@@ -338,8 +338,8 @@ def _is_dvc(command: str) -> bool:
 
 def _command(pid: int) -> str:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-    except OSError:
+        return " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
         return ""
 
 

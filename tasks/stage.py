@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 import yaml
 
 from distillery.errors import DistilleryError, StageError
@@ -120,25 +121,15 @@ def die_with_parent() -> None:
     parent = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     starter = os.environ.get(STARTER)
-    orphaned = starter is not None and int(starter) not in _ancestors()
+    ancestors = {process.pid for process in psutil.Process().parents()}
+    orphaned = starter is not None and int(starter) not in ancestors
     if orphaned or os.getppid() != parent:  # it died before Linux knew
         sys.exit(EXIT_TERMINATED)
 
 
 def _left_by_dvc() -> bool:
     """Return whether a DVC that somebody ran by hand died before the stage began: init has it."""
-    return os.getppid() == 1 and b"dvc" not in Path("/proc/1/cmdline").read_bytes()
-
-
-def _ancestors() -> Iterator[int]:
-    process = os.getppid()
-    while process > 1:
-        yield process
-        try:
-            status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8")
-        except OSError:
-            return
-        process = int(status.rpartition(")")[2].split()[1])
+    return os.getppid() == 1 and not any("dvc" in word for word in psutil.Process(1).cmdline())
 
 
 def snapshot(root: Path, stage: str, *items: str) -> Snapshot:

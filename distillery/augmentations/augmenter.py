@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillery.augmentations.base import Timing, WaveformAugmentation
+from distillery.augmentations.base import WaveformAugmentation
 from distillery.augmentations.concatenation import Concatenation, join
 from distillery.augmentations.crop import Crop, cut
 from distillery.augmentations.gain import Gain
@@ -28,15 +28,6 @@ from distillery.data.batches import Batch, Moment
 from distillery.data.features import LogMel, pad
 from distillery.params.augmentation import AugmentationParams
 
-CONTRACT: Mapping[str, Timing] = {
-    "noise": Noise.timing,
-    "gain": Gain.timing,
-    "reverberation": Reverberation.timing,
-    "crop": Crop.timing,
-    "concatenate": Concatenation.timing,
-    "time_warp": Timing.REFUSED,
-}
-"""What each setting of distill.augmentation does to time."""
 SOUNDS_FILE = "sounds.json"
 """Beside a student: SHA-256 of the recordings that its augmentation drew from."""
 STREAMS = ("reverberation", "noise", "gain", "crop", "concatenate")

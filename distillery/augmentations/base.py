@@ -1,22 +1,18 @@
-"""What every augmentation declares: what it does to time, and so to cached targets."""
+"""What augmentations of waveforms share.
+
+What an augmentation does to time decides what becomes of cached targets:
+
+    noise, gain, reverberation   every frame stays in its place: targets stay as they are
+    crop                         whole frames are cut off: cached frames are sliced, texts dropped
+    concatenate                  utterances follow each other: cached frames and texts are joined
+    cache.speed_factors          another speed: copies have keys and teacher outputs of their own
+    time_warp                    frames move by changing amounts: refused
+"""
 
 from __future__ import annotations
 
-from enum import Enum
-from typing import ClassVar
-
 import numpy as np
 from torch import Tensor
-
-
-class Timing(Enum):
-    """What an augmentation does to time."""
-
-    PRESERVED = "every frame stays where it is: cached targets stay valid as they are"
-    SLICED = "whole frames are cut off: cached frames are sliced, texts do not count"
-    JOINED = "utterances follow each other: cached frames and texts are joined"
-    OWN_KEYS = "another speed: copies have keys, and so teacher outputs, of their own"
-    REFUSED = "frames move by changing amounts: an error"
 
 
 def fast_length(at_least: int) -> int:
@@ -30,7 +26,6 @@ def fast_length(at_least: int) -> int:
 class WaveformAugmentation:
     """A change to one waveform that leaves time as it is."""
 
-    timing: ClassVar[Timing] = Timing.PRESERVED
     probability: float
 
     def __call__(self, waveform: Tensor, random: np.random.Generator) -> Tensor:

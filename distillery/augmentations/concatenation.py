@@ -9,21 +9,17 @@ teacher's cached frames know of neither.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distillery.augmentations.base import Timing
 from distillery.params.augmentation import ConcatenateParams
 
 
 class Concatenation:
     """Draw pairs of utterances."""
-
-    timing: ClassVar[Timing] = Timing.JOINED
 
     def __init__(self, params: ConcatenateParams) -> None:
         self.probability = params.probability

@@ -7,19 +7,14 @@ cached frames are sliced at the same places: what it said about them, it said kn
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 from torch import Tensor
 
-from distillery.augmentations.base import Timing
 from distillery.params.augmentation import CropParams
 
 
 class Crop:
     """Draw stretches of utterances."""
-
-    timing: ClassVar[Timing] = Timing.SLICED
 
     def __init__(self, params: CropParams) -> None:
         self.probability = params.probability

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -52,31 +53,20 @@ class LanguageModelDecoder:
         Raises:
             ModelError: a file is missing or damaged, or spells with other tokens.
         """
-        from flashlight.lib.text.decoder import SmearingMode, Trie
-        from flashlight.lib.text.decoder.kenlm import KenLM
-        from flashlight.lib.text.dictionary import Dictionary
-
-        spellings = _read_lexicon(folder / LEXICON_FILE, vocabulary)
         if not (folder / ARPA_FILE).exists():
             raise ModelError(f"{folder / ARPA_FILE}: no such file; run make cache")
-        self._words = list(spellings)
-        self._index = {word: index for index, word in enumerate(self._words)}
-        self._num_tokens = len(vocabulary)
+        self._lexicon = _checked_lexicon(folder / LEXICON_FILE, vocabulary)
+        self._tokens = list(vocabulary.tokens)
         self._boundary = vocabulary.tokens.index(SPACE)
+        self._model: Any = str(folder / ARPA_FILE)
         try:
             with _quiet():
-                self._model = KenLM(str(folder / ARPA_FILE), Dictionary(self._words))
+                self.use(settings)
         except RuntimeError as error:
             raise ModelError(
                 f"{folder / ARPA_FILE}: not a language model that KenLM reads: "
                 f"{str(error).splitlines()[-1]}; run make cache"
             ) from None
-        self._trie = Trie(self._num_tokens, self._boundary)
-        start = self._model.start(False)
-        for index, tokens in enumerate(spellings.values()):
-            self._trie.insert(tokens, index, self._model.score(start, index)[1])
-        self._trie.smear(SmearingMode.MAX)
-        self.use(settings)
 
     @classmethod
     def load(cls, folder: Path, vocabulary: Vocabulary) -> LanguageModelDecoder:
@@ -88,37 +78,25 @@ class LanguageModelDecoder:
         return cls(folder, vocabulary, read_tuned(folder).settings)
 
     def use(self, settings: SearchSettings) -> None:
-        """Search with other settings from now on; the files are not read again."""
-        from flashlight.lib.text.decoder import (
-            CriterionType,
-            LexiconDecoder,
-            LexiconDecoderOptions,
-        )
+        """Search with other settings from now on; the language model is not read again."""
+        from torchaudio.models.decoder import ctc_decoder
 
         self.settings = settings
-        options = LexiconDecoderOptions(
+        built = ctc_decoder(
+            str(self._lexicon),
+            self._tokens,
+            self._model,
             beam_size=settings.beam_size,
-            beam_size_token=self._num_tokens,
             beam_threshold=settings.beam_threshold,
             lm_weight=settings.weight * math.log(10),  # KenLM's logarithms are decimal
             word_score=settings.word_score,
-            unk_score=-math.inf,
-            sil_score=0.0,
             log_add=True,
-            criterion_type=CriterionType.CTC,
+            blank_token=self._tokens[BLANK_INDEX],
+            sil_token=SPACE,
         )
-        no_word, of_tokens = -1, False
-        no_transitions: list[float] = []
-        self._search = LexiconDecoder(
-            options,
-            self._trie,
-            self._model,
-            self._boundary,
-            BLANK_INDEX,
-            no_word,
-            no_transitions,
-            of_tokens,
-        )
+        # Its call makes tensors of tokens and times for every beam, which takes as long as half
+        # the search; texts need neither.
+        self._search, self._words, self._model = built.decoder, built.word_dict, built.lm
 
     def n_best(self, items: Sequence[np.ndarray], num_hypotheses: int = 1) -> list[list[str]]:
         """Return up to so many different texts of each utterance, best first.
@@ -130,12 +108,13 @@ class LanguageModelDecoder:
         found = []
         for item in items:
             # Spellings end in a word boundary, which the last word's audio need not: give it one.
-            frames = np.full((len(item) + 1, self._num_tokens), IMPOSSIBLE, np.float32)
+            frames = np.full((len(item) + 1, len(self._tokens)), IMPOSSIBLE, np.float32)
             frames[:-1] = np.maximum(item, IMPOSSIBLE)
             frames[-1, self._boundary] = 0.0
             texts: dict[str, None] = {}
             for result in self._search.decode(frames.ctypes.data, *frames.shape):
-                texts[" ".join(self._words[index] for index in result.words if index >= 0)] = None
+                words = (self._words.get_entry(index) for index in result.words if index >= 0)
+                texts[" ".join(words)] = None
                 if len(texts) == num_hypotheses:
                     break
             found.append(list(texts))
@@ -146,7 +125,7 @@ class LanguageModelDecoder:
         words, state = text.split(), self._model.start(False)
         total = 0.0
         for word in words:
-            state, score = self._model.score(state, self._index[word])
+            state, score = self._model.score(state, self._words.get_index(word))
             total += float(score)
         total += float(self._model.finish(state)[1])
         return self.settings.weight * math.log(10) * total + self.settings.word_score * len(words)
@@ -194,28 +173,26 @@ def _word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float:
     return sum(counts, Counts(0, 0, 0, 0)).rate
 
 
-def _read_lexicon(path: Path, vocabulary: Vocabulary) -> dict[str, list[int]]:
-    """Return the spelling of every word in token indices.
+def _checked_lexicon(path: Path, vocabulary: Vocabulary) -> Path:
+    """Return the path of a lexicon that spells with these tokens.
 
     Raises:
-        ModelError: the file is missing, or a line is no word with its spelling in these tokens.
+        ModelError: the file is missing or empty, or a line is no word with its spelling.
     """
-    index = {token: position for position, token in enumerate(vocabulary.tokens)}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; run make cache") from None
-    spellings = {}
+    if not lines:
+        raise ModelError(f"{path}: holds no word; run make cache")
     for number, line in enumerate(lines, 1):
-        word, _, tokens = line.partition("\t")
-        try:
-            spellings[word] = [index[token] for token in tokens.split(" ")]
-        except KeyError as missing:
+        unknown = [token for token in line.split()[1:] if token not in vocabulary.tokens]
+        if unknown:
             raise ModelError(
-                f"{path}: line {number}: {line[:60]!r} spells with {missing}, which is none of the "
-                f"{len(vocabulary)} tokens; run make cache"
-            ) from None
-    return spellings
+                f"{path}: line {number}: {line[:60]!r} spells with {unknown[0]!r}, which is none "
+                f"of the {len(vocabulary)} tokens; run make cache"
+            )
+    return path
 
 
 @contextlib.contextmanager

@@ -75,14 +75,6 @@ class NGramModel:
             context = context[1:]
         return weight * self.probabilities[*context, target]
 
-    def log_probability(self, text: str) -> float:
-        """Return ln P of a whole sentence, its end included."""
-        words = [START, *text.split(), END]
-        return sum(
-            math.log(self.probability(words[place], words[:place]))
-            for place in range(1, len(words))
-        )
-
     def save(self, path: Path) -> None:
         """Write the ARPA file; equal models give equal bytes."""
         levels: list[list[NGram]] = [[] for _ in range(self.order)]

@@ -162,12 +162,6 @@ def collapse(best: Sequence[int], blank: int) -> list[int]:
     return [int(token) for token, _ in groupby(best) if token != blank]
 
 
-def greedy_text_of(log_probs: np.ndarray, table: TokenTable, vocabulary: Vocabulary) -> str:
-    """Return the corpus's spelling of the best path through a model's own `(frames, tokens)`."""
-    path = collapse(log_probs.argmax(axis=-1).tolist(), table.blank)
-    return corpus_text(table.text(path), vocabulary)
-
-
 def texts_of(
     log_probs: np.ndarray,
     table: TokenTable,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import yaml
 
 from distillery.errors import BusyError, ParamsError, StageError
@@ -98,18 +99,17 @@ def wait_for_the_dying(root: Path) -> None:
     end = time.monotonic() + TERMINATION_SECONDS
     while time.monotonic() < end:
         text = path.read_text(encoding="utf-8") if path.exists() else ""
-        if not any(map(is_zombie, re.findall(r'"pid": *(\d+)', text))):
+        if not any(is_zombie(int(pid)) for pid in re.findall(r'"pid": *(\d+)', text)):
             return
         time.sleep(0.1)
 
 
-def is_zombie(process_id: str) -> bool:
+def is_zombie(process_id: int) -> bool:
     """Return whether a process has ended without its parent having taken note."""
     try:
-        status = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8")
-    except OSError:
+        return bool(psutil.Process(process_id).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
-    return status.rpartition(")")[2].split()[0] == "Z"
 
 
 def lock_bytes(root: Path) -> bytes | None:

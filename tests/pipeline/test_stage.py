@@ -395,9 +395,9 @@ def test_a_push_without_a_remote_fails_and_says_what_to_do(repository: Path) -> 
 def test_a_process_that_nobody_waited_for_is_told_from_a_living_one() -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     deadline = time.monotonic() + 10
-    while not is_zombie(str(child.pid)):
+    while not is_zombie(child.pid):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     child.wait()
-    assert not is_zombie(str(child.pid))
-    assert not is_zombie(str(os.getpid()))
+    assert not is_zombie(child.pid)
+    assert not is_zombie(os.getpid())

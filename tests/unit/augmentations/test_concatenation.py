@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from distillery.augmentations.base import Timing
 from distillery.augmentations.concatenation import Concatenation, join
 from distillery.data.batches import NO_LABELS
 from distillery.data.features import LogMel
@@ -42,7 +41,6 @@ def pairs_of(joined: list[np.ndarray], alone: list[np.ndarray]) -> list[list[int
 def test_a_live_teacher_says_of_joined_audio_what_the_joined_targets_say(
     lab: Lab, tmp_path: Path
 ) -> None:
-    assert Concatenation.timing is Timing.JOINED
     batch, plain = lab.batch(tmp_path, augmentation=ALWAYS), lab.batch(tmp_path)
     alone, joined, live = targets_of(plain), targets_of(batch), lab.said(batch)
     pairs = pairs_of(joined, alone)
