@@ -99,7 +99,7 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
             if not is_loopback(host):
                 say(
                     f"Anyone who reaches {host} can use it: it knows no passwords and no "
-                    "encryption. See Serve in README.md for what to put in front.",
+                    "encryption. docs/serving.md says what to put in front.",
                 )
             while child.poll() is None:
                 time.sleep(CHECK_SECONDS)

@@ -1,4 +1,4 @@
-"""The champion over HTTP: one real server, the README's curl line, and what it must refuse."""
+"""The champion over HTTP: one real server, the documented curl line, and what it must refuse."""
 
 from __future__ import annotations
 
@@ -176,17 +176,19 @@ def clips(*audio: str) -> dict[str, Any]:
     return {"inputs": [{"audio_b64": item} for item in audio]}
 
 
-def readme_block() -> str:
+def documented_block() -> str:
     (block,) = [
         code
-        for code in re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+        for code in re.findall(
+            r"```bash\n(.*?)```", (ROOT / "docs/serving.md").read_text(), re.DOTALL
+        )
         if "/invocations" in code
     ]
     return block
 
 
-def test_the_readmes_curl_line_transcribes_a_real_recording(served: Served) -> None:
-    block = readme_block()
+def test_the_documented_curl_line_transcribes_a_real_recording(served: Served) -> None:
+    block = documented_block()
     command = block.replace("127.0.0.1:5001", f"127.0.0.1:{served.port}")
     assert command != block
     done = subprocess.run(
@@ -272,7 +274,7 @@ def test_other_forms_are_no_errors_of_the_server(
 
 def test_nothing_that_lies_beside_a_registered_students_weights_is_run(served: Served) -> None:
     """The server is up, on a champion whose code and pickles are an attacker's."""
-    test_the_readmes_curl_line_transcribes_a_real_recording(served)
+    test_the_documented_curl_line_transcribes_a_real_recording(served)
     command = [sys.executable, "-m", "distillery.commands.main", "transcribe", "sample.wav"]
     settings = {"cwd": served.root, "env": {**environment(served.root), "PYTHONPATH": str(ROOT)}}
     done = subprocess.run(command, check=True, capture_output=True, text=True, **settings)
@@ -337,7 +339,7 @@ def test_champions_may_change_under_a_server(served: Served) -> None:
 
 
 def test_the_server_outlives_all_that_and_ends_with_its_whole_group(served: Served) -> None:
-    test_the_readmes_curl_line_transcribes_a_real_recording(served)
+    test_the_documented_curl_line_transcribes_a_real_recording(served)
     with pytest.raises(StageError, match=f"port {served.port} .*make serve SERVE_PORT="):
         serve.serve(served.root, "127.0.0.1", served.port, None)
     with socket.socket() as outside:  # on loopback alone
