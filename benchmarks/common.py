@@ -198,7 +198,7 @@ def copied_workspace(workspace: Path, folder: Path, seconds: float) -> Places:
     """
     from distillery.architectures.known import TEACHERS
     from distillery.data.manifest import MANIFEST_FILE, SUMMARY_FILE, PreparedData
-    from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
+    from distillery.models.fingerprint import fingerprint
     from distillery.models.recogniser import Recogniser
 
     source, places = Places.in_workspace(workspace.resolve()), Places.in_workspace(folder)
@@ -216,5 +216,5 @@ def copied_workspace(workspace: Path, folder: Path, seconds: float) -> Places:
         (places.data / path.name).symlink_to(path)
     teacher = Recogniser.load(source.teacher, TEACHERS)
     teacher.save(places.teacher)
-    write_json(places.teacher / FINGERPRINT_FILE, fingerprint(teacher))
+    fingerprint(teacher).save(places.teacher)
     return places

@@ -30,9 +30,8 @@ from distillery.data.features import PackedFeatures, gather, pack_features
 from distillery.data.manifest import MANIFEST_FILE, PreparedData, labelled
 from distillery.distill.objective import DistillationObjective
 from distillery.distill.targets import CachedTargets
-from distillery.files import write_json
 from distillery.models.decoding import BLANK_INDEX
-from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
+from distillery.models.fingerprint import fingerprint
 from distillery.models.layers import Network
 from distillery.models.recogniser import Recogniser
 from distillery.params.cache import CacheParams
@@ -301,7 +300,7 @@ def write_workspace(root: Path, corpus: str, source: Path, architecture: Conform
     teacher = Recogniser(network, architecture, FEATURES, tokens, RATE_HZ)
     make_blank(teacher, PreparedData.open(places.data))
     teacher.save(places.teacher)
-    write_json(places.teacher / FINGERPRINT_FILE, fingerprint(teacher))
+    fingerprint(teacher).save(places.teacher)
 
 
 def make_blank(teacher: Recogniser, data: PreparedData) -> None:

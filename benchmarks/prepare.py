@@ -67,8 +67,8 @@ def settings(corpus: str) -> PrepareParams:
 def prepare_once(corpus: str, source: Path, output: Path) -> float:
     """Run the stage's work once, on one decoding thread; return the seconds of audio."""
     summary = preparation.prepare(settings(corpus), source, output, output.parent, num_workers=1)
-    hours = sum(count["hours"] for count in summary["splits"].values())
-    return float(hours) * preparation.SECONDS_PER_HOUR
+    hours = sum(counts.hours for counts in summary.splits.values())
+    return hours * preparation.SECONDS_PER_HOUR
 
 
 def decode_all(paths: list[Path]) -> float:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,16 @@ from benchmarks.common import (
     synthetic_namespace,
     write_rows,
 )
-from distillery.data.manifest import MANIFEST_FILE, SUMMARY_FILE, shard_name
+from distillery.data.manifest import (
+    MANIFEST_FILE,
+    SUMMARY_FILE,
+    SplitCounts,
+    Summary,
+    shard_name,
+)
 from distillery.data.text import Vocabulary
 from distillery.files import write_json
-from distillery.models.fingerprint import FINGERPRINT_FILE, digest_of
+from distillery.models.fingerprint import Fingerprint, digest_of
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.fill import fill_cache
@@ -171,13 +178,16 @@ def prepare_idle(root: Path, count: int) -> None:
             "audio_key": [key(index) for index in range(count)],
         }
     ).to_parquet(places.data / MANIFEST_FILE)
-    write_json(places.data / SUMMARY_FILE, {"sample_rate_hz": RATE_HZ, "alphabet": ALPHABET})
+    counts = SplitCounts(count, count, 0, 1, count * UTTERANCE_SECONDS / 3600)
+    summary = Summary("made up", RATE_HZ, "none", ALPHABET, {}, {"train": counts}, 0, {})
+    write_json(places.data / SUMMARY_FILE, asdict(summary))
     with open(places.data / shard_name(0), "wb") as file:
         file.truncate(2 * samples * count)  # a hole: it takes no room
     vocabulary = Vocabulary.from_alphabet(ALPHABET)
     vocabulary.save(places.teacher / "tokens.txt")
     features = {"hop_seconds": FRAME_SHIFT_SECONDS / 4}
     fields = {
+        "weights": "",
         "tokens": vocabulary.digest,
         "architecture": {"time_reduction": 4},
         "preprocessing": {"features": features, "sample_rate_hz": RATE_HZ},
@@ -185,7 +195,7 @@ def prepare_idle(root: Path, count: int) -> None:
         "frame_shift_seconds": FRAME_SHIFT_SECONDS,
         "gives_frames": True,
     }
-    write_json(places.teacher / FINGERPRINT_FILE, {**fields, "fingerprint": digest_of(fields)})
+    Fingerprint(**fields, fingerprint=digest_of(fields)).save(places.teacher)
     namespace = expected_namespace(places, CacheParams())
     cache = TeacherCache.create(places.cache, namespace)
     log_probs = posteriors(np.random.default_rng(0), UTTERANCE_FRAMES, len(vocabulary))

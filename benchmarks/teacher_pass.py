@@ -157,7 +157,7 @@ def cost_row(name: str, value: float, goal: float | None, against: str) -> dict[
 def describe(bench: Bench) -> str:
     """Return the corpus and the teacher in a few words."""
     return (
-        f"{bench.data.summary['corpus']}, {len(bench.rows):,} utterances, {bench.seconds:.0f} s, "
+        f"{bench.data.summary.corpus}, {len(bench.rows):,} utterances, {bench.seconds:.0f} s, "
         f"{bench.teacher.architecture.type} teacher of {bench.teacher.num_parameters / 1e6:.1f} M"
     )
 

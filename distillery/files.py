@@ -7,9 +7,16 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+Json = Mapping[str, object]
+"""A JSON object that somebody else defines, such as the configuration of a published model."""
+
+Content = TypeVar("Content")
 
 
 def replace_file(temporary: Path, path: Path) -> None:
@@ -30,6 +37,27 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON, keys sorted, so that equal content has equal bytes."""
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
     write_bytes(path, f"{text}\n".encode())
+
+
+def read_json(path: Path, kind: type[Content]) -> Content:
+    """Read a JSON file of ours as the frozen class that says what it holds.
+
+    Entries that the class does not know are left out.
+
+    Args:
+        path: the file.
+        kind: a dataclass.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no JSON, or an entry is missing or of another type.
+    """
+    try:
+        return TypeAdapter(kind).validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise ValueError(f"{where}{first['msg']}") from None
 
 
 def digest_of_file(path: Path) -> str:

@@ -36,8 +36,11 @@ from prefect.exceptions import TerminationSignal
 from prefect.states import Cancelled, Crashed
 from prefect.utilities.timeout import timeout
 
+from distillery.data.manifest import Summary
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
+from distillery.files import read_json
 from distillery.params import whole as params
+from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, read_report
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION
 from flows import environment
@@ -58,7 +61,6 @@ REGISTERED_FILE = "reports/registered.json"
 PLOT_FILE = "reports/retraining.png"
 EVALUATION = "reports/evaluation"
 PREPARED_FILE = "data/prepared/summary.json"
-CACHE_FILE = "reports/cache.json"
 COMMIT_SECONDS = 60.0
 
 
@@ -351,15 +353,15 @@ def _git(root: Path, *arguments: str) -> str:
 
 
 def _note_the_data(journal: Journal) -> None:
-    record = journal.record
-    if "prepare" in record.stages and (data := _read(journal.root / PREPARED_FILE)) is not None:
-        splits = data["splits"].values()
-        record.hours = sum(split["hours"] for split in splits)
-        record.num_utterances = sum(split["num_utterances"] for split in splits)
-    heard = _read(journal.root / CACHE_FILE)
+    record, prepared = journal.record, journal.root / PREPARED_FILE
+    if "prepare" in record.stages and prepared.exists():
+        splits = read_json(prepared, Summary).splits.values()
+        record.hours = sum(counts.hours for counts in splits)
+        record.num_utterances = sum(counts.num_utterances for counts in splits)
+    heard = read_report(journal.root / CACHE_REPORT_FILE)
     if record.stages.get("cache") == "ran" and heard is not None:
-        record.teacher_forwards = heard["num_teacher_forwards"]
-        record.teacher_seconds = heard["teacher_seconds"]
+        record.teacher_forwards = heard.num_teacher_forwards
+        record.teacher_seconds = heard.teacher_seconds
     elif record.stages.get("cache"):
         record.teacher_forwards, record.teacher_seconds = 0, 0.0
 

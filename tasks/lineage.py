@@ -62,7 +62,7 @@ def read_lineage(root: Path, needed: Sequence[str] = RESULTS) -> Lineage:
 def _teacher_tags(root: Path, outputs: Mapping[str, str]) -> dict[str, str]:
     return {
         "dvc.teacher.md5": outputs["models/teacher"],
-        "teacher.fingerprint": read_fingerprint(root / "models/teacher")["fingerprint"],
+        "teacher.fingerprint": read_fingerprint(root / "models/teacher").fingerprint,
         **_teacher_version(root / "models/teacher"),
         "cache.manifest_sha256": TeacherCache.open_current(
             root / "data/teacher_cache"

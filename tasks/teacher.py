@@ -11,7 +11,7 @@ from typing import Any
 
 from distillery.data.manifest import PreparedData
 from distillery.files import whole_folder, write_json
-from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
+from distillery.models.fingerprint import fingerprint
 from distillery.params import whole as params
 from distillery.params.teacher import TeacherParams
 from distillery.teachers.base import Workplace
@@ -65,11 +65,12 @@ def make_teacher(
     logger.info("teacher: kind %s, validation WER %.2f %%", settings.kind, 100 * wer)
     if ready.checkpoint is None:  # nothing was trained, so nothing was logged
         Curves(place.curves, ready.points).log(0, {"valid/wer": wer})
-    files = {FINGERPRINT_FILE: fingerprint(ready.teacher), VALIDATION_FILE: {"wer": wer}}
+    files = {VALIDATION_FILE: {"wer": wer}}
     if ready.source is not None:
         files[SOURCE_FILE] = ready.source
     with whole_folder(folder) as temporary:
         ready.teacher.save(temporary)
+        fingerprint(ready.teacher).save(temporary)
         for name, content in {**files, **(notes or {})}.items():
             write_json(temporary / name, content)
     return [*([] if ready.checkpoint is None else [ready.checkpoint]), *ready.leftovers]

@@ -14,9 +14,10 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, SupportsFloat
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
 from distillery.data.audio import compute_num_samples, decode
 from distillery.data.manifest import SPLITS
 from distillery.errors import AudioError, CorpusError, DistilleryError, ManifestError
+from distillery.files import Json
 from distillery.params.prepare import PrepareParams
 
 COLUMNS_WANTED = "path, text[, speaker, split, utterance_id]"
@@ -35,8 +37,18 @@ NUM_SHOWN_CHARACTERS = 80
 TOLERANCE_SECONDS = 0.05
 """How far a segment may reach past the end: durations in manifests are rounded."""
 
-Row = tuple[int, dict[str, Any]]
-"""The number of a row, as an editor shows it, and its cells."""
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the user's file."""
+
+    number: int
+    """As an editor shows it."""
+    cells: Json
+    """By column, of whatever types the file has."""
+
+    def __str__(self) -> str:
+        return f"row {self.number}"
 
 
 def read_manifest(params: PrepareParams, source: Path) -> Iterator[Recording]:
@@ -98,7 +110,7 @@ def _read_delimited(file: Path, delimiter: str, quoting: Any) -> list[Row]:
                 found = sum(value is not None for key, value in row.items() if key is not None)
                 found += len(row.get(None) or ())  # surplus cells
                 unfit.append(f"row {reader.line_num}: holds {found} cells")
-            rows.append((reader.line_num, row))
+            rows.append(Row(reader.line_num, row))
     if unfit:
         raise ManifestError(
             f"{file}: {len(unfit)} rows are unfit, the first: {'; '.join(unfit[:NUM_SHOWN])}; "
@@ -120,7 +132,7 @@ def _read_json_lines(file: Path) -> list[Row]:
             faults.append(f"row {number}: not valid JSON: {error}; expected one object per line")
             continue
         if isinstance(row, dict):
-            rows.append((number, row))
+            rows.append(Row(number, row))
         else:
             holds = type(row).__name__
             faults.append(f"row {number}: holds {holds}, expected an object per line")
@@ -129,7 +141,7 @@ def _read_json_lines(file: Path) -> list[Row]:
 
 
 def _read_parquet(file: Path) -> list[Row]:
-    return list(enumerate(pq.read_table(file).to_pylist(), start=1))
+    return [Row(*pair) for pair in enumerate(pq.read_table(file).to_pylist(), start=1)]
 
 
 def _refuse(file: Path, faults: Sequence[str], kind: type[DistilleryError]) -> None:
@@ -156,47 +168,46 @@ def _recordings(file: Path, source: Path, rows: list[Row]) -> list[tuple[int, Re
     recordings: list[tuple[int, Recording]] = []
     faults = []
     seen: dict[str, int] = {}
-    for number, row in rows:
+    for row in rows:
         try:
-            recording = _recording(source, number, row)
+            recording = _recording(source, row)
         except ManifestError as error:
             faults.append(str(error))
             continue
-        first = seen.setdefault(recording.utterance_id, number)
-        if first != number:
+        first = seen.setdefault(recording.utterance_id, row.number)
+        if first != row.number:
             faults.append(
-                f"row {number}: utterance {recording.utterance_id!r} ({recording.source_path}) "
+                f"{row}: utterance {recording.utterance_id!r} ({recording.source_path}) "
                 f"stands in row {first} already; ids must be unique"
             )
-        recordings.append((number, recording))
+        recordings.append((row.number, recording))
     _refuse(file, faults, ManifestError)
     return recordings
 
 
-def _recording(source: Path, number: int, row: dict[str, Any]) -> Recording:
-    where = f"row {number}"
-    name = _cell(where, row, "path") or _cell(where, row, "audio_filepath")
+def _recording(source: Path, row: Row) -> Recording:
+    name = _cell(row, "path") or _cell(row, "audio_filepath")
     if name is None:
-        raise ManifestError(f"{where}: path is empty, expected an audio file in {source}")
-    audio = _inside(where, source, name)
-    split = _cell(where, row, "split")
+        raise ManifestError(f"{row}: path is empty, expected an audio file in {source}")
+    audio = _inside(row, source, name)
+    split = _cell(row, "split")
     if split is not None and split not in SPLITS:
         raise ManifestError(
-            f"{where}: split {split!r}, expected one of {list(SPLITS)}, or empty where prepare "
+            f"{row}: split {split!r}, expected one of {list(SPLITS)}, or empty where prepare "
             "should decide"
         )
-    segment = _segment(where, row)
-    utterance_id = _cell(where, row, "utterance_id")
+    segment = _segment(row)
+    utterance_id = _cell(row, "utterance_id")
     if utterance_id is not None and not re.fullmatch(UTTERANCE_ID_PATTERN, utterance_id):
         raise ManifestError(
-            f"{where}: utterance_id {utterance_id!r}, expected {UTTERANCE_ID_PATTERN}; "
+            f"{row}: utterance_id {utterance_id!r}, expected {UTTERANCE_ID_PATTERN}; "
             "rename it, or leave the column out"
         )
     return Recording(
         utterance_id=utterance_id or derive_id(name, segment),
         source_path=name,
-        speaker=_cell(where, row, "speaker"),
-        text=_cell(where, row, "text"),
+        speaker=_cell(row, "speaker"),
+        text=_cell(row, "text"),
         split=split,
         audio=audio if segment is None else partial(_decode_segment, audio, name, *segment),
     )
@@ -214,24 +225,24 @@ def derive_id(path: str, segment: tuple[float, float | None] | None = None) -> s
     return f"{readable[-100:]}-{digest[:10]}"
 
 
-def _cell(where: str, row: dict[str, Any], column: str) -> str | None:
+def _cell(row: Row, column: str) -> str | None:
     """Return a cell's text; null where it is empty or absent."""
-    value = row.get(column)
+    value = row.cells.get(column)
     if value is None or value == "":
         return None
     if not isinstance(value, str):
         raise ManifestError(
-            f"{where}: {column} is {value!r} ({type(value).__name__}), expected text; quote it"
+            f"{row}: {column} is {value!r} ({type(value).__name__}), expected text; quote it"
         )
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise ManifestError(
-            f"{where}: {column} holds half a character ({value[:NUM_SHOWN_CHARACTERS]!r}), "
+            f"{row}: {column} holds half a character ({value[:NUM_SHOWN_CHARACTERS]!r}), "
             "expected Unicode text; correct it"
         )
     return value
 
 
-def _inside(where: str, source: Path, name: str) -> Path:
+def _inside(row: Row, source: Path, name: str) -> Path:
     """Return the path of a file that a row may name."""
     path = PurePosixPath(name)
     try:
@@ -243,11 +254,11 @@ def _inside(where: str, source: Path, name: str) -> Path:
     except (OSError, ValueError) as error:
         shown = name if len(name) <= NUM_SHOWN_CHARACTERS else f"{name[:NUM_SHOWN_CHARACTERS]}…"
         raise ManifestError(
-            f"{where}: path {shown!r} cannot be one: {_reason(error)}; correct it"
+            f"{row}: path {shown!r} cannot be one: {_reason(error)}; correct it"
         ) from None
     if not allowed or not (source / path).resolve().is_relative_to(source.resolve()):
         raise ManifestError(
-            f"{where}: path {name!r} leaves the folder {source}; put the audio there and give the "
+            f"{row}: path {name!r} leaves the folder {source}; put the audio there and give the "
             "path relative to it"
         )
     return source / path
@@ -258,24 +269,25 @@ def _reason(error: Exception) -> str:
     return error.strerror or "" if isinstance(error, OSError) else str(error)[:NUM_SHOWN_CHARACTERS]
 
 
-def _segment(where: str, row: dict[str, Any]) -> tuple[float, float | None] | None:
+def _segment(row: Row) -> tuple[float, float | None] | None:
     """Return offset and duration in seconds; null for a whole file."""
-    if row.get("offset") in (None, ""):
+    if row.cells.get("offset") in (None, ""):
         return None
-    offset = _seconds(where, row, "offset")
-    duration = None if row.get("duration") in (None, "") else _seconds(where, row, "duration")
+    offset = _seconds(row, "offset")
+    duration = None if row.cells.get("duration") in (None, "") else _seconds(row, "duration")
     if duration == 0:
-        raise ManifestError(f"{where}: duration is 0, expected seconds above 0; remove the row")
+        raise ManifestError(f"{row}: duration is 0, expected seconds above 0; remove the row")
     return offset, duration
 
 
-def _seconds(where: str, row: dict[str, Any], column: str) -> float:
+def _seconds(row: Row, column: str) -> float:
+    value = row.cells[column]
     try:
-        seconds = float(row[column])
-    except (TypeError, ValueError):
+        seconds = float(value) if isinstance(value, str | SupportsFloat) else math.nan
+    except ValueError:
         seconds = math.nan
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise ManifestError(f"{where}: {column} is {row[column]!r}, expected seconds from 0 up")
+        raise ManifestError(f"{row}: {column} is {value!r}, expected seconds from 0 up")
     return seconds
 
 
@@ -304,7 +316,7 @@ def _decode_file(path: Path, name: str) -> tuple[np.ndarray, int]:
 
 
 def _check_columns(file: Path, rows: list[Row]) -> None:
-    found = {column: None for _, row in rows for column in row}  # in the order of the file
+    found = {column: None for row in rows for column in row.cells}  # in the order of the file
     missing = [] if "path" in found or "audio_filepath" in found else ["path"]
     missing += [] if "text" in found else ["text"]
     if missing:

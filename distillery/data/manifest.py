@@ -6,13 +6,13 @@ A prepared folder holds
     audio-00000.pcm    little-endian int16 samples of many utterances, one after another
     dropped.csv        what was left out: utterance_id, source_path, reason, detail
     summary.json       counts, hours, the text rule, the alphabet, the sample rate
-    profile.json       how long, loud, clipped and fast the utterances are (data_profile.py)
+    profile.json       how long, loud, clipped and fast the utterances are (prepare/profile.py)
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ import pandas as pd
 
 from distillery.data.text import Vocabulary
 from distillery.errors import CorpusError, ManifestError
+from distillery.files import read_json
 
 MANIFEST_FILE = "manifest.parquet"
 SUMMARY_FILE = "summary.json"
@@ -45,6 +46,41 @@ SAMPLE_DTYPE = np.dtype("<i2")
 SAMPLE_SCALE = 32768.0
 
 
+@dataclass(frozen=True)
+class SplitCounts:
+    """How much one split holds."""
+
+    num_utterances: int
+    num_labelled: int
+    """With a transcript."""
+    num_unlabelled: int
+    num_speakers: int
+    """That are known by name."""
+    hours: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What summary.json says of prepared data."""
+
+    corpus: str
+    """As the settings name it."""
+    sample_rate_hz: int
+    """Of the packed audio."""
+    text_rule: str
+    """How transcripts were normalised, in words."""
+    alphabet: str
+    """Characters of the texts that models train and validate on, without the space."""
+    split_rule: Mapping[str, str]
+    """How validation and test were chosen: official, by speaker or by utterance."""
+    splits: Mapping[str, SplitCounts]
+    """By the splits' names."""
+    num_hidden_transcripts: int
+    """Training transcripts that `prepare.labelled_fraction` took away."""
+    dropped: Mapping[str, int]
+    """Utterances left out, by reason."""
+
+
 def shard_name(shard: int) -> str:
     """Return the file name of one packed audio shard."""
     return f"audio-{shard:05d}.pcm"
@@ -61,7 +97,7 @@ class PreparedData:
 
     folder: Path
     frame: pd.DataFrame
-    summary: dict[str, Any]
+    summary: Summary
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -69,14 +105,19 @@ class PreparedData:
         """Open a prepared folder and check its manifest.
 
         Raises:
-            ManifestError: a file or column is missing, ids repeat, a split's name is unknown, or a
-                row points outside its shard.
+            ManifestError: a file or column is missing, the summary is damaged, ids repeat, a
+                split's name is unknown, or a row points outside its shard.
         """
-        path = folder / MANIFEST_FILE
-        if not path.exists() or not (folder / SUMMARY_FILE).exists():
+        path, summary_path = folder / MANIFEST_FILE, folder / SUMMARY_FILE
+        if not path.exists() or not summary_path.exists():
             raise ManifestError(f"{folder}: holds no prepared data; run make prepare")
-        frame = pd.read_parquet(path)
-        data = cls(folder, frame, json.loads((folder / SUMMARY_FILE).read_text("utf-8")))
+        try:
+            summary = read_json(summary_path, Summary)
+        except ValueError as error:
+            raise ManifestError(
+                f"{summary_path}: cannot be used: {error}; run make prepare again"
+            ) from None
+        data = cls(folder, pd.read_parquet(path), summary)
         data._check()
         return data
 
@@ -105,12 +146,12 @@ class PreparedData:
     @property
     def sample_rate_hz(self) -> int:
         """Rate of the packed audio in hertz."""
-        return int(self.summary["sample_rate_hz"])
+        return self.summary.sample_rate_hz
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
         """The token table of the corpus."""
-        return Vocabulary.from_alphabet(self.summary["alphabet"])
+        return Vocabulary.from_alphabet(self.summary.alphabet)
 
     def split(self, name: str) -> pd.DataFrame:
         """Return the rows of one split, in manifest order, index reset."""

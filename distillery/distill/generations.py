@@ -22,7 +22,7 @@ from distillery.architectures.known import STUDENTS
 from distillery.distill.distillation import Distillation, Generation, Trained
 from distillery.errors import ModelError
 from distillery.files import whole_folder, write_json
-from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
+from distillery.models.fingerprint import fingerprint
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
@@ -113,7 +113,7 @@ class Generations:
         rows = [json.loads(line) for line in curves.read_text("utf-8").splitlines()]
         with whole_folder(place) as temporary:
             trained.recogniser.save(temporary)
-            write_json(temporary / FINGERPRINT_FILE, fingerprint(trained.recogniser))
+            fingerprint(trained.recogniser).save(temporary)
             write_json(temporary / ROWS_FILE, {"rows": rows, "record": record_of(run, trained)})
         trained.checkpoint.unlink(missing_ok=True)
 

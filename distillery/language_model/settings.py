@@ -6,12 +6,12 @@ Imports no model code: whether a cache fits its decoder can be told without.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from distillery.errors import ModelError
-from distillery.files import digest_of_file, write_json
+from distillery.files import Json, digest_of_file, write_json
 from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE
 
 DECODER_FILE = "decoder.json"
@@ -66,15 +66,29 @@ def read_tuned(folder: Path) -> Tuned:
         raise ModelError(f"{path}: missing or unreadable; run make cache") from None
 
 
-def decoder_fields(folder: Path) -> dict[str, Any]:
-    """Return what decides the texts of a saved decoder: its settings and its files' hashes.
+@dataclass(frozen=True)
+class SavedDecoder:
+    """What decides the texts of a saved decoder."""
+
+    settings: SearchSettings
+    files: Mapping[str, str]
+    """SHA-256 of each other file that it reads, by name."""
+
+    @property
+    def fields(self) -> Json:
+        """All of it under one roof, as a cache's namespace holds it."""
+        return {**asdict(self.settings), **self.files}
+
+
+def read_decoder(folder: Path) -> SavedDecoder:
+    """Read what decides the texts of a saved decoder.
 
     Raises:
         ModelError: a file is missing or unreadable.
     """
     if missing := [name for name in DECODER_FILES if not (folder / name).exists()]:
         raise ModelError(f"{folder / missing[0]}: missing or unreadable; run make cache")
-    return {
-        **asdict(read_tuned(folder).settings),
-        **{name: digest_of_file(folder / name) for name in DECODER_FILES if name != DECODER_FILE},
-    }
+    return SavedDecoder(
+        read_tuned(folder).settings,
+        {name: digest_of_file(folder / name) for name in DECODER_FILES if name != DECODER_FILE},
+    )

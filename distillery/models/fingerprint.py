@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillery.errors import ModelError
+from distillery.files import Json, write_json
 
 if TYPE_CHECKING:  # reading a fingerprint needs no model code
     from distillery.models.base import Teacher
@@ -15,15 +18,41 @@ if TYPE_CHECKING:  # reading a fingerprint needs no model code
 FINGERPRINT_FILE = "fingerprint.json"
 
 
+@dataclass(frozen=True)
+class Fingerprint:
+    """Every field that decides a teacher's outputs, and the hash of them."""
+
+    weights: str
+    """SHA-256 over all weights and buffers."""
+    tokens: str
+    """SHA-256 of the token table that its students share."""
+    architecture: Json
+    """Of config.json; what it holds is the business of the teacher's kind."""
+    preprocessing: Json
+    """All else of config.json: what happens to the audio."""
+    layers: Mapping[str, int]
+    """Hidden layers that it can give, by name: their widths."""
+    frame_shift_seconds: float
+    """Time from one output frame to the next."""
+    gives_frames: bool
+    """Whether it says something about its students' tokens frame by frame."""
+    fingerprint: str
+    """SHA-256 over all other fields."""
+
+    def save(self, folder: Path) -> None:
+        """Write fingerprint.json beside a saved teacher."""
+        write_json(folder / FINGERPRINT_FILE, asdict(self))
+
+
 def digest_of(content: Any) -> str:
     """Return the SHA-256 of a JSON value, keys sorted."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def fingerprint(teacher: Teacher) -> dict[str, Any]:
-    """Return every field that decides a teacher's outputs, and `fingerprint`, the hash of them."""
-    config = dict(teacher.config)
-    fields = {
+def fingerprint(teacher: Teacher) -> Fingerprint:
+    """Return what decides a teacher's outputs, in hashes where it is large."""
+    config: dict[str, Any] = dict(teacher.config)
+    deciding = {
         "weights": teacher.weights_digest,
         "tokens": teacher.vocabulary.digest,
         "architecture": config.pop("architecture"),
@@ -32,26 +61,30 @@ def fingerprint(teacher: Teacher) -> dict[str, Any]:
         "frame_shift_seconds": teacher.frame_shift_seconds,
         "gives_frames": teacher.gives_frames,
     }
-    return {**fields, "fingerprint": digest_of(fields)}
+    return Fingerprint(**deciding, fingerprint=digest_of(deciding))
 
 
-def read_fingerprint(folder: Path) -> dict[str, Any]:
+def read_fingerprint(folder: Path) -> Fingerprint:
     """Return the fingerprint saved with a teacher.
 
     Raises:
-        ModelError: the file is missing, or its hash does not fit its fields.
+        ModelError: the file is missing, another Distillery's, or its hash does not fit its fields.
     """
     path = folder / FINGERPRINT_FILE
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        claimed = content["fingerprint"]
-    except (FileNotFoundError, ValueError, KeyError):
+        content = dict(json.loads(path.read_text("utf-8")))
+        claimed = content.pop("fingerprint")
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         raise ModelError(f"{path}: missing or unreadable; run make teacher") from None
-    fields = {name: value for name, value in content.items() if name != "fingerprint"}
-    if missing := {"layers", "frame_shift_seconds", "gives_frames"} - set(fields):
+    wanted = {field.name for field in fields(Fingerprint)} - {"fingerprint"}
+    if missing := wanted - set(content):
         raise ModelError(
             f"{path}: lacks {sorted(missing)}, an earlier Distillery wrote it; run make teacher"
         )
-    if digest_of(fields) != claimed:
+    if unknown := set(content) - wanted:
+        raise ModelError(
+            f"{path}: holds {sorted(unknown)}, a later Distillery wrote it; run make teacher"
+        )
+    if digest_of(content) != claimed:
         raise ModelError(f"{path}: its fields do not give the hash it names; run make teacher")
-    return content
+    return Fingerprint(**content, fingerprint=claimed)

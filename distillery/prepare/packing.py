@@ -1,11 +1,16 @@
-"""TODO: packing."""
+"""One recording after another into packed audio: kept as a row and its samples, or dropped.
+
+Audio streams into shards, so memory holds one row of metadata per utterance, never the corpus.
+Transcripts that `prepare.labelled_fraction` takes away are forgotten before anything looks at them:
+what is kept, dropped or in the alphabet depends on the others alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 import numpy as np
 import pyarrow as pa
@@ -13,15 +18,14 @@ import pyarrow as pa
 from distillery.corpora.base import Recording
 from distillery.data import text
 from distillery.data.audio import compute_num_samples
-from distillery.data.manifest import (
-    shard_name,
-)
+from distillery.data.manifest import COLUMNS, shard_name
 from distillery.params.prepare import PrepareParams
 from distillery.prepare.profile import ProfileBuilder
 from distillery.prepare.splits import hash_fraction
 
 UNKNOWN_CHARACTERS = "unknown_characters"
 PACKING_ORDER = ("test", "valid", "train")
+"""The test split comes first, so that its audio is known when the others are looked at."""
 SCHEMA = pa.schema(
     [
         pa.field("utterance_id", pa.string(), nullable=False),
@@ -37,6 +41,33 @@ SCHEMA = pa.schema(
         pa.field("audio_key", pa.string(), nullable=False),
     ]
 )
+"""Of manifest.parquet."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One utterance that is kept: a row of manifest.parquet."""
+
+    utterance_id: str
+    speaker: str | None
+    split: str
+    text: str | None
+    """Normalised; None: unlabelled."""
+    text_original: str | None
+    """As published."""
+    source_path: str
+    """Relative to the corpus."""
+    shard: int
+    """Index of the file that holds its audio."""
+    offset_samples: int
+    """Of its first sample in there."""
+    num_samples: int
+    duration_seconds: float
+    audio_key: str
+    """SHA-256 of its int16 samples."""
+
+
+assert tuple(SCHEMA.names) == COLUMNS == tuple(field.name for field in fields(Row))
 
 
 @dataclass(frozen=True)
@@ -110,7 +141,7 @@ class Packing:
         self._test_keys: set[str] = set()
         max_samples = compute_num_samples(params.shard_seconds, params.sample_rate_hz)
         self.shards = _Shards(folder, max_samples)
-        self.rows: list[dict[str, Any]] = []
+        self.rows: list[Row] = []
         self.dropped: list[Drop] = []
         self.num_hidden_transcripts = 0
         self.profile = ProfileBuilder()
@@ -151,19 +182,19 @@ class Packing:
         seconds = len(heard.samples) / self._params.sample_rate_hz
         self.profile.add(split, seconds, heard.level_dbfs, heard.clipped_fraction, words)
         self.rows.append(
-            {
-                "utterance_id": recording.utterance_id,
-                "speaker": recording.speaker,
-                "split": split,
-                "text": words,
-                "text_original": recording.text,
-                "source_path": recording.source_path,
-                "shard": shard,
-                "offset_samples": offset,
-                "num_samples": len(heard.samples),
-                "duration_seconds": seconds,
-                "audio_key": heard.key,
-            }
+            Row(
+                utterance_id=recording.utterance_id,
+                speaker=recording.speaker,
+                split=split,
+                text=words,
+                text_original=recording.text,
+                source_path=recording.source_path,
+                shard=shard,
+                offset_samples=offset,
+                num_samples=len(heard.samples),
+                duration_seconds=seconds,
+                audio_key=heard.key,
+            )
         )
 
     def _fault_of_length(self, heard: Heard) -> tuple[str, str] | None:

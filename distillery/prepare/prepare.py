@@ -1,12 +1,8 @@
 """A corpus into prepared data: decode, resample, normalise, split, drop with a reason, pack.
 
-Audio streams from the corpus into packed shards, so memory holds a few recordings and one row of
-metadata per utterance, never the corpus. Shards take the test split first, then validation, then
-training, each in the order of its utterance ids: equal input gives equal bytes, whatever order the
-file system lists it in.
-
-Partly transcribed data is simulated by forgetting transcripts of training utterances, before
-anything looks at them: what is kept, dropped or in the alphabet depends on the others alone.
+A few threads decode ahead of the packing (packing.py), which takes the test split first, then
+validation, then training, each in the order of its utterance ids: equal input gives equal bytes,
+whatever order the file system lists it in.
 """
 
 from __future__ import annotations
@@ -19,8 +15,8 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,23 +29,23 @@ from distillery.corpora.known import CORPORA
 from distillery.data import text
 from distillery.data.audio import resample
 from distillery.data.manifest import (
-    COLUMNS,
     DROPPED_FILE,
     MANIFEST_FILE,
     SAMPLE_DTYPE,
     SPLITS,
     SUMMARY_FILE,
     PreparedData,
+    SplitCounts,
+    Summary,
     audio_key,
 )
 from distillery.errors import AudioError, CorpusError, EmptyAudio
 from distillery.files import whole_folder, write_bytes, write_json
 from distillery.params.prepare import PrepareParams
-from distillery.prepare.packing import SCHEMA, Drop, Heard, Packing, in_packing_order
+from distillery.prepare.packing import SCHEMA, Drop, Heard, Packing, Row, in_packing_order
 from distillery.prepare.profile import clipped_fraction, level_dbfs, write_profile
 from distillery.prepare.splits import assign_splits
 
-"""Speakers from which on a split takes whole speakers; below, it takes utterances."""
 NUM_WORKERS = 2
 LOOK_AHEAD_PER_WORKER = 8
 NUM_EXAMPLES = 3
@@ -61,7 +57,6 @@ LITTLE_SECONDS = 300.0
 speeds; all 770 made one of 14 % (`quality_an4_partly.json` and `quality_an4_all.json` in
 benchmarks/results).
 """
-assert tuple(SCHEMA.names) == COLUMNS
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +67,7 @@ def prepare(
     folder: Path,
     reports: Path,
     num_workers: int = NUM_WORKERS,
-) -> dict[str, Any]:
+) -> Summary:
     """Write prepared data and return its summary.
 
     Args:
@@ -105,7 +100,7 @@ def prepare(
         summary = _summarise(params, packing, dropped, split_rule)
         _write_manifest(temporary / MANIFEST_FILE, packing.rows)
         write_bytes(temporary / DROPPED_FILE, _as_csv(dropped))
-        write_json(temporary / SUMMARY_FILE, summary)
+        write_json(temporary / SUMMARY_FILE, asdict(summary))
         write_profile(temporary, packing.profile.profile())
     _log_summary(summary)
     return summary
@@ -218,8 +213,8 @@ def _check_drops(
     )
 
 
-def _check_splits(rows: Sequence[dict[str, Any]]) -> None:
-    counts = Counter(row["split"] for row in rows)
+def _check_splits(rows: Sequence[Row]) -> None:
+    counts = Counter(row.split for row in rows)
     if empty := [split for split in SPLITS if not counts[split]]:
         found = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
         settings = " and ".join(
@@ -235,7 +230,7 @@ def _check_splits(rows: Sequence[dict[str, Any]]) -> None:
 def _check_labels(packing: Packing, labelled_fraction: float) -> None:
     """Refuse a share that leaves a transcribed corpus without any training transcript."""
     hidden = packing.num_hidden_transcripts
-    labelled = (row for row in packing.rows if row["split"] == "train" and row["text"] is not None)
+    labelled = (row for row in packing.rows if row.split == "train" and row.text is not None)
     if hidden and not any(labelled):
         raise CorpusError(
             f"split train: prepare.labelled_fraction {labelled_fraction:g} keeps none of its "
@@ -248,42 +243,42 @@ def _summarise(
     packing: Packing,
     dropped: Sequence[Drop],
     split_rule: dict[str, str],
-) -> dict[str, Any]:
+) -> Summary:
     rows = packing.rows
-    return {
-        "corpus": params.corpus,
-        "sample_rate_hz": params.sample_rate_hz,
-        "text_rule": text.describe_rule(params.case),
-        "alphabet": params.alphabet if params.alphabet is not None else _alphabet_of(rows),
-        "split_rule": split_rule,
-        "splits": {split: _count(rows, split) for split in SPLITS},
-        "num_hidden_transcripts": packing.num_hidden_transcripts,
-        "dropped": dict(sorted(Counter(drop.reason for drop in dropped).items())),
-    }
+    return Summary(
+        corpus=params.corpus,
+        sample_rate_hz=params.sample_rate_hz,
+        text_rule=text.describe_rule(params.case),
+        alphabet=params.alphabet if params.alphabet is not None else _alphabet_of(rows),
+        split_rule=split_rule,
+        splits={split: _count(rows, split) for split in SPLITS},
+        num_hidden_transcripts=packing.num_hidden_transcripts,
+        dropped=dict(sorted(Counter(drop.reason for drop in dropped).items())),
+    )
 
 
-def _alphabet_of(rows: Iterable[dict[str, Any]]) -> str:
+def _alphabet_of(rows: Iterable[Row]) -> str:
     """Return the characters of the texts that models train and validate on."""
-    texts = (row["text"] for row in rows if row["split"] != "test" and row["text"] is not None)
+    texts = (row.text for row in rows if row.split != "test" and row.text is not None)
     return "".join(sorted(set().union(*texts) - {" "}))
 
 
-def _count(rows: Iterable[dict[str, Any]], split: str) -> dict[str, Any]:
-    chosen = [row for row in rows if row["split"] == split]
-    seconds = sum(row["duration_seconds"] for row in chosen)
-    labelled = sum(row["text"] is not None for row in chosen)
-    return {
-        "num_utterances": len(chosen),
-        "num_labelled": labelled,
-        "num_unlabelled": len(chosen) - labelled,
-        "num_speakers": len({row["speaker"] for row in chosen} - {None}),
-        "hours": round(seconds / SECONDS_PER_HOUR, 6),
-    }
+def _count(rows: Iterable[Row], split: str) -> SplitCounts:
+    chosen = [row for row in rows if row.split == split]
+    seconds = sum(row.duration_seconds for row in chosen)
+    labelled = sum(row.text is not None for row in chosen)
+    return SplitCounts(
+        num_utterances=len(chosen),
+        num_labelled=labelled,
+        num_unlabelled=len(chosen) - labelled,
+        num_speakers=len({row.speaker for row in chosen} - {None}),
+        hours=round(seconds / SECONDS_PER_HOUR, 6),
+    )
 
 
-def _write_manifest(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    ordered = sorted(rows, key=lambda row: str(row["utterance_id"]))
-    table = pa.Table.from_pylist(ordered, schema=SCHEMA)
+def _write_manifest(path: Path, rows: Iterable[Row]) -> None:
+    ordered = sorted(rows, key=lambda row: row.utterance_id)
+    table = pa.Table.from_pylist([vars(row) for row in ordered], schema=SCHEMA)
     pq.write_table(table, path, compression="zstd")
 
 
@@ -295,14 +290,14 @@ def _as_csv(dropped: Iterable[Drop]) -> bytes:
     return buffer.getvalue().encode()
 
 
-def _log_summary(summary: dict[str, Any]) -> None:
+def _log_summary(summary: Summary) -> None:
     lines = [f"{'split':<8}{'utterances':>12}{'unlabelled':>12}{'speakers':>10}{'hours':>9}"]
-    for split, count in summary["splits"].items():
+    for split, counts in summary.splits.items():
         lines.append(
-            f"{split:<8}{count['num_utterances']:>12}{count['num_unlabelled']:>12}"
-            f"{count['num_speakers']:>10}{count['hours']:>9.3f}"
+            f"{split:<8}{counts.num_utterances:>12}{counts.num_unlabelled:>12}"
+            f"{counts.num_speakers:>10}{counts.hours:>9.3f}"
         )
-    if hidden := summary["num_hidden_transcripts"]:
+    if hidden := summary.num_hidden_transcripts:
         lines.append(f"hidden: transcripts of {hidden} training utterances")
-    lines.extend(f"dropped: {reason} {count}" for reason, count in summary["dropped"].items())
-    logger.info("prepared %s\n%s", summary["corpus"], "\n".join(lines))
+    lines.extend(f"dropped: {reason} {count}" for reason, count in summary.dropped.items())
+    logger.info("prepared %s\n%s", summary.corpus, "\n".join(lines))

@@ -17,18 +17,16 @@ must also exceed what chance explains: with equal distributions PSI / (1/n + 1/m
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from distillery.errors import ManifestError
-from distillery.files import write_json
+from distillery.files import Json, read_json, write_json
 
 PROFILE_FILE = "profile.json"
 VERSION = 1
@@ -46,7 +44,45 @@ CHANCE = 0.001
 """How often a move that chance alone makes may count as one."""
 DIGITS = 6
 
-Profile = dict[str, Any]
+Histogram = Sequence[tuple[int, int]]
+"""Bins that hold an utterance, ascending, each with how many it holds."""
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """One measure over the utterances of one split; None where there were none."""
+
+    count: int
+    """Utterances measured."""
+    histogram: Histogram
+    mean: float | None = None
+    sd: float | None = None
+    """Standard deviation."""
+    min: float | None = None
+    max: float | None = None
+
+
+@dataclass(frozen=True)
+class SplitProfile:
+    """What one split is like."""
+
+    measures: Mapping[str, Distribution]
+    """By the names in MEASURES."""
+    characters: Mapping[str, int]
+    """Of its transcripts: how often each."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What profile.json holds."""
+
+    splits: Mapping[str, SplitProfile]
+    unknown_characters: Mapping[str, int]
+    """Characters that are no tokens: how many utterances were dropped for each."""
+    num_utterances_with_unknown_characters: int
+    """Dropped for any of them."""
+    version: int = VERSION
+    """Of the measures and their bins."""
 
 
 def level_dbfs(samples: np.ndarray) -> float:
@@ -68,7 +104,7 @@ def clipped_fraction(samples: np.ndarray) -> float:
 
 
 @dataclass
-class _Distribution:
+class _Counting:
     """One measure of one split while it is counted."""
 
     count: int = 0
@@ -85,19 +121,19 @@ class _Distribution:
         self.low, self.high = min(self.low, value), max(self.high, value)
         self.bins[bin_of(measure, value)] += 1
 
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Distribution:
         if not self.count:
-            return {"count": 0, "histogram": []}
+            return Distribution(0, [])
         mean = self.total / self.count
         variance = max(0.0, self.squares / self.count - mean * mean)
-        return {
-            "count": self.count,
-            "mean": round(mean, DIGITS),
-            "sd": round(math.sqrt(variance), DIGITS),
-            "min": round(self.low, DIGITS),
-            "max": round(self.high, DIGITS),
-            "histogram": [[index, self.bins[index]] for index in sorted(self.bins)],
-        }
+        return Distribution(
+            self.count,
+            [(index, self.bins[index]) for index in sorted(self.bins)],
+            mean=round(mean, DIGITS),
+            sd=round(math.sqrt(variance), DIGITS),
+            min=round(self.low, DIGITS),
+            max=round(self.high, DIGITS),
+        )
 
 
 def bin_of(measure: str, value: float) -> int:
@@ -115,7 +151,7 @@ class ProfileBuilder:
     """Counts utterances, one after another, in any number of splits."""
 
     def __init__(self) -> None:
-        self._splits: dict[str, dict[str, _Distribution]] = {}
+        self._splits: dict[str, dict[str, _Counting]] = {}
         self._characters: dict[str, Counter[str]] = {}
         self._unknown: Counter[str] = Counter()
         self._num_refused = 0
@@ -137,7 +173,7 @@ class ProfileBuilder:
             clipped: `clipped_fraction` of it.
             text: its normalised transcript; None where there is none.
         """
-        measures = self._splits.setdefault(split, {name: _Distribution() for name in MEASURES})
+        measures = self._splits.setdefault(split, {name: _Counting() for name in MEASURES})
         values = {"duration_seconds": duration_seconds, "level_dbfs": level}
         values["clipped_fraction"] = clipped
         characters = self._characters.setdefault(split, Counter())
@@ -153,24 +189,35 @@ class ProfileBuilder:
         self._unknown.update(characters)
 
     def profile(self) -> Profile:
-        """Return the profile: plain data for JSON."""
-        return {
-            "version": VERSION,
-            "splits": {
-                split: {
-                    "measures": {name: measures[name].summary() for name in MEASURES},
-                    "characters": dict(sorted(self._characters[split].items())),
-                }
+        """Return the profile of what was counted."""
+        return Profile(
+            splits={
+                split: SplitProfile(
+                    measures={name: measures[name].summary() for name in MEASURES},
+                    characters=dict(sorted(self._characters[split].items())),
+                )
                 for split, measures in sorted(self._splits.items())
             },
-            "num_utterances_with_unknown_characters": self._num_refused,
-            "unknown_characters": dict(sorted(self._unknown.items())),
-        }
+            unknown_characters=dict(sorted(self._unknown.items())),
+            num_utterances_with_unknown_characters=self._num_refused,
+        )
 
 
 def write_profile(folder: Path, profile: Profile) -> None:
-    """Write profile.json into a folder of prepared data."""
-    write_json(folder / PROFILE_FILE, profile)
+    """Write profile.json into a folder of prepared data; what was not measured is left out."""
+    content = asdict(profile, dict_factory=_without_none)
+    write_json(folder / PROFILE_FILE, content)
+
+
+def _without_none(items: Iterable[tuple[str, object]]) -> Json:
+    return {name: value for name, value in items if value is not None}
+
+
+@dataclass(frozen=True)
+class _Version:
+    """All that is known of a profile before its version is."""
+
+    version: int | None = None
 
 
 def read_profile(path: Path) -> Profile:
@@ -180,15 +227,12 @@ def read_profile(path: Path) -> Profile:
         ManifestError: the file is missing, damaged, or of another version of this module.
     """
     try:
-        profile = json.loads(path.read_text("utf-8"))
+        version = read_json(path, _Version).version
+        if version == VERSION:
+            return read_json(path, Profile)
     except (OSError, ValueError) as error:
         raise ManifestError(f"{path}: cannot be read ({error}); run make prepare again") from None
-    version = profile.get("version") if isinstance(profile, dict) else None
-    if version != VERSION:
-        raise ManifestError(
-            f"{path}: version {version}, expected {VERSION}; run make prepare again"
-        )
-    return dict(profile)
+    raise ManifestError(f"{path}: version {version}, expected {VERSION}; run make prepare again")
 
 
 # --- comparison --------------------------------------------------------------------------------
@@ -250,35 +294,34 @@ def compare(profile: Profile, reference: Profile) -> Comparison:
         reference: such as that of the data which the champion was trained on.
     """
     shifts = []
-    for split in sorted(set(profile["splits"]) & set(reference["splits"])):
-        now = profile["splits"][split]["measures"]
-        then = reference["splits"][split]["measures"]
+    for split in sorted(set(profile.splits) & set(reference.splits)):
+        now, then = profile.splits[split].measures, reference.splits[split].measures
         for measure in MEASURES:
-            if now[measure]["count"] and then[measure]["count"]:
+            if now[measure].count and then[measure].count:
                 shifts.append(_shift(split, measure, now[measure], then[measure]))
     seen, known = (_characters(item) for item in (profile, reference))
-    former = reference["unknown_characters"]
+    former = reference.unknown_characters
     return Comparison(
         shifts,
         {name: count for name, count in sorted(seen.items()) if known and name not in known},
-        {k: n for k, n in sorted(profile["unknown_characters"].items()) if k not in former},
+        {k: n for k, n in sorted(profile.unknown_characters.items()) if k not in former},
     )
 
 
 def _characters(profile: Profile) -> Counter[str]:
-    return sum((Counter(split["characters"]) for split in profile["splits"].values()), Counter())
+    return sum((Counter(split.characters) for split in profile.splits.values()), Counter())
 
 
-def _shift(split: str, measure: str, now: Mapping[str, Any], then: Mapping[str, Any]) -> Shift:
-    upper = group_ends(then["histogram"])
-    psi, num_groups = stability_index(
-        grouped(now["histogram"], upper), grouped(then["histogram"], upper)
-    )
-    chance = chi_square(num_groups - 1) * (1 / now["count"] + 1 / then["count"])
-    return Shift(split, measure, psi, chance, now["mean"], then["mean"])
+def _shift(split: str, measure: str, now: Distribution, then: Distribution) -> Shift:
+    upper = group_ends(then.histogram)
+    psi, num_groups = stability_index(grouped(now.histogram, upper), grouped(then.histogram, upper))
+    chance = chi_square(num_groups - 1) * (1 / now.count + 1 / then.count)
+    assert now.mean is not None
+    assert then.mean is not None
+    return Shift(split, measure, psi, chance, now.mean, then.mean)
 
 
-def group_ends(histogram: Sequence[Sequence[int]]) -> list[int]:
+def group_ends(histogram: Histogram) -> list[int]:
     """Return the last bin of each group but the one beyond: below the lowest, then the deciles."""
     total = sum(count for _, count in histogram)
     ends = [histogram[0][0] - 1]
@@ -290,7 +333,7 @@ def group_ends(histogram: Sequence[Sequence[int]]) -> list[int]:
     return ends
 
 
-def grouped(histogram: Sequence[Sequence[int]], ends: Sequence[int]) -> list[int]:
+def grouped(histogram: Histogram, ends: Sequence[int]) -> list[int]:
     """Return how many utterances lie in each group; the last one is beyond all ends."""
     counts = [0] * (len(ends) + 1)
     places = np.searchsorted(ends, [index for index, _ in histogram])

@@ -171,7 +171,7 @@ def cache_metrics(sources: Sources) -> dict[str, float]:
     Empty when the report is of another cache than the one that the students learnt from.
     """
     report = read_report(sources.root / CACHE_REPORT_FILE)
-    if report is None or report.get("manifest_sha256") != sources.tags["cache.manifest_sha256"]:
+    if report is None or report.manifest_sha256 != sources.tags["cache.manifest_sha256"]:
         return {}
-    values = {name: report.get(name) for name in CACHE_FIELDS}
+    values = {name: getattr(report, name) for name in CACHE_FIELDS}
     return {f"cache/{name}": float(value) for name, value in values.items() if value is not None}

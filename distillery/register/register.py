@@ -139,6 +139,7 @@ def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) 
         if len(row["by_seed"]) > 1:
             title += f", the best on the validation split of {len(row['by_seed'])} seeds"
             tags |= {MEAN_WER_TAG: repr(row["wer"]), WER_SD_TAG: repr(row["wer_sd"])}
+        exported = sources.summary["exports"][row["name"]]["formats"]
         candidates.append(
             Candidate(
                 name=row["name"],
@@ -154,8 +155,8 @@ def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) 
                 num_parameters=int(best["parameters"]),
                 served=choose_format(
                     settings.serve_format,
-                    best,
-                    sources.summary["exports"][row["name"]]["formats"],
+                    float(best["wer"]),
+                    {name: float(figures["wer"]) for name, figures in exported.items()},
                     sources.root / "models/exported" / row["name"],
                     settings.max_format_loss,
                 ),

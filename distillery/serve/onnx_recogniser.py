@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
-from pydantic import ValidationError
 
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.files import digest_of_file
+from distillery.files import digest_of_file, read_json
 from distillery.models.decoding import greedy_text
 from distillery.params.models import FeatureParams
 from distillery.serve.log_mel import NumpyLogMel
@@ -24,6 +22,23 @@ TOKENS_FILE = "tokens.txt"
 MODEL_FILES: Mapping[str, str] = {"onnx": "model.onnx", "onnx-int8": "model.int8.onnx"}
 """Files of an exported student, by format."""
 INPUT, OUTPUT = "features", "log_probs"
+
+
+@dataclass(frozen=True)
+class _Architecture:
+    """All of a student's architecture that its exported network does not say itself."""
+
+    time_reduction: int
+    """Feature frames per output frame."""
+
+
+@dataclass(frozen=True)
+class _Config:
+    """What config.json says beside the exported network."""
+
+    architecture: _Architecture
+    features: FeatureParams
+    sample_rate_hz: int
 
 
 class OnnxRecogniser:
@@ -44,14 +59,13 @@ class OnnxRecogniser:
             ModelError: a file is missing, damaged or does not fit the others.
         """
         try:
-            config: dict[str, Any] = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
-            self.features = FeatureParams.model_validate(config["features"])
-            self.sample_rate_hz = int(config["sample_rate_hz"])
-            self.time_reduction = int(config["architecture"]["time_reduction"])
+            config = read_json(folder / CONFIG_FILE, _Config)
         except FileNotFoundError:
             raise ModelError(f"{folder}: holds no {CONFIG_FILE}; expected a saved model") from None
-        except (KeyError, TypeError, ValueError, ValidationError) as error:
+        except ValueError as error:
             raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
+        self.features, self.sample_rate_hz = config.features, config.sample_rate_hz
+        self.time_reduction = config.architecture.time_reduction
         self.vocabulary = Vocabulary.load(folder / TOKENS_FILE)
         self.path = folder / MODEL_FILES[model_format]
         self.session = _open(self.path)

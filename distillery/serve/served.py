@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -65,8 +65,8 @@ class Served:
 
 def choose_format(
     wanted: str,
-    eager: Mapping[str, Any],
-    formats: Mapping[str, Mapping[str, Any]],
+    eager_wer: float,
+    exported_wers: Mapping[str, float],
     folder: Path,
     max_loss: float,
 ) -> Served:
@@ -74,14 +74,14 @@ def choose_format(
 
     Args:
         wanted: what the settings ask for.
-        eager: figures of the student as PyTorch runs it, of the evaluation.
-        formats: figures of each exported format, measured on the same utterances.
+        eager_wer: of the student as PyTorch runs it, as a fraction.
+        exported_wers: of each exported format, measured on the same utterances.
         folder: where the exported student lies.
         max_loss: points of WER, as a fraction, that a format may lose.
     """
     chosen, reason = wanted, Served.reason
     while chosen != PYTORCH:
-        loss = formats[chosen]["wer"] - eager["wer"]
+        loss = exported_wers[chosen] - eager_wer
         if loss <= max_loss:
             file = MODEL_FILES[chosen]
             return Served(chosen, reason, {file: folder / file})

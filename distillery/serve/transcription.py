@@ -19,9 +19,9 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import soundfile
@@ -39,7 +39,32 @@ MAX_BATCH_FILES = 64
 MODEL_DIGITS = 12
 ROUNDED_DIGITS = 3
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Transcribed:
+    """The line of a recording that has a text; fields stand in this order."""
+
+    path: str
+    """Relative to the folder."""
+    text: str
+    duration_seconds: float
+    model: str
+    """Start of the SHA-256 over the weights that listened."""
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The line of a recording that could not be decoded; fields stand in this order."""
+
+    path: str
+    """Relative to the folder."""
+    error: str
+    """Why."""
+    model: str
+    """Start of the SHA-256 over the weights that listened."""
+
+
+Row = Transcribed | Failed
 
 
 @dataclass(frozen=True)
@@ -83,10 +108,10 @@ def transcribe_folder(
                 todo = [name for name in batch if name not in transcripts.texts]
                 if not todo:
                     continue
-                rows = _transcribe(recogniser, folder, batch)
-                rows = [row for row in rows if row["path"] in todo]
+                rows = _transcribe(recogniser, folder, batch, model)
+                rows = [row for row in rows if row.path in todo]
                 transcripts.append(rows)
-                failed = sum("error" in row for row in rows)
+                failed = sum(isinstance(row, Failed) for row in rows)
                 num_failed += failed
                 num_new += len(todo) - failed
                 progress.update(len(todo))
@@ -138,22 +163,22 @@ def by_length(files: dict[str, float], batch_seconds: float) -> Iterator[list[st
         yield batch
 
 
-def _transcribe(recogniser: Transcriber, folder: Path, batch: Sequence[str]) -> list[Row]:
-    rows: list[Row] = []
-    waveforms: list[np.ndarray] = []
+def _transcribe(
+    recogniser: Transcriber, folder: Path, batch: Sequence[str], model: str
+) -> list[Row]:
+    rows: dict[str, Row] = {}
+    waveforms: dict[str, np.ndarray] = {}
     rate = recogniser.sample_rate_hz
     for name in batch:
         try:
-            waveforms.append(load_audio(folder / name, rate, name))
+            waveforms[name] = load_audio(folder / name, rate, name)
         except AudioError as error:
-            rows.append({"path": name, "error": str(error)})
-        else:
-            seconds = round(len(waveforms[-1]) / rate, ROUNDED_DIGITS)
-            rows.append({"path": name, "text": "", "duration_seconds": seconds})
-    heard = [row for row in rows if "text" in row]
-    for row, text in zip(heard, recogniser.transcribe(waveforms) if heard else [], strict=True):
-        row["text"] = text
-    return rows
+            rows[name] = Failed(name, str(error), model)
+    texts = recogniser.transcribe(list(waveforms.values())) if waveforms else []
+    for (name, waveform), text in zip(waveforms.items(), texts, strict=True):
+        seconds = round(len(waveform) / rate, ROUNDED_DIGITS)
+        rows[name] = Transcribed(name, text, seconds, model)
+    return [rows[name] for name in batch]
 
 
 class Transcripts:
@@ -187,15 +212,14 @@ class Transcripts:
     @property
     def texts(self) -> set[str]:
         """Paths of the recordings whose texts are there."""
-        return {name for name, row in self._rows.items() if "text" in row}
+        return {name for name, row in self._rows.items() if isinstance(row, Transcribed)}
 
     def append(self, rows: Sequence[Row]) -> None:
         """Add rows; they are on the disk when this returns."""
-        rows = [{**row, "model": self._model} for row in rows]
         self._file.write(_lines(rows))
         self._file.flush()
         os.fsync(self._file.fileno())
-        self._rows |= {row["path"]: row for row in rows}
+        self._rows |= {row.path: row for row in rows}
 
     def finish(self) -> None:
         """Put the lines into the order of their paths, one for each."""
@@ -214,12 +238,12 @@ class Transcripts:
                     f"{self._path}: line {number} is none of transcribe's, expected path, model "
                     "and text or error; choose another file"
                 )
-            if row["model"] != self._model:
+            if row.model != self._model:
                 raise TranscriptsError(
-                    f"{self._path}: line {number} is of model {row['model']}, this one is "
+                    f"{self._path}: line {number} is of model {row.model}, this one is "
                     f"{self._model}; choose another file, or remove this one to begin again"
                 )
-            self._rows[row["path"]] = row
+            self._rows[row.path] = row
         self._file.truncate(len(whole))
 
 
@@ -249,15 +273,14 @@ def _is(path: Path, file: BinaryIO) -> bool:
 
 def _row(line: bytes) -> Row | None:
     try:
-        row = json.loads(line)
-    except ValueError:
+        content = json.loads(line)
+        row: Row = Transcribed(**content) if "text" in content else Failed(**content)
+    except (ValueError, TypeError):
         return None
-    if not isinstance(row, dict) or not ("text" in row or "error" in row):
-        return None
-    return row if all(isinstance(row.get(name), str) for name in ("path", "model")) else None
+    return row if isinstance(row.path, str) and isinstance(row.model, str) else None
 
 
 def _lines(rows: Sequence[Row]) -> bytes:
     """Return rows as JSON lines; a file name that is no text keeps its bytes as JSON's escapes."""
-    text = "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows)
+    text = "".join(f"{json.dumps(asdict(row), ensure_ascii=False)}\n" for row in rows)
     return text.encode("utf-8", errors="backslashreplace")

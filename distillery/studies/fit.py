@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distillery.files import Json
 from distillery.losses.known import SPARSE_FRAME_LOSSES
+from distillery.models.fingerprint import Fingerprint
 from distillery.params.base import INIT_TEACHER
 from distillery.params.cache import CacheParams
 from distillery.params.distill import DistillParams
@@ -38,22 +40,22 @@ class TeacherFacts:
     frame_shift_seconds: float
     layers: Mapping[str, int]
     """Widths of its hidden layers."""
-    architecture: Mapping[str, Any]
+    architecture: Json
 
     @classmethod
-    def of(cls, fingerprint: Mapping[str, Any], num_tokens: int) -> TeacherFacts:
+    def of(cls, fingerprint: Fingerprint, num_tokens: int) -> TeacherFacts:
         """Return the facts in a fingerprint.
 
         Args:
-            fingerprint: what `read_fingerprint` returns.
+            fingerprint: of the teacher.
             num_tokens: size of the vocabulary.
         """
         return cls(
             num_tokens,
-            bool(fingerprint["gives_frames"]),
-            float(fingerprint["frame_shift_seconds"]),
-            fingerprint["layers"],
-            fingerprint["architecture"],
+            fingerprint.gives_frames,
+            fingerprint.frame_shift_seconds,
+            fingerprint.layers,
+            fingerprint.architecture,
         )
 
 

@@ -7,9 +7,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from distillery.errors import CacheError, CacheMismatch
+from distillery.files import Json
+from distillery.teacher_cache.payload import PayloadSettings
 
 NAMESPACE_FILE = "namespace.json"
 SCHEMA_VERSION = 2
@@ -20,14 +21,14 @@ DIGEST_CHARACTERS = 16
 class Namespace:
     """Everything that decides what the cache holds for a given recording."""
 
-    teacher: Mapping[str, Any]
-    """The teacher's fingerprint: weights, tokens, preprocessing."""
+    teacher: Json
+    """Of the Distillery that made it: the teacher's fingerprint, and what decodes its texts."""
     tokens: tuple[str, ...]
     """The teacher's token table."""
     frame_shift_seconds: float
     """Time from one output frame to the next."""
-    payload: Mapping[str, Any]
-    """How log-probabilities are stored: `kind`, and what that kind needs."""
+    payload: PayloadSettings
+    """How log-probabilities are stored."""
     blank: int = 0
     """Index of the CTC blank."""
     compute_dtype: str = "float32"
@@ -52,7 +53,7 @@ class Namespace:
         """Name of the namespace's folder."""
         return self.digest[:DIGEST_CHARACTERS]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Json:
         """Return what namespace.json holds."""
         return {**asdict(self), "tokens": list(self.tokens), "digest": self.digest}
 
@@ -100,7 +101,7 @@ class Namespace:
         )
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(values: Json, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yield nested settings under dotted names, lists as tuples."""
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -109,6 +110,6 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = json.dumps(value, sort_keys=True)
     return text if len(text) <= 40 else f"{text[:37]}…"

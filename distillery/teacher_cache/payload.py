@@ -14,9 +14,9 @@ reading needs no renormalisation. docs/teacher-cache.md gives every layout byte 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol, Required, TypedDict
 
 import numpy as np
 
@@ -31,6 +31,17 @@ STEP_BITS = 12  # u8: a half-precision number without sign and last three bits
 MAX_TOKENS_U8 = 2900  # u8: ln(vocab) must stay below 8 nats
 MAX_TOP_K = 255  # sparse: counts are bytes
 NOTHING = -1e4  # log-probability of a place that holds no token: exp gives 0, 0 x it stays 0
+
+
+class PayloadSettings(TypedDict, total=False):
+    """A layout as namespace.json has it: its kind, and what that kind needs; see `Sparse`."""
+
+    kind: Required[str]
+    """u8, f16, f32, sparse or none."""
+    top_k: int
+    top_p: float
+    near_frames: int
+    temperatures: Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -331,21 +342,26 @@ class Nothing:
         return Targets(self.log_probs(records, num_frames), None, None, num_frames)
 
 
-def payload_of(settings: Mapping[str, Any], num_tokens: int, blank: int) -> Payload:
+def payload_of(settings: PayloadSettings, num_tokens: int, blank: int) -> Payload:
     """Return the layout that a namespace's settings describe.
 
     Raises:
         CacheError: its kind is unknown, or the vocabulary does not fit.
     """
-    options = dict(settings)
-    kind = options.pop("kind")
+    kind = settings["kind"]
     if kind == "u8":
-        return Quantised(num_tokens, **options)
+        return Quantised(num_tokens)
     if kind in ("f16", "f32"):
-        return Float(num_tokens, {"f16": "<f2", "f32": "<f4"}[kind], **options)
+        return Float(num_tokens, {"f16": "<f2", "f32": "<f4"}[kind])
     if kind == "sparse":
-        options["temperatures"] = tuple(options["temperatures"])
-        return Sparse(num_tokens, blank, **options)
+        return Sparse(
+            num_tokens,
+            blank,
+            settings["top_k"],
+            settings["top_p"],
+            settings["near_frames"],
+            tuple(settings["temperatures"]),
+        )
     if kind == "none":
         return Nothing()
     raise CacheError(f"payload {kind!r}: unknown, expected u8, f16, f32, sparse or none")

@@ -200,7 +200,7 @@ class Entry:
         settings, fingerprint = self.contest.settings, read_fingerprint(self.places.teacher)
         tokens = Vocabulary.load(self.places.teacher / TOKENS_FILE)
         facts = TeacherFacts.of(fingerprint, len(tokens))
-        heard = self._heard(str(fingerprint["fingerprint"]))
+        heard = self._heard(fingerprint.fingerprint)
         progress()
         return replace(
             candidate,

@@ -298,7 +298,7 @@ def test_the_flow_makes_the_champion_teacher_and_start_and_then_rests(
     assert summary["models"][0]["valid_wer"] == row["value"]
     report = json.loads((root / "reports/cache.json").read_text())
     assert report["num_teacher_forwards"] == 32
-    assert read_fingerprint(root / "models/teacher")["architecture"]["type"] == "crnn"
+    assert read_fingerprint(root / "models/teacher").architecture["type"] == "crnn"
 
     tracking = Tracking(Params.model_validate(plain).register, root)
     registered = json.loads((root / "reports/registered.json").read_text())

@@ -41,7 +41,7 @@ def ready_teacher_decoder(places: Places, params: LanguageModelParams, cache: Ca
         shutil.rmtree(places.decoder, ignore_errors=True)
         return
     teacher = read_fingerprint(places.teacher)
-    if not teacher["gives_frames"]:
+    if not teacher.gives_frames:
         raise ModelError(
             "language_model.for_teacher is true, but this teacher gives texts, decoded its own "
             "way: there are no frames to search; set language_model.for_teacher to false"
@@ -49,7 +49,7 @@ def ready_teacher_decoder(places: Places, params: LanguageModelParams, cache: Ca
     data = PreparedData.open(places.data)
     made_from = digest_of(
         [
-            teacher["fingerprint"],
+            teacher.fingerprint,
             params.model_dump(exclude={"for_teacher", "for_students"}),
             sorted(labelled(data, "train")["text"]),
             labelled(data, "valid")[["audio_key", "text"]].to_numpy().tolist(),

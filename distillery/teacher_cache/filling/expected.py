@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from distillery.data.text import Vocabulary
 from distillery.errors import CacheError
-from distillery.language_model.settings import decoder_fields
+from distillery.files import Json
+from distillery.language_model.settings import read_decoder
 from distillery.models.fingerprint import read_fingerprint
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.namespace import Namespace
+from distillery.teacher_cache.payload import PayloadSettings
 
 DECODER_FOLDER = "decoder"
 LANGUAGE_MODEL = "language_model"
@@ -58,22 +59,23 @@ def expected_namespace(
     fingerprint = read_fingerprint(places.teacher)
     tokens = tokens or Vocabulary.load(places.teacher / "tokens.txt").tokens
     payload = params.payload
-    layers = fingerprint["layers"]
+    layers = fingerprint.layers
     if unknown := [name for name in payload.hidden_layers if name not in layers]:
         raise CacheError(
             f"cache.payload.hidden_layers: the teacher has no layer {unknown[0]!r}, expected "
             f"some of {sorted(layers)}"
         )
+    teacher: Json = asdict(fingerprint)
     beam_size = payload.beam_size if payload.num_hypotheses > 1 else None
     if places.decoder.exists():
-        decoder = decoder_fields(places.decoder)
-        fingerprint = {**fingerprint, LANGUAGE_MODEL: decoder}
-        beam_size = decoder["beam_size"]
+        decoder = read_decoder(places.decoder)
+        teacher = {**teacher, LANGUAGE_MODEL: decoder.fields}
+        beam_size = decoder.settings.beam_size
     return Namespace(
-        teacher=fingerprint,
+        teacher=teacher,
         tokens=tokens,
-        frame_shift_seconds=fingerprint["frame_shift_seconds"],
-        payload=payload_settings(params, len(tokens), gives_frames=fingerprint["gives_frames"]),
+        frame_shift_seconds=fingerprint.frame_shift_seconds,
+        payload=payload_settings(params, len(tokens), gives_frames=fingerprint.gives_frames),
         compute_dtype=COMPUTE_DTYPES[params.precision],
         hidden={name: layers[name] for name in payload.hidden_layers},
         num_hypotheses=payload.num_hypotheses,
@@ -83,7 +85,7 @@ def expected_namespace(
 
 def payload_settings(
     params: CacheParams, num_tokens: int, *, gives_frames: bool = True
-) -> dict[str, Any]:
+) -> PayloadSettings:
     """Return the layout's kind and what that kind needs, no more: the rest changes nothing.
 
     Args:
@@ -97,5 +99,10 @@ def payload_settings(
     if kind != "sparse":
         return {"kind": kind}
     sparse = params.payload.sparse
-    others = sorted({t for t in sparse.temperatures if t != 1.0})
-    return {"kind": kind, **sparse.model_dump(), "temperatures": others}
+    return {
+        "kind": kind,
+        "top_k": sparse.top_k,
+        "top_p": sparse.top_p,
+        "near_frames": sparse.near_frames,
+        "temperatures": sorted({t for t in sparse.temperatures if t != 1.0}),
+    }

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Container
-from typing import Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -36,7 +35,7 @@ READ_SAMPLE, READ_BATCH = 512, 32  # utterances
 def fill_cache(
     places: Places,
     params: CacheParams,
-    former: dict[str, Any] | None = None,
+    former: PassReport | None = None,
     *,
     only: Container[str] | None = None,
 ) -> PassReport:

@@ -1,13 +1,12 @@
-"""TODO: report."""
+"""What one run of the stage `cache` did and cost: reports/cache.json."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from distillery.files import Json, read_json
 from distillery.teacher_cache.namespace import Namespace
 
 CACHE_REPORT_FILE = "reports/cache.json"
@@ -56,8 +55,8 @@ class PassReport:
         overhead = max(1.0, self.wall_seconds / self.teacher_seconds) if self.teacher_seconds else 1
         return math.floor(overhead * rate * audio / (rate * audio - self.read_seconds)) + 1
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the report as plain values."""
+    def to_json(self) -> Json:
+        """Return what reports/cache.json holds."""
         return {
             **asdict(self),
             "seconds_saved": self.seconds_saved,
@@ -65,20 +64,19 @@ class PassReport:
         }
 
 
-def former_rate(former: dict[str, Any] | None, namespace: Namespace) -> float | None:
-    if former is None or former.get("namespace") != namespace.folder_name:
+def former_rate(former: PassReport | None, namespace: Namespace) -> float | None:
+    """Return what a pass before said of this teacher's speed; None where it is another's."""
+    if former is None or former.namespace != namespace.folder_name:
         return None
-    rate = former.get("teacher_seconds_per_audio_second")
-    return None if rate is None else float(rate)
+    return former.teacher_seconds_per_audio_second
 
 
-def read_report(path: Path) -> dict[str, Any] | None:
+def read_report(path: Path) -> PassReport | None:
     """Return an earlier pass's report, or None when there is none to be read."""
     try:
-        content = json.loads(path.read_text("utf-8"))
+        return read_json(path, PassReport)
     except (OSError, ValueError):
         return None
-    return content if isinstance(content, dict) else None
 
 
 def describe(report: PassReport) -> list[str]:

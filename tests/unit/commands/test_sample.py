@@ -1,6 +1,6 @@
 """A clip of the test split as a recording, bit for bit."""
 
-import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,8 @@ import soundfile
 
 from distillery.commands import main as cli
 from distillery.data.manifest import COLUMNS, shard_name
+from distillery.files import write_json
+from tests.unit.data.test_manifest import SUMMARY
 
 SAMPLES = np.array([0, 1, -32768, 32767, 5], np.int16)
 
@@ -26,7 +28,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         {"utterance_id": "c", "split": "test", "offset_samples": 4, "num_samples": 1, "text": None},
     ]
     pd.DataFrame([base | row for row in rows]).to_parquet(folder / "manifest.parquet")
-    (folder / "summary.json").write_text(json.dumps({"sample_rate_hz": 8000, "alphabet": "ab"}))
+    write_json(folder / "summary.json", asdict(SUMMARY))
     (folder / shard_name(0)).write_bytes(SAMPLES.tobytes())
     monkeypatch.chdir(tmp_path)
     return tmp_path

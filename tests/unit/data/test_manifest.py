@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from distillery.data.manifest import COLUMNS, PreparedData, audio_key, shard_name
+from distillery.data.manifest import (
+    COLUMNS,
+    PreparedData,
+    SplitCounts,
+    Summary,
+    audio_key,
+    shard_name,
+)
 from distillery.errors import ManifestError
+from distillery.files import read_json, write_json
 
 
 @pytest.fixture
@@ -28,11 +36,67 @@ def rows() -> list[dict[str, object]]:
     ]
 
 
+SUMMARY = Summary(
+    corpus="manifest",
+    sample_rate_hz=8000,
+    text_rule="as it stands",
+    alphabet="ab",
+    split_rule={"test": "official", "valid": "official"},
+    splits={"train": SplitCounts(1, 1, 0, 1, 0.000833)},
+    num_hidden_transcripts=0,
+    dropped={},
+)
+
+
 def write(folder: Path, rows: list[dict[str, object]], num_samples: int = 5) -> Path:
     pd.DataFrame(rows).to_parquet(folder / "manifest.parquet")
-    (folder / "summary.json").write_text(json.dumps({"sample_rate_hz": 8000, "alphabet": "ab"}))
+    write_json(folder / "summary.json", asdict(SUMMARY))
     (folder / shard_name(0)).write_bytes(np.arange(num_samples, dtype="<i2").tobytes())
     return folder
+
+
+SAVED_SUMMARY = """{
+  "alphabet": "abcdefghijklmnopqrstuvwxyz'",
+  "corpus": "commands",
+  "dropped": {
+    "too_short_for_ctc": 1
+  },
+  "num_hidden_transcripts": 0,
+  "sample_rate_hz": 16000,
+  "split_rule": {
+    "test": "official",
+    "valid": "by speaker"
+  },
+  "splits": {
+    "test": {
+      "hours": 0.180116,
+      "num_labelled": 320,
+      "num_speakers": 8,
+      "num_unlabelled": 0,
+      "num_utterances": 320
+    }
+  },
+  "text_rule": "Unicode NFC, apostrophes unified, case: lower"
+}
+"""
+"""As an earlier Distillery wrote it."""
+
+
+def test_a_saved_summary_is_read_and_written_alike(tmp_path: Path) -> None:
+    path = tmp_path / "summary.json"
+    path.write_text(SAVED_SUMMARY)
+    summary = read_json(path, Summary)
+    assert summary.splits["test"] == SplitCounts(320, 320, 0, 8, 0.180116)
+    write_json(path, asdict(summary))
+    assert path.read_text() == SAVED_SUMMARY
+
+
+def test_a_damaged_summary_is_named(tmp_path: Path, rows) -> None:
+    folder = write(tmp_path, rows)
+    for content, found in (("{", "Invalid JSON"), ('{"corpus": "x"}', "sample_rate_hz: Field re")):
+        (folder / "summary.json").write_text(content)
+        with pytest.raises(ManifestError, match=f"summary.json: cannot be used: {found}.*again"):
+            PreparedData.open(folder)
 
 
 def test_the_audio_key_is_the_sha256_of_little_endian_samples() -> None:

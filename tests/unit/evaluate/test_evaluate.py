@@ -1,6 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from distillery.evaluate.predictions import (
     verdict,
 )
 from distillery.evaluate.tables import complaint, drops_line, markdown_table, render_table, runs_of
+from distillery.files import write_json
 from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.models import CRNNParams, FeatureParams
@@ -36,6 +38,7 @@ from distillery.serve.onnx_recogniser import OnnxRecogniser
 from distillery.serve.streaming import can_stream
 from tasks.evaluate import evaluate
 from tests.tiny import tiny_params, write_params
+from tests.unit.data.test_manifest import SUMMARY
 from tests.unit.serve.test_streaming import student
 
 RATE_HZ = 8000
@@ -78,9 +81,8 @@ def write_prepared(folder: Path, utterances: Any = UTTERANCES) -> PreparedData:
         offset += len(samples)
     pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(folder / MANIFEST_FILE)
     (folder / shard_name(0)).write_bytes(np.concatenate(parts).tobytes())
-    (folder / "summary.json").write_text(
-        json.dumps({"sample_rate_hz": RATE_HZ, "alphabet": list("abc")})
-    )
+    summary = replace(SUMMARY, sample_rate_hz=RATE_HZ, alphabet="abc")
+    write_json(folder / "summary.json", asdict(summary))
     return PreparedData.open(folder)
 
 

@@ -13,7 +13,7 @@ from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.language_model.decoder import LanguageModelDecoder, tune
 from distillery.language_model.ngrams import END, START, NGramModel, estimate, write_lexicon
-from distillery.language_model.settings import SearchSettings, Tuned, decoder_fields, read_tuned
+from distillery.language_model.settings import SearchSettings, Tuned, read_decoder, read_tuned
 from distillery.models.decoding import greedy_text
 
 LETTERS = Vocabulary.from_alphabet("ab")  # blank, |, a, b
@@ -189,15 +189,20 @@ def test_what_was_tuned_is_read_back_and_decides_the_fingerprint(
     tuned.save(tmp_path)
     assert read_tuned(tmp_path) == tuned
     assert LanguageModelDecoder.load(tmp_path, LETTERS).settings == tuned.settings
-    fields = decoder_fields(tmp_path)
-    assert {"weight": 0.5, "word_score": 1.0, "beam_size": 20}.items() <= fields.items()
+    saved = read_decoder(tmp_path)
+    assert saved.settings == tuned.settings
+    assert {"weight": 0.5, "word_score": 1.0, "beam_size": 20}.items() <= saved.fields.items()
+    assert set(saved.fields) - {"weight", "word_score", "beam_size", "beam_threshold"} == {
+        "lm.arpa",
+        "lexicon.txt",
+    }
     Tuned(SearchSettings(0.5, 1.0, 20, 25.0), 0.5, 0.5).save(tmp_path)
-    assert decoder_fields(tmp_path) == fields  # what it measured decides no text
+    assert read_decoder(tmp_path) == saved  # what it measured decides no text
     copy(folder, tmp_path, lexicon="a\ta |\n")
-    assert decoder_fields(tmp_path) != fields
+    assert read_decoder(tmp_path) != saved
     (tmp_path / "lm.arpa").unlink()
     with pytest.raises(ModelError, match=r"lm\.arpa: missing or unreadable; run make cache"):
-        decoder_fields(tmp_path)
+        read_decoder(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", json.dumps({"valid_wer": 0.1})])

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,18 +119,68 @@ def test_one_changed_weight_is_another_fingerprint() -> None:
     with torch.no_grad():
         other.network.output.bias[0] += 1e-3
     before, after = fingerprint(one), fingerprint(other)
-    assert {key for key in before if before[key] != after[key]} == {
-        "weights",
-        "fingerprint",
-    }
+    assert replace(after, weights=before.weights, fingerprint=before.fingerprint) == before
+    assert (after.weights, after.fingerprint) != (before.weights, before.fingerprint)
 
 
 def test_a_fingerprint_file_is_checked(tmp_path: Path) -> None:
     path = tmp_path / "fingerprint.json"
     with pytest.raises(ModelError, match="missing or unreadable; run make teacher"):
         read_fingerprint(tmp_path)
-    path.write_text(json.dumps(fingerprint(small())))
+    fingerprint(small()).save(tmp_path)
     assert read_fingerprint(tmp_path) == fingerprint(small())
+    content = json.loads(path.read_text())
     path.write_text(path.read_text().replace("8000", "16000"))
     with pytest.raises(ModelError, match="do not give the hash"):
         read_fingerprint(tmp_path)
+    path.write_text(json.dumps({**content, "dithering": 0.0}))
+    with pytest.raises(ModelError, match=r"holds \['dithering'\], a later Distillery wrote it"):
+        read_fingerprint(tmp_path)
+    del content["layers"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ModelError, match=r"lacks \['layers'\], an earlier Distillery wrote it"):
+        read_fingerprint(tmp_path)
+
+
+SAVED_FINGERPRINT = """{
+  "architecture": {
+    "conv_channels": 32,
+    "dropout": 0.2,
+    "hidden_size": 192,
+    "num_layers": 2,
+    "time_reduction": 4,
+    "type": "conv_bilstm"
+  },
+  "fingerprint": "e66261776d3c21d3405a6c8f26bc4988ce51245cf06a5bae9b22a12fff8b6d58",
+  "frame_shift_seconds": 0.04,
+  "gives_frames": true,
+  "layers": {
+    "last": 384,
+    "project": 192,
+    "recurrent.0": 384,
+    "recurrent.1": 384
+  },
+  "preprocessing": {
+    "features": {
+      "hop_seconds": 0.01,
+      "normalise": "bands",
+      "num_mels": 64,
+      "window_seconds": 0.025
+    },
+    "sample_rate_hz": 16000
+  },
+  "tokens": "8dd3431a452d05613a28e7c47ba0d6371099a8f5fb4089db7fb4cb35dfa8de79",
+  "weights": "9cc8f836180c0081a1bf37b2f30f1a63aba61c9c2587bc3477dbe4fb2c779b7d"
+}
+"""
+"""As an earlier Distillery wrote it."""
+
+
+def test_a_saved_fingerprint_is_read_and_written_alike(tmp_path: Path) -> None:
+    path = tmp_path / "fingerprint.json"
+    path.write_text(SAVED_FINGERPRINT)
+    saved = read_fingerprint(tmp_path)
+    assert saved.architecture["type"] == "conv_bilstm"
+    assert (saved.layers["last"], saved.gives_frames) == (384, True)
+    saved.save(tmp_path)
+    assert path.read_text() == SAVED_FINGERPRINT

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from distillery.corpora.base import Recording
 from distillery.corpora.fsdd import DIGITS
 from distillery.corpora.known import CORPORA
-from distillery.data.manifest import PreparedData, audio_key
+from distillery.data.manifest import PreparedData, SplitCounts, audio_key
 from distillery.errors import CorpusError
 from distillery.params.prepare import PrepareParams
 from distillery.prepare import prepare as preparation
@@ -134,16 +134,8 @@ def test_unlabelled_utterances_are_kept_as_such_in_every_split(corpus: Corpus) -
     assert bare["text"].isna().all()
     assert bare["text_original"].isna().all()
     assert sorted(bare["split"]) == ["test", "train", "valid"]
-    assert [data.summary["splits"][split]["num_unlabelled"] for split in SPLITS] == [
-        1,
-        1,
-        1,
-    ]
-    assert [data.summary["splits"][split]["num_labelled"] for split in SPLITS] == [
-        1,
-        1,
-        1,
-    ]
+    assert [data.summary.splits[split].num_unlabelled for split in SPLITS] == [1, 1, 1]
+    assert [data.summary.splits[split].num_labelled for split in SPLITS] == [1, 1, 1]
 
 
 def test_the_summary_counts_what_was_prepared(corpus: Corpus) -> None:
@@ -151,19 +143,19 @@ def test_the_summary_counts_what_was_prepared(corpus: Corpus) -> None:
     corpus.add("x", "train", speaker="anna", seconds=2.6)
     corpus.add("y", "train", speaker="anna", seconds=0.05)
     summary = corpus.prepare(case="upper", alphabet="ENOTW").summary
-    assert summary["splits"]["train"] == {
-        "num_utterances": 2,
-        "num_labelled": 2,
-        "num_unlabelled": 0,
-        "num_speakers": 1,
-        "hours": 0.001,  # 3.6 seconds
-    }
-    assert summary["dropped"] == {"too_short": 1}
-    assert summary["alphabet"] == "ENOTW"
-    assert summary["corpus"] == "manifest"
-    assert summary["sample_rate_hz"] == RATE_HZ
-    assert "case: upper" in summary["text_rule"]
-    assert summary["split_rule"] == {"test": "official", "valid": "official"}
+    assert summary.splits["train"] == SplitCounts(
+        num_utterances=2,
+        num_labelled=2,
+        num_unlabelled=0,
+        num_speakers=1,
+        hours=0.001,  # 3.6 seconds
+    )
+    assert summary.dropped == {"too_short": 1}
+    assert summary.alphabet == "ENOTW"
+    assert summary.corpus == "manifest"
+    assert summary.sample_rate_hz == RATE_HZ
+    assert "case: upper" in summary.text_rule
+    assert summary.split_rule == {"test": "official", "valid": "official"}
 
 
 def test_a_share_of_the_training_transcripts_is_hidden_by_hash_of_the_audio(
@@ -181,9 +173,9 @@ def test_a_share_of_the_training_transcripts_is_hidden_by_hash_of_the_audio(
     assert set(frame.index[frame["text_original"].notna()]) == kept | (set(keys) - set(train))
     other = [name for name in whole.columns if name not in ("text", "text_original")]
     pd.testing.assert_frame_equal(frame[other], whole[other])
-    assert data.summary["num_hidden_transcripts"] == 12 - len(kept)
-    assert data.summary["splits"]["train"]["num_labelled"] == len(kept)
-    assert data.summary["splits"]["test"]["num_labelled"] == 12
+    assert data.summary.num_hidden_transcripts == 12 - len(kept)
+    assert data.summary.splits["train"].num_labelled == len(kept)
+    assert data.summary.splits["test"].num_labelled == 12
 
 
 def test_new_data_and_a_larger_share_hide_no_transcript_that_was_kept(corpus: Corpus) -> None:
@@ -213,9 +205,9 @@ def test_nothing_peeks_at_a_hidden_transcript(corpus: Corpus) -> None:
     assert unknown
     assert set("ghijklm") - shown
     free = corpus.prepare(labelled_fraction=0.5, alphabet=None)
-    assert set(free.summary["alphabet"]) == shown | set("onetw")
+    assert set(free.summary.alphabet) == shown | set("onetw")
     data = corpus.prepare(labelled_fraction=0.5, alphabet="onetwabcdf")
-    assert data.summary["dropped"] == {"unknown_characters": len(unknown)}
+    assert data.summary.dropped == {"unknown_characters": len(unknown)}
     assert set(data.split("train")["utterance_id"]) == set(letters) - unknown | {"base-train"}
 
 
@@ -233,7 +225,7 @@ def test_a_share_of_no_transcripts_cannot_be_asked_for() -> None:
 def test_without_an_alphabet_that_of_train_and_valid_is_taken(corpus: Corpus) -> None:
     for split, text in zip(SPLITS, ("cab", "d a", "xyz"), strict=True):
         corpus.add(split, split, text=text)
-    assert corpus.prepare(alphabet=None).summary["alphabet"] == "abcd"
+    assert corpus.prepare(alphabet=None).summary.alphabet == "abcd"
 
 
 def test_the_log_ends_with_a_table(corpus: Corpus, caplog: pytest.LogCaptureFixture) -> None:
@@ -535,7 +527,7 @@ def test_a_slice_of_an4_is_prepared(
     summary = prepare(settings, shared_data / "an4", tmp_path / "p", tmp_path / "r")
     data = PreparedData.open(tmp_path / "p")
     assert len(data.frame) == 195  # every fifth of 974
-    assert summary["split_rule"] == {"test": "official", "valid": "by speaker"}
+    assert summary.split_rule == {"test": "official", "valid": "by speaker"}
     in_valid, in_train = (set(data.split(name)["speaker"]) for name in ("valid", "train"))
     assert not in_valid & in_train
     published = pd.read_csv(
@@ -555,8 +547,8 @@ def test_a_slice_of_fsdd_is_prepared(
     settings = params(corpus="fsdd", sample_rate_hz=8000)
     summary = prepare(settings, shared_data / "fsdd", tmp_path / "p", tmp_path / "r")
     data = PreparedData.open(tmp_path / "p")
-    assert len(data.frame) + sum(summary["dropped"].values()) == 429  # every seventh of 3,000
-    assert summary["split_rule"] == {"test": "official", "valid": "by utterance"}
+    assert len(data.frame) + sum(summary.dropped.values()) == 429  # every seventh of 3,000
+    assert summary.split_rule == {"test": "official", "valid": "by utterance"}
     assert set(data.frame["text"]) == set(DIGITS)
     takes = data.split("test")["utterance_id"].str.rsplit("_", n=1).str[1].astype(int)
     assert takes.max() <= 4
@@ -587,16 +579,14 @@ def test_a_profile_says_what_the_utterances_are_like(corpus: Corpus) -> None:
     corpus.add("e", "test", seconds=0.5)
     corpus.prepare()
     profile = read_profile(corpus.prepared / "profile.json")
-    train = profile["splits"]["train"]["measures"]
-    assert (train["duration_seconds"]["count"], train["duration_seconds"]["mean"]) == (2, 1.5)
-    assert (train["characters_per_second"]["count"], train["characters_per_second"]["mean"]) == (
-        1,
-        7.0,
-    )
-    assert train["level_dbfs"]["mean"] == pytest.approx(20 * np.log10(1000 / 32768), abs=0.3)
-    assert train["clipped_fraction"]["max"] == 0.0
-    assert profile["unknown_characters"] == {"ï": 1}
-    assert profile["num_utterances_with_unknown_characters"] == 1
+    train = profile.splits["train"].measures
+    duration, rate = train["duration_seconds"], train["characters_per_second"]
+    assert (duration.count, duration.mean) == (2, 1.5)
+    assert (rate.count, rate.mean) == (1, 7.0)
+    assert train["level_dbfs"].mean == pytest.approx(20 * np.log10(1000 / 32768), abs=0.3)
+    assert train["clipped_fraction"].max == 0.0
+    assert profile.unknown_characters == {"ï": 1}
+    assert profile.num_utterances_with_unknown_characters == 1
 
 
 # --- enough to learn from ----------------------------------------------------------------------

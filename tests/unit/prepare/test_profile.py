@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,38 +64,76 @@ def test_a_profile_counts_what_it_is_told(tmp_path: Path) -> None:
     builder.refuse({"é", "ü"})
     builder.refuse({"é"})
     profile = builder.profile()
-    train = profile["splits"]["train"]
-    assert train["characters"] == {" ": 1, "a": 2, "b": 1}
-    duration = train["measures"]["duration_seconds"]
-    assert (duration["count"], duration["mean"], duration["sd"]) == (2, 3.0, 1.0)
-    assert (duration["min"], duration["max"]) == (2.0, 4.0)
-    assert sum(count for _, count in duration["histogram"]) == 2
-    rate = train["measures"]["characters_per_second"]
-    assert (rate["count"], rate["mean"], rate["sd"]) == (1, 2.0, 0.0)
-    assert profile["unknown_characters"] == {"é": 2, "ü": 1}
-    assert profile["num_utterances_with_unknown_characters"] == 2
+    train = profile.splits["train"]
+    assert train.characters == {" ": 1, "a": 2, "b": 1}
+    duration = train.measures["duration_seconds"]
+    assert (duration.count, duration.mean, duration.sd) == (2, 3.0, 1.0)
+    assert (duration.min, duration.max) == (2.0, 4.0)
+    assert sum(count for _, count in duration.histogram) == 2
+    rate = train.measures["characters_per_second"]
+    assert (rate.count, rate.mean, rate.sd) == (1, 2.0, 0.0)
+    assert profile.unknown_characters == {"é": 2, "ü": 1}
+    assert profile.num_utterances_with_unknown_characters == 2
     write_profile(tmp_path, profile)
-    assert read_profile(tmp_path / "profile.json") == json.loads(json.dumps(profile))
+    assert read_profile(tmp_path / "profile.json") == profile
+
+
+def test_profile_json_is_as_it_always_was(tmp_path: Path) -> None:
+    builder = ProfileBuilder()
+    builder.add("test", 2.0, -20.0, 0.0, None)
+    write_profile(tmp_path, builder.profile())
+    path = tmp_path / "profile.json"
+    measured = {"count": 1, "sd": 0.0}
+    assert json.loads(path.read_text()) == {
+        "version": 1,
+        "splits": {
+            "test": {
+                "measures": {
+                    "duration_seconds": {
+                        **measured,
+                        **{"mean": 2.0, "min": 2.0, "max": 2.0, "histogram": [[14, 1]]},
+                    },
+                    "level_dbfs": {
+                        **measured,
+                        **{"mean": -20.0, "min": -20.0, "max": -20.0, "histogram": [[-40, 1]]},
+                    },
+                    "clipped_fraction": {
+                        **measured,
+                        **{"mean": 0.0, "min": 0.0, "max": 0.0, "histogram": [[0, 1]]},
+                    },
+                    "characters_per_second": {"count": 0, "histogram": []},
+                },
+                "characters": {},
+            }
+        },
+        "num_utterances_with_unknown_characters": 0,
+        "unknown_characters": {},
+    }
+    assert read_profile(path) == builder.profile()
 
 
 def test_a_profile_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
     with pytest.raises(ManifestError, match="profile.json: cannot be read .*; run make prepare ag"):
         read_profile(path)
-    for content, version in (("{}", "None"), ('{"version": 2}', "2"), ("[]", "None")):
+    for content, version in (("{}", "None"), ('{"version": 2}', "2")):
         path.write_text(content)
         with pytest.raises(ManifestError, match=f"version {version}, expected 1; run make prepare"):
+            read_profile(path)
+    for content, found in (("[]", "object"), ('{"version": 1}', "splits: Field required")):
+        path.write_text(content)
+        with pytest.raises(ManifestError, match=f"cannot be read .*{found}.*; run make prepare"):
             read_profile(path)
 
 
 def test_groups_are_the_deciles_of_the_reference_and_what_lies_beyond() -> None:
-    even = [[index, 5] for index in range(20)]
+    even = [(index, 5) for index in range(20)]
     assert group_ends(even) == [-1, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19]
     assert grouped(even, group_ends(even)) == [0, *[10] * 10, 0]
-    assert grouped([[-7, 3], [0, 1], [25, 2]], group_ends(even)) == [3, 1, *[0] * 9, 2]
-    one = [[4, 9]]
+    assert grouped([(-7, 3), (0, 1), (25, 2)], group_ends(even)) == [3, 1, *[0] * 9, 2]
+    one = [(4, 9)]
     assert group_ends(one) == [3, 4]
-    assert grouped([[3, 1], [4, 2], [5, 3]], group_ends(one)) == [1, 2, 3]
+    assert grouped([(3, 1), (4, 2), (5, 3)], group_ends(one)) == [1, 2, 3]
 
 
 def test_the_stability_index_is_that_of_its_formula() -> None:
@@ -170,7 +209,7 @@ def test_characters_that_are_new_are_counted() -> None:
     assert "characters that it did not hold: 'd' × 50, 'ç' × 50" in found.warnings
     builder = ProfileBuilder()
     builder.refuse({"é"})
-    refused = {**reference, "unknown_characters": builder.profile()["unknown_characters"]}
+    refused = replace(reference, unknown_characters=builder.profile().unknown_characters)
     assert compare(refused, reference).warnings == [
         "utterances dropped for unknown characters: 'é' × 1"
     ]

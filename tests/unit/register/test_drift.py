@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 import pytest
 
 from distillery.params.register import RegisterParams
-from distillery.prepare.profile import Profile, write_profile
+from distillery.prepare.profile import Profile, read_profile, write_profile
 from distillery.register.drift import drift_from_champion, log_drift
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION
@@ -74,7 +73,7 @@ def test_data_that_moved_are_said_in_log_tags_and_metrics(
         assert data.tags["data.moved.what"] in line
         assert ("data/psi/train/level_dbfs" in data.metrics) == (run == parent)
         path = tracking.client.download_artifacts(run, "data/profile.json", str(tmp_path))
-        assert json.loads(Path(path).read_text()) == profile_of(1, level_db=-8.0)
+        assert read_profile(Path(path)) == profile_of(1, level_db=-8.0)
     psi = tracking.client.get_run(parent).data.metrics["data/psi/train/level_dbfs"]
     assert psi > 0.25
 

@@ -91,8 +91,7 @@ def test_a_registered_student_is_run_in_the_format_that_it_is_served_in(
     exported.mkdir()
     student.save(saved)
     (exported / MODEL_FILES["onnx"]).write_bytes(to_onnx(student.network, 16))
-    figures = {"wer": 0.0}
-    served = choose_format("onnx", figures, {"onnx": figures}, exported, 0.0)
+    served = choose_format("onnx", 0.0, {"onnx": 0.0}, exported, 0.0)
     write_bundle(saved, bundle, served.contents)
     script = (
         "import sys; from distillery.commands import main as cli\n"

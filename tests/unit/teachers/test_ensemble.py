@@ -220,7 +220,7 @@ def test_what_decides_its_outputs_is_in_its_fingerprint() -> None:
         ensemble(first, second, combine="best"),
         ensemble(first, recogniser(3)),
     ]
-    assert len({fingerprint(item)["fingerprint"] for item in joined}) == len(joined)
+    assert len({fingerprint(item).fingerprint for item in joined}) == len(joined)
 
 
 def test_a_member_of_another_sample_rate_is_refused() -> None:
@@ -343,7 +343,7 @@ def test_trained_members_become_one_teacher_that_students_learn_from(root: Path)
     teacher(root)
     folder = root / "models/teacher"
     assert (folder / "members/1/model.safetensors").exists()
-    assert read_fingerprint(folder)["gives_frames"] is True
+    assert read_fingerprint(folder).gives_frames is True
     keys = [key for key, _ in points_of(root)]
     assert keys.count("members/0/valid/wer") == keys.count("members/1/valid/wer") == 2
     wer = json.loads((folder / "validation.json").read_text())["wer"]

@@ -13,7 +13,7 @@ from distillery.data.manifest import PreparedData
 from distillery.errors import CacheError, CacheMismatch, ModelError
 from distillery.files import write_json
 from distillery.models.base import Teacher
-from distillery.models.fingerprint import FINGERPRINT_FILE, fingerprint
+from distillery.models.fingerprint import fingerprint
 from distillery.models.recogniser import CONFIG_FILE, Outputs, Recogniser
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.shards import Hypothesis
@@ -87,7 +87,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "models/teacher"
     teller = load_teller(folder, "cpu")
     write_json(folder / CONFIG_FILE, teller.config)
-    write_json(folder / FINGERPRINT_FILE, fingerprint(teller))
+    fingerprint(teller).save(folder)
     cache(tmp_path)
     return tmp_path
 

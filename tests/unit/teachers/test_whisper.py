@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ def teacher(data: PreparedData, folder: Path) -> WhisperTeacher:
 def take(data: PreparedData, folder: Path, alphabet: str = "abc", **whisper: Any) -> WhisperTeacher:
     """Return the model in a folder, its students' tokens being those of an alphabet."""
     there = folder.parent
-    other = PreparedData(data.folder, data.frame, {**data.summary, "alphabet": alphabet})
+    other = PreparedData(data.folder, data.frame, replace(data.summary, alphabet=alphabet))
     params = TransformersTeacherParams(
         kind="transformers", model=folder.name, whisper={"beam_size": 3, **whisper}
     )
@@ -185,7 +186,7 @@ def test_what_decides_its_texts_is_in_its_fingerprint(data: PreparedData, folder
         take(data, folder, language="de"),
         take(data, folder, "ab"),
     ]
-    assert len({fingerprint(item)["fingerprint"] for item in found}) == len(found)
+    assert len({fingerprint(item).fingerprint for item in found}) == len(found)
 
 
 def test_language_and_task_stand_in_the_prompt(

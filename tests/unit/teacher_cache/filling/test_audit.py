@@ -11,7 +11,6 @@ import torch
 from distillery.architectures.known import TEACHERS
 from distillery.data.manifest import PreparedData
 from distillery.errors import CacheMismatch, ModelError
-from distillery.files import write_json
 from distillery.models.fingerprint import fingerprint
 from distillery.models.recogniser import Recogniser
 from distillery.params.cache import CacheParams
@@ -58,7 +57,7 @@ def make_teacher(vocabulary, seed: int = 0) -> Recogniser:
 def save(teacher: Recogniser, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     teacher.save(folder)
-    write_json(folder / "fingerprint.json", fingerprint(teacher))
+    fingerprint(teacher).save(folder)
 
 
 @pytest.fixture(scope="module")

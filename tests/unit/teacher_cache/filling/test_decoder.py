@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,11 @@ from distillery.data.manifest import PreparedData, labelled
 from distillery.data.scoring import count_errors
 from distillery.errors import CacheMismatch, ModelError
 from distillery.evaluate.tables import markdown_table, render_table
-from distillery.files import write_json
 from distillery.language_model.decoder import LanguageModelDecoder
 from distillery.language_model.settings import read_tuned
 from distillery.language_model.tuning import log_probs_of
 from distillery.models.decoding import score_texts
-from distillery.models.fingerprint import FINGERPRINT_FILE, digest_of, read_fingerprint
+from distillery.models.fingerprint import Fingerprint, digest_of, read_fingerprint
 from distillery.params import whole as params
 from distillery.register.figures import model_metrics
 from distillery.teacher_cache.filling.audit import audit, check_audit
@@ -172,9 +172,9 @@ def test_texts_alone_are_audited_as_they_were_decoded(copy: Path) -> None:
 
 def test_a_teacher_of_texts_cannot_be_searched(copy: Path) -> None:
     folder = copy / "models/teacher"
-    fields = {k: v for k, v in read_fingerprint(folder).items() if k != "fingerprint"}
-    fields["gives_frames"] = False
-    write_json(folder / FINGERPRINT_FILE, {**fields, "fingerprint": digest_of(fields)})
+    fields = asdict(replace(read_fingerprint(folder), gives_frames=False))
+    del fields["fingerprint"]
+    Fingerprint(**fields, fingerprint=digest_of(fields)).save(folder)
     with pytest.raises(ModelError, match=r"set language_model\.for_teacher to false"):
         cache(copy)
 

@@ -167,10 +167,10 @@ def test_only_what_is_missing_meets_the_teacher(places: Places) -> None:
     shards = sorted(places.cache.glob("*/*.arrow"))
     shards[0].unlink()  # a shard without index does not exist
     lost = 32 - len(TeacherCache.open_current(places.cache))
-    second = fill_cache(places, cache_params(), first.to_json())
+    second = fill_cache(places, cache_params(), first)
     assert (second.num_hits, second.num_teacher_forwards) == (32 - lost, lost)
     assert 0 < lost < 32
-    third = fill_cache(places, cache_params(), second.to_json())
+    third = fill_cache(places, cache_params(), second)
     assert (third.num_hits, third.num_teacher_forwards, third.teacher_seconds) == (32, 0, 0)
     assert third.teacher_seconds_per_audio_second == second.teacher_seconds_per_audio_second
     assert fill_cache(places, cache_params()).teacher_seconds_per_audio_second is None
@@ -337,8 +337,37 @@ def test_a_report_that_cannot_be_read_is_as_none(tmp_path: Path, content: str | 
     if content is not None:
         path.write_text(content)
     assert read_report(path) is None
-    path.write_text(json.dumps(report().to_json()))
-    assert read_report(path) == report().to_json()
+    write_json(path, report().to_json())
+    assert read_report(path) == report()
+
+
+SAVED_REPORT = """{
+  "audio_seconds": 1343.9353125000002,
+  "break_even_epochs": 2,
+  "hit_audio_seconds": 0.0,
+  "manifest_sha256": "24723ac28fbaaf3e455f122945493fb0d32d84d1dd87c0b778208ba0602e2594",
+  "namespace": "0a54dd82dd87664a",
+  "num_hits": 0,
+  "num_teacher_forwards": 759,
+  "num_utterances": 759,
+  "read_seconds": 0.009895441746002653,
+  "seconds_saved": 0.0,
+  "teacher_seconds": 3.7908342969997193,
+  "teacher_seconds_per_audio_second": 0.0028206969946700604,
+  "wall_seconds": 5.0440632229999665
+}
+"""
+"""As an earlier Distillery wrote it."""
+
+
+def test_a_saved_report_is_read_and_written_alike(tmp_path: Path) -> None:
+    path = tmp_path / "cache.json"
+    path.write_text(SAVED_REPORT)
+    saved = read_report(path)
+    assert saved is not None
+    assert (saved.num_teacher_forwards, saved.break_even_epochs) == (759, 2)
+    write_json(path, saved.to_json())
+    assert path.read_text() == SAVED_REPORT
 
 
 # --- under which name -----------------------------------------------------------------------------
@@ -355,7 +384,7 @@ def teacher_with(places: Places, folder: Path, change: str) -> Path:
     elif change == "rate":
         model.sample_rate_hz = 16000
     model.save(folder)
-    write_json(folder / "fingerprint.json", fingerprint(model))
+    fingerprint(model).save(folder)
     if change == "token":
         content = json.loads((folder / "fingerprint.json").read_text())
         content["tokens"] = digest_of("other tokens")
