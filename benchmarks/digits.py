@@ -43,6 +43,7 @@ from distillery.prepare.prepare import prepare
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 from distillery.training.curves import Curves, Validation
 from distillery.training.datasets import validation_set
 from distillery.training.objective import Objective
@@ -185,7 +186,7 @@ class Digits:
     def cache_pass(self) -> None:
         """Run the stage `cache` into an empty folder."""
         shutil.rmtree(self.places.cache, ignore_errors=True)
-        fill_cache(self.places, CacheParams(num_threads=1))
+        fill_cache(self.places, load_teacher, CacheParams(num_threads=1))
 
     def cached(self) -> CachedTargets:
         """Return what the cache says; the pass must have run."""

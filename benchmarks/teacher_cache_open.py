@@ -50,6 +50,7 @@ from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.payload import payload_of
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 
 UTTERANCE_SECONDS = 5
 UTTERANCE_FRAMES = round(UTTERANCE_SECONDS / FRAME_SHIFT_SECONDS)
@@ -207,7 +208,7 @@ def prepare_idle(root: Path, count: int) -> None:
 def run_idle(root: Path) -> dict[str, Any]:
     """Run the stage's work and return what this whole process has cost."""
     started = time.process_time()
-    report = fill_cache(Places.in_workspace(root), CacheParams())
+    report = fill_cache(Places.in_workspace(root), load_teacher, CacheParams())
     return {
         "hits": report.num_hits,
         "forwards": report.num_teacher_forwards,

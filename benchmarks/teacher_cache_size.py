@@ -39,6 +39,7 @@ from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.plan import plan_batches
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 
 TEMPERATURES = (1.0, 2.0, 4.0)
 MAX_DIVERGENCE = 3e-5  # nats a frame
@@ -67,7 +68,7 @@ def dense_rows(workspace: Path, folder: Path, seconds: float) -> list[dict[str, 
     """Return the rows about u8 and a trained teacher."""
     places = copied_workspace(workspace, folder, seconds)
     params = CacheParams(num_threads=1)
-    fill_cache(places, params)
+    fill_cache(places, load_teacher, params)
     cache = TeacherCache.open_current(places.cache)
     teacher = Recogniser.load(places.teacher, TEACHERS)
     rows = PreparedData.open(places.data).split("train")

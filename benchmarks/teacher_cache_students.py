@@ -27,6 +27,7 @@ from distillery.params.cache import PayloadParams
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 
 PAYLOADS = ("u8", "f32")
 NUM_RESAMPLES = 1000
@@ -67,7 +68,7 @@ def measure(workspace: Path, student: str, num_seeds: int, scratch: Path) -> lis
         places = Places(
             workspace / "data/prepared", workspace / "models/teacher", scratch / payload
         )
-        fill_cache(places, cache_params)
+        fill_cache(places, load_teacher, cache_params)
         cache = TeacherCache.open_current(places.cache)
         for seed in range(num_seeds):
             run = Distillation(data, cache, student, settings.distill.for_seed(seed), scratch)

@@ -37,6 +37,7 @@ from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.plan import plan_batches
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 
 EAGER_BATCH = 16
 MIN_SPEED_UP = 2.0
@@ -96,7 +97,7 @@ class Bench:
 
         def work() -> None:
             shutil.rmtree(self.places.cache, ignore_errors=True)
-            fill_cache(self.places, params)
+            fill_cache(self.places, load_teacher, params)
 
         return work
 

@@ -1,30 +1,45 @@
-"""Stage `cache`: one teacher pass over every training utterance that is not cached yet."""
+"""Stage `cache`: one teacher pass over every training utterance that is not cached yet.
+
+It ends with an audit, pass or no pass: what was cached by other code or libraries than today's must
+train nobody.
+"""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
 
+from distillery.data.manifest import PreparedData
 from distillery.files import write_json
 from distillery.params import whole as params
+from distillery.teacher_cache.filling.audit import audit_before_training
 from distillery.teacher_cache.filling.decoder import ready_teacher_decoder
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, describe, read_report
+from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)
 
 
 def cache(root: Path) -> None:
-    """Fill data/teacher_cache under `root`, and say what it cost in reports/cache.json."""
+    """Fill data/teacher_cache under `root`, and say what it cost in reports/cache.json.
+
+    Raises:
+        CacheMismatch: the cache says something else than the live teacher.
+    """
     settings = params.load(root / params.PARAMS_FILE)
     places, path = Places.in_workspace(root), root / CACHE_REPORT_FILE
-    ready_teacher_decoder(places, settings.language_model, settings.cache)
-    report = fill_cache(places, settings.cache, read_report(path))
+    ready_teacher_decoder(places, load_teacher, settings.language_model, settings.cache)
+    report = fill_cache(places, load_teacher, settings.cache, read_report(path))
     path.parent.mkdir(exist_ok=True)
     write_json(path, report.to_json())
     for line in describe(report):
+        logger.info("%s", line)
+    filled, data = TeacherCache.open_current(places.cache), PreparedData.open(places.data)
+    for line in audit_before_training(filled, data, places.teacher, load_teacher, settings.cache):
         logger.info("%s", line)
 
 

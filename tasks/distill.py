@@ -16,7 +16,6 @@ from distillery.distill.generations import GENERATIONS_FILE, Generations, record
 from distillery.distill.start import INIT_FILE
 from distillery.files import whole_folder, write_json
 from distillery.params import whole as params
-from distillery.teacher_cache.filling.audit import audit_before_training
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.validation import check_not_poor
@@ -40,8 +39,6 @@ def distill(root: Path, student: str, seed: int) -> None:
     cache = TeacherCache.open_current(places.cache)
     cache.namespace.check(expected_namespace(places, everything.cache, cache.namespace.tokens))
     data = PreparedData.open(places.data)
-    for line in audit_before_training(cache, data, places.teacher, everything.cache):
-        logger.info("%s", line)
     run = Distillation(
         data,
         cache,

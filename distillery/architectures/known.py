@@ -1,6 +1,7 @@
 """Every architecture by the name it has in params.yaml: the one list, of teachers and students."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from distillery.architectures.causal_conv import CausalConv
@@ -9,6 +10,7 @@ from distillery.architectures.conv_bilstm import ConvBiLSTM
 from distillery.architectures.crnn import CRNN
 from distillery.architectures.separable_conv import SeparableConv
 from distillery.models.layers import Network
+from distillery.models.recogniser import Recogniser
 
 TEACHERS: dict[str, Callable[[Any, int, int], Network]] = {
     "conv_bilstm": ConvBiLSTM,
@@ -23,3 +25,16 @@ STUDENTS: dict[str, Callable[[Any, int, int], Network]] = {
     "conv_bilstm": ConvBiLSTM,
 }
 ARCHITECTURES = {**TEACHERS, **STUDENTS}
+
+
+def load_recogniser(folder: Path, device: str = "cpu") -> Recogniser:
+    """Load a saved recogniser of any architecture.
+
+    Args:
+        folder: as `Recogniser.save` left it.
+        device: where it is to run.
+
+    Raises:
+        ModelError: a file is missing, damaged, or does not fit the others.
+    """
+    return Recogniser.load(folder, ARCHITECTURES, device)

@@ -248,14 +248,18 @@ def _prepared(root: Path, places: Places) -> pd.DataFrame:
 
 def audit(options: argparse.Namespace) -> int:
     """Run the teacher over some utterances again and compare."""
+    # These bring PyTorch.
     from distillery.teacher_cache.filling.audit import audit_saved, check_audit, tolerance
+    from distillery.teachers.kinds import load_teacher
 
     places = Places.in_workspace(options.root)
     settings = params.load(options.root / params.PARAMS_FILE).cache
     cache = TeacherCache.open_current(places.cache)
     cache.namespace.check(expected_namespace(places, settings))
     data = PreparedData.open(places.data)
-    found = audit_saved(cache, data, places.teacher, settings, options.count, options.seed)
+    found = audit_saved(
+        cache, data, places.teacher, load_teacher, settings, options.count, options.seed
+    )
     allowed = tolerance(cache)
     good = [item.divergence <= allowed for item in found]
     status = EXIT_GOOD if all(good) else EXIT_BAD

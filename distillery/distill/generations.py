@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distillery.architectures.known import STUDENTS
+from distillery.architectures.known import STUDENTS, load_recogniser
 from distillery.distill.distillation import Distillation, Generation, Trained
 from distillery.errors import ModelError
 from distillery.files import whole_folder, write_json
@@ -102,7 +102,7 @@ class Generations:
                 earlier=saved["rows"],
             )
             places = Places(self.data, place, self.folder / "teacher_cache")
-            fill_cache(places, params)
+            fill_cache(places, load_recogniser, params)
             cache = TeacherCache.open_current(places.cache)
             # Nothing that was worked out from the former cache may stay.
             run = replace(run, cache=cache, generation=generation)

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from distillery.architectures.known import ARCHITECTURES
+from distillery.architectures.known import load_recogniser
 from distillery.errors import ModelError
-from distillery.models.recogniser import Recogniser
+from distillery.models.recogniser import RECOGNISER, Recogniser, saved_kind
 from distillery.params.base import INIT_TEACHER
-from distillery.teachers.kinds import load_teacher
 from distillery.tracking.fetched import check_model
 
 INIT_FILE = "init.json"
@@ -60,7 +59,7 @@ def go_on_from(student: Recogniser, model: str, folder: Path, reader: str) -> Re
         ModelError: it is damaged; or architecture, features, tokens or sample rate differ.
     """
     source = check_model(folder, model, reader)
-    registered = Recogniser.load(folder, ARCHITECTURES)
+    registered = load_recogniser(folder)
     _check_fits(student, registered, model)
     student.network.load_state_dict(registered.network.state_dict())
     return {
@@ -110,12 +109,12 @@ def slice_teacher(student: Recogniser, folder: Path, weights: str) -> Record:
         ModelError: the teacher is missing, damaged or not the cached one; or architecture,
             features, tokens or shapes differ.
     """
-    teacher = load_teacher(folder)
-    if not isinstance(teacher, Recogniser):
+    if saved_kind(folder) != RECOGNISER:
         raise ModelError(
             f"init: the student takes layers of the teacher, but {folder} holds a pre-trained one, "
             "expected a teacher that was trained here; set init to null"
         )
+    teacher = load_recogniser(folder)
     _check_same(teacher, student, folder, weights)
     theirs, state = teacher.network.state_dict(), {}
     stacks = student.network.layer_stacks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -87,6 +87,10 @@ class Teacher(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write the teacher into an existing folder; equal teachers give equal bytes."""
+
+
+LoadTeacher = Callable[[Path, str], Teacher]
+"""Loads a saved teacher from its folder onto a device, such as `cpu`."""
 
 
 def check_rate(prepared_for_hz: int, sample_rate_hz: int) -> None:

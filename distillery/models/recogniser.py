@@ -43,6 +43,8 @@ from distillery.params.models import (
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
+RECOGNISER = "recogniser"
+"""What `saved_kind` calls a model that was made here."""
 TOKENS_FILE = "tokens.txt"
 
 Architecture = (
@@ -229,6 +231,21 @@ class Recogniser:
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """Return the greedy transcripts of a batch of waveforms `(samples,)`."""
         return [greedy_text(item, self.vocabulary) for item in self.log_probs(waveforms)]
+
+
+def saved_kind(folder: Path) -> str:
+    """Return which kind of model a folder holds; config.json names it unless it was made here.
+
+    Raises:
+        ModelError: config.json is missing or damaged.
+    """
+    path = folder / CONFIG_FILE
+    try:
+        return str(json.loads(path.read_text("utf-8")).get("kind", RECOGNISER))
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: holds no {CONFIG_FILE}; expected a saved teacher") from None
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{path}: cannot be used: {error}; run make teacher") from None
 
 
 def save_weights(module: nn.Module, folder: Path) -> None:

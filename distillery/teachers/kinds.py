@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from distillery.architectures.known import ARCHITECTURES
+from distillery.architectures.known import load_recogniser
 from distillery.errors import ModelError
 from distillery.models.base import Teacher
-from distillery.models.recogniser import CONFIG_FILE, Recogniser
+from distillery.models.recogniser import CONFIG_FILE, RECOGNISER, saved_kind
 from distillery.params.teacher import OnnxTeacherParams
 from distillery.teachers import torchaudio_bundle, transformers_ctc, whisper
 from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
@@ -20,12 +19,6 @@ from distillery.teachers.joined import join_teachers
 from distillery.teachers.registered import take_registered
 from distillery.teachers.torchaudio_bundle import take_bundle
 from distillery.teachers.trained import train_teacher
-
-RECOGNISER = "recogniser"
-
-
-def _load_recogniser(folder: Path, device: str) -> Teacher:
-    return Recogniser.load(folder, ARCHITECTURES, device)
 
 
 def _load_ensemble(folder: Path, device: str) -> Teacher:
@@ -40,7 +33,7 @@ def _load_onnx(folder: Path, device: str) -> Teacher:
 
 LOADERS: Mapping[str, Callable[[Path, str], Teacher]] = {
     "ensemble": _load_ensemble,
-    RECOGNISER: _load_recogniser,
+    RECOGNISER: load_recogniser,
     torchaudio_bundle.KIND: torchaudio_bundle.load,
     transformers_ctc.KIND: transformers_ctc.load,
     whisper.KIND: whisper.load,
@@ -59,15 +52,11 @@ def load_teacher(folder: Path, device: str = "cpu") -> Teacher:
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
     """
-    path = folder / CONFIG_FILE
-    try:
-        kind = json.loads(path.read_text("utf-8")).get("kind", RECOGNISER)
-    except FileNotFoundError:
-        raise ModelError(f"{folder}: holds no {CONFIG_FILE}; expected a saved teacher") from None
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{path}: cannot be used: {error}; run make teacher") from None
+    kind = saved_kind(folder)
     if kind not in LOADERS:
-        raise ModelError(f"{path}: kind {kind!r}, expected one of {sorted(LOADERS)}")
+        raise ModelError(
+            f"{folder / CONFIG_FILE}: kind {kind!r}, expected one of {sorted(LOADERS)}"
+        )
     return LOADERS[kind](folder, device)
 
 

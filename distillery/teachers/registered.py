@@ -5,9 +5,9 @@ Source: Furlanello et al. (2018), "Born-Again Neural Networks", arXiv 1805.04770
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import asdict
 
+from distillery.architectures.known import load_recogniser
 from distillery.data.manifest import PreparedData
 from distillery.errors import ModelError
 from distillery.models.recogniser import Recogniser
@@ -24,10 +24,7 @@ def take_registered(params: RegistryTeacherParams, place: Workplace) -> ReadyTea
         ModelError: it is damaged, made for another sample rate, or lacks characters of the corpus.
     """
     source = check_model(place.registered, params.model, "teacher")
-    # By name: were it among this stage's imports, dvc.yaml would have to list every student's code
-    # and train teachers anew whenever some of it changes. The cache lists it, and audits.
-    networks = importlib.import_module("distillery.architectures.known").ARCHITECTURES
-    recogniser = Recogniser.load(place.registered, networks)
+    recogniser = load_recogniser(place.registered)
     recogniser.check_sample_rate(place.data.sample_rate_hz)
     _check_tokens(recogniser, place.data, params.model)
     return ReadyTeacher(recogniser, source=asdict(source))

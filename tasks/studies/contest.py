@@ -315,9 +315,9 @@ class Entry:
         settings, search = pilot_cache(contest.settings.cache, fit), contest.settings.language_model
         if not gives_frames:  # there is nothing to search
             search = search.model_copy(update={"for_teacher": False})
-        ready_teacher_decoder(places, search, settings)
+        ready_teacher_decoder(places, load_teacher, search, settings)
         rows = training_rows(contest.share, settings.speed_factors)
-        fill_cache(places, settings, only=set(rows["audio_key"]))
+        fill_cache(places, load_teacher, settings, only=set(rows["audio_key"]))
         cache = TeacherCache.open_current(places.cache)
         for other in all_namespaces(places.cache):  # of the teacher as it was before
             if other.name != cache.folder.name:

@@ -32,6 +32,7 @@ from distillery.studies.data_curve import CurveModel
 from distillery.teacher_cache.filling.audit import audit_before_training
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 from distillery.tracking.fetched import REGISTERED, read_source
 from distillery.training.curves import run_digest
 from tasks.stage import Snapshot, run_stage, snapshot
@@ -92,7 +93,9 @@ class Workshop:
     def audit(self) -> None:
         """Compare the cache with the live teacher, as before every training."""
         teacher = Places.in_workspace(self.root).teacher
-        for line in audit_before_training(self.cache, self.data, teacher, self.settings.cache):
+        for line in audit_before_training(
+            self.cache, self.data, teacher, load_teacher, self.settings.cache
+        ):
             logger.info("%s", line)
 
     def run_of(self, model: CurveModel) -> Distillation:

@@ -25,6 +25,7 @@ from distillery.teacher_cache.filling.plan import Partition
 from distillery.teacher_cache.filling.report import PassReport
 from distillery.teacher_cache.shards import leftovers
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 from tasks.prepare import prepare
 from tasks.teacher import teacher
 from tests.pipeline.conftest import (
@@ -63,7 +64,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_pass(root: Path, cache: Path, workers: int | str) -> PassReport:
     params = CacheParams.model_validate({**SMALL, "workers": workers})
-    return fill_cache(replace(Places.in_workspace(root), cache=cache), params)
+    return fill_cache(replace(Places.in_workspace(root), cache=cache), load_teacher, params)
 
 
 @pytest.fixture(scope="module")
@@ -319,5 +320,5 @@ def test_a_killed_stage_goes_on_with_what_is_missing(
     resumed = TeacherCache.open_current(cache)
     assert not leftovers(folder)
     params = CacheParams.model_validate(alone)
-    fill_cache(replace(Places.in_workspace(copy), cache=tmp_path / "clean"), params)
+    fill_cache(replace(Places.in_workspace(copy), cache=tmp_path / "clean"), load_teacher, params)
     check_same(resumed, TeacherCache.open_current(tmp_path / "clean"))

@@ -13,13 +13,12 @@ from distillery.data.manifest import PreparedData
 from distillery.device import choose_device, num_threads
 from distillery.errors import CacheMismatch
 from distillery.language_model.decoder import LanguageModelDecoder
-from distillery.models.base import Teacher
+from distillery.models.base import LoadTeacher, Teacher
 from distillery.models.recogniser import CONFIG_FILE
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import DECODER_FOLDER, LANGUAGE_MODEL
 from distillery.teacher_cache.payload import Targets
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.kinds import load_teacher
 
 TOLERANCE = {"f32": 1e-5, "f16": 1e-4, "u8": 2e-3, "sparse": 1e-3, "none": 0.0}
 """By payload: nats a frame, KL(live ‖ cached), that an utterance may lie apart; of texts, none."""
@@ -179,28 +178,50 @@ def audit_saved(
     cache: TeacherCache,
     data: PreparedData,
     teacher_folder: Path,
+    load: LoadTeacher,
     params: CacheParams,
     count: int,
     seed: int = 0,
 ) -> list[Audited]:
     """Load a teacher and audit, with the threads and on the device of the stage `cache`.
 
+    Args:
+        cache: the cache.
+        data: prepared data that hold the audio.
+        teacher_folder: of the saved teacher.
+        load: loads it.
+        params: settings of the stage `cache`.
+        count: utterances, drawn at random.
+        seed: fixes the draw.
+
     Raises:
         CacheMismatch: the cache is another teacher's, or holds nothing that was prepared.
         ModelError: the teacher cannot be loaded, or was made for another sample rate.
     """
     with num_threads(params.num_threads):
-        teacher = load_teacher(teacher_folder, choose_device(params.device))
+        teacher = load(teacher_folder, choose_device(params.device))
         return audit(cache, data, teacher, count, seed, params.speed_factors)
 
 
 def audit_before_training(
-    cache: TeacherCache, data: PreparedData, teacher_folder: Path, params: CacheParams
+    cache: TeacherCache,
+    data: PreparedData,
+    teacher_folder: Path,
+    load: LoadTeacher,
+    params: CacheParams,
 ) -> list[str]:
     """Audit as many utterances as the settings ask for, and return what to tell the user.
 
-    A teacher whose weights are not here, as with somebody who pulled the cache alone, cannot be
-    asked: that is said, and is no error.
+    The stage `cache` ends with it: what fails here trains nobody. A teacher whose weights are not
+    here, as with somebody who pulled the cache alone, cannot be asked: that is said, and is no
+    error.
+
+    Args:
+        cache: the cache.
+        data: prepared data that hold the audio.
+        teacher_folder: of the saved teacher.
+        load: loads it.
+        params: settings of the stage `cache`.
 
     Raises:
         CacheMismatch: cache and teacher disagree.
@@ -209,7 +230,7 @@ def audit_before_training(
         return []
     if not (teacher_folder / CONFIG_FILE).exists():
         return [f"audit: skipped, {teacher_folder / CONFIG_FILE} is not here"]
-    audited = audit_saved(cache, data, teacher_folder, params, params.audit_utterances)
+    audited = audit_saved(cache, data, teacher_folder, load, params, params.audit_utterances)
     check_audit(cache, audited)
     worst = max((item.divergence for item in audited), default=0.0)
     return [

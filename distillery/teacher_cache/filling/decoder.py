@@ -10,6 +10,7 @@ import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distillery.data.manifest import PreparedData, labelled
 from distillery.errors import ModelError
@@ -20,16 +21,22 @@ from distillery.params.cache import CacheParams
 from distillery.params.evaluate import LanguageModelParams
 from distillery.teacher_cache.filling.expected import Places
 
+if TYPE_CHECKING:  # where none is wanted, no model code is needed
+    from distillery.models.base import LoadTeacher
+
 logger = logging.getLogger(__name__)
 
 
-def ready_teacher_decoder(places: Places, params: LanguageModelParams, cache: CacheParams) -> None:
+def ready_teacher_decoder(
+    places: Places, load: LoadTeacher, params: LanguageModelParams, cache: CacheParams
+) -> None:
     """Make the decoder that the teacher's texts come from; remove it where none is wanted.
 
     One that was made from the same transcripts and settings, for the same teacher, stays.
 
     Args:
         places: prepared data, teacher and cache.
+        load: loads the teacher.
         params: settings of the language model.
         cache: settings of the stage `cache`, for where the teacher runs.
 
@@ -65,9 +72,8 @@ def ready_teacher_decoder(places: Places, params: LanguageModelParams, cache: Ca
         untuned_decoder,
         write_language_model,
     )
-    from distillery.teachers.kinds import load_teacher
 
-    recogniser = load_teacher(places.teacher, choose_device(cache.device))
+    recogniser = load(places.teacher, choose_device(cache.device))
     recogniser.check_sample_rate(data.sample_rate_hz)
     with whole_folder(places.decoder) as folder, num_threads(cache.num_threads):
         write_language_model(data, recogniser.vocabulary, params, folder)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Container
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from tqdm import tqdm
@@ -29,11 +30,15 @@ from distillery.teacher_cache.filling.report import PassReport, former_rate
 from distillery.teacher_cache.shards import remove_leftovers
 from distillery.teacher_cache.store import TeacherCache
 
+if TYPE_CHECKING:  # a pass with nothing to do needs no model code
+    from distillery.models.base import LoadTeacher
+
 READ_SAMPLE, READ_BATCH = 512, 32  # utterances
 
 
 def fill_cache(
     places: Places,
+    load: LoadTeacher,
     params: CacheParams,
     former: PassReport | None = None,
     *,
@@ -45,6 +50,7 @@ def fill_cache(
 
     Args:
         places: prepared data, teacher and cache.
+        load: loads the teacher, where something is missing.
         params: settings of the stage.
         former: the report of the pass before, for what the teacher costs when it need not run.
         only: audio keys, of copies too, that are wanted; None: all.
@@ -63,7 +69,7 @@ def fill_cache(
     is_hit = ~rows["audio_key"].isin(missing)
     todo = rows[~is_hit].drop_duplicates("audio_key")
     started = time.perf_counter()
-    reports = _run(places, cache, data, todo, params) if len(todo) else []
+    reports = _run(places, load, cache, data, todo, params) if len(todo) else []
     wall = time.perf_counter() - started
     cache.reload()
     cache.require(rows["audio_key"])
@@ -100,6 +106,7 @@ def _read_seconds(cache: TeacherCache, rows: pd.DataFrame) -> float:
 
 def _run(
     places: Places,
+    load: LoadTeacher,
     cache: TeacherCache,
     data: PreparedData,
     todo: pd.DataFrame,
@@ -123,7 +130,7 @@ def _run(
         )
         shares = partition_batches(batches, list(train["audio_key"]), count)
         partitions = [
-            Partition(places, cache.folder.name, digest, share, params) for share in shares
+            Partition(places, cache.folder.name, digest, share, params, load) for share in shares
         ]
         reports = list(workers.run(partitions, bar.update))
     remove_leftovers(cache.folder)  # of workers that died on the way

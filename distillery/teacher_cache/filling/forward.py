@@ -23,7 +23,7 @@ from distillery.device import choose_device
 from distillery.errors import CacheError
 from distillery.files import digest_of_file
 from distillery.language_model.decoder import LanguageModelDecoder
-from distillery.models.base import Teacher
+from distillery.models.base import LoadTeacher, Teacher
 from distillery.models.decoding import confidence, greedy_text, n_best, score_texts
 from distillery.models.fingerprint import FINGERPRINT_FILE
 from distillery.models.recogniser import Outputs
@@ -32,7 +32,6 @@ from distillery.teacher_cache.filling.expected import LANGUAGE_MODEL
 from distillery.teacher_cache.filling.plan import Partition, PartitionReport, cut_into_shards
 from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.kinds import load_teacher
 
 BATCHES_AHEAD = 2  # read, and waiting to be written: what bounds memory beside the forward pass
 
@@ -58,9 +57,8 @@ def run_partition(
             "all workers need the same folders, start again when they have them"
         )
     torch.set_num_threads(params.num_threads)
-    teacher = _teacher(
-        places.teacher, digest_of_file(places.teacher / FINGERPRINT_FILE), params.device
-    )
+    fingerprint = digest_of_file(places.teacher / FINGERPRINT_FILE)
+    teacher = _teacher(partition.load, places.teacher, fingerprint, params.device)
     data = PreparedData.open(places.data)
     teacher.check_sample_rate(data.sample_rate_hz)
     cache = TeacherCache(places.cache / partition.namespace)
@@ -82,9 +80,9 @@ def run_partition(
 
 
 @lru_cache(maxsize=1)
-def _teacher(folder: Path, _fingerprint: str, device: str) -> Teacher:
+def _teacher(load: LoadTeacher, folder: Path, _fingerprint: str, device: str) -> Teacher:
     """Return a saved teacher; a worker loads it once for all its partitions."""
-    return load_teacher(folder, choose_device(device))
+    return load(folder, choose_device(device))
 
 
 class TeacherPass:

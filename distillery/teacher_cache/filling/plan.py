@@ -1,15 +1,19 @@
-"""TODO: plan."""
+"""How a teacher pass is cut up: batches, the partitions of them that workers take, and shards."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places
+
+if TYPE_CHECKING:  # planning needs no model code
+    from distillery.models.base import LoadTeacher
 
 SHARDS_PER_PARTITION = 4
 PARTITIONS_PER_WORKER = 4  # so that a bar moves, and a slow worker keeps nobody waiting for long
@@ -27,6 +31,8 @@ class Partition:
     batches: Sequence[np.ndarray]
     """Positions in the training rows, copies included; every array is one batch."""
     params: CacheParams
+    load: LoadTeacher
+    """Loads the teacher, where the partition runs."""
 
 
 @dataclass(frozen=True)

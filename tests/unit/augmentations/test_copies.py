@@ -17,6 +17,7 @@ from distillery.teacher_cache.filling.audit import audit
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 from tasks.distill import distill
 from tests.tiny import RATE_HZ, write_params
 from tests.unit.augmentations.conftest import SPEEDS, Lab, lab_params
@@ -69,10 +70,10 @@ def test_a_new_factor_costs_its_copies_alone(lab: Lab, tmp_path: Path) -> None:
         Path(shutil.copytree(lab.root / "data/teacher_cache", tmp_path / "cache")),
     )
     settings = lab_params()["cache"]
-    report = fill_cache(places, CacheParams.model_validate(settings))
+    report = fill_cache(places, load_teacher, CacheParams.model_validate(settings))
     assert (report.num_hits, report.num_teacher_forwards) == (96, 0)
     settings["speed_factors"] = [0.9, 1.2]
-    report = fill_cache(places, CacheParams.model_validate(settings))
+    report = fill_cache(places, load_teacher, CacheParams.model_validate(settings))
     assert (report.num_hits, report.num_teacher_forwards) == (64, 32)
     assert len(TeacherCache.open_current(places.cache)) == 4 * 32
 

@@ -1,5 +1,7 @@
 """The cache against the live teacher; an untrained teacher is as good as any here."""
 
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +31,8 @@ from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.payload import Targets
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
+from tasks.cache import cache as cache_stage
 from tasks.prepare import prepare
 from tests.tiny import RATE_HZ, tiny_params, write_corpus, write_params
 
@@ -80,7 +84,7 @@ def settings(kind: str = "f32", **changes) -> CacheParams:
 
 def fill(workspace: Workspace, cache: Path, kind: str = "f32", **changes) -> TeacherCache:
     places = Places(workspace.places.data, workspace.places.teacher, cache)
-    fill_cache(places, settings(kind, **changes))
+    fill_cache(places, load_teacher, settings(kind, **changes))
     return TeacherCache.open_current(cache)
 
 
@@ -198,14 +202,34 @@ def test_before_training_as_many_are_audited_as_the_settings_say(
 
     def said(count: int, teacher: Path) -> list[str]:
         params = settings(audit_utterances=count)
-        return audit_before_training(cache, workspace.data, teacher, params)
+        return audit_before_training(cache, workspace.data, teacher, load_teacher, params)
 
     assert said(0, folder) == []
     assert said(3, folder)[0].startswith("audit: 3 utterances, at most ")
     assert said(3, tmp_path) == [f"audit: skipped, {tmp_path / 'config.json'} is not here"]
     forged = forge(workspace, tmp_path / "forged", lambda x: x[:, ::-1], a_name(workspace))
     with pytest.raises(CacheMismatch, match=a_name(workspace)):
-        audit_before_training(forged, workspace.data, folder, settings(audit_utterances=4))
+        audit_before_training(
+            forged, workspace.data, folder, load_teacher, settings(audit_utterances=4)
+        )
+
+
+def test_the_stage_refuses_other_outputs_although_nothing_was_missing(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    """Or every student would be trained on them: `distill` asks no teacher."""
+    root = tmp_path / "copy"
+    shutil.copytree(workspace.places.teacher.parents[1], root)
+    for folder in ("data/prepared", "models/teacher"):
+        assert (root / folder).is_dir()
+    write_params(root, tiny_params(cache={"payload": {"log_probs": "f32"}}))
+    forge(workspace, root / "data/teacher_cache", lambda x: x[:, ::-1], a_name(workspace))
+    with pytest.raises(CacheMismatch, match=rf"utterance '{a_name(workspace)}' .*; 1 of 4 aud"):
+        cache_stage(root)
+    report = json.loads((root / "reports/cache.json").read_text())
+    assert report["num_teacher_forwards"] == 0
+    shutil.rmtree(root / "data/teacher_cache")
+    cache_stage(root)
 
 
 # --- the distance ---------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from distillery.teacher_cache.filling.forward import run_partition
 from distillery.teacher_cache.filling.plan import cut_into_shards, partition_batches, plan_batches
 from distillery.teacher_cache.filling.report import PassReport, describe, read_report
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 from tasks.prepare import prepare
 from tasks.teacher import teacher
 from tests.tiny import tiny_params, write_corpus, write_params
@@ -70,7 +71,8 @@ def everything(cache: TeacherCache, keys: list[str]) -> list[Any]:
 
 def test_hidden_layers_are_those_of_a_live_forward(places: Places) -> None:
     payload = {"log_probs": "f32", "hidden_layers": LAYERS}
-    fill_cache(places, cache_params(payload=payload, batch_seconds=0.1))  # every utterance alone
+    params = cache_params(payload=payload, batch_seconds=0.1)  # every utterance alone
+    fill_cache(places, load_teacher, params)
     cache = TeacherCache.open_current(places.cache)
     assert cache.namespace.hidden == {"recurrent.0": 48, "project": 24}
     model, data = load(places)
@@ -86,7 +88,7 @@ def test_hidden_layers_are_those_of_a_live_forward(places: Places) -> None:
 
 def test_the_best_texts_are_stored_with_falling_scores(places: Places) -> None:
     payload = {"log_probs": "f32", "num_hypotheses": 3}
-    fill_cache(places, cache_params(payload=payload))
+    fill_cache(places, load_teacher, cache_params(payload=payload))
     cache = TeacherCache.open_current(places.cache)
     vocabulary = load(places)[0].vocabulary
     found = cache.hypotheses(cache.all_rows)
@@ -104,7 +106,7 @@ def test_the_best_texts_are_stored_with_falling_scores(places: Places) -> None:
 
 
 def test_one_hypothesis_is_the_best_path(places: Places) -> None:
-    fill_cache(places, cache_params())
+    fill_cache(places, load_teacher, cache_params())
     cache = TeacherCache.open_current(places.cache)
     texts = cache.greedy_texts(cache.all_rows)
     assert [[item.text for item in items] for items in cache.hypotheses(cache.all_rows)] == [
@@ -114,7 +116,8 @@ def test_one_hypothesis_is_the_best_path(places: Places) -> None:
 
 def test_the_batch_an_utterance_was_in_does_not_show(places: Places) -> None:
     payload = {"log_probs": "f32", "hidden_layers": LAYERS}
-    fill_cache(places, cache_params(payload=payload, batch_seconds=60.0))  # one batch of all
+    params = cache_params(payload=payload, batch_seconds=60.0)  # one batch of all
+    fill_cache(places, load_teacher, params)
     cache = TeacherCache.open_current(places.cache)
     model, data = load(places)
     for row in data.split("train").itertuples():
@@ -135,7 +138,9 @@ def test_the_content_does_not_depend_on_shards_and_partitions(
     digests, contents, num_shards = set(), [], set()
     for seconds in (1.0, 6.0, 3600.0):
         here = replace(places, cache=tmp_path / f"{seconds}")
-        report = fill_cache(here, cache_params(payload=payload, shard_seconds=seconds))
+        report = fill_cache(
+            here, load_teacher, cache_params(payload=payload, shard_seconds=seconds)
+        )
         cache = TeacherCache.open_current(here.cache)
         digests.add(report.manifest_sha256)
         contents.append(everything(cache, sorted(cache.keys(cache.all_rows))))
@@ -146,9 +151,9 @@ def test_the_content_does_not_depend_on_shards_and_partitions(
 
 
 def test_bfloat16_is_another_namespace_with_nearly_the_same_content(places: Places) -> None:
-    fill_cache(places, cache_params(precision="fp32"))
+    fill_cache(places, load_teacher, cache_params(precision="fp32"))
     exact = TeacherCache.open_current(places.cache)
-    fill_cache(places, cache_params(precision="bf16"))
+    fill_cache(places, load_teacher, cache_params(precision="bf16"))
     rough = TeacherCache.open_current(places.cache)
     assert rough.folder != exact.folder
     keys = exact.keys(exact.all_rows)
@@ -162,18 +167,18 @@ def test_bfloat16_is_another_namespace_with_nearly_the_same_content(places: Plac
 
 
 def test_only_what_is_missing_meets_the_teacher(places: Places) -> None:
-    first = fill_cache(places, cache_params())
+    first = fill_cache(places, load_teacher, cache_params())
     assert (first.num_utterances, first.num_hits, first.num_teacher_forwards) == (32, 0, 32)
     shards = sorted(places.cache.glob("*/*.arrow"))
     shards[0].unlink()  # a shard without index does not exist
     lost = 32 - len(TeacherCache.open_current(places.cache))
-    second = fill_cache(places, cache_params(), first)
+    second = fill_cache(places, load_teacher, cache_params(), first)
     assert (second.num_hits, second.num_teacher_forwards) == (32 - lost, lost)
     assert 0 < lost < 32
-    third = fill_cache(places, cache_params(), second)
+    third = fill_cache(places, load_teacher, cache_params(), second)
     assert (third.num_hits, third.num_teacher_forwards, third.teacher_seconds) == (32, 0, 0)
     assert third.teacher_seconds_per_audio_second == second.teacher_seconds_per_audio_second
-    assert fill_cache(places, cache_params()).teacher_seconds_per_audio_second is None
+    assert fill_cache(places, load_teacher, cache_params()).teacher_seconds_per_audio_second is None
 
 
 def test_a_partition_that_is_run_again_does_the_rest_alone(
@@ -185,7 +190,7 @@ def test_a_partition_that_is_run_again_does_the_rest_alone(
         "distillery.teacher_cache.filling.workers.run_partition",
         lambda partition, progress: asked.append(partition) or run_partition(partition, progress),
     )
-    fill_cache(places, cache_params(shard_seconds=2.0))
+    fill_cache(places, load_teacher, cache_params(shard_seconds=2.0))
     first = asked[0]
     progress: list[int] = []
     assert run_partition(first, progress.append).num_utterances == 0
@@ -202,7 +207,7 @@ def test_a_manifest_that_changed_since_the_plan_is_refused(
         ),
     )
     with pytest.raises(CacheError, match="differs from the one that this pass was planned with"):
-        fill_cache(places, cache_params())
+        fill_cache(places, load_teacher, cache_params())
 
 
 def test_a_teacher_that_gives_nan_is_refused_with_the_utterance(
@@ -217,7 +222,7 @@ def test_a_teacher_that_gives_nan_is_refused_with_the_utterance(
 
     monkeypatch.setattr(Recogniser, "forward", broken)
     with pytest.raises(CacheError, match=r"utterance [0-9a-f]{12}: the teacher gave NaN"):
-        fill_cache(places, cache_params())
+        fill_cache(places, load_teacher, cache_params())
     assert not list(places.cache.glob("*/shard-*"))
 
 
