@@ -45,7 +45,7 @@ from distillery.language_model.tuning import (
     write_language_model,
 )
 from distillery.models.decoding import greedy_text
-from distillery.params.evaluate import LanguageModelParams
+from distillery.params.language_model import LanguageModelParams
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teachers.kinds import load_teacher
 

@@ -53,7 +53,8 @@ from distillery.files import whole_folder, write_json
 from distillery.language_model.evaluation import Decoded, decode_with_language_model
 from distillery.models.base import Teacher
 from distillery.models.recogniser import Recogniser
-from distillery.params.evaluate import EvaluateParams, LanguageModelParams
+from distillery.params.evaluate import EvaluateParams
+from distillery.params.language_model import LanguageModelParams
 from distillery.serve.streaming import can_stream
 from distillery.teachers.kinds import load_teacher
 

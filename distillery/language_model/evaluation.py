@@ -22,7 +22,7 @@ from distillery.language_model.tuning import (
     write_language_model,
 )
 from distillery.models.base import Teacher
-from distillery.params.evaluate import LanguageModelParams
+from distillery.params.language_model import LanguageModelParams
 
 Name = TypeVar("Name", bound=Hashable)
 

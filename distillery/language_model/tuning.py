@@ -14,7 +14,7 @@ from distillery.language_model.decoder import LanguageModelDecoder, tune
 from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE, estimate, write_lexicon
 from distillery.language_model.settings import SearchSettings, Tuned
 from distillery.models.base import Teacher
-from distillery.params.evaluate import LanguageModelParams
+from distillery.params.language_model import LanguageModelParams
 
 BATCH_UTTERANCES = 16
 

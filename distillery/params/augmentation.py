@@ -1,20 +1,16 @@
-"""TODO: augmentation."""
+"""How students and controls hear utterances otherwise than they were recorded."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    model_validator,
-)
+from pydantic import AfterValidator, model_validator
 
 from distillery.params.base import (
-    Folder,
+    NonEmptyText,
     NonNegativeFloat,
     PositiveFloat,
     PositiveFraction,
-    Probability,
     Section,
     lowest_first,
 )
@@ -23,18 +19,18 @@ from distillery.params.base import (
 class NoiseParams(Section):
     """Noise added to whole utterances."""
 
-    probability: Probability = 0.5
+    probability: PositiveFraction = 0.5
     """Share of the utterances that get some, drawn anew in every epoch."""
     snr_db: Annotated[tuple[float, float], AfterValidator(lowest_first)] = (5.0, 20.0)
     """Least and most decibels of the speech above the noise; lower is louder noise."""
-    folder: Folder | None = None
+    folder: NonEmptyText | None = None
     """Recordings to draw from, with all folders below; null generates coloured noise."""
 
 
 class GainParams(Section):
     """Loudness of whole utterances."""
 
-    probability: Probability = 0.5
+    probability: PositiveFraction = 0.5
     """Share of the utterances that become louder or softer, drawn anew in every epoch."""
     gain_db: Annotated[tuple[float, float], AfterValidator(lowest_first)] = (-6.0, 6.0)
     """Least and most decibels; positive is louder."""
@@ -43,7 +39,7 @@ class GainParams(Section):
 class ReverberationParams(Section):
     """Rooms that utterances are heard in."""
 
-    probability: Probability = 0.5
+    probability: PositiveFraction = 0.5
     """Share of the utterances that get a room, drawn anew in every epoch."""
     rt60_seconds: Annotated[tuple[PositiveFloat, PositiveFloat], AfterValidator(lowest_first)] = (
         0.1,
@@ -55,7 +51,7 @@ class ReverberationParams(Section):
     ] = (5.0, 15.0)
     """Of generated rooms: least and most decibels of the direct sound above all echoes; near 0 and
     below, what is heard is late by a frame or so."""
-    folder: Folder | None = None
+    folder: NonEmptyText | None = None
     """Impulse responses to draw from, with all folders below; null generates them."""
 
     @model_validator(mode="after")
@@ -73,7 +69,7 @@ class ReverberationParams(Section):
 class CropParams(Section):
     """Stretches cut out of utterances, of which the teacher's frames alone are learnt."""
 
-    probability: Probability = 0.3
+    probability: PositiveFraction = 0.3
     """Share of the utterances that are cut, drawn anew in every epoch; a cut one's transcript and
     hypotheses do not count."""
     kept_fraction: Annotated[
@@ -85,7 +81,7 @@ class CropParams(Section):
 class ConcatenateParams(Section):
     """Utterances joined two by two."""
 
-    probability: Probability = 0.3
+    probability: PositiveFraction = 0.3
     """Share of the batches whose utterances are joined, drawn anew in every epoch."""
 
 

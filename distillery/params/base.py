@@ -1,30 +1,33 @@
-"""TODO: base."""
+"""What the sections have in common: their base, and the kinds of values that several hold."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
-NAME_PATTERN = r"[a-z][a-z0-9_-]{0,40}"
-StudentName = Annotated[str, Field(pattern=f"^{NAME_PATTERN}$")]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 INIT_TEACHER = "teacher"
-MEMBERS = "members"  # setting, and folder, of an ensemble's
+"""`init` of a student that starts from its teacher's layers."""
+INIT_REGISTRY = "models:/"
+"""How a registered model's name begins, as MLflow writes it."""
+MEMBERS = "members"
+"""Setting of an ensemble, and folder of its members."""
 CONFIGURED = "teacher"
 """What `make teachers` calls the teacher of the section `teacher`."""
-INIT_REGISTRY = "models:/"
 REGISTRY_PATTERN = rf"{INIT_REGISTRY}[^/@]+(@[^/@]+|/[1-9][0-9]*)"
-RegistryUri = Annotated[str, Field(pattern=f"^{REGISTRY_PATTERN}$")]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def lowest_first(ends: tuple[float, float]) -> tuple[float, float]:
+    """Return the two ends of a range unless they stand in reverse."""
+    if ends[0] > ends[1]:
+        raise ValueError(f"the ends stand in reverse, expected [{ends[1]:g}, {ends[0]:g}]")
+    return ends
 
 
 def _other_speeds(factors: tuple[float, ...]) -> tuple[float, ...]:
@@ -35,20 +38,18 @@ def _other_speeds(factors: tuple[float, ...]) -> tuple[float, ...]:
     return factors
 
 
-def lowest_first(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] > ends[1]:
-        raise ValueError(f"the ends stand in reverse, expected [{ends[1]:g}, {ends[0]:g}]")
-    return ends
-
-
-Probability = Annotated[float, Field(gt=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveFraction = Annotated[float, Field(gt=0.0, le=1.0)]
-Folder = Annotated[str, Field(min_length=1)]
-SpeedFactor = Annotated[float, Field(ge=0.5, le=2.0)]
-SpeedFactors = Annotated[tuple[SpeedFactor, ...], AfterValidator(_other_speeds)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, and an unknown key is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Confidence = Annotated[float, Field(gt=0.5, lt=1.0)]
+SampleRate = Annotated[int, Field(ge=4000, le=48000)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+NonEmptyText = Annotated[str, Field(min_length=1)]
+StudentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
+RegistryUri = Annotated[str, Field(pattern=f"^{REGISTRY_PATTERN}$")]
+SpeedFactors = Annotated[
+    tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...], AfterValidator(_other_speeds)
+]

@@ -1,14 +1,19 @@
-"""TODO: cache."""
+"""The section `cache`: what is kept of the teacher's outputs, and how the teacher runs."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
-from distillery.params.base import PositiveFloat, PositiveInt, Section, SpeedFactors
+from distillery.params.base import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    Section,
+    SpeedFactors,
+)
 
 
 class SparseParams(Section):
@@ -16,9 +21,9 @@ class SparseParams(Section):
 
     top_k: Annotated[int, Field(ge=1, le=255)] = 16
     """Most tokens of one frame."""
-    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.999
+    top_p: PositiveFraction = 0.999
     """Fewer are kept where they hold this share of the mass."""
-    near_frames: Annotated[int, Field(ge=0)] = 1
+    near_frames: NonNegativeInt = 1
     """So close to a non-blank frame, `top_k` are kept whatever they hold."""
     temperatures: tuple[PositiveFloat, ...] = (2.0, 4.0)
     """Other temperatures than 1 to keep probabilities exact at; each costs 2 bytes a frame."""
@@ -55,9 +60,7 @@ class CacheParams(Section):
     """Audio in one teacher batch, padding included, in seconds; larger needs more memory."""
     shard_seconds: PositiveFloat = 3600.0
     """Audio covered by one shard, in seconds; a kill loses at most the open one."""
-    workers: (
-        Annotated[int, Field(ge=0)] | Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")]
-    ) = 0
+    workers: NonNegativeInt | Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")] = 0
     """Who runs the teacher: 0 this process, N local processes, tcp://HOST:PORT a Dask cluster.
     Dask runs what it is sent: use tls:// outside a network that you trust."""
     num_threads: PositiveInt = 1
@@ -65,5 +68,5 @@ class CacheParams(Section):
     teachers are fastest with 1 and several workers."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the teacher runs; auto takes a GPU if there is one."""
-    audit_utterances: Annotated[int, Field(ge=0)] = 4
+    audit_utterances: NonNegativeInt = 4
     """Utterances on which the live teacher is compared with the cache before training; 0: none."""

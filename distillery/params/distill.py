@@ -1,13 +1,10 @@
-"""TODO: distill."""
+"""The section `distill`: the students, what they hear, and what they learn from."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from distillery.params.augmentation import AugmentationParams
 from distillery.params.base import (

@@ -1,15 +1,23 @@
-"""TODO: models."""
+"""What teachers and students are built of: features, and one form for each architecture.
+
+The order of the fields is that of a saved model's config.json.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
-from distillery.params.base import PositiveFloat, PositiveInt, Section
+from distillery.params.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
+
+Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
+TimeReduction = Literal[2, 4]
+
+
+def _refuse_even(kernel_size: int) -> None:
+    if kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size {kernel_size} is even; an odd one is needed")
 
 
 class FeatureParams(Section):
@@ -37,9 +45,9 @@ class ConvBiLSTMParams(Section):
     """LSTM units per direction."""
     num_layers: PositiveInt = 3
     """LSTM layers."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.2
+    dropout: Dropout = 0.2
     """Dropout between layers."""
-    time_reduction: Literal[2, 4] = 4
+    time_reduction: TimeReduction = 4
     """Feature frames per output frame."""
 
 
@@ -55,11 +63,11 @@ class ConformerParams(Section):
     """Attention heads."""
     num_layers: PositiveInt = 6
     """Conformer blocks."""
-    kernel_size: Annotated[int, Field(ge=3, multiple_of=1)] = 15
+    kernel_size: Annotated[int, Field(ge=3)] = 15
     """Frames that the depthwise convolution sees; odd."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    dropout: Dropout = 0.1
     """Dropout in every block."""
-    time_reduction: Literal[2, 4] = 4
+    time_reduction: TimeReduction = 4
     """Feature frames per output frame."""
 
     @model_validator(mode="after")
@@ -68,8 +76,7 @@ class ConformerParams(Section):
             raise ValueError(
                 f"model_size {self.model_size} is not a multiple of num_heads {self.num_heads}"
             )
-        if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size {self.kernel_size} is even; an odd one is needed")
+        _refuse_even(self.kernel_size)
         return self
 
 
@@ -83,15 +90,14 @@ class SeparableConvParams(Section):
     """Residual blocks."""
     kernel_size: PositiveInt = 11
     """Frames that each depthwise convolution sees; odd."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    dropout: Dropout = 0.1
     """Dropout after each block."""
-    time_reduction: Literal[2, 4] = 4
+    time_reduction: TimeReduction = 4
     """Feature frames per output frame."""
 
     @model_validator(mode="after")
     def _odd(self) -> SeparableConvParams:
-        if self.kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size {self.kernel_size} is even; an odd one is needed")
+        _refuse_even(self.kernel_size)
         return self
 
 
@@ -105,12 +111,12 @@ class CausalConvParams(Section):
     """Residual blocks."""
     kernel_size: PositiveInt = 11
     """Frames that each depthwise convolution sees."""
-    lookahead_frames: Annotated[int, Field(ge=0)] = 0
+    lookahead_frames: NonNegativeInt = 0
     """Output frames that the network waits for after each one; more helps accuracy and adds as many
     frames of latency."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    dropout: Dropout = 0.1
     """Dropout after each block."""
-    time_reduction: Literal[2, 4] = 4
+    time_reduction: TimeReduction = 4
     """Feature frames per output frame."""
 
     @model_validator(mode="after")
@@ -134,9 +140,9 @@ class CRNNParams(Section):
     """GRU units per direction."""
     num_layers: PositiveInt = 1
     """GRU layers."""
-    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.1
+    dropout: Dropout = 0.1
     """Dropout between layers."""
-    time_reduction: Literal[2, 4] = 4
+    time_reduction: TimeReduction = 4
     """Feature frames per output frame."""
 
 

@@ -1,18 +1,20 @@
-"""TODO: objective."""
+"""What students are trained towards: the terms of the loss, and how their weights change."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    ConfigDict,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import ConfigDict, Discriminator, Field, Tag, model_validator
 
-from distillery.params.base import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
+from distillery.params.base import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    Section,
+)
 
 
 class Schedule(Section):
@@ -41,16 +43,14 @@ class Schedule(Section):
 
 
 def _number_or_schedule(value: object) -> str:
-    return SCHEDULE_TAG if isinstance(value, dict | Schedule) else NUMBER_TAG
-
-
-NUMBER_TAG, SCHEDULE_TAG = "a number", "a schedule"
+    return "schedule" if isinstance(value, dict | Schedule) else "number"
 
 
 Scheduled = Annotated[
-    Annotated[NonNegativeFloat, Tag(NUMBER_TAG)] | Annotated[Schedule, Tag(SCHEDULE_TAG)],
+    Annotated[NonNegativeFloat, Tag("number")] | Annotated[Schedule, Tag("schedule")],
     Discriminator(_number_or_schedule),
 ]
+"""A number, or one that changes while a student trains."""
 
 
 def peak(value: float | Schedule) -> float:
@@ -75,9 +75,9 @@ class FrameLossParams(Section):
     blank_mode: Literal["all", "nonblank", "symmetric", "trim", "threshold"] = "symmetric"
     """Frames that count: all; the teacher's non-blank ones; these and `dilation` frames beside
     them; from the first of them to the last; or those less blank than `blank_threshold`."""
-    dilation: Annotated[int, Field(ge=0)] = 1
+    dilation: NonNegativeInt = 1
     """Frames kept on each side of a non-blank one in blank mode `symmetric`."""
-    blank_threshold: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    blank_threshold: PositiveFraction = 0.95
     """A frame counts in blank mode `threshold` if the teacher's blank is less probable than this;
     larger keeps more."""
     weighting: Literal["uniform", "confidence"] = "uniform"

@@ -1,15 +1,20 @@
-"""TODO: prepare."""
+"""The section `prepare`: which corpus, and what becomes of its recordings."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import (
-    Field,
+from distillery.params.base import (
+    Fraction,
+    NonEmptyText,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveFraction,
+    PositiveInt,
+    SampleRate,
+    Section,
 )
-
-from distillery.params.base import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 
 class CommandsParams(Section):
@@ -49,13 +54,13 @@ class PrepareParams(Section):
         "commonvoice",
     ]
     """Which recipe in distillery/corpora reads the source."""
-    source: Annotated[str, Field(min_length=1)]
+    source: NonEmptyText
     """The corpus folder; for `commands`, the grammar file."""
     manifest: str = "manifest.csv"
     """For corpus `manifest`: its file name inside the source folder (CSV, TSV, JSONL, Parquet)."""
     download: bool = False
     """Whether a missing public corpus may be downloaded into the source folder."""
-    sample_rate_hz: Annotated[int, Field(ge=4000, le=48000)] = 16000
+    sample_rate_hz: SampleRate = 16000
     """Rate of the prepared audio in hertz; keep 8 kHz recordings at 8000."""
     case: Literal["lower", "upper", "keep"] = "lower"
     """What the normaliser does with letter case."""
@@ -66,7 +71,7 @@ class PrepareParams(Section):
     validate; chosen by hash, so new data moves none."""
     test_fraction: Fraction = 0.1
     """The same for test, used only where the corpus has no official test split."""
-    labelled_fraction: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    labelled_fraction: PositiveFraction = 1.0
     """Share of the training utterances that keep their transcripts, chosen by hash of the audio;
     the others count as unlabelled, which shows what students gain from such audio."""
     min_duration_seconds: NonNegativeFloat = 0.1

@@ -1,14 +1,20 @@
-"""TODO: register."""
+"""The section `register`: where MLflow is, who becomes champion, and how it is served."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
-from distillery.params.base import Fraction, PositiveFloat, PositiveInt, Section
+from distillery.params.base import (
+    Confidence,
+    Fraction,
+    NonEmptyText,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
 
 
 class GateParams(Section):
@@ -19,12 +25,12 @@ class GateParams(Section):
 
     enabled: bool = True
     """Whether it is judged at all; without, every newly registered student becomes champion."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    confidence: Confidence = 0.95
     """Coverage of the one-sided intervals; more asks for clearer proof."""
     wer_margin: Annotated[float, Field(ge=-1.0, le=1.0)] = 0.01
     """How much worse than the champion it may be at the far end of that interval, itself no worse;
     larger lets smaller test splits decide, below 0 it must be better by as much."""
-    min_utterances: Annotated[int, Field(ge=0)] = 20
+    min_utterances: NonNegativeInt = 20
     """Test utterances below which no champion is replaced: an interval over a few is too narrow,
     over one it has no width; 0 lets any number decide."""
     max_wer: PositiveFloat = 0.95
@@ -55,7 +61,7 @@ class ServeLimits(Section):
 class RegisterParams(Section):
     """Settings of the stage `register`."""
 
-    experiment: Annotated[str, Field(min_length=1)] = "distillery"
+    experiment: NonEmptyText = "distillery"
     """MLflow experiment that the runs go to."""
     model_name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")] = "distillery"
     """Registered model that the students become versions of."""

@@ -1,13 +1,10 @@
-"""TODO: studies."""
+"""The sections `curve` and `teacher_candidates`: comparisons of models that are no stages."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import (
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from distillery.params.base import (
     CONFIGURED,
@@ -23,9 +20,7 @@ from distillery.params.teacher import TeacherParams
 class CurveParams(Section):
     """Settings of `make curve`, which is no stage: WER against the amount of training data."""
 
-    fractions: Annotated[
-        tuple[Annotated[float, Field(gt=0.0, le=1.0)], ...], Field(min_length=1)
-    ] = (0.1, 0.25, 0.5, 1.0)
+    fractions: Annotated[tuple[PositiveFraction, ...], Field(min_length=1)] = (0.1, 0.25, 0.5, 1.0)
     """Shares of the training audio to train on; each costs as much as all of it."""
     students: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Which students are drawn, names under distill.students; null takes all."""

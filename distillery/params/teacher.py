@@ -1,23 +1,21 @@
-"""TODO: teacher."""
+"""The section `teacher`, one form for each kind of teacher."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from distillery.params.base import (
     Fraction,
+    NonEmptyText,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
     RegistryUri,
+    SampleRate,
     Section,
     SpeedFactors,
 )
@@ -83,9 +81,9 @@ class BundleParams(Section):
 
     kind: Literal["torchaudio"]
     """Where the model comes from."""
-    bundle: Annotated[str, Field(min_length=1)]
+    bundle: NonEmptyText
     """Its name, such as WAV2VEC2_ASR_BASE_960H; WAV2VEC2_BASE, for fine-tuning, is an encoder."""
-    weights: Annotated[str, Field(min_length=1)] | None = None
+    weights: NonEmptyText | None = None
     """A local file with its state dict (.pt, .pth or .safetensors); null downloads it once."""
 
 
@@ -109,9 +107,9 @@ class PublishedModelParams(Section):
 
     kind: Literal["transformers"]
     """Where the model comes from."""
-    model: Annotated[str, Field(min_length=1)]
+    model: NonEmptyText
     """A folder, or the name of a repository on the hub, such as facebook/wav2vec2-base-960h."""
-    revision: Annotated[str, Field(min_length=1)] | None = None
+    revision: NonEmptyText | None = None
     """Commit, tag or branch of a repository; null takes its main branch."""
 
 
@@ -127,13 +125,13 @@ class OnnxTeacherParams(PretrainedTeacherParams):
 
     kind: Literal["onnx"]
     """Where the teacher comes from."""
-    model: Annotated[str, Field(min_length=1)]
+    model: NonEmptyText
     """Path of the .onnx file; external data lie in its folder."""
-    tokens: Annotated[str, Field(min_length=1)]
+    tokens: NonEmptyText
     """Path of its tokens: one a line in the order of the outputs, or JSON from token to index."""
-    blank: Annotated[int, Field(ge=0)] | str = 0
+    blank: NonNegativeInt | str = 0
     """The CTC blank among them: its index, or the token."""
-    sample_rate_hz: Annotated[int, Field(ge=4000, le=48000)] = 16000
+    sample_rate_hz: SampleRate = 16000
     """Of the audio that it was trained on, in hertz."""
     normalise: bool = False
     """Whether each waveform is to have zero mean and unit variance, as wav2vec 2.0's have."""
@@ -152,7 +150,7 @@ class FrozenParams(Section):
 
     extractor: bool = True
     """The convolutions over the waveform; training them too costs time and needs much data."""
-    layers: Annotated[int, Field(ge=0)] = 0
+    layers: NonNegativeInt = 0
     """The first so many Transformer layers, and all that lies beneath them; more is faster, and
     safer where transcripts are few."""
 
@@ -195,7 +193,9 @@ class FineTunedTeacherParams(HearingParams):
 
 def _kind_of_teacher(value: Any) -> str:
     """Return what tells the kinds apart; settings that name none mean a trained teacher."""
-    return str(value.get("kind", "trained") if isinstance(value, dict) else value.kind)
+    if isinstance(value, dict):
+        return str(value.get("kind", "trained"))
+    return str(getattr(value, "kind", None))  # a number or a text is of no kind
 
 
 SingleTeacherParams = Annotated[
@@ -214,8 +214,6 @@ SingleTeacherParams = Annotated[
         ),
     ),
 ]
-
-
 """One form for each kind of teacher that is not made of others."""
 
 
@@ -264,6 +262,4 @@ TeacherParams = Annotated[
     | Annotated[EnsembleTeacherParams, Tag("ensemble")],
     Discriminator(_is_ensemble),
 ]
-
-
 """Settings of the stage `teacher`, one form for each kind of teacher."""

@@ -1,24 +1,27 @@
-"""TODO: training."""
+"""One training run, of a teacher or of a student."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import (
-    Field,
+from distillery.params.base import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
 )
-
-from distillery.params.base import Fraction, NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
 
 class SpecAugmentParams(Section):
     """SpecAugment without time warping (Park et al., 2019): frames stay where they are."""
 
-    num_time_masks: Annotated[int, Field(ge=0)] = 2
+    num_time_masks: NonNegativeInt = 2
     """Stretches of time hidden in each utterance."""
     max_time_fraction: Fraction = 0.1
     """Longest stretch, as a share of the utterance."""
-    num_frequency_masks: Annotated[int, Field(ge=0)] = 2
+    num_frequency_masks: NonNegativeInt = 2
     """Bands of mels hidden in each utterance."""
     max_frequency_fraction: Fraction = 0.2
     """Widest band, as a share of the mels."""

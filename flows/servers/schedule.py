@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from distillery.errors import DistilleryError, ParamsError
 from distillery.params import whole as params
+from distillery.params.retraining import RetrainingParams
 from flows import environment
 from flows.servers import server
 from flows.stages.lock import check_workspace
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def serve(root: Path, settings: params.RetrainingParams, port: int) -> None:
+def serve(root: Path, settings: RetrainingParams, port: int) -> None:
     """Serve the flow on its schedule until the process is told to stop.
 
     Args:

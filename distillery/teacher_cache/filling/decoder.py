@@ -18,7 +18,7 @@ from distillery.files import whole_folder
 from distillery.language_model.settings import DECODER_FILES, read_tuned
 from distillery.models.fingerprint import digest_of, read_fingerprint
 from distillery.params.cache import CacheParams
-from distillery.params.evaluate import LanguageModelParams
+from distillery.params.language_model import LanguageModelParams
 from distillery.teacher_cache.filling.expected import Places
 
 if TYPE_CHECKING:  # where none is wanted, no model code is needed

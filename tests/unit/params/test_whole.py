@@ -6,7 +6,6 @@ import yaml
 
 from distillery.errors import ParamsError
 from distillery.params import whole as params
-from distillery.params.base import Section
 from distillery.params.objective import ObjectiveParams
 from tests.tiny import tiny_params, write_params
 
@@ -350,36 +349,6 @@ def test_a_students_own_features_come_first(tmp_path: Path) -> None:
     distill = params.load(tmp_path / "params.yaml").distill
     assert distill.features_of("stream").num_mels == 24
     assert distill.features_of("conv") == distill.features
-
-
-def test_every_field_is_read_by_some_code() -> None:
-    sources = "\n".join(
-        path.read_text()
-        for folder in ("distillery", "tasks", "flows")
-        for path in (ROOT / folder).rglob("*.py")
-    )
-    unread = [
-        f"{section.__name__}.{name}"
-        for section in Section.__subclasses__()
-        for name in section.model_fields
-        if f".{name}" not in sources
-    ]
-    assert not unread
-
-
-def test_every_field_has_a_sentence() -> None:
-    import ast
-
-    tree = ast.parse((ROOT / "distillery/params/whole.py").read_text())
-    bare = []
-    for node in [n for n in tree.body if isinstance(n, ast.ClassDef) and n.name != "Params"]:
-        for field, after in zip(node.body, [*node.body[1:], None], strict=True):
-            is_sentence = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-            if isinstance(field, ast.AnnAssign) and not is_sentence:
-                name = ast.unparse(field.target)
-                if name != "type":
-                    bare.append(f"{node.name}.{name}")
-    assert not bare
 
 
 @pytest.mark.parametrize(

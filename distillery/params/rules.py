@@ -1,0 +1,123 @@
+"""What sections must not contradict each other in.
+
+A stage checks what concerns its own sections, the whole of params.yaml all of it; so each rule is a
+function of the sections that it compares, which raises a ValueError, as pydantic's validators do.
+"""
+
+from __future__ import annotations
+
+from distillery.params.base import INIT_TEACHER
+from distillery.params.cache import CacheParams
+from distillery.params.distill import DistillParams
+from distillery.params.evaluate import EvaluateParams
+from distillery.params.language_model import LanguageModelParams
+from distillery.params.teacher import TeacherParams, TrainedTeacherParams
+
+
+def check_students(
+    distill: DistillParams,
+    teacher: TeacherParams,
+    cache: CacheParams,
+    language_model: LanguageModelParams,
+) -> None:
+    """Refuse students that cannot learn from this teacher, or not from what the cache keeps."""
+    check_disagreement(distill, cache, language_model)
+    check_first_weights(distill, teacher)
+    check_frame_rates(distill, teacher)
+    check_cached_outputs(distill, cache)
+
+
+def check_disagreement(
+    distill: DistillParams, cache: CacheParams, language_model: LanguageModelParams
+) -> None:
+    """Refuse a filter by disagreement where no two decodings can disagree."""
+    limit = distill.filter.max_disagreement
+    if limit is None:
+        return
+    if cache.payload.num_hypotheses == 1:
+        raise ValueError(
+            f"distill.filter.max_disagreement is {limit:g}, but the cache keeps one decoding; "
+            "set cache.payload.num_hypotheses to 2 or more, or max_disagreement to null"
+        )
+    if language_model.for_teacher:
+        raise ValueError(
+            "distill.filter.max_disagreement compares the best path with the best of several "
+            "hypotheses, but with language_model.for_teacher both are what the language model "
+            "chose; set one of them to null or false"
+        )
+
+
+def check_first_weights(distill: DistillParams, teacher: TeacherParams) -> None:
+    """Refuse students that start from layers of a teacher whose layers do not fit."""
+    for name, student in distill.students.items():
+        if student.init != INIT_TEACHER or not isinstance(teacher, TrainedTeacherParams):
+            continue
+        own, theirs = student.architecture.type, teacher.architecture.type
+        if own != theirs:
+            raise ValueError(
+                f"distill.students.{name}: init is {INIT_TEACHER!r}, but the student is a "
+                f"{own} and the teacher a {theirs}; give both one architecture, or remove init"
+            )
+        if distill.features_of(name) != teacher.features:
+            raise ValueError(
+                f"distill.students.{name}: init is {INIT_TEACHER!r}, but the student's "
+                "features differ from the teacher's; copy teacher.features into the student's "
+                "features, or remove init"
+            )
+
+
+def check_frame_rates(distill: DistillParams, teacher: TeacherParams) -> None:
+    """Refuse losses by frame where a student's frames are no whole number of the teacher's."""
+    if not isinstance(teacher, TrainedTeacherParams):
+        return  # training compares with the cache
+    teacher_shift = teacher.features.hop_seconds * teacher.architecture.time_reduction
+    for name, student in distill.students.items():
+        shift = distill.features_of(name).hop_seconds * student.architecture.time_reduction
+        ratio = shift / teacher_shift
+        objective = distill.objective_of(name)
+        faces_frames = objective.uses_frames or objective.uses_hidden
+        if faces_frames and (ratio < 1 - 1e-6 or abs(ratio - round(ratio)) > 1e-6):
+            raise ValueError(
+                f"distill.students.{name}: one frame per {shift * 1000:g} ms is no whole "
+                f"multiple of the teacher's {teacher_shift * 1000:g} ms; losses by frame need "
+                "one. Change time_reduction, or set frame.weight and hidden.weight to 0"
+            )
+
+
+def check_cached_outputs(distill: DistillParams, cache: CacheParams) -> None:
+    """Refuse students that learn what the cache does not keep."""
+    payload = cache.payload
+    for name in distill.students:
+        objective = distill.objective_of(name)
+        wanted = objective.sequence.num_hypotheses
+        if objective.uses_sequence and wanted > payload.num_hypotheses:
+            raise ValueError(
+                f"distill.students.{name}: learns from {wanted} hypotheses, the cache keeps "
+                f"{payload.num_hypotheses}; set cache.payload.num_hypotheses to {wanted} or "
+                "more, or sequence.num_hypotheses to less"
+            )
+        if objective.uses_frames and payload.log_probs == "none":
+            raise ValueError(
+                f"distill.students.{name}: learns frames of the teacher, but "
+                "cache.payload.log_probs is 'none'; set it to auto, or frame.weight to 0"
+            )
+        for layer in objective.hidden.layers.values() if objective.uses_hidden else ():
+            if layer not in payload.hidden_layers:
+                kept = [*payload.hidden_layers, layer]
+                raise ValueError(
+                    f"distill.students.{name}: learns hidden layer {layer!r} of the teacher, "
+                    f"which the cache does not keep; set cache.payload.hidden_layers to "
+                    f"[{', '.join(kept)}], or remove it from hidden.layers"
+                )
+
+
+def check_streaming(evaluate: EvaluateParams, distill: DistillParams) -> None:
+    """Refuse a length of chunks where no student streams."""
+    chunk = evaluate.stream_chunk_seconds
+    default = EvaluateParams.model_fields["stream_chunk_seconds"].default
+    types = [student.architecture.type for student in distill.students.values()]
+    if chunk != default and "causal_conv" not in types:
+        raise ValueError(
+            f"evaluate.stream_chunk_seconds is {chunk:g}, but no student streams; remove it, "
+            "or add a student of architecture causal_conv"
+        )
