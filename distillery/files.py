@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 Json = Mapping[str, object]
-"""A JSON object that somebody else defines, such as the configuration of a published model."""
+"""A JSON object whose entries are somebody else's business: a published model's configuration, a
+row of the user's file, or what is only handed on or printed."""
 
 Content = TypeVar("Content")
 

@@ -49,9 +49,9 @@ from flows.fetch import fetch
 from flows.looking_back import history, results
 from flows.looking_back.history import Retraining
 from flows.names import add_reason, flow_run_name
-from flows.stages import pipeline as stages
 from flows.stages import storage
 from flows.stages.lock import LOCK_FILE, check_workspace, workspace_lock
+from flows.stages.pipeline import STAGES, Changes, changed_targets, targets
 from tasks.stage import die_with_parent
 
 FLOWS = ("retraining", "distillation")
@@ -241,8 +241,8 @@ def what_is_new(root: Path, settings: params.Params, former: Retraining | None) 
         BusyError: another DVC process works here.
         StageError: DVC cannot tell.
     """
-    names = [name for stage in stages.STAGES for name in stages.targets(settings, stage)]
-    changed = stages.changed_targets(root, names)
+    names = [name for stage in STAGES for name in targets(settings, stage)]
+    changed = changed_targets(root, names)
     why = []
     source = os.path.normpath(settings.prepare.source)
     if not (root / LOCK_FILE).exists():
@@ -266,12 +266,14 @@ def is_registered(root: Path) -> bool:
     return here is not None and (registered(root) or {}).get("evaluation_md5") == here
 
 
-def _dependency(entries: list[Any], name: str) -> str:
+def _dependency(changes: Changes, name: str) -> str:
     """Return in words what DVC's status of a stage says of one dependency."""
-    for entry in entries:
-        for path, state in entry.get("changed deps", {}).items() if isinstance(entry, dict) else ():
+    for change in changes:
+        if isinstance(change, str):
+            continue
+        for path, state in change.get("changed deps", {}).items():
             if os.path.normpath(path) == name:
-                return {"modified": "changed"}.get(state, f"changed ({state})")
+                return "changed" if state == "modified" else f"changed ({state})"
     return ""
 
 
@@ -286,14 +288,12 @@ def _tried_again(transfer: Any, settings: params.Params) -> Any:
     )
 
 
-_transfer: dict[str, Any] = {
-    "cache_policy": NO_CACHE,
-    "persist_result": False,
-    "retry_condition_fn": _may_pass,
-}
-
-
-@task(task_run_name="pull", **_transfer)
+@task(
+    task_run_name="pull",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=_may_pass,
+)
 def pull(journal: Journal, seconds: float) -> None:
     """Get what the workspace lacks from DVC's remote."""
     logger = get_run_logger()
@@ -301,7 +301,12 @@ def pull(journal: Journal, seconds: float) -> None:
         logger.info("%s: pulled", name)
 
 
-@task(task_run_name="push", **_transfer)
+@task(
+    task_run_name="push",
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retry_condition_fn=_may_pass,
+)
 def push(journal: Journal, seconds: float) -> None:
     """Send data, cache and models to DVC's remote."""
     storage.push(journal.root, get_run_logger().info, seconds)

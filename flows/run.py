@@ -22,8 +22,8 @@ from distillery.params import whole as params
 from flows import environment
 from flows.looking_back import results
 from flows.servers import server
-from flows.stages import pipeline as stages
 from flows.stages.lock import check_workspace, workspace_lock
+from flows.stages.pipeline import STAGES, run_stage, targets
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BUSY = 1, 2, 75
 
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m flows.run", description=__doc__)
-    names = [*stages.STAGES, "register"]
+    names = [*STAGES, "register"]
     choice = parser.add_mutually_exclusive_group()
     choice.add_argument("--until", choices=names, default="register", help="the last stage to run")
     choice.add_argument("--only", choices=names, help="one stage, without Prefect")
@@ -91,8 +91,8 @@ def _run_one(root: Path, settings: params.Params, stage: str) -> None:
             logger.info("%s", line)
     # What these two read may not be there yet; no registry is asked.
     first = ["fetch"] if stage in ("teacher", "distill") else []
-    for target in [*first, *stages.targets(settings, stage)]:
-        done = stages.run_stage(root, target, _write_line)
+    for target in [*first, *targets(settings, stage)]:
+        done = run_stage(root, target, _write_line)
         logger.info("%s: %s (%.1f s)", done.target, done.outcome, done.seconds)
         if target == "prepare" and done.outcome != "unchanged":
             from flows.data_check import warn_of_moved_data

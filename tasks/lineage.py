@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import yaml
 
@@ -24,6 +24,20 @@ LOCK_FILE = "dvc.lock"
 RESULTS = ("data/prepared", "models/teacher", "reports/evaluation")
 PATCH_FILE = "uncommitted.patch"
 CODE = ("distillery", "tasks", "flows", "dvc.yaml", "params.yaml", "requirements.txt")
+
+
+class LockedOutput(TypedDict):
+    """An output in dvc.lock, as DVC writes it."""
+
+    path: str
+    md5: str
+    """Of a folder: with `.dir` behind."""
+
+
+class LockedStage(TypedDict, total=False):
+    """A stage in dvc.lock, as DVC writes it."""
+
+    outs: list[LockedOutput]
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ def locked_outputs(path: Path) -> dict[str, str]:
         StageError: the file is missing or damaged.
     """
     try:
-        stages: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
+        stages: dict[str, LockedStage] = yaml.safe_load(path.read_text(encoding="utf-8"))["stages"]
         return {
             out["path"]: out["md5"].removesuffix(".dir")
             for stage in stages.values()

@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypedDict
 
 import psutil
 import yaml
@@ -35,6 +35,17 @@ EXIT_TERMINATED = 128 + signal.SIGTERM
 
 logger = logging.getLogger(__name__)
 Snapshot = Mapping[str, object]
+
+
+class StageSpec(TypedDict, total=False):
+    """A stage in dvc.yaml, as far as this file reads it."""
+
+    deps: list[str]
+    """Files and folders, `${…}` in them."""
+    params: list[str]
+    """Keys of params.yaml, `${…}` in them."""
+    matrix: dict[str, object]
+    """By axis: what it goes through."""
 
 
 def run_stage(function: Callable[..., object], *arguments: object, guard: bool = True) -> NoReturn:
@@ -169,11 +180,12 @@ def _read(path: Path) -> Any:
         raise StageError(f"{path}: cannot be read: {error}") from error
 
 
-def _stage_spec(root: Path, stage: str) -> dict[str, Any]:
+def _stage_spec(root: Path, stage: str) -> StageSpec:
     stages = _read(root / PIPELINE_FILE)["stages"]
     if stage not in stages:
         raise StageError(f"{root / PIPELINE_FILE}: has no stage {stage!r}, only {sorted(stages)}")
-    return dict(stages[stage])
+    spec: StageSpec = stages[stage]
+    return spec
 
 
 def _resolve(template: str, params: Any, variables: Mapping[str, str]) -> str:

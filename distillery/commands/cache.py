@@ -9,7 +9,7 @@ import argparse
 import io
 import json
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from distillery.data.copies import with_copies
 from distillery.data.manifest import MANIFEST_FILE, PreparedData
 from distillery.errors import CacheError, CacheMismatch
+from distillery.files import Json
 from distillery.models.fingerprint import FINGERPRINT_FILE
 from distillery.params import whole as params
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
@@ -219,11 +220,11 @@ def verify(options: argparse.Namespace) -> int:
     return status
 
 
-def _verified_json(item: Verified, names: dict[str, str]) -> dict[str, Any]:
-    content = asdict(item)
-    for damage in content["damages"]:
-        damage["utterance_id"] = names.get(damage["key"])
-    return content
+def _verified_json(item: Verified, names: Mapping[str, str]) -> Json:
+    damages = [
+        {**asdict(damage), "utterance_id": names.get(damage.key or "")} for damage in item.damages
+    ]
+    return {**asdict(item), "damages": damages}
 
 
 def _utterance_ids(root: Path, places: Places, keys: Iterable[str | None]) -> dict[str, str]:
@@ -409,7 +410,7 @@ def _say(line: str) -> None:
     sys.stdout.write(f"{line}\n")
 
 
-def _show_json(content: dict[str, Any], status: int) -> int:
+def _show_json(content: Json, status: int) -> int:
     sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
     return status
 

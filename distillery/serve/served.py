@@ -65,7 +65,7 @@ class Served:
 
 def choose_format(
     wanted: str,
-    eager_wer: float,
+    wer: float,
     exported_wers: Mapping[str, float],
     folder: Path,
     max_loss: float,
@@ -74,14 +74,14 @@ def choose_format(
 
     Args:
         wanted: what the settings ask for.
-        eager_wer: of the student as PyTorch runs it, as a fraction.
-        exported_wers: of each exported format, measured on the same utterances.
+        wer: of the student as PyTorch runs it, on the test split; a fraction.
+        exported_wers: of each exported format, on the same utterances.
         folder: where the exported student lies.
         max_loss: points of WER, as a fraction, that a format may lose.
     """
     chosen, reason = wanted, Served.reason
     while chosen != PYTORCH:
-        loss = exported_wers[chosen] - eager_wer
+        loss = exported_wers[chosen] - wer
         if loss <= max_loss:
             file = MODEL_FILES[chosen]
             return Served(chosen, reason, {file: folder / file})

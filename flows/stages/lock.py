@@ -1,4 +1,8 @@
-"""TODO: lock."""
+"""A workspace that is fit to run and owned by one run: its settings, its locks, its dvc.lock.
+
+A crash may leave a lock of DVC's that nobody holds any more, a process that counts as alive, or a
+truncated dvc.lock; each is put right before the next stage.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,7 @@ from flows.stages.process import TERMINATION_SECONDS
 from tasks.stage import PIPELINE_FILE, look_up
 
 LOCK_FILE = "dvc.lock"
+
 logger = logging.getLogger(__name__)
 
 
@@ -113,11 +118,13 @@ def is_zombie(process_id: int) -> bool:
 
 
 def lock_bytes(root: Path) -> bytes | None:
+    """Return the content of dvc.lock, None where there is none."""
     path = root / LOCK_FILE
     return path.read_bytes() if path.exists() else None
 
 
 def restore_if_damaged(root: Path, former: bytes | None) -> None:
+    """Put dvc.lock back to what it was where a crash has left half of it."""
     path = root / LOCK_FILE
     if path.exists() and not _lock_reads(path.read_bytes()):
         logger.error("%s was damaged; its former content is put back", path)

@@ -13,12 +13,10 @@ import json
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 LOCK_FILE = "dvc.lock"
-PROTECTED = 0o444
 FOLDER = ".dir"
 
 
@@ -52,7 +50,7 @@ def drop_damaged(root: Path, outs: Collection[str]) -> list[str]:
     locked = locked_outs(root)
     dropped = []
     for out in outs:
-        for name, md5 in _files(cache, out, locked[out]):
+        for name, md5 in files_of(cache, out, locked[out]):
             path = _object(cache, md5)
             if path.exists() and not is_whole(path):
                 path.unlink()
@@ -88,7 +86,7 @@ def objects(cache: Path) -> Iterator[Path]:
 
 def is_whole(path: Path) -> bool:
     """Return whether an object is what its name says."""
-    return _md5(path).removesuffix(FOLDER) == md5_of(path)
+    return md5_in_name(path).removesuffix(FOLDER) == md5_of(path)
 
 
 def md5_of(path: Path) -> str:
@@ -97,13 +95,13 @@ def md5_of(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _files(cache: Path, out: str, md5: str) -> Iterator[tuple[str, str]]:
+def files_of(cache: Path, out: str, md5: str) -> Iterator[tuple[str, str]]:
     """Yield the path and object of an output, and of each file in it."""
     yield out, md5
     if not md5.endswith(FOLDER):
         return
     try:
-        listed: Any = json.loads(_object(cache, md5).read_bytes())
+        listed = json.loads(_object(cache, md5).read_bytes())
         pairs = [(f"{out}/{item['relpath']}", item["md5"]) for item in listed]
     except (OSError, ValueError, TypeError, KeyError):
         return  # it is gone, or damaged beyond reading
@@ -114,10 +112,6 @@ def _object(cache: Path, md5: str) -> Path:
     return cache / md5[:2] / md5[2:]
 
 
-def _md5(path: Path) -> str:
+def md5_in_name(path: Path) -> str:
+    """Return the MD5 that an object is called by, `.dir` kept."""
     return f"{path.parent.name}{path.name}"
-
-
-def name_of(path: Path, named: dict[str, list[tuple[str, str]]]) -> str:
-    places = named.get(_md5(path), [])
-    return places[0][1] if places else "of a former run"

@@ -10,23 +10,28 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from distillery.errors import BusyError, StageError
 from distillery.files import write_bytes
 from distillery.params.whole import Params
-from flows.stages import objects as dvc_cache
 from flows.stages.lock import lock_bytes, restore_if_damaged, wait_for_the_dying
+from flows.stages.objects import drop_damaged, drop_damaged_folders, locked_outs
 from flows.stages.process import Emit, run_dvc
-from flows.stages.storage import BUSY_SIGNS, RESTORE_ATTEMPTS, RESTORED_SIGN, fetch_objects
+from flows.stages.storage import RESTORE_ATTEMPTS, fetch_objects
 
 STAGES = ("prepare", "fetch", "teacher", "cache", "distill", "evaluate")
-
+BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
+RESTORED_SIGN = "is cached - skipping run"
 
 Outcome = Literal["unchanged", "ran", "restored"]
+Changes = Sequence[str | Mapping[str, Mapping[str, object]]]
+"""Why DVC would run a stage, in its own words: `changed command`, or under `changed deps` and
+`changed outs` by path what became of it: `modified`, `deleted`, or of params.yaml by key."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -52,7 +57,7 @@ def distill_target(student: str, seed: int) -> str:
     return f"distill@{student}-{seed}"
 
 
-def changed_targets(root: Path, names: Sequence[str]) -> dict[str, Any]:
+def changed_targets(root: Path, names: Sequence[str]) -> Mapping[str, Changes]:
     """Return DVC's status of some stages: those that are up to date are absent.
 
     Raises:
@@ -63,10 +68,10 @@ def changed_targets(root: Path, names: Sequence[str]) -> dict[str, Any]:
     from dvc.lock import LockError
     from dvc.repo import Repo
 
-    def ask() -> dict[str, Any]:
+    def ask() -> Mapping[str, Changes]:
         # DVC takes targets relative to the current folder, whatever the repository.
         with contextlib.chdir(root), Repo(str(root)) as repo:
-            status: dict[str, Any] = repo.status(targets=list(names))
+            status: Mapping[str, Changes] = repo.status(targets=list(names))
             return status
 
     use_git_if_present(root)
@@ -75,7 +80,7 @@ def changed_targets(root: Path, names: Sequence[str]) -> dict[str, Any]:
         try:
             return ask()
         except (KeyError, TypeError, ValueError):  # what DVC makes of a damaged list of files
-            if not (damaged := dvc_cache.drop_damaged_folders(root)):
+            if not (damaged := drop_damaged_folders(root)):
                 raise
             logger.warning("damaged in DVC's cache, and dropped: %s", ", ".join(map(str, damaged)))
             return ask()
@@ -160,10 +165,10 @@ def _reproduce_whole(root: Path, target: str, emit: Emit) -> tuple[int, Sequence
     for attempt in range(RESTORE_ATTEMPTS):
         status, lines = _reproduce(root, target, emit)
         if status:
-            damaged = [str(path) for path in dvc_cache.drop_damaged_folders(root)]
+            damaged = [str(path) for path in drop_damaged_folders(root)]
         elif any(RESTORED_SIGN in line for line in lines):
-            outs = dvc_cache.locked_outs(root, target)
-            damaged = dvc_cache.drop_damaged(root, outs)
+            outs = locked_outs(root, target)
+            damaged = drop_damaged(root, outs)
         else:
             damaged = []
         if not damaged or attempt == RESTORE_ATTEMPTS - 1:

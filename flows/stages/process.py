@@ -1,4 +1,4 @@
-"""TODO: process."""
+"""DVC as a child process: its lines as they come, and nothing of it left when the call ends."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ HINTS = (
     "\tdvc config",
     "Use `dvc push`",  # the flow pushes where there is a remote
 )
-
-
+"""Advice of DVC's that is not for this pipeline."""
 STAGE_FAILED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: ")
 """DVC says so after the stage itself said why."""
 Emit = Callable[[str], None]
+"""Receives each line that DVC or a stage writes."""
 
 
 def run_dvc(

@@ -1,4 +1,4 @@
-"""TODO: storage."""
+"""What DVC keeps elsewhere: outputs sent to its remote, and brought back from there."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distillery.errors import StageError
-from flows.stages import objects as dvc_cache
 from flows.stages.lock import LOCK_FILE
+from flows.stages.objects import drop_damaged
 from flows.stages.process import Emit, run_dvc
 
 RESTORE_ATTEMPTS = 3
 """From DVC's cache, from the remote where that was damaged, anew where that was, too."""
-BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
-RESTORED_SIGN = "is cached - skipping run"
 
 
 def push(root: Path, emit: Emit, seconds: float | None = None) -> None:
@@ -63,7 +61,7 @@ def pull_missing(root: Path, emit: Emit, seconds: float | None = None) -> list[s
             tail = "\n".join(lines)
             raise StageError(f"dvc pull: failed; is the remote reachable?\n{tail}")
         here = [name for name in missing if (root / name).exists()]
-        if not (damaged := dvc_cache.drop_damaged(root, here)):
+        if not (damaged := drop_damaged(root, here)):
             break
         emit(f"damaged in DVC's cache, and dropped: {', '.join(damaged)}")
     return [name for name in missing if (root / name).exists()]

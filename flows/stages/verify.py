@@ -1,4 +1,4 @@
-"""Hash every object of DVC's cache: python -m flows.stages.verify."""
+"""Every object of DVC's cache against the MD5 in its name: python -m flows.stages.verify."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from distillery.files import replace_file
 from flows.stages.lock import workspace_lock
 from flows.stages.objects import (
     FOLDER,
-    PROTECTED,
-    _files,
-    _md5,
     cache_folder,
+    files_of,
     is_whole,
     locked_outs,
+    md5_in_name,
     md5_of,
-    name_of,
     objects,
 )
 from flows.stages.storage import fetch_objects
+
+PROTECTED = 0o444
+"""Mode of every object: DVC trusts what is write-protected."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +53,7 @@ def _verify(root: Path) -> int:
     checked, damaged = _check(cache)
     named = _named(root, cache)
     for path in damaged:
-        _write_line(f"damaged: {path} ({name_of(path, named)})")
+        _write_line(f"damaged: {path} ({_name_of(path, named)})")
     _write_line(f"{checked} objects, {len(damaged)} damaged")
     if damaged:
         _write_line("make dvc-verify ARGS=--repair drops them and gets back what it can")
@@ -66,7 +67,7 @@ def _repair(root: Path, fetch: Callable[[list[str]], None]) -> int:
         path.unlink()
     wanted = set()
     for path in sorted(damaged, key=lambda path: path.suffix != FOLDER):  # lists first: they name
-        places = _named(root, cache).get(_md5(path), [])
+        places = _named(root, cache).get(md5_in_name(path), [])
         if not _put_back(root, path, places):
             wanted |= {out for out, _ in places}
     if wanted:
@@ -75,11 +76,11 @@ def _repair(root: Path, fetch: Callable[[list[str]], None]) -> int:
     for path in damaged:
         if path.exists():
             became = "whole again" if is_whole(path) else "damaged on the remote, too"
-        elif _md5(path) in named:
+        elif md5_in_name(path) in named:
             became = "dropped; the next run makes it again"
         else:
             became = "dropped; no output of today needs it"
-        _write_line(f"{path} ({name_of(path, named)}): {became}")
+        _write_line(f"{path} ({_name_of(path, named)}): {became}")
     _write_line(f"{checked} objects, {len(damaged)} damaged")
     return 1 if any(path.exists() and not is_whole(path) for path in damaged) else 0
 
@@ -104,7 +105,7 @@ def _put_back(root: Path, path: Path, places: list[tuple[str, str]]) -> bool:
             shutil.copyfile(source, temporary)
         else:
             continue
-        if md5_of(temporary) == _md5(path).removesuffix(FOLDER):
+        if md5_of(temporary) == md5_in_name(path).removesuffix(FOLDER):
             temporary.chmod(PROTECTED)
             replace_file(temporary, path)
             return True
@@ -127,9 +128,15 @@ def _named(root: Path, cache: Path) -> dict[str, list[tuple[str, str]]]:
     """Return outputs and paths of files in the workspace by the objects that dvc.lock needs."""
     found: dict[str, list[tuple[str, str]]] = {}
     for out, md5 in locked_outs(root).items():
-        for name, object_md5 in _files(cache, out, md5):
+        for name, object_md5 in files_of(cache, out, md5):
             found.setdefault(object_md5, []).append((out, name))
     return found
+
+
+def _name_of(path: Path, named: dict[str, list[tuple[str, str]]]) -> str:
+    """Return which file of the workspace an object stands for."""
+    places = named.get(md5_in_name(path), [])
+    return places[0][1] if places else "of a former run"
 
 
 def _write_line(text: str) -> None:

@@ -1,8 +1,5 @@
-"""Looking after a cache: its size, what is damaged, what may go, fewer and larger shards.
-
-Shards never change. To leave records out, or to put shards together, new shards are written and the
-old ones deleted after that, in an order in which readers find the same content at any moment.
-"""
+"""What nothing needs in a cache: namespaces of other teachers or settings, files that killed runs
+left, utterances that are no longer prepared."""
 
 from __future__ import annotations
 
@@ -14,29 +11,10 @@ from shutil import rmtree
 
 import numpy as np
 
-from distillery.teacher_cache.shards import (
-    Index,
-    explained,
-    leftovers,
-    locked,
-)
+from distillery.teacher_cache.shards import Index, explained, leftovers, locked
 from distillery.teacher_cache.store import SHARD_PATTERN, TeacherCache
 from distillery.teacher_cache.upkeep.records import folder_bytes, namespace_folders, record_ends
 from distillery.teacher_cache.upkeep.rewriting import Rewrite, plan_rewrites, rewrite
-
-# --- stats ----------------------------------------------------------------------------------------
-
-
-# --- verify ---------------------------------------------------------------------------------------
-
-
-# --- new shards for old ---------------------------------------------------------------------------
-
-
-# --- compact --------------------------------------------------------------------------------------
-
-
-# --- gc -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

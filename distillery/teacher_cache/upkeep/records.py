@@ -1,4 +1,4 @@
-"""TODO: records."""
+"""Where namespaces lie in a cache, and where records lie in their shards."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import numpy as np
 
 from distillery.errors import CacheError
 from distillery.teacher_cache.namespace import DIGEST_CHARACTERS
-from distillery.teacher_cache.shards import (
-    Index,
-)
+from distillery.teacher_cache.shards import Index
 
 READ_BYTES = 2**20
 SECONDS_PER_HOUR = 3600
 Progress = Callable[[int], object]
+"""Called with how much more is done."""
 
 
 def namespace_folders(root: Path) -> list[Path]:

@@ -1,4 +1,8 @@
-"""TODO: rewriting."""
+"""New shards for old: without some of their records, or fewer and larger ones.
+
+Shards never change. To leave records out, or to put shards together, new shards are written and the
+old ones deleted after that, in an order in which readers find the same content at any moment.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TODO: statistics."""
+"""What a namespace holds, from its indexes alone: utterances, hours, bytes, blank frames."""
 
 from __future__ import annotations
 

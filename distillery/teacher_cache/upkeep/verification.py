@@ -1,4 +1,4 @@
-"""TODO: verification."""
+"""Every record against the checksum in its shard's index; the sound ones survive a repair."""
 
 from __future__ import annotations
 
@@ -11,13 +11,7 @@ from isal.isal_zlib import crc32
 
 from distillery.errors import CacheError
 from distillery.teacher_cache.namespace import NAMESPACE_FILE, Namespace
-from distillery.teacher_cache.shards import (
-    DATA_SUFFIX,
-    Index,
-    explained,
-    locked,
-    read_index,
-)
+from distillery.teacher_cache.shards import DATA_SUFFIX, Index, explained, locked, read_index
 from distillery.teacher_cache.store import SHARD_PATTERN
 from distillery.teacher_cache.upkeep.records import READ_BYTES, Progress, record_ends
 from distillery.teacher_cache.upkeep.rewriting import Rewrite, delete_shard, rewrite

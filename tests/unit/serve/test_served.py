@@ -11,8 +11,8 @@ from distillery.tracking.bundle import check_bundle, write_bundle
 from tests.unit.models.test_recogniser import noise, small
 from tests.unit.serve.test_export import calibration
 
-EAGER = 0.20
-FORMATS = {"onnx": 0.20, "onnx-int8": 0.21}
+IN_PYTORCH = 0.20
+EXPORTED = {"onnx": 0.20, "onnx-int8": 0.21}
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ FORMATS = {"onnx": 0.20, "onnx-int8": 0.21}
 def test_the_format_wanted_is_served_unless_it_loses_too_much(
     tmp_path: Path, wanted: str, max_loss: float, chosen: str
 ) -> None:
-    served = choose_format(wanted, EAGER, FORMATS, tmp_path, max_loss)
+    served = choose_format(wanted, IN_PYTORCH, EXPORTED, tmp_path, max_loss)
     assert served.format == chosen
     files = {MODEL_FILES[chosen]: tmp_path / MODEL_FILES[chosen]} if chosen != "torch" else {}
     assert served.files == files
@@ -39,8 +39,8 @@ def test_the_format_wanted_is_served_unless_it_loses_too_much(
 
 
 def test_where_every_exported_format_loses_too_much_pytorch_serves(tmp_path: Path) -> None:
-    worse = {"onnx": {"wer": 0.5}, "onnx-int8": {"wer": 0.4}}
-    served = choose_format("onnx-int8", EAGER, worse, tmp_path, 0.005)
+    worse = {"onnx": 0.5, "onnx-int8": 0.4}
+    served = choose_format("onnx-int8", IN_PYTORCH, worse, tmp_path, 0.005)
     assert (served.format, served.contents, served.digest) == ("torch", {}, "")
     assert "onnx loses 30.00 points" in served.reason
 
@@ -59,7 +59,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def bundle(folders: tuple[Path, Path], target: Path, wanted: str) -> Path:
     saved, exported = folders
-    write_bundle(saved, target, choose_format(wanted, EAGER, FORMATS, exported, 1.0).contents)
+    write_bundle(saved, target, choose_format(wanted, IN_PYTORCH, EXPORTED, exported, 1.0).contents)
     check_bundle(target)
     return target
 
@@ -99,6 +99,6 @@ def test_a_bundle_that_names_no_format_is_refused(tmp_path: Path, content: str) 
 
 def test_equal_files_have_equal_digests(folders: tuple[Path, Path]) -> None:
     one, other = (
-        choose_format(name, EAGER, FORMATS, folders[1], 1.0) for name in ("onnx", "onnx-int8")
+        choose_format(name, IN_PYTORCH, EXPORTED, folders[1], 1.0) for name in ("onnx", "onnx-int8")
     )
     assert one.digest == Served("onnx", "another reason", one.files).digest != other.digest
