@@ -10,8 +10,8 @@ from distillery.data.manifest import PreparedData
 from distillery.params.whole import Params
 from distillery.studies import data_curve
 from flows.looking_back import results
-from flows.stages import pipeline as stages
-from tasks.studies import curve as task
+from flows.stages import pipeline
+from tasks.studies.curve import curve, log_curve
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +35,10 @@ def run(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
     if 1.0 in settings.curve.fractions:
         for student in settings.curve_students:
             for seed in settings.distill.seeds:
-                done = stages.run_stage(root, stages.distill_target(student, seed), emit)
+                done = pipeline.run_stage(root, pipeline.distill_target(student, seed), emit)
                 logger.info("%s: %s (%.1f s)", done.target, done.outcome, done.seconds)
-    summary = task.curve(root)
+    summary = curve(root)
     reports = root / "reports"
     emit(f"\n{data_curve.render(summary)}\n")
     emit(f"Written: {reports / data_curve.CSV_FILE}, {reports / data_curve.PLOT_FILE}")
-    emit(f"MLflow run: {results.mlflow_link(task.log(root, summary))}  (make ui)")
+    emit(f"MLflow run: {results.mlflow_link(log_curve(root, summary))}  (make ui)")

@@ -11,9 +11,9 @@ from distillery.params.whole import Params
 from distillery.studies import teacher_choice
 from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
 from flows.looking_back import results
-from flows.stages import pipeline as stages
-from tasks.studies import teachers as task
-from tasks.studies.contest import FOLDER
+from flows.stages import pipeline
+from tasks.studies.teacher_study import FOLDER
+from tasks.studies.teachers import log_teachers, teachers
 
 logger = logging.getLogger(__name__)
 
@@ -33,12 +33,12 @@ def run(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
         TrackingError: MLflow cannot be reached or refuses; by then all else is done.
         DistilleryError: nothing can be compared.
     """
-    summary = task.teachers(root, get_ready(root, settings, emit))
+    summary = teachers(root, get_ready(root, settings, emit))
     reports = root / "reports"
     emit(f"\n{teacher_choice.render(summary)}\n")
     names = (teacher_choice.CSV_FILE, teacher_choice.JSON_FILE, teacher_choice.PLOT_FILE)
     emit(f"Written: {', '.join(str(reports / name) for name in names)}")
-    emit(f"MLflow run: {results.mlflow_link(task.log(root, summary))}  (make ui)")
+    emit(f"MLflow run: {results.mlflow_link(log_teachers(root, summary))}  (make ui)")
 
 
 def get_ready(root: Path, settings: Params, emit: Callable[[str], None]) -> dict[str, str]:
@@ -71,5 +71,5 @@ def _run_stages(root: Path, settings: Params, emit: Callable[[str], None]) -> No
     for line in fetch(root, settings, readers_that_run_anyway(root, settings)):
         logger.info("%s", line)
     for target in ("fetch", "teacher", "cache"):
-        done = stages.run_stage(root, target, emit)
+        done = pipeline.run_stage(root, target, emit)
         logger.info("%s: %s (%.1f s)", done.target, done.outcome, done.seconds)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import pandas as pd
+from pydantic import BaseModel, ConfigDict
 
 from distillery.data.manifest import PreparedData
 from distillery.data.text import SPACE, Vocabulary
@@ -19,11 +19,13 @@ from distillery.studies.calibration import Outcomes, calibration, text_outcomes,
 from distillery.teacher_cache.filling.plan import plan_batches
 
 UNSAYABLE = -1
+"""Stands for a character that a teacher has no token for."""
 
 
-@dataclass(frozen=True)
-class Examination:
+class Examination(BaseModel):
     """What one pass over the split showed."""
+
+    model_config = ConfigDict(frozen=True)
 
     texts: list[str]
     """In the order of the rows."""
@@ -32,7 +34,9 @@ class Examination:
     calibrated_over: str
     """What that counts: `tokens`, or `texts` of a teacher that gives no frames."""
     teacher_seconds: float
+    """Time that it took the teacher, reading the audio aside."""
     audio_seconds: float
+    """Length of what it heard."""
 
 
 def examine(
@@ -66,11 +70,11 @@ def examine(
                 texts[row] = text
             outcomes = outcomes + sure
     return Examination(
-        texts,
-        calibration(outcomes).expected_error,
-        "tokens" if teacher.gives_frames else "texts",
-        seconds,
-        float(rows["duration_seconds"].sum()),
+        texts=texts,
+        calibration_error=calibration(outcomes).expected_error,
+        calibrated_over="tokens" if teacher.gives_frames else "texts",
+        teacher_seconds=seconds,
+        audio_seconds=float(rows["duration_seconds"].sum()),
     )
 
 

@@ -7,11 +7,9 @@ where that changed. The models of all data are those of the stage `distill`.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,11 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from distillery.augmentations.augmenter import Effects
 from distillery.data.manifest import PreparedData
 from distillery.distill.distillation import Distillation, Trained
 from distillery.distill.generations import Generations
 from distillery.errors import StageError
-from distillery.files import whole_folder, write_json
+from distillery.files import whole_folder
 from distillery.models.recogniser import WEIGHTS_FILE
 from distillery.params import whole as params
 from distillery.studies import data_curve
@@ -33,9 +30,9 @@ from distillery.teacher_cache.filling.audit import audit_before_training
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.kinds import load_teacher
-from distillery.tracking.fetched import REGISTERED, read_source
 from distillery.training.curves import run_digest
 from tasks.stage import Snapshot, run_stage, snapshot
+from tasks.studies.made_from import Note, Study, inputs_of, read_note, rows_of, write_note
 from tasks.studies.report_run import Report, log_report
 
 ROLE = "curve"
@@ -60,19 +57,23 @@ def curve(root: Path) -> dict[str, Any]:
     for model in models:
         if model.is_stages and not (model.folder(root) / WEIGHTS_FILE).exists():
             raise StageError(f"{model.folder(root)}: holds no {model.role}; run make distill")
-    _train_all(Workshop(root, settings, data), [m for m in models if not m.is_stages])
+    _train_all(CurveStudy(root, settings, data), [m for m in models if not m.is_stages])
     summary = data_curve.score(root, data, settings)
     data_curve.write_report(summary, root / "reports")
     return summary
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """What all trainings of a curve share."""
+class TrainedNote(Note):
+    """What is written down of a model on a curve."""
 
-    root: Path
-    settings: params.Params
-    data: PreparedData
+    num_epochs: int
+    """Those of its training; a control takes as many as its student."""
+    valid_wer: float
+    """WER of its best epoch on the validation split, as a fraction."""
+
+
+class CurveStudy(Study):
+    """What all trainings of a curve share."""
 
     @cached_property
     def cache(self) -> TeacherCache:
@@ -83,12 +84,6 @@ class Workshop:
             expected_namespace(places, self.settings.cache, cache.namespace.tokens)
         )
         return cache
-
-    @cached_property
-    def sounds(self) -> Mapping[str, str]:
-        """Digests of the recordings that augmentation draws from."""
-        wanted, rate = self.settings.distill.augmentation, self.data.sample_rate_hz
-        return Effects.build(wanted, self.root, rate).digests
 
     def audit(self) -> None:
         """Compare the cache with the live teacher, as before every training."""
@@ -115,59 +110,65 @@ class Workshop:
     def digest_of(self, model: CurveModel) -> str:
         """Return a digest of code, settings and data that a model is made from."""
         run, seed = self.run_of(model), str(model.seed)
-        state = snapshot(self.root, "distill", model.student, seed)
-        # Files in folders stand there by time, which `dvc checkout` changes; they follow by content
-        by_content = {name: value for name, value in state.items() if not isinstance(value, tuple)}
-        rows = [run.data.split("train"), run.data.split("valid")]
         return run_digest(
-            by_content,
+            inputs_of(self.root, "distill", model.student, seed),
             model.student,
             seed,
             run.cache.manifest_digest,
-            [[*part["audio_key"], *part["text"]] for part in rows],
+            rows_of(run.data, "train", "valid"),
             run.pace_keys,
             self.sounds,
             run.data.sample_rate_hz,
-            str(read_source(self.root / REGISTERED / "students" / model.student)),
+            self.registered_student(model.student),
         )
 
 
-def _train_all(workshop: Workshop, models: list[CurveModel]) -> None:
-    digests = {model: workshop.digest_of(model) for model in models}
-    missing = [m for m in models if _made_from(m.folder(workshop.root)).get("digest") != digests[m]]
+def _train_all(study: CurveStudy, models: list[CurveModel]) -> None:
+    digests = {model: study.digest_of(model) for model in models}
+    missing = [model for model in models if not _is_made(study.root, model, digests[model])]
     logger.info("curve: %d of %d models are up to date", len(models) - len(missing), len(models))
     if not missing:
         return
-    workshop.audit()
+    study.audit()
     with logging_redirect_tqdm(), tqdm(missing, desc="curve", unit="model", smoothing=0) as bar:
         for model in bar:
-            before = _inputs(workshop.root, model)
-            _train(workshop, model, digests[model])
-            if _inputs(workshop.root, model) != before:
-                (model.folder(workshop.root) / MADE_FROM_FILE).unlink()
+            before = _inputs(study.root, model)
+            _train(study, model, digests[model])
+            if _inputs(study.root, model) != before:
+                (model.folder(study.root) / MADE_FROM_FILE).unlink()
                 raise StageError(
                     f"{model}: code, settings or data changed while it was trained, so it fits "
                     "neither state; run make curve again"
                 )
 
 
+def _is_made(root: Path, model: CurveModel, digest: str) -> bool:
+    note = _note_of(root, model)
+    return note is not None and note.digest == digest
+
+
+def _note_of(root: Path, model: CurveModel) -> TrainedNote | None:
+    return read_note(TrainedNote, model.folder(root) / MADE_FROM_FILE)
+
+
 def _inputs(root: Path, model: CurveModel) -> Snapshot:
     return snapshot(root, "distill", model.student, str(model.seed))
 
 
-def _train(workshop: Workshop, model: CurveModel, digest: str) -> None:
+def _train(study: CurveStudy, model: CurveModel, digest: str) -> None:
     """Train one model and save it; what was interrupted goes on from its last epoch."""
-    run, root = workshop.run_of(model), workshop.root
+    run, root = study.run_of(model), study.root
     name = f"{model.item}-{data_curve.percent(model.fraction)}".replace("/", "-")
     curves = root / "scratch/curve" / f"{name}.jsonl"
     logger.info("curve: %s: %d utterances", model, len(run.data.split("train")))
     if model.role == "student":
-        generations = Generations(run, workshop.data.folder, workshop.settings.cache)
+        generations = Generations(run, study.data.folder, study.settings.cache)
         last, _ = generations.train_earlier(curves)
         trained = last.train_student(curves)
     else:
-        student = model._replace(role="student").folder(root)
-        trained = run.train_control(curves, _made_from(student)["num_epochs"])
+        student = _note_of(root, model._replace(role="student"))
+        assert student is not None  # it stands in front of its control
+        trained = run.train_control(curves, student.num_epochs)
     _save(trained, model.folder(root), digest, curves)
     if model.role == "student":
         generations.clean_up()
@@ -177,21 +178,15 @@ def _save(trained: Trained, folder: Path, digest: str, curves: Path) -> None:
     with whole_folder(folder) as temporary:
         trained.recogniser.save(temporary)
         (temporary / data_curve.LEARNING_CURVE_FILE).write_bytes(curves.read_bytes())
-        note = {"digest": digest, "num_epochs": trained.num_epochs, "valid_wer": trained.valid_wer}
-        write_json(temporary / MADE_FROM_FILE, note)
+        note = TrainedNote(
+            digest=digest, num_epochs=trained.num_epochs, valid_wer=trained.valid_wer
+        )
+        write_note(temporary / MADE_FROM_FILE, note)
     trained.checkpoint.unlink(missing_ok=True)
     curves.unlink()
 
 
-def _made_from(folder: Path) -> Mapping[str, Any]:
-    try:
-        content = json.loads((folder / MADE_FROM_FILE).read_text("utf-8"))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def log(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def log_curve(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Log the curves as an MLflow run of their own; equal curves and settings are logged once.
 
     Returns:

@@ -15,17 +15,31 @@ an interrupted comparison goes on where it stopped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
 from distillery.data.manifest import PreparedData
+from distillery.errors import DistilleryError
 from distillery.evaluate.evaluate import SECONDS_PER_HOUR
 from distillery.params import whole as params
 from distillery.studies import teacher_choice
+from distillery.studies.teacher_choice import Candidate
 from tasks.stage import run_stage
-from tasks.studies.contest import ROLE, Contest
 from tasks.studies.report_run import Report, log_report
+from tasks.studies.teacher_study import TeacherStudy
+from tasks.studies.trial import Progress, Trial
+from tasks.teacher import KeptCheckpoint
+
+ROLE = "teachers"
+PHASES = 3  # of every candidate: made, examined, cached; its pilots come on top
+
+logger = logging.getLogger(__name__)
 
 
 def teachers(root: Path, failed: Mapping[str, str] | None = None) -> dict[str, Any]:
@@ -42,15 +56,80 @@ def teachers(root: Path, failed: Mapping[str, str] | None = None) -> dict[str, A
         CorpusError: the validation split holds no transcripts, or the pilot's share no audio.
     """
     settings = params.load(root / params.PARAMS_FILE)
-    contest = Contest(root, settings, PreparedData.open(root / "data/prepared"))
-    found = contest.run(failed or {})
-    hours = contest.share.split("train")["duration_seconds"].sum() / SECONDS_PER_HOUR
-    summary = teacher_choice.summarise(found, contest.valid_rows, float(hours), settings)
+    study = TeacherStudy(root, settings, PreparedData.open(root / "data/prepared"))
+    found = try_all(study, failed or {})
+    hours = study.share.split("train")["duration_seconds"].sum() / SECONDS_PER_HOUR
+    summary = teacher_choice.summarise(found, study.valid_rows, float(hours), settings)
     teacher_choice.write_report(summary, root / "reports")
     return summary
 
 
-def log(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def try_all(study: TeacherStudy, failed: Mapping[str, str]) -> list[Candidate]:
+    """Try all candidates, the ones made of others behind these.
+
+    Args:
+        study: the workspace.
+        failed: why some candidates cannot be tried, by name.
+
+    Raises:
+        CorpusError: the validation split holds no transcripts, or the pilot's share no audio.
+    """
+    _ = study.share, study.valid_rows  # raise before anything is made
+    settings = study.settings.all_candidates
+    seeds = study.settings.teacher_candidates.pilot.seeds
+    trials = [Trial(study, name, wanted) for name, wanted in settings.items()]
+    trials.sort(key=lambda trial: str(trial.settings.kind) == "ensemble")
+    found = {
+        trial.name: Candidate(trial.name, trial.settings.kind, failed.get(trial.name))
+        for trial in trials
+    }
+    _remove_outdated_checkpoints(study.root, trials)
+    with (
+        logging_redirect_tqdm(),
+        tqdm(total=len(trials) * (PHASES + len(seeds)), desc="teachers", unit="step") as bar,
+    ):
+        # Teachers first: what is wrong with the last one shows before the first pilot.
+        for phase in (Trial.examine, Trial.teach):
+            for trial in trials:
+                candidate, done = found[trial.name], bar.n
+                if candidate.problem is None:
+                    found[trial.name] = _attempt(phase, trial, candidate, bar.update)
+                steps = 2 if phase is Trial.examine else PHASES - 2 + len(seeds)
+                bar.update(max(0, done + steps - bar.n))
+    return [found[name] for name in settings]
+
+
+def _remove_outdated_checkpoints(root: Path, trials: Sequence[Trial]) -> None:
+    """Remove what was trained by other code or on other data, and would be gone on with."""
+    wanted = set(KeptCheckpoint(root).checkpoints)
+    wanted.update(path for trial in trials if trial.is_made for path in trial.checkpoints)
+    for trial in trials:
+        for path in trial.checkpoints:
+            if path not in wanted:
+                path.unlink(missing_ok=True)
+
+
+def _attempt(
+    phase: Callable[[Trial, Candidate, Progress], Candidate],
+    trial: Trial,
+    candidate: Candidate,
+    progress: Progress,
+) -> Candidate:
+    """Return what a phase found out; what goes wrong with one candidate stops no other."""
+    try:
+        return phase(trial, candidate, progress)
+    except DistilleryError as error:
+        why = str(error)
+    except Exception as error:  # a library's, perhaps for want of memory: the others may well work
+        logger.exception("%s: failed", trial.name)
+        why = f"{type(error).__name__}: {error}"
+    logger.warning("%s: %s", trial.name, why)
+    if candidate.texts is None:
+        return replace(candidate, problem=why)
+    return replace(candidate, pilot_problem=why)
+
+
+def log_teachers(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     """Log the comparison as an MLflow run of its own; an equal one is logged once.
 
     Returns:

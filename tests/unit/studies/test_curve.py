@@ -21,8 +21,7 @@ from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare
-from tasks.studies import curve as task
-from tasks.studies.curve import Workshop, curve
+from tasks.studies.curve import CurveStudy, curve, log_curve
 from tasks.teacher import teacher
 from tests.tiny import RATE_HZ, copy_code, speak, tiny_params, write_corpus, write_params
 
@@ -105,8 +104,8 @@ def test_files_that_only_look_new_train_nothing(copy: Path, epochs: list[str]) -
 
 def test_all_data_at_the_pace_of_all_data_is_what_the_stage_trains(copy: Path) -> None:
     settings = params.load(copy / "params.yaml")
-    workshop = Workshop(copy, settings, PreparedData.open(copy / "data/prepared"))
-    run = workshop.run_of(model("student", 1.0))
+    study = CurveStudy(copy, settings, PreparedData.open(copy / "data/prepared"))
+    run = study.run_of(model("student", 1.0))
     assert run.pace is not None
     trained = run.train_student(copy / "again.jsonl")
     (copy / "again").mkdir()
@@ -267,7 +266,7 @@ def test_a_dead_mlflow_costs_nothing_and_says_what_to_do(
     write_params(copy, with_curve(register=dead))
     summary = curve(copy)
     with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:9.* run make curve$"):
-        task.log(copy, summary)
+        log_curve(copy, summary)
     assert (copy / "reports/curve.png").exists()
 
 
@@ -290,9 +289,9 @@ def test_a_curve_whose_logging_broke_off_is_logged_into_the_same_run(
 
     monkeypatch.setattr(Tracking, "end_run", break_off)
     with pytest.raises(TrackingError, match="the network is down.* run make curve$"):
-        task.log(copy, summary)
+        log_curve(copy, summary)
     monkeypatch.setattr(Tracking, "end_run", end_run)
-    first, second = task.log(copy, summary), task.log(copy, summary)
+    first, second = log_curve(copy, summary), log_curve(copy, summary)
     assert first == second
     client = Tracking(params.load(copy / "params.yaml").register, copy).client
     found = client.search_runs([first["experiment_id"]])
@@ -300,4 +299,4 @@ def test_a_curve_whose_logging_broke_off_is_logged_into_the_same_run(
     assert found[0].info.status == "FINISHED"
     assert found[0].data.tags["dvc.teacher.md5"] == "fedcba9876543210"
     write_params(copy, with_curve(evaluate={"num_resamples": 300}))
-    assert task.log(copy, summary)["runs"] != first["runs"]
+    assert log_curve(copy, summary)["runs"] != first["runs"]

@@ -18,7 +18,7 @@ from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare
-from tasks.studies import teachers as task
+from tasks.studies import trial
 from tasks.studies.teachers import teachers
 from tasks.teacher import teacher
 from tests.tiny import copy_code, tiny_params, write_corpus, write_params
@@ -135,7 +135,7 @@ def test_a_second_time_makes_nothing(
     compared: Path, copy: Path, epochs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
-    monkeypatch.setattr(task, "load_teacher", lambda folder, device: asked.append(folder))
+    monkeypatch.setattr(trial, "load_teacher", lambda folder, device: asked.append(folder))
     teachers(copy)
     assert not epochs and not asked
     before, after = ((root / "reports/teachers.csv").read_text() for root in (compared, copy))
@@ -184,14 +184,14 @@ def test_what_goes_wrong_inside_one_candidate_stops_no_other(
 ) -> None:
     for path in (copy / "scratch/teachers/conformer").glob("*.json"):
         path.unlink()
-    examine = task.examine
+    examine = trial.examine
 
     def fails(teacher: Any, *others: Any) -> Any:
         if teacher.network.time_reduction == 2:
             raise MemoryError("no room for 10 GB")
         return examine(teacher, *others)
 
-    monkeypatch.setattr(task, "examine", fails)
+    monkeypatch.setattr(trial, "examine", fails)
     teachers(copy)
     found = rows(copy)
     assert found["conformer"]["problem"] == "MemoryError: no room for 10 GB"
