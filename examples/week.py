@@ -75,7 +75,7 @@ class Day:
     broken: int = 0
     """How many of them were cut off on their way."""
     shifted: bool = False
-    """Whether each of them bears the transcript of the next one."""
+    """Whether each of them has the transcript of the next one."""
     mended: bool = False
     """Whether all that was broken or shifted so far comes again, as it should be."""
     rollback: bool = False
@@ -92,27 +92,27 @@ class Day:
             kind += f", {self.broken} of them broken" if self.broken else ""
             parts.append(f"{self.recordings}{kind}")
         if self.mended:
-            parts.append("what was wrong, mended")
+            parts.append("what was wrong, corrected")
         return "; ".join(parts) or "none"
 
 
 WEEK = (
-    Day("Monday", 80, look="The first champion. The teacher hears everything once."),
+    Day("Monday", 80, look="The first champion. The teacher runs on everything once."),
     Day(
         "Tuesday",
         80,
         broken=1,
-        look="The teacher hears the new recordings and those alone. One cannot be read: it is left "
-        "out and counted, and the night goes on.",
+        look="The teacher runs on the new recordings alone. One cannot be read: it is left out and "
+        "counted, and the run continues.",
     ),
-    Day("Wednesday", look="Nothing new: no stage runs, MLflow never hears of it."),
+    Day("Wednesday", look="Nothing new: no stage runs, and there is no MLflow run."),
     Day(
         "Thursday",
         120,
         shifted=True,
-        look="Transcripts that slipped by a row: recordings too short for theirs are left out, of "
-        "the rest a student learns nonsense. The gate stands between it and those who use the "
-        "champion. The report shows the cause: the filter drops texts of the teacher that differ "
+        look="Transcripts that are one row off: recordings too short for theirs are left out, from "
+        "the rest a student learns nonsense. The gate keeps it from those who use the champion. "
+        "The report shows the cause: the filter drops texts of the teacher that differ "
         "from their transcripts by far too many words.",
     ),
     Day(
@@ -120,21 +120,21 @@ WEEK = (
         40,
         mended=True,
         rollback=True,
-        look="The same audio with right transcripts costs the teacher nothing. It hears the new "
-        "recordings, Tuesday's broken one, and those that Thursday left out. In the morning "
-        "somebody takes the new champion back.",
+        look="The same audio with right transcripts costs the teacher nothing. It runs on the "
+        "new recordings, Tuesday's broken one, and those that Thursday left out. In the morning "
+        "somebody rolls the new champion back.",
     ),
     Day(
         "Saturday",
         40,
         broken=30,
         look="Too many broken recordings (`prepare.max_dropped_fraction`) mean that something is "
-        "wrong with the delivery: the night stops at once, and all stays as it was.",
+        "wrong with the delivery: the run stops at once, and everything stays as it was.",
     ),
     Day(
         "Sunday",
         mended=True,
-        look="The delivery came again. The opponent is the champion of the rollback.",
+        look="The delivery came again. It is compared with the champion of the rollback.",
     ),
 )
 
@@ -238,7 +238,7 @@ def recordings(grammar: Path, num_speakers: int) -> list[Recording]:
 
 
 def split_by_speaker(pool: Sequence[Recording]) -> tuple[list[Recording], list[Recording]]:
-    """Return the archive and what the week may hear; the test speakers are in both."""
+    """Return the archive and the week's recordings; the test speakers are in both."""
     speakers = list(dict.fromkeys(item.speaker for item in pool if item.split == "train"))
     first = set(speakers[:ARCHIVE_SPEAKERS])
     archive = [item for item in pool if item.split == "test" or item.speaker in first]
@@ -448,7 +448,7 @@ NEWLINES = "\n\n"
 COLUMNS = (
     "day",
     "new recordings",
-    "the teacher heard",
+    "teacher ran on",
     "stages run",
     "WER % [95 %]",
     "verdict",
@@ -475,9 +475,9 @@ def _line(cells: Sequence[str]) -> str:
 
 def _cells(morning: Morning) -> list[str]:
     record = morning.record
-    heard = "–"
+    forwards = "–"
     if record.teacher_forwards is not None:
-        heard = f"{record.teacher_forwards} ({record.teacher_seconds:.1f} s)"
+        forwards = f"{record.teacher_forwards} ({record.teacher_seconds:.1f} s)"
     ran = {name.split("@")[0] for name, outcome in record.stages.items() if outcome == "ran"}
     wer = "–"
     if record.wer is not None:
@@ -487,7 +487,7 @@ def _cells(morning: Morning) -> list[str]:
     return [
         morning.day.name,
         morning.day.arrivals,
-        heard,
+        forwards,
         ", ".join(stage for stage in STAGES if stage in ran) or "none",
         wer,
         _verdict(record),
@@ -525,8 +525,8 @@ start is not left to cron. The teacher was registered before the week
 
 {table(mornings)}
 
-*The teacher heard*: recordings, and the time it took for them. *Stages run*: `teacher` trains
-nothing, it examines the registered teacher on the validation split. *WER*: of the new student, on
+*Teacher ran on*: recordings, and the time it took for them. *Stages run*: `teacher` trains
+nothing, it measures the registered teacher on the validation split. *WER*: of the new student, on
 the test split, which is the same all week. *Champion*: which version, after the night.
 
 ![The nights that ended with a student]({plot})
@@ -540,7 +540,7 @@ the test split, which is the same all week. *Champion*: which version, after the
 
 
 def _story(morning: Morning) -> str:
-    said = f"The night said: *{_said(morning.record)}*."
+    said = f"The run reported: *{_said(morning.record)}*."
     parts = [f"**{morning.day.name}.**", morning.day.look, said]
     return " ".join(part for part in parts if part)
 

@@ -109,6 +109,16 @@ def test_every_page_stands_in_the_index() -> None:
     assert len(index.splitlines()) <= len(own) + 20  # a line each
 
 
+def test_every_word_of_the_glossary_is_used_elsewhere() -> None:
+    glossary = ROOT / "docs/glossary.md"
+    words = re.findall(r"^\| ([^|]+) \| ", glossary.read_text("utf-8"), re.MULTILINE)
+    words = [word for row in words if row != "word" for word in re.split(r", | \(", row)]
+    others = " ".join(page.read_text("utf-8") for page in PAGES if page != glossary).lower()
+    unused = [word for word in words if word.rstrip(")").lower() not in others]
+    assert words
+    assert not unused
+
+
 def test_the_readme_fits() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= README_LINES
 
