@@ -55,7 +55,7 @@ from distillery.models.base import Teacher
 from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams, LanguageModelParams
 from distillery.serve.streaming import can_stream
-from distillery.teachers.kinds import load_teacher
+from distillery.teachers.saved import load_teacher
 
 logger = logging.getLogger(__name__)
 

@@ -40,9 +40,10 @@ from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache, all_namespaces
 from distillery.teachers.base import Workplace
-from distillery.teachers.kinds import load_teacher
+from distillery.teachers.saved import load_teacher
 from distillery.tracking.fetched import REGISTERED, SOURCE_FILE, read_source
 from distillery.training.curves import run_digest
+from tasks.code import code_of_architecture, code_of_teacher, digests
 from tasks.stage import snapshot
 from tasks.teacher import KeptCheckpoint, make_teacher
 
@@ -86,13 +87,19 @@ class Contest:
 
     @cached_property
     def code(self) -> Mapping[str, Any]:
-        """Content of all code that teachers and students are made by."""
+        """Content of all code that teachers and the pilot's student are made by.
+
+        But for what one kind of teacher has to itself, see `Entry.code`.
+        """
+        student = self.settings.pilot_student
         states = {
             **snapshot(self.root, "teacher"),
             **snapshot(self.root, "cache"),
-            **snapshot(self.root, "distill", self.settings.pilot_student, "0"),
+            **snapshot(self.root, "distill", student, "0"),
         }
-        return {name: state for name, state in states.items() if name.endswith(".py")}
+        architecture = self.settings.distill.students[student].architecture.type
+        own = digests(self.root, code_of_architecture(self.root, architecture))
+        return {name: state for name, state in states.items() if name.endswith(".py")} | own
 
     @cached_property
     def sounds(self) -> Mapping[str, str]:
@@ -227,11 +234,18 @@ class Entry:
         )
 
     @cached_property
+    def code(self) -> Mapping[str, Any]:
+        """Content of all code that this teacher is made by."""
+        root = self.contest.root
+        own = code_of_teacher(root, self.settings, self._place.registered)
+        return {**self.contest.code, **digests(root, own)}
+
+    @cached_property
     def _digest(self) -> str:
         """Of all that the teacher is made from."""
         contest, registered = self.contest, self._place.registered
         return run_digest(
-            contest.code,
+            self.code,
             contest.rows_digest(contest.data, "train", "valid"),
             self.settings.model_dump(exclude={"allow_poor"}),
             dict(_files_named(contest.root, self.settings.model_dump())),
@@ -271,9 +285,7 @@ class Entry:
         """Return what the teacher hears on the validation split, and what it costs."""
         contest, cache = self.contest, self.contest.settings.cache
         how = cache.model_dump(include={"batch_seconds", "precision", "num_threads", "device"})
-        digest = run_digest(
-            contest.code, fingerprint, contest.rows_digest(contest.data, "valid"), how
-        )
+        digest = run_digest(self.code, fingerprint, contest.rows_digest(contest.data, "valid"), how)
 
         def hear() -> dict[str, Any]:
             teacher = load_teacher(self.places.teacher, choose_device(cache.device))
