@@ -20,10 +20,10 @@ import torch
 from benchmarks.common import key, paired_medians, row, write_rows
 from distillery.architectures.known import STUDENTS
 from distillery.augmentations.augmenter import Augmenter, Effects
-from distillery.data.batches import TrainingSet
 from distillery.data.features import LogMel, PackedFeatures, unpacked_features
 from distillery.params.augmentation import AugmentationParams
 from distillery.params.models import FeatureParams, SeparableConvParams
+from distillery.training.batches import TrainingSet
 from distillery.training.objective import NetworkOutputs, TranscriptObjective
 
 RATE_HZ, BATCH = 16_000, 16

@@ -25,7 +25,6 @@ from benchmarks.common import ROOT
 from distillery.architectures.known import ARCHITECTURES
 from distillery.architectures.separable_conv import SeparableConv
 from distillery.corpora.fsdd import DIGITS, NUM_TEST_TAKES
-from distillery.data.batches import TeacherFrames, TrainingSet
 from distillery.data.features import PackedFeatures, gather, pack_features
 from distillery.data.manifest import MANIFEST_FILE, PreparedData, labelled
 from distillery.distill.objective import DistillationObjective
@@ -43,7 +42,8 @@ from distillery.prepare.prepare import prepare
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.kinds import load_teacher
+from distillery.teachers.saved import load_teacher
+from distillery.training.batches import TeacherFrames, TrainingSet
 from distillery.training.curves import Curves, Validation
 from distillery.training.datasets import validation_set
 from distillery.training.objective import Objective

@@ -22,8 +22,8 @@ import soundfile
 from benchmarks.common import row, write_rows
 from benchmarks.digits import FSDD_BATCH_SECONDS, recordings
 from distillery.corpora.fsdd import NUM_TEST_TAKES
-from distillery.data.batches import TrainingSet
 from distillery.data.features import PackedFeatures
+from distillery.training.batches import TrainingSet
 
 HOP_SECONDS = 0.01
 NUM_LIBRISPEECH = 20_000

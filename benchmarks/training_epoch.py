@@ -38,8 +38,8 @@ from torch import Tensor
 from benchmarks.common import paired_rounds, row, write_rows
 from benchmarks.digits import FEATURES, Digits, Epoch, OtherFrames, recordings
 from benchmarks.student_step import Conv1dStudent
-from distillery.data.batches import START, Batch, Moment, TrainingSet
 from distillery.data.features import LogMel, PackedFeatures, pad
+from distillery.training.batches import START, Batch, Moment, TrainingSet
 
 MIN_LIVE, MAX_PASS = 6.5, 1.1
 MAX_OF_MEMORY = 1.03

@@ -1,6 +1,7 @@
 """Stage `fetch`: registered models that the settings name are here, whole, and the right ones.
 
-It talks to no registry: the flow and `make fetch` do, before DVC runs this.
+It talks to no registry: the flow and `make fetch` do, before DVC runs this. Beside the models it
+lays down which code each model of this workspace has to itself, see code.py.
 """
 
 from __future__ import annotations
@@ -9,17 +10,25 @@ import logging
 from pathlib import Path
 
 from distillery.params import whole as params
-from distillery.tracking.fetched import tidy
+from distillery.tracking.fetched import REGISTERED, tidy
+from tasks.code import write_code
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)
 
 
 def fetch(root: Path) -> None:
-    """Check models/registered under `root`, and leave a note where no model is wanted."""
-    found = tidy(root, params.load(root / params.PARAMS_FILE))
+    """Check models/registered under `root`, and write models/code.
+
+    Raises:
+        StageError: a model has not been fetched.
+        ModelError: one is damaged, or of an architecture that is not known here.
+    """
+    settings = params.load(root / params.PARAMS_FILE)
+    found = tidy(root, settings)
     for reader, source in found.items():
         logger.info("%s: %s, version %s", reader, source.model, source.version)
+    write_code(root, settings, root / REGISTERED)
 
 
 def main() -> None:

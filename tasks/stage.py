@@ -146,8 +146,8 @@ def _left_by_dvc() -> bool:
 def snapshot(root: Path, stage: str, *items: str) -> Snapshot:
     """Return the state of everything a stage depends on, by name.
 
-    Files named in dvc.yaml count by content, files inside a folder by size and time of change,
-    settings by value.
+    Code and files named in dvc.yaml count by content, other files inside a folder by size and time
+    of change, settings by value.
 
     Args:
         root: the workspace.
@@ -205,10 +205,9 @@ def _file_states(root: Path, name: str) -> Iterator[tuple[str, object]]:
         for file in files:
             found = Path(folder) / file
             status = found.stat()
-            yield (
-                f"{name}/{found.relative_to(path)}",
-                (status.st_size, status.st_mtime_ns),
-            )
+            state = (status.st_size, status.st_mtime_ns)
+            is_code = found.suffix == ".py"
+            yield f"{name}/{found.relative_to(path)}", _digest(found) if is_code else state
 
 
 def _digest(path: Path) -> str:

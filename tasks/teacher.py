@@ -15,7 +15,7 @@ from distillery.models.fingerprint import fingerprint
 from distillery.params import whole as params
 from distillery.params.teacher import TeacherParams
 from distillery.teachers.base import Workplace
-from distillery.teachers.kinds import SOURCES
+from distillery.teachers.kinds import take_teacher
 from distillery.tracking.fetched import REGISTERED, SOURCE_FILE
 from distillery.training.curves import Curves, run_digest
 from distillery.training.validation import VALIDATION_FILE, validation_wer
@@ -60,7 +60,7 @@ def make_teacher(
     Returns:
         The checkpoints that training left, where something was trained.
     """
-    ready = SOURCES[settings.kind](settings, place)
+    ready = take_teacher(settings, place)
     wer = validation_wer(ready.teacher, place.data)
     logger.info("teacher: kind %s, validation WER %.2f %%", settings.kind, 100 * wer)
     if ready.checkpoint is None:  # nothing was trained, so nothing was logged

@@ -24,9 +24,9 @@ from distillery.augmentations.noise import Noise, generated_noises
 from distillery.augmentations.retiming import Piece, retime, what_is_known
 from distillery.augmentations.reverberation import Reverberation
 from distillery.augmentations.sounds import Sounds, read_sounds
-from distillery.data.batches import Batch, Moment
 from distillery.data.features import LogMel, pad
 from distillery.params.augmentation import AugmentationParams
+from distillery.training.batches import Batch, Moment
 
 SOUNDS_FILE = "sounds.json"
 """Beside a student: SHA-256 of the recordings that its augmentation drew from."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from distillery.data.batches import NO_LABELS, Batch, pad_hypotheses, pad_tokens
+from distillery.training.batches import NO_LABELS, Batch, pad_hypotheses, pad_tokens
 
 Hypotheses = list[tuple[list[int], float]]
 

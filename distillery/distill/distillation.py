@@ -18,7 +18,6 @@ import torch
 
 from distillery.architectures.known import STUDENTS
 from distillery.augmentations.augmenter import Augmenter, Effects
-from distillery.data.batches import TrainingSet
 from distillery.data.copies import training_rows, waveform_of, with_copies
 from distillery.data.features import LogMel, pack_features, unpacked_features
 from distillery.data.manifest import PreparedData, labelled
@@ -35,6 +34,7 @@ from distillery.params.distill import DistillParams
 from distillery.params.models import FeatureParams
 from distillery.params.objective import ObjectiveParams
 from distillery.teacher_cache.store import TeacherCache
+from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
 from distillery.training.objective import Objective, TranscriptObjective

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from distillery.data.batches import Batch
 from distillery.distill.schedules import value_at
 from distillery.losses.ctc import CTC
 from distillery.losses.frames import (
@@ -27,6 +26,7 @@ from distillery.losses.known import FRAME_LOSSES, SPARSE_FRAME_LOSSES
 from distillery.losses.sequence import Sequence
 from distillery.models.layers import Network, real_frames
 from distillery.params.objective import ObjectiveParams, Schedule
+from distillery.training.batches import Batch
 from distillery.training.objective import NetworkOutputs, Objective
 
 OWN_STREAM = 2**32  # no seed that a person would choose: networks begin from those

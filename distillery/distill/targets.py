@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from distillery.data.batches import TeacherFrames
 from distillery.data.text import Vocabulary
 from distillery.params.objective import SequenceLossParams
 from distillery.teacher_cache.store import TeacherCache
+from distillery.training.batches import TeacherFrames
 
 
 class CachedTargets:

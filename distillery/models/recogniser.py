@@ -30,16 +30,7 @@ from distillery.errors import ModelError
 from distillery.files import write_bytes, write_json
 from distillery.models.decoding import greedy_text
 from distillery.models.layers import Network
-from distillery.params.models import (
-    CausalConvParams,
-    ConformerParams,
-    ConvBiLSTMParams,
-    CRNNParams,
-    FeatureParams,
-    SeparableConvParams,
-    StudentArchitecture,
-    TeacherArchitecture,
-)
+from distillery.params.models import FeatureParams, StudentArchitecture
 
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
@@ -47,11 +38,10 @@ RECOGNISER = "recogniser"
 """What `saved_kind` calls a model that was made here."""
 TOKENS_FILE = "tokens.txt"
 
-Architecture = (
-    ConvBiLSTMParams | ConformerParams | SeparableConvParams | CausalConvParams | CRNNParams
-)
+Architecture = StudentArchitecture
+"""Of teachers, too: what can be a teacher can be a student."""
 Networks = Mapping[str, Callable[[Any, int, int], Network]]
-_ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(TeacherArchitecture | StudentArchitecture)
+_ARCHITECTURE: TypeAdapter[Architecture] = TypeAdapter(StudentArchitecture)
 
 
 @dataclass(frozen=True)

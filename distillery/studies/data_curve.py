@@ -32,7 +32,7 @@ from distillery.params.evaluate import EvaluateParams
 from distillery.params.whole import Params
 from distillery.prepare.splits import hash_fraction
 from distillery.studies.plots import plot_data_curve
-from distillery.teachers.kinds import load_teacher
+from distillery.teachers.saved import load_teacher
 from distillery.tracking.curve_files import Point
 
 CSV_FILE, PLOT_FILE = "curve.csv", "curve.png"

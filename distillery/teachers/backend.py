@@ -175,6 +175,19 @@ class TorchBackend:
                 hook.remove()
 
 
+def receptive_field(convolutions: Sequence[Sequence[int]]) -> tuple[int, int]:
+    """Return the distance between frames and the samples that one hears, of stacked convolutions.
+
+    Args:
+        convolutions: channels, kernel and stride of each, none of them padded.
+    """
+    hop, window = 1, 1
+    for _, kernel, stride in convolutions:
+        window += (kernel - 1) * hop
+        hop *= stride
+    return hop, window
+
+
 def _keep_input(hidden: dict[str, Tensor]) -> Callable[..., None]:
     def keep(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         hidden["last"] = inputs[0]

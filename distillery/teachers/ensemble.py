@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,7 @@ from distillery.data.features import pad
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import write_json
-from distillery.models.base import Teacher, check_layers
+from distillery.models.base import LoadTeacher, Teacher, check_layers
 from distillery.models.decoding import confidence, greedy_text, score_texts
 from distillery.models.recogniser import CONFIG_FILE, TOKENS_FILE, Outputs
 from distillery.params.base import MEMBERS
@@ -298,13 +298,13 @@ def common_frames(counts: Sequence[Sequence[int]], batch: int) -> list[int]:
     return [min(numbers) for numbers in zip(*counts, strict=True)]
 
 
-def load_ensemble(folder: Path, device: str, load: Callable[[Path, str], Teacher]) -> Ensemble:
+def load(folder: Path, device: str, load_member: LoadTeacher) -> Ensemble:
     """Load a saved ensemble.
 
     Args:
         folder: as `Ensemble.save` left it.
         device: where its members are to run.
-        load: loads one of any kind.
+        load_member: loads one of any kind.
 
     Raises:
         ModelError: a file is missing or damaged.
@@ -316,7 +316,7 @@ def load_ensemble(folder: Path, device: str, load: Callable[[Path, str], Teacher
         settings = {name: config[name] for name in ("combine", "weights", "count_share")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{path}: cannot be used: {error}; run make teacher") from None
-    members = [load(folder / MEMBERS / str(index), device) for index in range(number)]
+    members = [load_member(folder / MEMBERS / str(index), device) for index in range(number)]
     return Ensemble(members, vocabulary=Vocabulary.load(folder / TOKENS_FILE), **settings)
 
 

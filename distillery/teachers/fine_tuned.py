@@ -21,8 +21,6 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from distillery.augmentations.spec_augment import spec_augment
-from distillery.data.batches import TrainingSet
 from distillery.data.copies import copy_at, waveform_of
 from distillery.data.features import pad
 from distillery.data.manifest import PreparedData, labelled
@@ -47,8 +45,10 @@ from distillery.teachers.token_map import TokenMap, TokenTable
 from distillery.teachers.torchaudio_bundle import TorchaudioBackend
 from distillery.teachers.transformers_ctc import TransformersBackend
 from distillery.teachers.weights import fit_state, read_state
+from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, Validation, run_digest
 from distillery.training.objective import TranscriptObjective
+from distillery.training.spec_augment import spec_augment
 from distillery.training.trainer import Trainer
 
 SECTION = "teacher.base"

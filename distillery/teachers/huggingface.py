@@ -1,4 +1,4 @@
-"""TODO: huggingface."""
+"""A model in Hugging Face's layout as the teacher: its config.json says which class reads it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from distillery.params.teacher import TransformersTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.published import find_folder, import_transformers, read_config
 from distillery.teachers.transformers_ctc import take_ctc
+from distillery.teachers.whisper import take_whisper
 
 
 def take_model(params: TransformersTeacherParams, place: Workplace) -> ReadyTeacher:
@@ -36,20 +37,10 @@ TakeModel = Callable[[TransformersTeacherParams, Workplace, Path, dict[str, Any]
 """Takes settings, workplace, the folder of a published model and its config.json."""
 
 
-def _take_whisper(
-    params: TransformersTeacherParams, place: Workplace, folder: Path, config: dict[str, Any]
-) -> ReadyTeacher:
-    from distillery.teachers.whisper import take_whisper  # which needs what stands above
-
-    return take_whisper(params, place, folder, config)
-
-
 CLASSES: Mapping[str, TakeModel] = {
     "Wav2Vec2ForCTC": take_ctc,
     "HubertForCTC": take_ctc,
     "WavLMForCTC": take_ctc,
-    "WhisperForConditionalGeneration": _take_whisper,
+    "WhisperForConditionalGeneration": take_whisper,
 }
-
-
 """By the first entry of `architectures` in config.json."""

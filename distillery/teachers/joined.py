@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def join_teachers(
-    params: EnsembleTeacherParams, place: Workplace, sources: Mapping[str, GetTeacher]
+    params: EnsembleTeacherParams, place: Workplace, take: GetTeacher
 ) -> ReadyTeacher:
     """Get every member ready by its own kind's function, one after the other, and join them.
 
@@ -32,7 +32,7 @@ def join_teachers(
     Args:
         params: the members and how they are combined.
         place: where they are made; each has its own registered model and prefix in the curves.
-        sources: the kinds' functions.
+        take: gets a teacher of any kind ready.
 
     Raises:
         ModelError: posteriors are to be averaged and cannot be.
@@ -46,7 +46,7 @@ def join_teachers(
             prefix=f"{MEMBERS}/{number}/",
         )
         place.curves.unlink(missing_ok=True)
-        found = sources[member.kind](member, own)
+        found = take(member, own)
         wer = validation_wer(found.teacher, place.data)
         logger.info(
             "teacher: member %d, %s, validation WER %.2f %%", number, member.kind, 100 * wer

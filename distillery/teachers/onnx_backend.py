@@ -21,7 +21,6 @@ from distillery.errors import ModelError
 from distillery.files import digest_of_file
 from distillery.teachers.token_map import TokenTable
 
-KIND = "onnx"
 MODEL_FILE = "onnx/model.onnx"
 """Where a saved teacher has the file; its external data lie beside it."""
 KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")

@@ -18,11 +18,10 @@ from distillery.models.recogniser import CONFIG_FILE
 from distillery.params.teacher import OnnxTeacherParams
 from distillery.teachers.adapting import adapt
 from distillery.teachers.base import ReadyTeacher, Workplace
-from distillery.teachers.onnx_backend import KIND, MODEL_FILE, OnnxBackend, open_session
-from distillery.teachers.onnx_probe import find_names, measure
 from distillery.teachers.pretrained import PretrainedTeacher
 from distillery.teachers.token_map import TokenTable
 
+KIND = "onnx"
 VARIANCE_FLOOR = 1e-7
 
 
@@ -33,6 +32,10 @@ def take_onnx(params: OnnxTeacherParams, place: Workplace) -> ReadyTeacher:
         ModelError: a file is missing or damaged, needs code or data that it does not bring, takes
             or gives something else than expected, or its tokens are another model's.
     """
+    # A second for their libraries, which other kinds do without.
+    from distillery.teachers.onnx_backend import OnnxBackend, open_session
+    from distillery.teachers.onnx_probe import find_names, measure
+
     file = place.root / params.model
     table = read_table(place.root / params.tokens, params.blank)
     session = open_session(file, "cpu")
@@ -60,6 +63,8 @@ def load(folder: Path, device: str) -> Teacher:
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
     """
+    from distillery.teachers.onnx_backend import MODEL_FILE, OnnxBackend, open_session
+
     path = folder / CONFIG_FILE
     try:
         config = json.loads(path.read_text("utf-8"))

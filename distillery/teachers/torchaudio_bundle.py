@@ -20,7 +20,7 @@ from distillery.files import digest_of_file
 from distillery.models.base import Teacher
 from distillery.params.teacher import BundleParams, TorchaudioTeacherParams
 from distillery.teachers.adapting import adapt
-from distillery.teachers.backend import TorchBackend
+from distillery.teachers.backend import TorchBackend, receptive_field
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.pretrained import load_saved
 from distillery.teachers.token_map import TokenTable
@@ -112,19 +112,6 @@ class TorchaudioBackend(TorchBackend):
         """Return scores `(batch, frames, tokens)`."""
         scores: Tensor = self.module(waveforms, lengths)[0]
         return scores
-
-
-def receptive_field(convolutions: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Return the distance between frames and the samples that one hears, of stacked convolutions.
-
-    Args:
-        convolutions: channels, kernel and stride of each, none of them padded.
-    """
-    hop, window = 1, 1
-    for _, kernel, stride in convolutions:
-        window += (kernel - 1) * hop
-        hop *= stride
-    return hop, window
 
 
 def take_bundle(params: TorchaudioTeacherParams, place: Workplace) -> ReadyTeacher:

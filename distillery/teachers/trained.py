@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from distillery.architectures.known import TEACHERS
-from distillery.data.batches import TrainingSet
 from distillery.data.copies import copy_at
 from distillery.data.features import pack_features
 from distillery.data.manifest import labelled
 from distillery.models.recogniser import Recogniser
 from distillery.params.teacher import TrainedTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
 from distillery.training.objective import TranscriptObjective

@@ -25,12 +25,11 @@ from distillery.models.base import Teacher
 from distillery.models.recogniser import CONFIG_FILE
 from distillery.params.teacher import TransformersTeacherParams
 from distillery.teachers.adapting import adapt
-from distillery.teachers.backend import TorchBackend
+from distillery.teachers.backend import TorchBackend, receptive_field
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.pretrained import load_saved
 from distillery.teachers.published import PASSING, import_transformers, read_json, weight_files
 from distillery.teachers.token_map import TokenTable
-from distillery.teachers.torchaudio_bundle import receptive_field
 from distillery.teachers.weights import fit_state, read_state
 
 KIND = "transformers"

@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from distillery.data.batches import TrainingSet
 from distillery.data.text import Vocabulary
+from distillery.training.batches import TrainingSet
 
 DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a checkpoint
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distillery.data.batches import TrainingSet
 from distillery.data.features import pack_features
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.text import Vocabulary
 from distillery.params.models import FeatureParams
 from distillery.params.training import TrainingParams
+from distillery.training.batches import TrainingSet
 from distillery.training.curves import Validation
 
 

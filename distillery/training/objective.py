@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from distillery.data.batches import Batch
 from distillery.losses.ctc import CTC
+from distillery.training.batches import Batch
 
 
 @dataclass(frozen=True)

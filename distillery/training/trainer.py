@@ -21,8 +21,6 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distillery.augmentations.spec_augment import spec_augment
-from distillery.data.batches import Moment, TrainingSet
 from distillery.data.scoring import Counts, count_errors
 from distillery.device import choose_device, choose_precision
 from distillery.errors import DistilleryError, ModelError
@@ -30,8 +28,10 @@ from distillery.files import write_bytes
 from distillery.models.decoding import greedy_tokens
 from distillery.models.layers import Network
 from distillery.params.training import TrainingParams
+from distillery.training.batches import Moment, TrainingSet
 from distillery.training.curves import DIGEST_BYTES, Curves, FitResult, Terms, Validation
 from distillery.training.objective import NetworkOutputs, Objective
+from distillery.training.spec_augment import spec_augment
 
 logger = logging.getLogger(__name__)
 

@@ -12,6 +12,7 @@ from distillery.data.manifest import PreparedData, labelled
 from distillery.errors import CorpusError
 from distillery.studies import data_curve
 from distillery.training.curves import run_digest
+from tasks.code import code_of_architecture, digests
 from tasks.studies.made_from import Study, inputs_of, rows_of
 
 FOLDER = "scratch/teachers"
@@ -49,13 +50,19 @@ class TeacherStudy(Study):
 
     @cached_property
     def code(self) -> Mapping[str, object]:
-        """Content of all code that teachers and students are made by."""
+        """Content of all code that teachers and the pilot's student are made by.
+
+        But for what one kind of teacher has to itself, see `Trial.code`.
+        """
+        student = self.settings.pilot_student
         states = {
             **inputs_of(self.root, "teacher"),
             **inputs_of(self.root, "cache"),
-            **inputs_of(self.root, "distill", self.settings.pilot_student, "0"),
+            **inputs_of(self.root, "distill", student, "0"),
         }
-        return {name: state for name, state in states.items() if name.endswith(".py")}
+        architecture = self.settings.distill.students[student].architecture.type
+        own = digests(self.root, code_of_architecture(self.root, architecture))
+        return {name: state for name, state in states.items() if name.endswith(".py")} | own
 
     def rows_digest(self, data: PreparedData, *splits: str) -> str:
         """Return a digest of some splits: audio and transcripts."""

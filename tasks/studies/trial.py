@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +29,10 @@ from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache, all_namespaces
 from distillery.teachers.base import Workplace
-from distillery.teachers.kinds import load_teacher
+from distillery.teachers.saved import load_teacher
 from distillery.tracking.fetched import SOURCE_FILE
 from distillery.training.curves import run_digest
+from tasks.code import code_of_teacher, digests
 from tasks.studies.made_from import Note, files_named, kept, read_note, write_note
 from tasks.studies.pilot import Pilot
 from tasks.studies.teacher_study import TeacherStudy
@@ -125,11 +126,17 @@ class Trial:
         )
 
     @cached_property
+    def code(self) -> Mapping[str, object]:
+        """Content of all code that this teacher is made by."""
+        own = code_of_teacher(self.study.root, self.settings, self._place.registered)
+        return {**self.study.code, **digests(self.study.root, own)}
+
+    @cached_property
     def _digest(self) -> str:
         """Of all that the teacher is made from."""
         study, registered = self.study, self._place.registered
         return run_digest(
-            study.code,
+            self.code,
             study.rows_digest(study.data, "train", "valid"),
             self.settings.model_dump(exclude={"allow_poor"}),
             dict(files_named(study.root, self.settings.model_dump())),
@@ -172,7 +179,7 @@ class Trial:
         """Return what the teacher hears on the validation split, and what it costs."""
         study, cache = self.study, self.study.settings.cache
         how = cache.model_dump(include={"batch_seconds", "precision", "num_threads", "device"})
-        digest = run_digest(study.code, fingerprint, study.rows_digest(study.data, "valid"), how)
+        digest = run_digest(self.code, fingerprint, study.rows_digest(study.data, "valid"), how)
 
         def hear() -> ExaminedNote:
             teacher = load_teacher(self.places.teacher, choose_device(cache.device))

@@ -2,73 +2,96 @@
 
 from __future__ import annotations
 
-import ast
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
+from distillery.architectures.known import STUDENTS
+from distillery.params.teacher import TeacherSection
 from distillery.params.whole import Params
+from distillery.teachers.kinds import KINDS as KINDS_BY_NAME
 from flows.stages.lock import check_followed_settings
 from flows.stages.pipeline import STAGES
+from tasks.code import ARCHITECTURES, KINDS, LISTS, ROOMS, entries, imported_names, reached_files
 
 ROOT = Path(__file__).resolve().parents[2]
 PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 # Values of the first count through `params:`; the others change no result.
-EXEMPT = {"distillery/params/whole.py", "distillery/credentials.py", "tasks/stage.py"}
+EXEMPT = ("distillery/params/", "distillery/credentials.py", "tasks/stage.py")
+OWN_CODE = "models/code"
+READ_AS_TEXT = {"fetch": set(ROOMS)}
+"""What a stage lists without importing it."""
 
 
 def spec_of(stage: str) -> dict[str, Any]:
     return dict(PIPELINE[stage])
 
 
-def module_file(name: str) -> Path | None:
-    path = ROOT.joinpath(*name.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def imported_names(file: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(file.read_text())):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import, which this test does not follow"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def reached_files(file: Path, seen: set[Path]) -> set[Path]:
-    """Return our own files that importing `file` loads, packages' __init__ files included."""
-    seen.add(file)
-    for name in imported_names(file):
-        parts = name.split(".")
-        if parts[0] not in ("distillery", "tasks", "flows"):
-            continue
-        for length in range(1, len(parts) + 1):
-            found = module_file(".".join(parts[:length]))
-            if found is not None and found not in seen:
-                reached_files(found, seen)
-    return seen
-
-
 def code_reached(stage: str) -> set[str]:
-    files = reached_files(ROOT / "tasks" / f"{stage}.py", set())
-    return {str(file.relative_to(ROOT)) for file in files if file.read_text().strip()} - EXEMPT
+    """Return the files that a stage reaches, whatever architecture or kind of teacher is set."""
+    files = reached_files(ROOT, [f"tasks/{stage}.py"], beyond=True)
+    return {file for file in files if not file.startswith(EXEMPT)}
+
+
+def own_code() -> set[str]:
+    """Return all files that some architecture or kind of teacher has to itself."""
+    files = [
+        file
+        for room in (ARCHITECTURES, KINDS)
+        for own in entries(ROOT, room).values()
+        for file in own
+    ]
+    return reached_files(ROOT, files, ROOMS) - set(LISTS)
+
+
+def files_of(folder: str) -> set[str]:
+    """Return the code in a folder; a file is its own."""
+    if folder.endswith(".py"):
+        return {folder}
+    files = [file for file in (ROOT / folder).rglob("*.py") if file.read_text().strip()]
+    return {file.relative_to(ROOT).as_posix() for file in files}
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_deps_name_every_module_that_a_stage_reaches_and_no_other(stage: str) -> None:
-    listed = {name for name in spec_of(stage)["deps"] if name.endswith(".py")}
+    names = [name for name in spec_of(stage)["deps"] if name.startswith(("distillery/", "tasks/"))]
+    listed = {file for name in names for file in files_of(name)}
+    assert len(listed) == sum(len(files_of(name)) for name in names), f"{stage}: listed twice"
+    read = {file for name in READ_AS_TEXT.get(stage, ()) for file in files_of(name)}
     reached = code_reached(stage)
+    if any(name.startswith(OWN_CODE) for name in spec_of(stage)["deps"]):
+        reached -= own_code() | set(LISTS)
     missing = "\n".join(f"      - {name}" for name in sorted(reached - listed))
     assert not reached - listed, f"add to the deps of {stage} in dvc.yaml:\n{missing}"
-    assert not listed - reached, f"remove from the deps of {stage}: {sorted(listed - reached)}"
+    more = sorted(listed - reached - read)
+    assert not more, f"remove from the deps of {stage}, or list files and not the folder: {more}"
+
+
+def test_an_entry_of_the_lists_names_all_that_its_models_reach() -> None:
+    """What lies behind an entry is looked for inside the two rooms alone; nothing leads back in."""
+    for room in (ARCHITECTURES, KINDS):
+        for name, files in entries(ROOT, room).items():
+            everywhere = {x for x in reached_files(ROOT, files) if x.startswith(ROOMS)}
+            assert reached_files(ROOT, files, ROOMS) == everywhere, name
+    loaded = reached_files(ROOT, [f"{ROOMS[1]}/saved.py"], ROOMS, beyond=True)
+    assert loaded - set(LISTS) <= own_code()
+    everything = {file for room in ROOMS for file in files_of(room)}
+    assert everything - set(LISTS) == own_code(), "files that no entry leads to"
+
+
+def test_the_lists_have_an_entry_for_every_setting() -> None:
+    assert set(entries(ROOT, KINDS)) == kinds_under(TeacherSection) == set(KINDS_BY_NAME)
+    assert set(entries(ROOT, ARCHITECTURES)) == set(STUDENTS)
+
+
+def kinds_under(section: type[TeacherSection]) -> set[str]:
+    """Return the kinds of teachers whose settings are derived from a section."""
+    own = section.model_fields.get("kind")
+    kinds = set(get_args(own.annotation)) if own else set()
+    return kinds.union(*(kinds_under(derived) for derived in section.__subclasses__()))
 
 
 def test_a_stage_is_one_word_everywhere() -> None:

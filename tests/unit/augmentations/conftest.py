@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from distillery.architectures.known import ARCHITECTURES
-from distillery.data.batches import START, Batch, Moment
 from distillery.data.manifest import PreparedData
 from distillery.distill.distillation import Distillation
 from distillery.models.recogniser import Recogniser
 from distillery.params import whole as params
 from distillery.teacher_cache.store import TeacherCache
+from distillery.training.batches import START, Batch, Moment
 from tasks.cache import cache
 from tasks.prepare import prepare
 from tasks.teacher import teacher

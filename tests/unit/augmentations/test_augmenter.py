@@ -16,10 +16,10 @@ import torch
 
 from distillery.augmentations.augmenter import STREAMS
 from distillery.augmentations.base import fast_length
-from distillery.data.batches import Batch, Moment
 from distillery.errors import ParamsError
 from distillery.params import whole as params
 from distillery.params.augmentation import AugmentationParams
+from distillery.training.batches import Batch, Moment
 from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill

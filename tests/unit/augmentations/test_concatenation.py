@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from distillery.augmentations.concatenation import Concatenation, join
-from distillery.data.batches import NO_LABELS
 from distillery.data.features import LogMel
 from distillery.params.augmentation import ConcatenateParams
 from distillery.params.models import FeatureParams
+from distillery.training.batches import NO_LABELS
 from tests.unit.augmentations.alignment import best_lag, divergence
 from tests.unit.augmentations.conftest import Lab, targets_of
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from distillery.augmentations.crop import Crop, cut
-from distillery.data.batches import NO_LABELS
 from distillery.data.features import LogMel
 from distillery.errors import ParamsError
 from distillery.params import whole as params
 from distillery.params.augmentation import CropParams
 from distillery.params.models import FeatureParams
+from distillery.training.batches import NO_LABELS
 from tests.tiny import tiny_params, write_params
 from tests.unit.augmentations.alignment import divergence, stand_in_place
 from tests.unit.augmentations.conftest import Lab, lab_params, targets_of

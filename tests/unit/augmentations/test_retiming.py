@@ -14,9 +14,9 @@ from distillery.augmentations.retiming import (
     retime,
     what_is_known,
 )
-from distillery.data.batches import Batch, pad_hypotheses, pad_tokens
 from distillery.losses.frames import pool_frames
 from distillery.losses.hidden import mean_frames
+from distillery.training.batches import Batch, pad_hypotheses, pad_tokens
 
 SPACE = 1
 

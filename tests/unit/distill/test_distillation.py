@@ -12,7 +12,6 @@ import soundfile
 import torch
 
 from distillery.architectures.known import ARCHITECTURES
-from distillery.data.batches import TrainingSet
 from distillery.data.features import pack_features
 from distillery.data.manifest import PreparedData
 from distillery.data.text import Vocabulary
@@ -27,6 +26,7 @@ from distillery.params.objective import FrameLossParams, ObjectiveParams, Sequen
 from distillery.serve.streaming import can_stream
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
+from distillery.training.batches import TrainingSet
 from distillery.training.objective import NetworkOutputs
 from distillery.training.trainer import Trainer
 from tasks.cache import cache

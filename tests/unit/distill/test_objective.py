@@ -7,7 +7,6 @@ import torch
 from torch.nn.functional import pad
 
 from distillery.architectures.known import STUDENTS
-from distillery.data.batches import Batch, pad_hypotheses, pad_tokens
 from distillery.distill.objective import DistillationObjective
 from distillery.errors import ModelError
 from distillery.losses.ctc import CTC
@@ -17,6 +16,7 @@ from distillery.losses.kl import FrameKL
 from distillery.losses.sequence import Sequence
 from distillery.params.models import SeparableConvParams
 from distillery.params.objective import FrameLossParams, ObjectiveParams
+from distillery.training.batches import Batch, pad_hypotheses, pad_tokens
 from distillery.training.objective import NetworkOutputs, TranscriptObjective
 
 VOCAB = 4

@@ -18,7 +18,7 @@ from distillery.models.recogniser import CONFIG_FILE, Outputs, Recogniser
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.shards import Hypothesis
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers import kinds as loading
+from distillery.teachers import saved as loading
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare

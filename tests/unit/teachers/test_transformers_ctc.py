@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from distillery.data.manifest import PreparedData
 from distillery.errors import ModelError
 from distillery.params.teacher import TransformersTeacherParams
-from distillery.teachers import kinds as loading
+from distillery.teachers import saved as loading
 from distillery.teachers.base import Workplace
 from distillery.teachers.huggingface import take_model
 from distillery.teachers.pretrained import PretrainedTeacher

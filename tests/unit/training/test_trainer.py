@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from distillery.architectures.known import STUDENTS
-from distillery.data.batches import Batch, Moment, TrainingSet
 from distillery.data.features import PackedFeatures
 from distillery.data.text import Vocabulary
 from distillery.errors import DistilleryError, ModelError
 from distillery.params.models import SeparableConvParams
 from distillery.params.training import SpecAugmentParams, TrainingParams
+from distillery.training.batches import Batch, Moment, TrainingSet
 from distillery.training.curves import Curves, Validation
 from distillery.training.objective import NetworkOutputs, Objective, TranscriptObjective
 from distillery.training.trainer import Trainer, choose_device

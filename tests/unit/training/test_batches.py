@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from distillery.data.batches import TeacherFrames, TrainingSet, pad_hypotheses, pad_tokens
 from distillery.data.features import PackedFeatures
+from distillery.training.batches import TeacherFrames, TrainingSet, pad_hypotheses, pad_tokens
 
 
 def packed(lengths: list[int], num_mels: int = 3) -> PackedFeatures:

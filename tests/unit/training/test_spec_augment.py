@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from distillery.augmentations.spec_augment import spec_augment
 from distillery.params.training import SpecAugmentParams
+from distillery.training.spec_augment import spec_augment
 from tests.unit.augmentations.alignment import divergence, stand_in_place
 from tests.unit.augmentations.conftest import Lab, targets_of
 
