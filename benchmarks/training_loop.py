@@ -32,8 +32,8 @@ from benchmarks.digits import FEATURES, STUDENT, TRAINING, Digits, recordings
 from benchmarks.training_epoch import HeldBatches
 from distillery.data.batches import Batch
 from distillery.models.layers import Network
+from distillery.params.file import PARAMS_FILE
 from distillery.params.training import SpecAugmentParams, TrainingParams
-from distillery.params.whole import PARAMS_FILE
 from distillery.training.objective import NetworkOutputs, Objective
 
 NUM_CLIPS = 600

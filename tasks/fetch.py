@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.stages import FetchStageParams
 from distillery.tracking.fetched import tidy
 from tasks.stage import run_stage
 
@@ -17,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 def fetch(root: Path) -> None:
     """Check models/registered under `root`, and leave a note where no model is wanted."""
-    found = tidy(root, params.load(root / params.PARAMS_FILE))
+    settings = FetchStageParams.load(root / PARAMS_FILE)
+    found = tidy(root, settings.teacher, settings.distill)
     for reader, source in found.items():
         logger.info("%s: %s, version %s", reader, source.model, source.version)
 
