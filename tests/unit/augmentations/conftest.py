@@ -14,7 +14,8 @@ from distillery.data.batches import START, Batch, Moment
 from distillery.data.manifest import PreparedData
 from distillery.distill.distillation import Distillation
 from distillery.models.recogniser import Recogniser
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.teacher_cache.store import TeacherCache
 from tasks.cache import cache
 from tasks.prepare import prepare
@@ -73,7 +74,7 @@ class Lab:
     def distillation(self, scratch: Path, **distill: Any) -> Distillation:
         """Return a run of student `conv`, with `distill` merged over its section."""
         write_params(scratch, lab_params(**distill))
-        loaded = params.load(scratch / params.PARAMS_FILE)
+        loaded = Params.load(scratch / PARAMS_FILE)
         return Distillation(
             self.data,
             self.cache,
