@@ -22,8 +22,9 @@ from benchmarks.common import ROOT, row, write_rows
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import bootstrap_interval, count_errors
 from distillery.distill.distillation import Distillation
-from distillery.params import whole as params
 from distillery.params.cache import PayloadParams
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
@@ -58,7 +59,7 @@ def word_error_rate(run: Distillation, seed: int, payload: str) -> Interval:
 
 def measure(workspace: Path, student: str, num_seeds: int, scratch: Path) -> list[dict[str, Any]]:
     """Return a row per seed, and one about all of them."""
-    settings = params.load(workspace / params.PARAMS_FILE)
+    settings = Params.load(workspace / PARAMS_FILE)
     data = PreparedData.open(workspace / "data/prepared")
     results: dict[str, list[Interval]] = {}
     for payload in PAYLOADS:

@@ -31,8 +31,8 @@ from benchmarks.common import ROOT, paired_rounds, row, write_rows
 from benchmarks.digits import FEATURES, STUDENT, TRAINING, Digits, recordings
 from benchmarks.training_epoch import HeldBatches
 from distillery.models.layers import Network
+from distillery.params.file import PARAMS_FILE
 from distillery.params.training import SpecAugmentParams, TrainingParams
-from distillery.params.whole import PARAMS_FILE
 from distillery.training.batches import Batch
 from distillery.training.objective import NetworkOutputs, Objective
 

@@ -36,7 +36,7 @@ from distillery.corpora.base import Recording
 from distillery.corpora.commands import read_commands
 from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
 from distillery.params.prepare import CommandsParams, PrepareParams
 from distillery.params.register import RegisterParams
 from distillery.register.aliases import read_aliases
@@ -308,7 +308,7 @@ def teacher_settings(nights: Mapping[str, Any], num_epochs: int) -> dict[str, An
 def use_settings(workspace: Path, settings: Mapping[str, Any]) -> None:
     """Write params.yaml."""
     text = yaml.safe_dump(dict(settings), sort_keys=False)
-    write_bytes(workspace / params.PARAMS_FILE, text.encode())
+    write_bytes(workspace / PARAMS_FILE, text.encode())
 
 
 def _python(workspace: Path, log: Path, *arguments: str) -> None:
@@ -414,7 +414,7 @@ def live(
     archive, pool = split_by_speaker(recordings(root / GRAMMAR, num_speakers(plan)))
     _make_teacher(workspace, archive, teacher_settings(settings, teacher_epochs), log)
     use_settings(workspace, settings)
-    _git(workspace, "add", params.PARAMS_FILE, "dvc.lock")
+    _git(workspace, "add", PARAMS_FILE, "dvc.lock")
     _git(workspace, "commit", "--quiet", "--message", "Settings of the nights")
     deliveries = Deliveries(workspace / settings["prepare"]["source"], pool)
     mornings = []

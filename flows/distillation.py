@@ -15,7 +15,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from flows.data_check import warn_of_moved_data
 from flows.fetch import fetch as fetch_models
 from flows.fetch import readers_that_run_anyway
@@ -35,7 +36,7 @@ class Run:
     def __init__(
         self,
         root: Path,
-        settings: params.Params,
+        settings: Params,
         tags: Mapping[str, str],
         at: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -146,7 +147,7 @@ def distillation(
     Returns:
         What reports/registered.json holds, or None if the pipeline ends before `register`.
     """
-    settings = params.load(Path(root) / params.PARAMS_FILE)
+    settings = Params.load(Path(root) / PARAMS_FILE)
     run = Run(Path(root), settings, {"trigger": trigger})
     through(run, until)
     if run.pipeline.anything_ran:

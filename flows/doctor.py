@@ -28,8 +28,9 @@ from packaging.requirements import Requirement
 
 from distillery.credentials import without_credentials
 from distillery.errors import DistilleryError, ParamsError
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
 from distillery.params.register import RegisterParams
+from distillery.params.whole import Params
 
 WORKSPACE_LOCK = ".dvc/tmp/distillery.lock"
 DVC_LOCK = ".dvc/tmp/rwlock"
@@ -84,7 +85,7 @@ def quick_checks(root: Path, corpus: str | None = None) -> Iterator[Finding]:
 def slow_checks(root: Path) -> Iterator[Finding]:
     """Yield what stores and servers answer."""
     try:
-        settings = params.load(root / params.PARAMS_FILE)
+        settings = Params.load(root / PARAMS_FILE)
     except ParamsError:
         return  # the quick part has said so
     yield check_mlflow(settings.register, root)
@@ -239,7 +240,7 @@ def check_lock_file(path: Path) -> Finding:
 def check_settings(root: Path, corpus: str | None = None) -> Iterator[Finding]:
     """Check params.yaml, and that the corpus it names is there."""
     try:
-        settings = params.load(root / params.PARAMS_FILE).prepare
+        settings = Params.load(root / PARAMS_FILE).prepare
     except ParamsError as error:
         yield Finding("settings", False, str(error))
         return

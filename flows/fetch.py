@@ -44,7 +44,7 @@ def fetch(root: Path, settings: Params, follow: Collection[str] | None = None) -
         TrackingError: a model cannot be had, or is none of ours.
         ModelError: it is damaged in the registry, or no recogniser.
     """
-    wanted = wanted_models(settings)
+    wanted = wanted_models(settings.teacher, settings.distill)
     return _fetch(root, settings, root / REGISTERED, wanted, follow)
 
 
@@ -67,7 +67,7 @@ def fetch_teacher(root: Path, settings: Params, base: Path) -> list[str]:
     """
     wanted = {
         reader: model
-        for reader, model in wanted_models(settings).items()
+        for reader, model in wanted_models(settings.teacher, settings.distill).items()
         if not reader.startswith("students/")
     }
     return _fetch(root, settings, base, wanted, wanted)
@@ -134,7 +134,8 @@ def readers_that_run_anyway(root: Path, settings: Params) -> list[str]:
         BusyError: another DVC process works here.
         StageError: DVC cannot tell.
     """
-    aliases = [reader for reader, uri in wanted_models(settings).items() if uri and "@" in uri]
+    wanted = wanted_models(settings.teacher, settings.distill)
+    aliases = [reader for reader, uri in wanted.items() if uri and "@" in uri]
     if not aliases:
         return []
     seeds = {reader: _seeds_of(settings, reader) for reader in aliases if not is_teacher(reader)}

@@ -11,7 +11,8 @@ from prefect import runtime
 from prefect.client.orchestration import get_client
 
 from distillery.errors import DistilleryError
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 
 
 def flow_run_name() -> str:
@@ -30,7 +31,7 @@ def flow_run_name() -> str:
 
 def _data(root: Path) -> str:
     try:
-        return params.load(root / params.PARAMS_FILE).prepare.title
+        return Params.load(root / PARAMS_FILE).prepare.title
     except DistilleryError:  # the flow says what is wrong with it
         return root.name
 

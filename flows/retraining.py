@@ -39,7 +39,8 @@ from prefect.utilities.timeout import timeout
 from distillery.data.manifest import Summary
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
 from distillery.files import read_json
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, read_report
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION
@@ -143,7 +144,7 @@ def retraining(root: str = ".", trigger: str = "schedule", force: bool = False) 
         _bury_the_dead(folder, datetime.fromisoformat(record.started))
         journal = Journal(folder, record)
         with _told_of_the_end(journal):
-            settings = params.load(folder / params.PARAMS_FILE)
+            settings = Params.load(folder / PARAMS_FILE)
             check_workspace(folder)
             record.forced = force or settings.retraining.force
             hours = settings.retraining.timeout_hours
@@ -191,7 +192,7 @@ def _told_of_the_end(journal: Journal) -> Iterator[None]:
         journal.close("nothing new", "the corpus and all else are as they were")
 
 
-def _retrain(journal: Journal, settings: params.Params) -> None:
+def _retrain(journal: Journal, settings: Params) -> None:
     logger = get_run_logger()
     root, record, options = journal.root, journal.record, settings.retraining
     former = history.last_work(root)
@@ -229,7 +230,7 @@ def _retrain(journal: Journal, settings: params.Params) -> None:
         commit_lock(journal)
 
 
-def what_is_new(root: Path, settings: params.Params, former: Retraining | None) -> list[str]:
+def what_is_new(root: Path, settings: Params, former: Retraining | None) -> list[str]:
     """Return what there is to do, in words for a person; empty where there is nothing.
 
     Args:
@@ -281,7 +282,7 @@ def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.data, StageError)
 
 
-def _tried_again(transfer: Any, settings: params.Params) -> Any:
+def _tried_again(transfer: Any, settings: Params) -> Any:
     return transfer.with_options(
         retries=settings.retraining.retries,
         retry_delay_seconds=settings.retraining.retry_delay_seconds,
@@ -312,7 +313,7 @@ def push(journal: Journal, seconds: float) -> None:
     storage.push(journal.root, get_run_logger().info, seconds)
 
 
-def _send(journal: Journal, settings: params.Params) -> None:
+def _send(journal: Journal, settings: Params) -> None:
     """Push; that the remote cannot be reached spoils no result."""
     journal.at("push")
     try:
@@ -371,7 +372,7 @@ def _note_the_data(journal: Journal) -> None:
         record.teacher_forwards, record.teacher_seconds = 0, 0.0
 
 
-def _note_the_result(journal: Journal, settings: params.Params, registered: dict[str, Any]) -> None:
+def _note_the_result(journal: Journal, settings: Params, registered: dict[str, Any]) -> None:
     from tasks.lineage import locked_outputs
 
     record, root = journal.record, journal.root
@@ -389,7 +390,7 @@ def _note_the_result(journal: Journal, settings: params.Params, registered: dict
     record.mlflow_run = registered["runs"]["parent"]
 
 
-def _draw_the_history(journal: Journal, settings: params.Params) -> None:
+def _draw_the_history(journal: Journal, settings: Params) -> None:
     """Draw all runs including this one, for people and for MLflow."""
     from flows.looking_back.history_plots import plot_history  # matplotlib takes its time
 
@@ -404,7 +405,7 @@ def _draw_the_history(journal: Journal, settings: params.Params) -> None:
         journal.warn(f"{PLOT_FILE} was not logged: {error}")
 
 
-def _champion(root: Path, settings: params.Params) -> str | None:
+def _champion(root: Path, settings: Params) -> str | None:
     """Return the champion's version, None where there is none or MLflow does not say."""
     try:
         tracking = Tracking(settings.register, root)

@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distillery.errors import BusyError, DistilleryError, ParamsError
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from flows import environment
 from flows.looking_back import results
 from flows.servers import server
@@ -39,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.retrain:
             return _retrain(root, options.force, options.trigger)
-        settings = params.load(root / params.PARAMS_FILE)
+        settings = Params.load(root / PARAMS_FILE)
         check_workspace(root, needs_corpus=options.only in (None, "prepare"))
         with workspace_lock(root):
             if options.only:
@@ -77,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_one(root: Path, settings: params.Params, stage: str) -> None:
+def _run_one(root: Path, settings: Params, stage: str) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     if stage == "register":
         from tasks.register import register
@@ -114,7 +115,7 @@ def _run_flow(root: Path, until: str, trigger: str) -> None:
 
 def _retrain(root: Path, force: bool, trigger: str) -> int:
     """Run the flow `retraining`, which takes the lock itself, and return the exit status."""
-    params.load(root / params.PARAMS_FILE)
+    Params.load(root / PARAMS_FILE)
     with _prefect(root):
         module = importlib.import_module("flows.retraining")
         state = module.retraining(str(root), trigger, force, return_state=True)
@@ -143,7 +144,7 @@ def _prefect(root: Path) -> Iterator[None]:
             server.flush_events()
 
 
-def _run_extra(module: str, root: Path, settings: params.Params) -> None:
+def _run_extra(module: str, root: Path, settings: Params) -> None:
     # Prefect has taken the root logger; from here on lines stand for themselves.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     importlib.import_module(module).run(root, settings, _write_line)

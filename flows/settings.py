@@ -7,7 +7,8 @@ from pathlib import Path
 
 from distillery.errors import ParamsError
 from distillery.files import write_bytes
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 
 
 def use(source: Path, root: Path) -> bool:
@@ -23,8 +24,8 @@ def use(source: Path, root: Path) -> bool:
     Raises:
         ParamsError: the settings are missing or cannot be used; nothing was changed.
     """
-    params.load(source)
-    target = root / params.PARAMS_FILE
+    Params.load(source)
+    target = root / PARAMS_FILE
     content = source.read_bytes()
     former = target.read_bytes() if target.exists() else content
     if former != content:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from distillery.data.manifest import PreparedData
 from distillery.files import write_json
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.stages import CacheStageParams
 from distillery.teacher_cache.filling.audit import audit_before_training
 from distillery.teacher_cache.filling.decoder import ready_teacher_decoder
 from distillery.teacher_cache.filling.expected import Places
@@ -30,7 +31,7 @@ def cache(root: Path) -> None:
     Raises:
         CacheMismatch: the cache says something else than the live teacher.
     """
-    settings = params.load(root / params.PARAMS_FILE)
+    settings = CacheStageParams.load(root / PARAMS_FILE)
     places, path = Places.in_workspace(root), root / CACHE_REPORT_FILE
     ready_teacher_decoder(places, load_teacher, settings.language_model, settings.cache)
     report = fill_cache(places, load_teacher, settings.cache, read_report(path))

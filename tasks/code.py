@@ -22,13 +22,13 @@ from pathlib import Path
 from distillery.errors import ModelError
 from distillery.files import digest_of_file, whole_folder, write_json
 from distillery.params.base import MEMBERS
+from distillery.params.distill import DistillParams
 from distillery.params.teacher import (
     EnsembleTeacherParams,
     RegistryTeacherParams,
     TeacherParams,
     TrainedTeacherParams,
 )
-from distillery.params.whole import Params
 
 CODE_FOLDER = "models/code"
 PACKAGES = ("distillery", "tasks", "flows")
@@ -39,22 +39,25 @@ KINDS = f"{ROOMS[1]}/kinds.py"
 LISTS = (ARCHITECTURES, KINDS, f"{ROOMS[1]}/saved.py")
 
 
-def write_code(root: Path, settings: Params, registered: Path) -> None:
+def write_code(
+    root: Path, teacher: TeacherParams, distill: DistillParams, registered: Path
+) -> None:
     """Write what code each model has to itself into models/code.
 
     Args:
         root: the workspace, which holds the code.
-        settings: the whole of params.yaml.
+        teacher: its settings.
+        distill: settings of the students.
         registered: folder of the registered models, as they were fetched.
 
     Raises:
         ModelError: a registered teacher is of an architecture that is not known here.
     """
     with whole_folder(root / CODE_FOLDER) as folder:
-        own = code_of_teacher(root, settings.teacher, registered / "teacher")
+        own = code_of_teacher(root, teacher, registered / "teacher")
         write_json(folder / "teacher.json", digests(root, own))
         (folder / "students").mkdir()
-        for name, student in settings.distill.students.items():
+        for name, student in distill.students.items():
             own = code_of_architecture(root, student.architecture.type)
             write_json(folder / f"students/{name}.json", digests(root, own))
 

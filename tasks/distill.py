@@ -15,7 +15,8 @@ from distillery.distill.filtering import FILTER_FILE
 from distillery.distill.generations import GENERATIONS_FILE, Generations, record_of
 from distillery.distill.start import INIT_FILE
 from distillery.files import whole_folder, write_json
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.stages import DistillStageParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.validation import check_not_poor
@@ -33,7 +34,7 @@ def distill(root: Path, student: str, seed: int) -> None:
         student: a name under distill.students.
         seed: one of distill.seeds.
     """
-    everything = params.load(root / params.PARAMS_FILE)
+    everything = DistillStageParams.load(root / PARAMS_FILE)
     settings = everything.distill
     places = Places.in_workspace(root)
     cache = TeacherCache.open_current(places.cache)

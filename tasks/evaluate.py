@@ -11,7 +11,8 @@ from distillery.evaluate import evaluate as evaluation
 from distillery.evaluate.figures import flat_metrics
 from distillery.evaluate.tables import render_table
 from distillery.files import write_json
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.stages import EvaluateStageParams
 from tasks.stage import STARTER, run_stage
 
 logger = logging.getLogger(__name__)
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 def evaluate(root: Path) -> None:
     """Write reports/evaluation and reports/metrics.json under `root`."""
-    settings = params.load(root / params.PARAMS_FILE)
+    settings = EvaluateStageParams.load(root / PARAMS_FILE)
     summary = evaluation.evaluate_models(
         PreparedData.open(root / "data/prepared"),
         root / "models",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.stages import FetchStageParams
 from distillery.tracking.fetched import REGISTERED, tidy
 from tasks.code import write_code
 from tasks.stage import run_stage
@@ -24,11 +25,11 @@ def fetch(root: Path) -> None:
         StageError: a model has not been fetched.
         ModelError: one is damaged, or of an architecture that is not known here.
     """
-    settings = params.load(root / params.PARAMS_FILE)
-    found = tidy(root, settings)
+    settings = FetchStageParams.load(root / PARAMS_FILE)
+    found = tidy(root, settings.teacher, settings.distill)
     for reader, source in found.items():
         logger.info("%s: %s, version %s", reader, source.model, source.version)
-    write_code(root, settings, root / REGISTERED)
+    write_code(root, settings.teacher, settings.distill, root / REGISTERED)
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ import yaml
 from distillery.credentials import without_credentials
 from distillery.errors import StageError
 from distillery.models.fingerprint import read_fingerprint
-from distillery.params.whole import PARAMS_FILE
+from distillery.params.file import PARAMS_FILE
 from distillery.teacher_cache.store import TeacherCache
 from distillery.tracking.fetched import read_source
 

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 
 from distillery.data.manifest import PreparedData
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.stages import PrepareStageParams
 from distillery.prepare import prepare as preparation
 from tasks.stage import run_stage
 
@@ -17,7 +18,7 @@ def prepare(root: Path) -> None:
     Args:
         root: the workspace: params.yaml is read there, data/prepared written.
     """
-    everything = params.load(root / params.PARAMS_FILE)
+    everything = PrepareStageParams.load(root / PARAMS_FILE)
     settings, folder = everything.prepare, root / "data" / "prepared"
     preparation.prepare(settings, root / settings.source, folder, root / "reports")
     caution = preparation.too_little_to_learn(PreparedData.open(folder))

@@ -15,7 +15,8 @@ from typing import Any
 from distillery.credentials import without_credentials
 from distillery.errors import StageError
 from distillery.files import write_json
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.register.register import OPEN_RUN_FILE, register_results
 from distillery.register.runs import parent_name
 from distillery.register.sources import Sources
@@ -51,7 +52,7 @@ def register(
         StageError: a result to register is missing.
         TrackingError: MLflow cannot be reached or refuses; the results stay where they are.
     """
-    settings = params.load(root / params.PARAMS_FILE)
+    settings = Params.load(root / PARAMS_FILE)
     sources = _sources(root, settings, tags or {})
     tracking = tracking or Tracking(settings.register, root)
     run = run or open_run(tracking, root, settings)
@@ -67,7 +68,7 @@ def register(
     return registered
 
 
-def open_run(tracking: Tracking, root: Path, settings: params.Params) -> str:
+def open_run(tracking: Tracking, root: Path, settings: Params) -> str:
     """Return the parent run to log into: one left open by a killed run, or a new one.
 
     A run that was left open under other settings is ended as KILLED: its curves would mix.
@@ -104,7 +105,7 @@ def _read_open_run(path: Path) -> dict[str, str]:
     return content if isinstance(content, dict) and {"run", "params"} <= set(content) else {}
 
 
-def _sources(root: Path, settings: params.Params, tags: Mapping[str, str]) -> Sources:
+def _sources(root: Path, settings: Params, tags: Mapping[str, str]) -> Sources:
     path = root / SUMMARY_FILE
     try:
         summary = json.loads(path.read_text("utf-8"))
@@ -125,7 +126,7 @@ def _sources(root: Path, settings: params.Params, tags: Mapping[str, str]) -> So
         artifacts=[
             path
             for path in (
-                root / params.PARAMS_FILE,
+                root / PARAMS_FILE,
                 root / LOCK_FILE,
                 root / CACHE_REPORT_FILE,
                 patch,

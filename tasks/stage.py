@@ -23,8 +23,8 @@ import psutil
 import yaml
 
 from distillery.errors import DistilleryError, StageError
+from distillery.params.file import PARAMS_FILE
 
-PARAMS_FILE = "params.yaml"
 PIPELINE_FILE = "dvc.yaml"
 PR_SET_PDEATHSIG = 1
 STARTER = "DISTILLERY_STARTER"

@@ -12,7 +12,8 @@ from typing import Any
 from distillery.data.manifest import PreparedData
 from distillery.files import whole_folder, write_json
 from distillery.models.fingerprint import fingerprint
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.stages import TeacherStageParams
 from distillery.params.teacher import TeacherParams
 from distillery.teachers.base import Workplace
 from distillery.teachers.kinds import take_teacher
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 def teacher(root: Path) -> None:
     """Get the teacher ready: models/teacher and curves/teacher.jsonl under `root`."""
-    settings = params.load(root / params.PARAMS_FILE).teacher
+    settings = TeacherStageParams.load(root / PARAMS_FILE).teacher
     place = Workplace(
         PreparedData.open(root / "data/prepared"),
         root / "scratch",

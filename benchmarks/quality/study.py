@@ -35,9 +35,10 @@ from distillery.evaluate.listening import labelled_test_rows, predict
 from distillery.evaluate.predictions import gap_closed
 from distillery.files import write_json
 from distillery.models.recogniser import Recogniser
-from distillery.params import whole as params
 from distillery.params.distill import DistillParams
+from distillery.params.file import PARAMS_FILE
 from distillery.params.objective import ObjectiveParams
+from distillery.params.whole import Params
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.curves import run_digest
 from tasks.cache import cache
@@ -90,18 +91,18 @@ class Study:
         except (KeyError, TypeError) as error:
             raise DistilleryError(f"{path}: {error}; see benchmarks/quality/study.py") from None
 
-    def write_settings(self, source: Path) -> params.Params:
+    def write_settings(self, source: Path) -> Params:
         """Write params.yaml into the workspace and return what it holds.
 
         Raises:
             DistilleryError: the workspace was made with other settings of data or teacher.
         """
         content = merged(self.settings, {"prepare": {"source": str(source)}})
-        path = self.workspace / params.PARAMS_FILE
-        former = params.load(path) if path.exists() else None
+        path = self.workspace / PARAMS_FILE
+        former = Params.load(path) if path.exists() else None
         self.workspace.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        present = params.load(path)
+        present = Params.load(path)
         if former and (former.prepare, former.teacher) != (present.prepare, present.teacher):
             raise DistilleryError(
                 f"{self.workspace}: data and teacher were made with other settings than the "
@@ -109,7 +110,7 @@ class Study:
             )
         return present
 
-    def bring_up(self, source: Path) -> params.Params:
+    def bring_up(self, source: Path) -> Params:
         """Prepare data, teacher and cache; what is there stays."""
         present = self.write_settings(source)
         if not (self.workspace / "data/prepared").exists():
@@ -129,7 +130,7 @@ class Runs:
     """Trains what a study asks for, and keeps what each training gave."""
 
     study: Study
-    present: params.Params
+    present: Params
 
     @cached_property
     def data(self) -> PreparedData:

@@ -26,7 +26,8 @@ from distillery.data.manifest import MANIFEST_FILE, PreparedData
 from distillery.errors import CacheError, CacheMismatch
 from distillery.files import Json
 from distillery.models.fingerprint import FINGERPRINT_FILE
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.stages import CacheStageParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.namespace import NAMESPACE_FILE
 from distillery.teacher_cache.shards import REPAIR
@@ -239,8 +240,8 @@ def _utterance_ids(root: Path, places: Places, keys: Iterable[str | None]) -> di
 
 def _prepared(root: Path, places: Places) -> pd.DataFrame:
     """Return the manifest, and behind it the copies that params.yaml names."""
-    data, path = PreparedData.open(places.data), root / params.PARAMS_FILE
-    factors = params.load(path).cache.speed_factors if path.exists() else ()
+    data, path = PreparedData.open(places.data), root / PARAMS_FILE
+    factors = CacheStageParams.load(path).cache.speed_factors if path.exists() else ()
     return with_copies(data.frame, factors, data.sample_rate_hz)
 
 
@@ -254,7 +255,7 @@ def audit(options: argparse.Namespace) -> int:
     from distillery.teachers.saved import load_teacher
 
     places = Places.in_workspace(options.root)
-    settings = params.load(options.root / params.PARAMS_FILE).cache
+    settings = CacheStageParams.load(options.root / PARAMS_FILE).cache
     cache = TeacherCache.open_current(places.cache)
     cache.namespace.check(expected_namespace(places, settings))
     data = PreparedData.open(places.data)
@@ -344,8 +345,8 @@ def _needed_namespaces(root: Path, places: Places) -> Collection[str]:
             "run make cache"
         )
     needed = {current}
-    if (places.teacher / FINGERPRINT_FILE).exists() and (root / params.PARAMS_FILE).exists():
-        settings = params.load(root / params.PARAMS_FILE).cache
+    if (places.teacher / FINGERPRINT_FILE).exists() and (root / PARAMS_FILE).exists():
+        settings = CacheStageParams.load(root / PARAMS_FILE).cache
         needed.add(expected_namespace(places, settings).folder_name)
     return needed
 

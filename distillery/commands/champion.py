@@ -13,7 +13,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.stages import RegistryParams
 
 if TYPE_CHECKING:
     from distillery.register.aliases import Move
@@ -118,7 +119,7 @@ def _with_registry(action: Callable[[Tracking, str], str], again: str) -> int:
     from distillery.tracking.store import Tracking
 
     root = Path.cwd()
-    settings = params.load(root / params.PARAMS_FILE).register
+    settings = RegistryParams.load(root / PARAMS_FILE).register
     sys.stdout.write(f"{action(Tracking(settings, root, again), settings.model_name)}\n")
     return 0
 

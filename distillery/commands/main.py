@@ -11,7 +11,8 @@ from distillery.commands import cache as cache_cli
 from distillery.commands import champion as registry_cli
 from distillery.commands import sample as sample_cli
 from distillery.errors import AudioError, DistilleryError, ModelError
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.stages import RegistryParams
 from distillery.tracking.bundle import DIGESTS_FILE, check_bundle
 
 if TYPE_CHECKING:
@@ -200,7 +201,7 @@ def find_model(model: str | None, root: Path) -> Path:
     from distillery.tracking.store import Tracking
     from distillery.tracking.versions import CHAMPION, checked_folder
 
-    settings = params.load(root / params.PARAMS_FILE).register
+    settings = RegistryParams.load(root / PARAMS_FILE).register
     tracking = Tracking(settings, root)
     return checked_folder(tracking, model or f"models:/{settings.model_name}@{CHAMPION}")
 

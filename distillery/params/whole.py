@@ -7,7 +7,6 @@ stage has cost anything. A stage loads its own sections alone: see `stages`.
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 
 from pydantic import model_validator
 
@@ -15,7 +14,6 @@ from distillery.params.base import CONFIGURED
 from distillery.params.cache import CacheParams
 from distillery.params.distill import DistillParams
 from distillery.params.evaluate import EvaluateParams
-from distillery.params.file import PARAMS_FILE as PARAMS_FILE
 from distillery.params.file import Sections
 from distillery.params.language_model import LanguageModelParams
 from distillery.params.prepare import PrepareParams
@@ -100,8 +98,3 @@ class Params(Sections):
         check_students(self.distill, self.teacher, self.cache, self.language_model)
         check_streaming(self.evaluate, self.distill)
         return self
-
-
-def load(path: Path) -> Params:
-    """Read the whole of params.yaml."""
-    return Params.load(path)

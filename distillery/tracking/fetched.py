@@ -22,8 +22,8 @@ from pathlib import Path
 from distillery.errors import ModelError, StageError
 from distillery.files import digest_of_file, whole_folder, write_json
 from distillery.params.base import MEMBERS
+from distillery.params.distill import DistillParams
 from distillery.params.teacher import EnsembleTeacherParams, RegistryTeacherParams, TeacherParams
-from distillery.params.whole import Params
 
 REGISTERED = "models/registered"
 SOURCE_FILE = "source.json"
@@ -48,20 +48,19 @@ class Source:
     """SHA-256 of each file."""
 
 
-def wanted_models(settings: Params) -> dict[str, str | None]:
+def wanted_models(teacher: TeacherParams, distill: DistillParams) -> dict[str, str | None]:
     """Return the registered model that the settings name, by its reader's folder; None: none."""
     students = {
-        f"students/{name}": student.registered_init
-        for name, student in settings.distill.students.items()
+        f"students/{name}": student.registered_init for name, student in distill.students.items()
     }
-    return {**(_wanted_members(settings) or {TEACHER: _model_of(settings.teacher)}), **students}
+    return {**(_wanted_members(teacher) or {TEACHER: _model_of(teacher)}), **students}
 
 
-def _wanted_members(settings: Params) -> dict[str, str | None]:
+def _wanted_members(teacher: TeacherParams) -> dict[str, str | None]:
     """Return the registered models of an ensemble's members, by their folders."""
-    if not isinstance(settings.teacher, EnsembleTeacherParams):
+    if not isinstance(teacher, EnsembleTeacherParams):
         return {}
-    members = enumerate(settings.teacher.members)
+    members = enumerate(teacher.members)
     models = {f"{TEACHER}/{MEMBERS}/{n}": _model_of(member) for n, member in members}
     return {folder: model for folder, model in models.items() if model is not None}
 
@@ -134,12 +133,13 @@ def check_model(folder: Path, model: str, reader: str) -> Source:
     return source
 
 
-def tidy(root: Path, settings: Params) -> dict[str, Source]:
+def tidy(root: Path, teacher: TeacherParams, distill: DistillParams) -> dict[str, Source]:
     """Check every model that the settings name, and leave a note where they name none.
 
     Args:
         root: the workspace.
-        settings: the whole of params.yaml.
+        teacher: the section `teacher`.
+        distill: the section `distill`, whose students may start from registered ones.
 
     Returns:
         What was found, by the reader's folder.
@@ -149,7 +149,7 @@ def tidy(root: Path, settings: Params) -> dict[str, Source]:
         ModelError: one is damaged.
     """
     base = root / REGISTERED
-    wanted = wanted_models(settings)
+    wanted = wanted_models(teacher, distill)
     found = {
         reader: check_model(base / reader, model, reader.replace("/", " "))
         for reader, model in wanted.items()

@@ -20,7 +20,8 @@ from rich.table import Table
 
 from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.tracking.store import MODEL_TAG, OBJECTIVE_TAG, PARENT_TAG, Tracking
 from flows import environment
 
@@ -176,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environment.apply(root)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
     try:
-        settings = params.load(root / params.PARAMS_FILE).register
+        settings = Params.load(root / PARAMS_FILE).register
         tracking = Tracking(settings, root, again="make compare")
         found = find_students(tracking)
         if found.empty:

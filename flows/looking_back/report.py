@@ -20,7 +20,8 @@ import pandas as pd
 from distillery.data.manifest import PreparedData
 from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.register.gate.verdict import GATE_FILE, parse_verdict
 from distillery.register.run_page import Play, ReportInputs, render_page
 from distillery.tracking.store import PARENT_TAG, Tracking
@@ -82,10 +83,10 @@ def gather(tracking: Tracking, run: str, folder: Path) -> ReportInputs:
         names = {item.path for item in tracking.client.list_artifacts(run)}
         if "evaluation" not in names:
             raise StageError(f"run {run}: holds no evaluation; choose a run that ended well")
-        for name in names & {"evaluation", params.PARAMS_FILE, GATE}:
+        for name in names & {"evaluation", PARAMS_FILE, GATE}:
             tracking.client.download_artifacts(run, name, str(folder))
     tags = entity.data.tags
-    settings, gate = folder / params.PARAMS_FILE, folder / GATE
+    settings, gate = folder / PARAMS_FILE, folder / GATE
     return ReportInputs(
         heading=entity.info.run_name or run,
         outcome=(
@@ -163,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     environment.apply(root)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout, force=True)
     try:
-        settings = params.load(root / params.PARAMS_FILE).register
+        settings = Params.load(root / PARAMS_FILE).register
         tracking = Tracking(settings, root, again="make report")
         run = find_parent(tracking, settings.model_name, options.run)
         page = write_report(root, tracking, run)

@@ -30,7 +30,8 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery.errors import DistilleryError, StageError
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.register.figures import model_metrics
 from distillery.tracking.store import MODEL_TAG, PARENT_TAG, Tracking
 from flows import environment
@@ -162,7 +163,7 @@ def reproduce(root: Path, wanted: str, start: str = "distill") -> list[Compared]
         StageError: what it was made from is gone, or a stage fails.
         TrackingError: MLflow cannot be reached, or lacks what the run logged.
     """
-    settings = params.load(root / params.PARAMS_FILE).register
+    settings = Params.load(root / PARAMS_FILE).register
     tracking = Tracking(settings, root, again="make reproduce")
     origin = find_origin(tracking, settings.model_name, wanted)
     logger.info("reproduce: %s, run %s, commit %s", origin.model, origin.run, origin.commit[:12])
@@ -245,13 +246,13 @@ def _lay_out(tracking: Tracking, origin: Origin, place: Path) -> None:
     """Put the settings, the lock and the changes that were not committed into the worktree."""
     with tracking.explained():
         names = {item.path for item in tracking.client.list_artifacts(origin.parent)}
-    if missing := [name for name in (params.PARAMS_FILE, LOCK_FILE) if name not in names]:
+    if missing := [name for name in (PARAMS_FILE, LOCK_FILE) if name not in names]:
         raise StageError(
             f"run {origin.parent}: holds no {missing[0]} among its artifacts, from which it could "
             "be made again; choose a run that ended well"
         )
     with tracking.explained():
-        for name in names & {params.PARAMS_FILE, LOCK_FILE, PATCH_FILE}:
+        for name in names & {PARAMS_FILE, LOCK_FILE, PATCH_FILE}:
             tracking.client.download_artifacts(origin.parent, name, str(place))
     if (place / PATCH_FILE).exists():
         _git(place, "apply", "--whitespace=nowarn", PATCH_FILE)
@@ -292,7 +293,7 @@ def _bring_data(root: Path, place: Path, origin: Origin) -> None:
 
 def _train_alone(place: Path, origin: Origin) -> None:
     """Train the student in a worktree without its control, which is put back as it was."""
-    lock, path = place / LOCK_FILE, place / params.PARAMS_FILE
+    lock, path = place / LOCK_FILE, place / PARAMS_FILE
     settings, text = yaml.safe_load(path.read_text("utf-8")), path.read_bytes()
     if not settings["distill"].get("control"):
         _rerun(place, origin.stage)
@@ -312,7 +313,7 @@ def _train_alone(place: Path, origin: Origin) -> None:
 
 def _score(place: Path, origin: Origin) -> None:
     """Score the models of the student's seed; those of others say nothing about it."""
-    path = place / params.PARAMS_FILE
+    path = place / PARAMS_FILE
     _change(path, yaml.safe_load(path.read_text("utf-8")), {"seeds": [origin.seed]})
     _rerun(place, "evaluate")
 

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillery.errors import DistilleryError, ParamsError
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
 from distillery.params.retraining import RetrainingParams
+from distillery.params.whole import Params
 from flows import environment
 from flows.servers import server
 from flows.stages.lock import check_workspace
@@ -42,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     environment.apply(root)
     try:
-        settings = params.load(root / params.PARAMS_FILE)
+        settings = Params.load(root / PARAMS_FILE)
         check_workspace(root, needs_corpus=False)
         serve(root, settings.retraining, options.prefect_port)
     except DistilleryError as error:

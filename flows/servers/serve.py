@@ -11,7 +11,8 @@ import time
 from pathlib import Path
 
 from distillery.errors import DistilleryError, StageError
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION, checked_folder, package_bundle, version_of
 from flows import environment
@@ -66,7 +67,7 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
         TrackingError: the registry cannot be reached or does not hold the model.
         ModelError: the model's files are damaged.
     """
-    settings = params.load(root / params.PARAMS_FILE).register
+    settings = Params.load(root / PARAMS_FILE).register
     server.check_port("serve", "SERVE_PORT", port)
     tracking = Tracking(settings, root, again="make serve")
     version = version_of(tracking, model or f"models:/{settings.model_name}@{CHAMPION}")

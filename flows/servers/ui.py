@@ -13,8 +13,9 @@ from pathlib import Path
 
 from distillery.credentials import without_credentials
 from distillery.errors import DistilleryError, StageError
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
 from distillery.params.register import RegisterParams
+from distillery.params.whole import Params
 from distillery.tracking.names import charts_page, runs_page
 from distillery.tracking.store import Tracking, tracking_uri
 from flows import environment
@@ -53,7 +54,7 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
         ParamsError: params.yaml cannot be used.
         TrackingError: the MLflow store cannot be made or reached.
     """
-    settings = params.load(root / params.PARAMS_FILE).register
+    settings = Params.load(root / PARAMS_FILE).register
     logs = root / LOG_FOLDER
     logs.mkdir(exist_ok=True)
     with contextlib.ExitStack() as stack:

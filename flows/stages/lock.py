@@ -20,7 +20,7 @@ import yaml
 
 from distillery.errors import BusyError, ParamsError, StageError
 from distillery.files import write_bytes
-from distillery.params.whole import PARAMS_FILE
+from distillery.params.file import PARAMS_FILE
 from flows import doctor
 from flows.doctor import DVC_LOCK, WORKSPACE_LOCK
 from flows.stages.process import TERMINATION_SECONDS

@@ -23,7 +23,8 @@ from distillery.distill.generations import Generations
 from distillery.errors import StageError
 from distillery.files import whole_folder
 from distillery.models.recogniser import WEIGHTS_FILE
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.studies import data_curve
 from distillery.studies.data_curve import CurveModel
 from distillery.teacher_cache.filling.audit import audit_before_training
@@ -50,7 +51,7 @@ def curve(root: Path) -> dict[str, Any]:
     Returns:
         What `data_curve.score` returns.
     """
-    settings = params.load(root / params.PARAMS_FILE)
+    settings = Params.load(root / PARAMS_FILE)
     data = PreparedData.open(root / "data/prepared")
     data_curve.amounts(data, settings)  # raises before anything is trained
     models = data_curve.models_of(settings)

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from distillery.augmentations.augmenter import Effects
 from distillery.data.manifest import PreparedData
 from distillery.files import digest_of_file, write_json
-from distillery.params import whole as params
+from distillery.params.whole import Params
 from distillery.tracking.fetched import REGISTERED, read_source
 from tasks.stage import snapshot
 
@@ -72,7 +72,7 @@ class Study:
     """A workspace as a study reads it."""
 
     root: Path
-    settings: params.Params
+    settings: Params
     data: PreparedData
 
     @cached_property

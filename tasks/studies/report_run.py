@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distillery.credentials import without_credentials
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.tracking.curve_files import Point
 from distillery.tracking.names import flatten, pipeline_name
 from distillery.tracking.store import Tracking
@@ -45,7 +46,7 @@ def log_report(root: Path, report: Report) -> dict[str, Any]:
     Raises:
         TrackingError: MLflow cannot be reached or refuses; the report stays where it is.
     """
-    settings = params.load(root / params.PARAMS_FILE)
+    settings = Params.load(root / PARAMS_FILE)
     tracking = Tracking(settings.register, root, again=report.command)
     lineage = read_lineage(root, report.made_from)
     table = (root / "reports" / report.files[0]).read_text("utf-8")

@@ -27,7 +27,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from distillery.data.manifest import PreparedData
 from distillery.errors import DistilleryError
 from distillery.evaluate.evaluate import SECONDS_PER_HOUR
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.studies import teacher_choice
 from distillery.studies.teacher_choice import Candidate
 from tasks.stage import run_stage
@@ -55,7 +56,7 @@ def teachers(root: Path, failed: Mapping[str, str] | None = None) -> dict[str, A
     Raises:
         CorpusError: the validation split holds no transcripts, or the pilot's share no audio.
     """
-    settings = params.load(root / params.PARAMS_FILE)
+    settings = Params.load(root / PARAMS_FILE)
     study = TeacherStudy(root, settings, PreparedData.open(root / "data/prepared"))
     found = try_all(study, failed or {})
     hours = study.share.split("train")["duration_seconds"].sum() / SECONDS_PER_HOUR

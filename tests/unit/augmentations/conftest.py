@@ -13,7 +13,8 @@ from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
 from distillery.distill.distillation import Distillation
 from distillery.models.recogniser import Recogniser
-from distillery.params import whole as params
+from distillery.params.file import PARAMS_FILE
+from distillery.params.whole import Params
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.batches import START, Batch, Moment
 from tasks.cache import cache
@@ -73,7 +74,7 @@ class Lab:
     def distillation(self, scratch: Path, **distill: Any) -> Distillation:
         """Return a run of student `conv`, with `distill` merged over its section."""
         write_params(scratch, lab_params(**distill))
-        loaded = params.load(scratch / params.PARAMS_FILE)
+        loaded = Params.load(scratch / PARAMS_FILE)
         return Distillation(
             self.data,
             self.cache,

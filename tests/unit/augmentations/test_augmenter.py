@@ -17,8 +17,8 @@ import torch
 from distillery.augmentations.augmenter import STREAMS
 from distillery.augmentations.base import fast_length
 from distillery.errors import ParamsError
-from distillery.params import whole as params
 from distillery.params.augmentation import AugmentationParams
+from distillery.params.whole import Params
 from distillery.training.batches import Batch, Moment
 from distillery.training.trainer import Trainer
 from tasks.cache import cache
@@ -246,7 +246,7 @@ def test_settings_that_make_no_sense_are_named(
 ) -> None:
     write_params(tmp_path, tiny_params(distill={"augmentation": augmentation}))
     with pytest.raises(ParamsError, match=message):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize(
@@ -262,4 +262,4 @@ def test_speeds_that_make_no_sense_are_named(
 ) -> None:
     write_params(tmp_path, tiny_params(cache={"speed_factors": factors}))
     with pytest.raises(ParamsError, match=message):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")

@@ -12,9 +12,9 @@ import torch
 from distillery.augmentations.crop import Crop, cut
 from distillery.data.features import LogMel
 from distillery.errors import ParamsError
-from distillery.params import whole as params
 from distillery.params.augmentation import CropParams
 from distillery.params.models import FeatureParams
+from distillery.params.whole import Params
 from distillery.training.batches import NO_LABELS
 from tests.tiny import tiny_params, write_params
 from tests.unit.augmentations.alignment import divergence, stand_in_place
@@ -125,10 +125,10 @@ def test_a_student_without_frames_to_learn_is_refused(tmp_path: Path, objective:
         match=r"distill: augmentation.crop is set, but students.conv learns neither frames nor "
         r"hidden states .*; remove crop, or give the student frame.weight above 0",
     ):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
 
 
 def test_hidden_states_alone_are_frames_enough(tmp_path: Path) -> None:
     objective = {"frame": {"weight": 0.0}, **HIDDEN}
     write_params(tmp_path, lab_params(objective=objective, augmentation=ALWAYS))
-    assert params.load(tmp_path / "params.yaml").distill.augmentation.crop
+    assert Params.load(tmp_path / "params.yaml").distill.augmentation.crop

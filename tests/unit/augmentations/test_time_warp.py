@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distillery.errors import ParamsError
-from distillery.params import whole as params
+from distillery.params.whole import Params
 from tests.tiny import tiny_params, write_params
 
 
@@ -21,9 +21,9 @@ def test_time_warping_is_refused(tmp_path: Path, value: Any) -> None:
         r"teacher frames would face other audio .*; remove it, and set cache.speed_factors .* or "
         r"training.specaugment",
     ):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
 
 
 def test_none_is_no_time_warping(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params(distill={"augmentation": {"time_warp": None}}))
-    assert not params.load(tmp_path / "params.yaml").distill.augmentation.changes_audio
+    assert not Params.load(tmp_path / "params.yaml").distill.augmentation.changes_audio

@@ -235,9 +235,9 @@ def test_gc_keeps_what_a_killed_pass_of_the_present_settings_has_done(root: Path
     path = root / "params.yaml"
     path.write_text(path.read_text().replace("precision: fp32", "precision: bf16", 1))
     begun = add_namespace(root, compute_dtype="bfloat16")
-    from distillery.params import whole as params
+    from distillery.params.whole import Params
 
-    settings = params.load(path).cache
+    settings = Params.load(path).cache
     namespace = expected_namespace(Places.in_workspace(root), settings)
     assert namespace.folder_name == begun.name
     assert run_json(capsys, "gc", "--delete")[1]["garbage"] == []

@@ -20,9 +20,9 @@ from distillery.distill.objective import DistillationObjective
 from distillery.distill.targets import CachedTargets
 from distillery.errors import CacheError, CacheMismatch, CorpusError, ModelError
 from distillery.models.recogniser import Recogniser
-from distillery.params import whole as params
 from distillery.params.models import FeatureParams
 from distillery.params.objective import FrameLossParams, ObjectiveParams, SequenceLossParams
+from distillery.params.whole import Params
 from distillery.serve.streaming import can_stream
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
@@ -700,7 +700,7 @@ def with_hypotheses(root: Path, texts: dict[str, str]) -> TeacherCache:
 def distillation(root: Path, store: TeacherCache, **settings) -> Distillation:
     change_params(root, distill=settings)
     data = PreparedData.open(root / "data/prepared")
-    loaded = params.load(root / "params.yaml").distill
+    loaded = Params.load(root / "params.yaml").distill
     return Distillation(data, store, "conv", loaded, root / "scratch")
 
 

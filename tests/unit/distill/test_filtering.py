@@ -11,8 +11,8 @@ from pydantic import ValidationError
 
 from distillery.distill.filtering import Candidate, fault, filter_hypotheses, repeats_more_than
 from distillery.errors import ParamsError
-from distillery.params import whole as params
 from distillery.params.distill import FilterParams
+from distillery.params.whole import Params
 from tests.tiny import tiny_params, write_params
 
 
@@ -163,11 +163,11 @@ def test_decodings_are_compared_only_where_the_cache_keeps_several(tmp_path: Pat
     settings = tiny_params(distill={"filter": {"max_disagreement": 0.1}})
     write_params(tmp_path, settings)
     with pytest.raises(ParamsError, match="max_disagreement is 0.1, but the cache keeps one"):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
     settings["cache"]["payload"] = {"num_hypotheses": 2}
     write_params(tmp_path, settings)
-    assert params.load(tmp_path / "params.yaml").distill.filter.max_disagreement == 0.1
+    assert Params.load(tmp_path / "params.yaml").distill.filter.max_disagreement == 0.1
     settings["language_model"] = {"for_teacher": True}
     write_params(tmp_path, settings)
     with pytest.raises(ParamsError, match="both are what the language model chose"):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")

@@ -16,7 +16,7 @@ from distillery.distill.distillation import Distillation
 from distillery.distill.generations import Generations
 from distillery.errors import ModelError
 from distillery.models.recogniser import Recogniser
-from distillery.params import whole as params
+from distillery.params.whole import Params
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.store import TeacherCache
 from tasks.cache import cache
@@ -194,7 +194,7 @@ def test_other_settings_do_not_go_on_with_what_was_left(
 
     def run(**changes: Any) -> Generations:
         settings(copy, 2, **changes)
-        everything = params.load(copy / "params.yaml")
+        everything = Params.load(copy / "params.yaml")
         places = Places.in_workspace(copy)
         first = Distillation(
             PreparedData.open(places.data),
@@ -229,7 +229,7 @@ def test_other_settings_do_not_go_on_with_what_was_left(
 def test_a_control_comes_first_only_where_its_steps_are_known(
     workspace: Path, known: bool, count: int, changes: dict[str, Any]
 ) -> None:
-    wanted = params.Params.model_validate(tiny_params(distill={"generations": count, **changes}))
+    wanted = Params.model_validate(tiny_params(distill={"generations": count, **changes}))
     places = Places.in_workspace(workspace)
     run = Distillation(
         PreparedData.open(places.data),

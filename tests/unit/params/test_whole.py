@@ -5,8 +5,8 @@ import pytest
 import yaml
 
 from distillery.errors import ParamsError
-from distillery.params import whole as params
 from distillery.params.objective import ObjectiveParams
+from distillery.params.whole import Params
 from tests.tiny import tiny_params, write_params
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -23,18 +23,18 @@ def problems(tmp_path: Path, change: dict[str, Any]) -> str:
         target[last] = value
     write_params(tmp_path, settings)
     with pytest.raises(ParamsError) as caught:
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
     return str(caught.value)
 
 
 def test_the_shipped_settings_load() -> None:
-    assert params.load(ROOT / "params.yaml").prepare.corpus == "commands"
+    assert Params.load(ROOT / "params.yaml").prepare.corpus == "commands"
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_examples_load(path: Path) -> None:
     if "prepare" in yaml.safe_load(path.read_text()):
-        assert params.load(path).distill.students
+        assert Params.load(path).distill.students
 
 
 def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
@@ -253,7 +253,7 @@ def test_a_student_at_another_rate_is_fine_without_frame_losses(tmp_path: Path) 
     settings["distill"]["students"]["conv"]["architecture"]["time_reduction"] = 2
     settings["distill"]["objective"] = {"frame": {"weight": 0.0}}
     write_params(tmp_path, settings)
-    assert params.load(tmp_path / "params.yaml")
+    assert Params.load(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize(
@@ -270,12 +270,12 @@ def test_a_file_that_is_no_settings_is_an_error(tmp_path: Path, content, message
     if content is not None:
         path.write_text(content)
     with pytest.raises(ParamsError, match=message):
-        params.load(path)
+        Params.load(path)
 
 
 def test_settings_cannot_be_changed_after_loading(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params())
-    loaded = params.load(tmp_path / "params.yaml")
+    loaded = Params.load(tmp_path / "params.yaml")
     with pytest.raises(Exception, match="frozen"):
         loaded.prepare.download = True  # type: ignore[misc]
 
@@ -289,7 +289,7 @@ def test_hidden_states_alone_need_a_whole_ratio_of_rates(tmp_path: Path) -> None
     }
     write_params(tmp_path, settings)
     with pytest.raises(ParamsError, match="20 ms is no whole multiple of the teacher's 40"):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
 
 
 def objective(**settings: Any) -> ObjectiveParams:
@@ -324,14 +324,14 @@ def test_a_students_own_objective_comes_first(tmp_path: Path) -> None:
         "objective": {"teacher_share": 0.0},
     }
     write_params(tmp_path, settings)
-    distill = params.load(tmp_path / "params.yaml").distill
+    distill = Params.load(tmp_path / "params.yaml").distill
     assert distill.objective_of("other").teacher_share == 0.0
     assert distill.objective_of("conv") == distill.objective
 
 
 def test_the_settings_of_one_seed_tell_nothing_of_the_others(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params(distill={"seeds": [4, 2]}))
-    distill = params.load(tmp_path / "params.yaml").distill
+    distill = Params.load(tmp_path / "params.yaml").distill
     alone = distill.for_seed(2)
     assert (alone.seeds, alone.training.seed) == ((2,), 2)
     assert alone == distill.model_copy(update={"seeds": (9, 2)}).for_seed(2)
@@ -346,7 +346,7 @@ def test_a_students_own_features_come_first(tmp_path: Path) -> None:
         "init": "models:/tiny@champion",
     }
     write_params(tmp_path, settings)
-    distill = params.load(tmp_path / "params.yaml").distill
+    distill = Params.load(tmp_path / "params.yaml").distill
     assert distill.features_of("stream").num_mels == 24
     assert distill.features_of("conv") == distill.features
 
@@ -368,18 +368,18 @@ def test_curves_that_cannot_be_drawn_are_named(
 ) -> None:
     write_params(tmp_path, tiny_params() | {"curve": curve})
     with pytest.raises(ParamsError, match=words):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
 
 
 def test_curves_are_of_all_students_unless_some_are_named(tmp_path: Path) -> None:
     settings = tiny_params()
     settings["distill"]["students"]["other"] = settings["distill"]["students"]["conv"]
     write_params(tmp_path, settings)
-    loaded = params.load(tmp_path / "params.yaml")
+    loaded = Params.load(tmp_path / "params.yaml")
     assert loaded.curve_students == ["conv", "other"]
     assert loaded.curve.fractions == (0.1, 0.25, 0.5, 1.0)
     write_params(tmp_path, settings | {"curve": {"students": ["other"]}})
-    assert params.load(tmp_path / "params.yaml").curve_students == ["other"]
+    assert Params.load(tmp_path / "params.yaml").curve_students == ["other"]
 
 
 @pytest.mark.parametrize(
@@ -407,7 +407,7 @@ def test_candidates_that_cannot_be_compared_are_named(
 ) -> None:
     write_params(tmp_path, tiny_params() | {"teacher_candidates": candidates})
     with pytest.raises(ParamsError, match=words):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
 
 
 def test_a_pilot_that_ignores_its_teacher_ranks_none(tmp_path: Path) -> None:
@@ -415,7 +415,7 @@ def test_a_pilot_that_ignores_its_teacher_ranks_none(tmp_path: Path) -> None:
     settings["teacher_candidates"] = {"teachers": {"a": {"kind": "trained"}}}
     write_params(tmp_path, settings)
     with pytest.raises(ParamsError, match="'conv' ignores its teacher"):
-        params.load(tmp_path / "params.yaml")
+        Params.load(tmp_path / "params.yaml")
 
 
 def test_the_configured_teacher_is_a_candidate_once(tmp_path: Path) -> None:
@@ -423,12 +423,12 @@ def test_the_configured_teacher_is_a_candidate_once(tmp_path: Path) -> None:
     other = {"kind": "trained", "architecture": {"type": "conformer"}}
     settings["teacher_candidates"] = {"teachers": {"other": other}}
     write_params(tmp_path, settings)
-    loaded = params.load(tmp_path / "params.yaml")
+    loaded = Params.load(tmp_path / "params.yaml")
     assert list(loaded.all_candidates) == ["teacher", "other"]
     same = {**settings["teacher"], "allow_poor": False}  # which makes no other teacher
     settings["teacher_candidates"]["teachers"]["same"] = same
     write_params(tmp_path, settings)
-    loaded = params.load(tmp_path / "params.yaml")
+    loaded = Params.load(tmp_path / "params.yaml")
     assert list(loaded.all_candidates) == ["other", "same"]
     assert [loaded.is_configured(item) for item in loaded.all_candidates.values()] == [False, True]
     assert loaded.pilot_student == "conv"
@@ -443,5 +443,5 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, comment
         with pytest.raises(
             ParamsError, match=r"line 2: a URL holds .*MLFLOW_TRACKING_PASS"
         ) as told:
-            params.load(path)
+            Params.load(path)
         assert "hunter2" not in str(told.value)

@@ -13,7 +13,7 @@ import soundfile
 
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError, StageError, TrackingError
-from distillery.params import whole as params
+from distillery.params.whole import Params
 from distillery.studies import data_curve
 from distillery.studies.data_curve import CurveModel
 from distillery.tracking.store import Tracking
@@ -103,7 +103,7 @@ def test_files_that_only_look_new_train_nothing(copy: Path, epochs: list[str]) -
 
 
 def test_all_data_at_the_pace_of_all_data_is_what_the_stage_trains(copy: Path) -> None:
-    settings = params.load(copy / "params.yaml")
+    settings = Params.load(copy / "params.yaml")
     study = CurveStudy(copy, settings, PreparedData.open(copy / "data/prepared"))
     run = study.run_of(model("student", 1.0))
     assert run.pace is not None
@@ -293,7 +293,7 @@ def test_a_curve_whose_logging_broke_off_is_logged_into_the_same_run(
     monkeypatch.setattr(Tracking, "end_run", end_run)
     first, second = log_curve(copy, summary), log_curve(copy, summary)
     assert first == second
-    client = Tracking(params.load(copy / "params.yaml").register, copy).client
+    client = Tracking(Params.load(copy / "params.yaml").register, copy).client
     found = client.search_runs([first["experiment_id"]])
     assert [run.info.run_id for run in found] == [first["runs"]["parent"]]
     assert found[0].info.status == "FINISHED"

@@ -20,12 +20,11 @@ from distillery.models.fingerprint import fingerprint, read_fingerprint
 from distillery.models.recogniser import Outputs, Recogniser
 from distillery.params.models import FeatureParams
 from distillery.params.teacher import EnsembleTeacherParams
-from distillery.params.whole import Params
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.ensemble import Ensemble, common_frames
 from distillery.teachers.joined import choose_way
 from distillery.teachers.saved import load_teacher
-from distillery.tracking.fetched import read_source, wanted_models
+from distillery.tracking.fetched import read_source
 from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
@@ -33,7 +32,7 @@ from tasks.fetch import fetch
 from tasks.prepare import prepare
 from tasks.teacher import teacher
 from tests.tiny import speak, tiny_params, write_corpus, write_params
-from tests.unit.tracking.test_fetched import CRNN, MODEL, put, recogniser
+from tests.unit.tracking.test_fetched import CRNN, MODEL, put, recogniser, wanted
 
 ABC = Vocabulary.from_alphabet("abc")
 CLIPS = [speak("ab", 1), speak("cab ba", 2)]
@@ -427,8 +426,8 @@ def test_a_registered_student_may_be_a_member(root: Path) -> None:
 
 def test_registered_members_are_wanted_by_their_numbers() -> None:
     plain = settings(seeded(1), {"kind": "registry", "model": MODEL})
-    assert wanted_models(Params.model_validate(plain)) == {
+    assert wanted(plain) == {
         "teacher/members/1": MODEL,
         "students/conv": None,
     }
-    assert wanted_models(Params.model_validate(settings(seeded(1), seeded(2))))["teacher"] is None
+    assert wanted(settings(seeded(1), seeded(2)))["teacher"] is None

@@ -15,8 +15,8 @@ from distillery.distill.start import initialise
 from distillery.errors import ModelError, StageError
 from distillery.models.recogniser import Recogniser
 from distillery.params.models import CRNNParams, FeatureParams, SeparableConvParams
+from distillery.params.stages import FetchStageParams
 from distillery.params.teacher import RegistryTeacherParams
-from distillery.params.whole import Params
 from distillery.teachers.base import Workplace
 from distillery.teachers.registered import take_registered
 from distillery.tracking.bundle import write_bundle
@@ -68,17 +68,25 @@ def settings(**students: str | None) -> dict[str, Any]:
 # --- what a workspace holds -----------------------------------------------------------------------
 
 
+def wanted(plain: dict[str, Any]) -> dict[str, str | None]:
+    """Return the registered models that settings name."""
+    loaded = FetchStageParams.model_validate(
+        {name: plain[name] for name in FetchStageParams.model_fields}
+    )
+    return wanted_models(loaded.teacher, loaded.distill)
+
+
 def test_what_the_settings_name_is_listed_by_its_reader() -> None:
     plain = settings(conv=MODEL, two=None, sliced="teacher")
     plain["distill"]["students"]["sliced"]["architecture"] = plain["teacher"]["architecture"]
-    assert wanted_models(Params.model_validate(plain)) == {
+    assert wanted(plain) == {
         "teacher": None,
         "students/conv": MODEL,
         "students/two": None,
         "students/sliced": None,
     }
     plain["teacher"] = {"kind": "registry", "model": "models:/tiny/3"}
-    assert wanted_models(Params.model_validate(plain))["teacher"] == "models:/tiny/3"
+    assert wanted(plain)["teacher"] == "models:/tiny/3"
 
 
 def test_a_model_is_taken_over_without_what_else_its_bundle_holds(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_a_server_that_is_down_is_said_so_within_seconds(tmp_path: Path) -> None
 def test_two_processes_may_create_the_store_at_once(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from distillery.tracking.store import Tracking\n"
-        "from distillery.params.whole import RegisterParams\n"
+        "from distillery.params.register import RegisterParams\n"
         "print(Tracking(RegisterParams(experiment='race'), Path.cwd()).experiment_id)"
     )
     processes = [

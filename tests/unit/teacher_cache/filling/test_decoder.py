@@ -20,7 +20,7 @@ from distillery.language_model.settings import read_tuned
 from distillery.language_model.tuning import log_probs_of
 from distillery.models.decoding import score_texts
 from distillery.models.fingerprint import Fingerprint, digest_of, read_fingerprint
-from distillery.params import whole as params
+from distillery.params.whole import Params
 from distillery.register.figures import model_metrics
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
@@ -126,7 +126,7 @@ def test_a_second_pass_makes_nothing_anew(copy: Path) -> None:
 
 def test_without_it_the_namespace_is_that_of_the_best_path(copy: Path) -> None:
     places = Places.in_workspace(copy)
-    settings = params.load(copy / "params.yaml")
+    settings = Params.load(copy / "params.yaml")
     cache_before = TeacherCache.open_current(places.cache)
     change(copy, "language_model", for_teacher=False)
     cache(copy)
