@@ -24,9 +24,9 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
 from distillery.errors import DistilleryError
-from distillery.evaluate.evaluate import SECONDS_PER_HOUR
 from distillery.params import whole as params
 from distillery.studies import teacher_choice
 from distillery.studies.teacher_choice import Candidate
