@@ -26,7 +26,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.common import ROOT, memory_mib, row, write_rows
-from distillery.data.audio import decode
+from distillery.data.audio import SECONDS_PER_HOUR, decode
 from distillery.params.prepare import PrepareParams
 from distillery.prepare import prepare as preparation
 
@@ -68,7 +68,7 @@ def prepare_once(corpus: str, source: Path, output: Path) -> float:
     """Run the stage's work once, on one decoding thread; return the seconds of audio."""
     summary = preparation.prepare(settings(corpus), source, output, output.parent, num_workers=1)
     hours = sum(counts.hours for counts in summary.splits.values())
-    return hours * preparation.SECONDS_PER_HOUR
+    return hours * SECONDS_PER_HOUR
 
 
 def decode_all(paths: list[Path]) -> float:

@@ -41,4 +41,8 @@ def run(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
     reports = root / "reports"
     emit(f"\n{data_curve.render(summary)}\n")
     emit(f"Written: {reports / data_curve.CSV_FILE}, {reports / data_curve.PLOT_FILE}")
-    emit(f"MLflow run: {results.mlflow_link(log_curve(root, summary))}  (make ui)")
+    logged = log_curve(root, summary)
+    link = results.mlflow_link(
+        logged["tracking_uri"], logged["experiment_id"], logged["runs"]["parent"]
+    )
+    emit(f"MLflow run: {link}  (make ui)")

@@ -17,6 +17,9 @@ from prefect.client.schemas.objects import State, TaskRun
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
+from distillery.register.gate.verdict import markdown as verdict_markdown
+from distillery.register.gate.verdict import read_verdict
+from distillery.register.registered import Registered
 from flows.data_check import warn_of_moved_data
 from flows.fetch import fetch as fetch_models
 from flows.fetch import readers_that_run_anyway
@@ -125,7 +128,7 @@ def evaluate(run: Run) -> str:
 
 
 @task(name="register", task_run_name="register", **_options)
-def register(run: Run) -> dict[str, Any]:
+def register(run: Run) -> Registered:
     """Log the results and register the students."""
     run.at("register")
     tags = {"prefect.flow_run_id": str(runtime.flow_run.id), **run.tags}
@@ -134,9 +137,7 @@ def register(run: Run) -> dict[str, Any]:
 
 
 @flow(name="distillation", flow_run_name=flow_run_name, persist_result=False)
-def distillation(
-    root: str, until: str = "register", trigger: str = "manual"
-) -> dict[str, Any] | None:
+def distillation(root: str, until: str = "register", trigger: str = "manual") -> Registered | None:
     """Run the pipeline in a workspace, whose lock the caller holds.
 
     Args:
@@ -145,7 +146,7 @@ def distillation(
         trigger: what started this, for the record.
 
     Returns:
-        What reports/registered.json holds, or None if the pipeline ends before `register`.
+        What was registered; None where the pipeline ends before `register`.
     """
     settings = Params.load(Path(root) / PARAMS_FILE)
     run = Run(Path(root), settings, {"trigger": trigger})
@@ -187,8 +188,8 @@ def through(run: Run, until: str = "register") -> None:
         raise
 
 
-def conclude(run: Run) -> dict[str, Any]:
-    """Register what the stages left, show it in Prefect, and return reports/registered.json."""
+def conclude(run: Run) -> Registered:
+    """Register what the stages left, show it in Prefect, and return what was registered."""
     registered = register(run)
     _publish(run.root, registered)
     return registered
@@ -203,9 +204,11 @@ def _push(root: Path) -> None:
         logger.warning("%s", error)
 
 
-def _publish(root: Path, registered: dict[str, Any]) -> None:
-    link = results.mlflow_link(registered)
-    create_markdown_artifact(results.markdown(root, registered), key="results")
-    if gate := results.gate_markdown(root):
-        create_markdown_artifact(gate, key="gate")
-    create_link_artifact(link, "MLflow run", key="mlflow-run")
+def _publish(root: Path, registered: Registered) -> None:
+    """Show the result and the gate's verdict as artifacts of the flow run in Prefect."""
+    said = read_verdict(root)
+    result = results.markdown(results.read_summary(root), registered, said)
+    create_markdown_artifact(result, key="results")
+    if said is not None:
+        create_markdown_artifact(verdict_markdown(said), key="gate")
+    create_link_artifact(results.pipeline_link(registered), "MLflow run", key="mlflow-run")

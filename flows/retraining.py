@@ -41,6 +41,7 @@ from distillery.errors import BusyError, DistilleryError, StageError, TrackingEr
 from distillery.files import read_json
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
+from distillery.register.registered import Registered, read_registered
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, read_report
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION
@@ -58,7 +59,6 @@ from tasks.stage import die_with_parent
 FLOWS = ("retraining", "distillation")
 SKIPPED = "Skipped"
 ARTIFACT = "retraining"
-REGISTERED_FILE = "reports/registered.json"
 PLOT_FILE = "reports/retraining.png"
 EVALUATION = "reports/evaluation"
 PREPARED_FILE = "data/prepared/summary.json"
@@ -264,7 +264,8 @@ def is_registered(root: Path) -> bool:
     from tasks.lineage import locked_outputs
 
     here = locked_outputs(root / LOCK_FILE).get(EVALUATION)
-    return here is not None and (registered(root) or {}).get("evaluation_md5") == here
+    registered = read_registered(root)
+    return here is not None and registered is not None and registered.evaluation_md5 == here
 
 
 def _dependency(changes: Changes, name: str) -> str:
@@ -372,22 +373,20 @@ def _note_the_data(journal: Journal) -> None:
         record.teacher_forwards, record.teacher_seconds = 0, 0.0
 
 
-def _note_the_result(journal: Journal, settings: Params, registered: dict[str, Any]) -> None:
+def _note_the_result(journal: Journal, settings: Params, registered: Registered) -> None:
     from tasks.lineage import locked_outputs
 
     record, root = journal.record, journal.root
-    rows = {row["model"]: row for row in _read(root / results.SUMMARY_FILE)["models"]}
-    student = rows[f"students/{registered['student']}"]
+    summary = results.read_summary(root)
+    wer = summary.students[registered.student].wer
     record.data_md5 = locked_outputs(root / LOCK_FILE)["data/prepared"]
-    record.teacher_wer = rows["teacher"]["wer"]
-    record.student = registered["student"]
-    record.wer, record.wer_low, record.wer_high = (
-        student[name] for name in ("wer", "wer_low", "wer_high")
-    )
-    record.version, record.alias = str(registered["version"]), registered["alias"]
-    record.verdict = registered["reason"]
+    record.teacher_wer = summary.teacher.wer.value
+    record.student = registered.student
+    record.wer, record.wer_low, record.wer_high = wer.value, wer.low, wer.high
+    record.version, record.alias = registered.version, registered.alias
+    record.verdict = registered.reason
     record.champion = _champion(root, settings)
-    record.mlflow_run = registered["runs"]["parent"]
+    record.mlflow_run = registered.parent_run
 
 
 def _draw_the_history(journal: Journal, settings: Params) -> None:
@@ -415,11 +414,6 @@ def _champion(root: Path, settings: Params) -> str | None:
             return str(found[0].aliases[CHAMPION]) if found else None
     except (TrackingError, KeyError):
         return None
-
-
-def registered(root: Path) -> Any:
-    """Return what the last registration left."""
-    return _read(root / REGISTERED_FILE)
 
 
 def _read(path: Path) -> Any:

@@ -20,6 +20,8 @@ from pathlib import Path
 from distillery.errors import BusyError, DistilleryError, ParamsError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
+from distillery.register.gate.verdict import read_verdict
+from distillery.register.registered import Registered, read_registered
 from flows import environment
 from flows.looking_back import results
 from flows.servers import server
@@ -100,7 +102,7 @@ def _run_one(root: Path, settings: Params, stage: str) -> None:
 
             warn_of_moved_data(root, settings.register, logger.warning)
     if stage == "evaluate":
-        _write_line(results.table(root))
+        _write_line(results.table(results.read_summary(root)))
 
 
 def _run_flow(root: Path, until: str, trigger: str) -> None:
@@ -108,9 +110,14 @@ def _run_flow(root: Path, until: str, trigger: str) -> None:
         flow = importlib.import_module("flows.distillation").distillation
         registered = flow(str(root), until, trigger)
     if registered is not None:
-        _write_line(results.text(root, registered))
+        _show(root, registered)
     elif until == "evaluate":
-        _write_line(results.table(root))
+        _write_line(results.table(results.read_summary(root)))
+
+
+def _show(root: Path, registered: Registered) -> None:
+    """Show the result of a run that registered its students."""
+    _write_line(results.text(results.read_summary(root), registered, read_verdict(root)))
 
 
 def _retrain(root: Path, force: bool, trigger: str) -> int:
@@ -123,7 +130,9 @@ def _retrain(root: Path, force: bool, trigger: str) -> int:
             raise BusyError(state.message)
         done = state.result()
     if done["status"] == "finished":
-        _write_line(results.text(root, module.registered(root)))
+        registered = read_registered(root)
+        assert registered is not None  # a finished run has registered its results
+        _show(root, registered)
     else:
         _write_line(f"{done['status']}: {done['reason']} ({done['seconds']:.1f} s)")
     return 0

@@ -38,7 +38,11 @@ def run(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
     emit(f"\n{teacher_choice.render(summary)}\n")
     names = (teacher_choice.CSV_FILE, teacher_choice.JSON_FILE, teacher_choice.PLOT_FILE)
     emit(f"Written: {', '.join(str(reports / name) for name in names)}")
-    emit(f"MLflow run: {results.mlflow_link(log_teachers(root, summary))}  (make ui)")
+    logged = log_teachers(root, summary)
+    link = results.mlflow_link(
+        logged["tracking_uri"], logged["experiment_id"], logged["runs"]["parent"]
+    )
+    emit(f"MLflow run: {link}  (make ui)")
 
 
 def get_ready(root: Path, settings: Params, emit: Callable[[str], None]) -> dict[str, str]:

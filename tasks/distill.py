@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def distill(root: Path, student: str, seed: int) -> None:
         control_curves.write_text("")
     notes: dict[str, Any] = {INIT_FILE: trained.init, SOUNDS_FILE: run.effects.digests or None}
     if run.filtered is not None:
-        notes[FILTER_FILE] = run.filtered.report()
+        notes[FILTER_FILE] = asdict(run.filtered.report())
     if earlier:
         notes[GENERATIONS_FILE] = [*earlier, record_of(run, trained)]
     _save(trained, root / "models/students" / item, notes)

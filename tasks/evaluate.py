@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 
 from distillery.data.manifest import PreparedData
-from distillery.evaluate import evaluate as evaluation
-from distillery.evaluate.figures import flat_metrics
+from distillery.evaluate.dvc_metrics import dvc_metrics
+from distillery.evaluate.evaluate import evaluate_models
 from distillery.evaluate.tables import render_table
 from distillery.files import write_json
 from distillery.params.file import PARAMS_FILE
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def evaluate(root: Path) -> None:
     """Write reports/evaluation and reports/metrics.json under `root`."""
     settings = EvaluateStageParams.load(root / PARAMS_FILE)
-    summary = evaluation.evaluate_models(
+    summary = evaluate_models(
         PreparedData.open(root / "data/prepared"),
         root / "models",
         root / "curves",
@@ -31,7 +31,7 @@ def evaluate(root: Path) -> None:
         root / "reports/evaluation",
         settings.language_model,
     )
-    write_json(root / "reports/metrics.json", flat_metrics(summary))
+    write_json(root / "reports/metrics.json", dvc_metrics(summary))
     if STARTER not in os.environ:  # the flow shows the table itself, at its end
         logger.info("\n%s", render_table(summary))
 

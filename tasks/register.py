@@ -6,26 +6,26 @@ The one stage that DVC does not know: it talks to a server, and must run althoug
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from pydantic import TypeAdapter
 
 from distillery.credentials import without_credentials
-from distillery.errors import StageError
+from distillery.evaluate.summary import Summary
 from distillery.files import write_json
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
+from distillery.register.pipeline_results import EVALUATION, PipelineResults
 from distillery.register.register import OPEN_RUN_FILE, register_results
+from distillery.register.registered import Registered
 from distillery.register.runs import parent_name
-from distillery.register.sources import Sources
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE
 from distillery.tracking.store import Tracking
 from tasks.lineage import LOCK_FILE, PATCH_FILE, data_version, read_lineage, uncommitted_patch
 from tasks.stage import run_stage
-
-SUMMARY_FILE = "reports/evaluation/summary.json"
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def register(
     *,
     tracking: Tracking | None = None,
     tags: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> Registered:
     """Log the workspace's results, register its students, and write reports/registered.json.
 
     Args:
@@ -45,25 +45,22 @@ def register(
         tracking: a connection to MLflow, if there is one already.
         tags: more tags for all runs, such as the flow run's id.
 
-    Returns:
-        What reports/registered.json holds.
-
     Raises:
-        StageError: a result to register is missing.
+        StageError: a result to register is missing or damaged.
         TrackingError: MLflow cannot be reached or refuses; the results stay where they are.
     """
     settings = Params.load(root / PARAMS_FILE)
-    sources = _sources(root, settings, tags or {})
+    results = _results(root, settings, tags or {})
     tracking = tracking or Tracking(settings.register, root)
     run = run or open_run(tracking, root, settings)
-    registered = register_results(tracking, run, sources)
+    registered = register_results(tracking, run, results)
     (root / OPEN_RUN_FILE).unlink(missing_ok=True)
     logger.info(
         "registered: %s version %s is %s (%s)",
-        registered["name"],
-        registered["version"],
-        registered["alias"],
-        registered["reason"],
+        registered.name,
+        registered.version,
+        registered.alias,
+        registered.reason,
     )
     return registered
 
@@ -78,46 +75,51 @@ def open_run(tracking: Tracking, root: Path, settings: Params) -> str:
     """
     path = root / OPEN_RUN_FILE
     digest = hashlib.sha256(settings.model_dump_json().encode()).hexdigest()
-    here = {
-        "uri": without_credentials(tracking.uri),
-        "experiment": tracking.experiment_id,
-        "params": digest,
-    }
+    uri, experiment = without_credentials(tracking.uri), tracking.experiment_id
     with tracking.explained():
         left = _read_open_run(path)
-        same_place = all(left.get(name) == here[name] for name in ("uri", "experiment"))
-        if same_place and tracking.is_open(left["run"]):
-            if left["params"] == digest:
-                return str(left["run"])
-            tracking.end_run(left["run"], "KILLED")
+        same_place = left is not None and (left.uri, left.experiment) == (uri, experiment)
+        if left is not None and same_place and tracking.is_open(left.run):
+            if left.params == digest:
+                return left.run
+            tracking.end_run(left.run, "KILLED")
         name = parent_name(settings, data_version(root))
         run = tracking.create_run(name, {"distillery.role": "pipeline"})
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**here, "run": run})
+    write_json(path, asdict(OpenRun(run, digest, uri, experiment)))
     return run
 
 
-def _read_open_run(path: Path) -> dict[str, str]:
+@dataclass(frozen=True)
+class OpenRun:
+    """What scratch/open_run.json holds: a pipeline's run in MLflow that has not ended."""
+
+    run: str
+    """Its id."""
+    params: str
+    """SHA-256 of the settings."""
+    uri: str
+    """Where MLflow is, without credentials."""
+    experiment: str
+    """Id of the experiment there."""
+
+
+def _read_open_run(path: Path) -> OpenRun | None:
     try:
-        content = json.loads(path.read_text("utf-8"))
+        return TypeAdapter(OpenRun).validate_json(path.read_bytes())
     except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) and {"run", "params"} <= set(content) else {}
+        return None
 
 
-def _sources(root: Path, settings: Params, tags: Mapping[str, str]) -> Sources:
-    path = root / SUMMARY_FILE
-    try:
-        summary = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise StageError(f"{path}: no such file; run make run first") from None
+def _results(root: Path, settings: Params, tags: Mapping[str, str]) -> PipelineResults:
+    summary = Summary.read(root / EVALUATION)
     lineage = read_lineage(root)
     patch = root / "scratch" / PATCH_FILE
     patch.parent.mkdir(parents=True, exist_ok=True)
     patch.unlink(missing_ok=True)
     if changes := uncommitted_patch(root):
         patch.write_text(changes, encoding="utf-8")
-    return Sources(
+    return PipelineResults(
         root=root,
         params=settings,
         summary=summary,

@@ -30,9 +30,9 @@ from distillery.data.manifest import PreparedData
 from distillery.data.scoring import rate_over_seeds
 from distillery.distill.distillation import Distillation, Trained
 from distillery.errors import DistilleryError
-from distillery.evaluate.candidates import Run
+from distillery.evaluate.comparison import gap_closed
 from distillery.evaluate.listening import labelled_test_rows, predict
-from distillery.evaluate.predictions import gap_closed
+from distillery.evaluate.models import TrainedModel
 from distillery.files import write_json
 from distillery.models.recogniser import Recogniser
 from distillery.params.distill import DistillParams
@@ -204,7 +204,7 @@ class Runs:
 
     def _judge(self, recogniser: Recogniser) -> dict[str, Any]:
         recogniser.network.eval()
-        run = Run("model", None)
+        run = TrainedModel("model", None)
         predictions, _ = predict(self.data, self.test_rows, {run: recogniser}, CHUNK_SECONDS)
         return {
             "parameters": recogniser.num_parameters,

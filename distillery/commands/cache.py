@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
+from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.copies import with_copies
 from distillery.data.manifest import MANIFEST_FILE, PreparedData
 from distillery.errors import CacheError, CacheMismatch
@@ -33,11 +34,7 @@ from distillery.teacher_cache.namespace import NAMESPACE_FILE
 from distillery.teacher_cache.shards import REPAIR
 from distillery.teacher_cache.store import CURRENT_FILE, TeacherCache, current_namespace
 from distillery.teacher_cache.upkeep import collection, rewriting, verification
-from distillery.teacher_cache.upkeep.records import (
-    SECONDS_PER_HOUR,
-    folder_bytes,
-    namespace_folders,
-)
+from distillery.teacher_cache.upkeep.records import folder_bytes, namespace_folders
 from distillery.teacher_cache.upkeep.statistics import Statistics, statistics
 from distillery.teacher_cache.upkeep.verification import Verified
 

@@ -16,6 +16,7 @@ import soundfile
 from distillery.data.manifest import SAMPLE_SCALE
 from distillery.errors import AudioError, EmptyAudio
 
+SECONDS_PER_HOUR = 3600
 AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 UNKNOWN_LENGTH_BYTES = 0x7FFF0000
 MAX_CHANNELS = 8

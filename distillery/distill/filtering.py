@@ -11,21 +11,20 @@ decodings and speaking rate, arXiv 2211.04717); NVIDIA's Granary (repeated n-gra
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
+from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.scoring import count_errors
 from distillery.params.distill import FilterParams
 
 FILTER_FILE = "filter.json"
 NUM_BINS = 10
-SECONDS_PER_HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +76,36 @@ def repeats_more_than(words: Sequence[str], max_repeats: int) -> bool:
 
 
 @dataclass(frozen=True)
+class ConfidenceCounts:
+    """How many hypotheses the teacher was how sure of."""
+
+    edges: Sequence[float]
+    """Of the bins of confidence, one more than there are bins."""
+    kept: Sequence[int]
+    """Hypotheses in each bin that may be learnt from."""
+    dropped: Sequence[int]
+    """The others."""
+
+
+@dataclass(frozen=True)
+class FilterReport:
+    """What filter.json holds, beside a student."""
+
+    num_hypotheses: int
+    """The teacher's texts that were looked at."""
+    num_kept: int
+    """Those that may be learnt from."""
+    dropped: Mapping[str, int]
+    """How many of the others there are, by reason."""
+    hours: float
+    """Audio of all."""
+    hours_kept: float
+    """Audio of those that may be learnt from."""
+    confidence: ConfidenceCounts
+    """By tenths."""
+
+
+@dataclass(frozen=True)
 class Filtered:
     """What the filter decided about a training split, in the order of its utterances."""
 
@@ -88,42 +117,41 @@ class Filtered:
         """Where a hypothesis may be learnt from: bool `(utterances,)`."""
         return np.array([fault is None for fault in self.faults], bool)
 
-    def report(self) -> dict[str, Any]:
-        """Return what filter.json holds: counts by reason, hours, and confidences by tenths."""
+    def report(self) -> FilterReport:
+        """Return counts by reason, hours, and confidences by tenths."""
         fit = self.fit
         seconds = np.array([candidate.seconds for candidate in self.candidates])
         confidences = np.clip([candidate.confidence for candidate in self.candidates], 0, 1)
         edges = np.linspace(0, 1, NUM_BINS + 1)
-        return {
-            "num_hypotheses": len(fit),
-            "num_kept": int(fit.sum()),
-            "dropped": dict(sorted(Counter(filter(None, self.faults)).items())),
-            "hours": round(float(seconds.sum()) / SECONDS_PER_HOUR, 6),
-            "hours_kept": round(float(seconds[fit].sum()) / SECONDS_PER_HOUR, 6),
-            "confidence": {
-                "edges": [round(float(edge), 6) for edge in edges],
-                "kept": np.histogram(confidences[fit], edges)[0].tolist(),
-                "dropped": np.histogram(confidences[~fit], edges)[0].tolist(),
-            },
-        }
+        return FilterReport(
+            num_hypotheses=len(fit),
+            num_kept=int(fit.sum()),
+            dropped=dict(sorted(Counter(filter(None, self.faults)).items())),
+            hours=round(float(seconds.sum()) / SECONDS_PER_HOUR, 6),
+            hours_kept=round(float(seconds[fit].sum()) / SECONDS_PER_HOUR, 6),
+            confidence=ConfidenceCounts(
+                edges=[round(float(edge), 6) for edge in edges],
+                kept=np.histogram(confidences[fit], edges)[0].tolist(),
+                dropped=np.histogram(confidences[~fit], edges)[0].tolist(),
+            ),
+        )
 
     def describe_drops(self) -> str:
         """Return the reasons with their counts, in one line."""
-        return ", ".join(f"{count} {reason}" for reason, count in self.report()["dropped"].items())
+        return ", ".join(f"{count} {reason}" for reason, count in self.report().dropped.items())
 
     def lines(self) -> list[str]:
         """Return the report as lines for the log; confidences where one was too low."""
         report = self.report()
-        confidence = report["confidence"]
-        both = zip(confidence["kept"], confidence["dropped"], strict=True)
+        both = zip(report.confidence.kept, report.confidence.dropped, strict=True)
         tenths = " ".join(f"{kept}+{dropped}" for kept, dropped in both)
         return [
-            f"filter: {report['num_kept']} of {report['num_hypotheses']} hypotheses kept, "
-            f"{report['hours_kept']:.3f} of {report['hours']:.3f} hours",
-            *(f"filter: dropped {reason} {count}" for reason, count in report["dropped"].items()),
+            f"filter: {report.num_kept} of {report.num_hypotheses} hypotheses kept, "
+            f"{report.hours_kept:.3f} of {report.hours:.3f} hours",
+            *(f"filter: dropped {reason} {count}" for reason, count in report.dropped.items()),
             *(
                 [f"filter: kept+dropped by confidence, tenths from 0 to 1: {tenths}"]
-                if "low_confidence" in report["dropped"]
+                if "low_confidence" in report.dropped
                 else []
             ),
         ]
@@ -134,8 +162,7 @@ def filter_hypotheses(candidates: Sequence[Candidate], params: FilterParams) -> 
     return Filtered([fault(candidate, params) for candidate in candidates], candidates)
 
 
-def read_report(folder: Path) -> dict[str, Any] | None:
+def read_report(folder: Path) -> FilterReport | None:
     """Return the report that lies beside a student, None where nothing was filtered."""
     path = folder / FILTER_FILE
-    report: dict[str, Any] | None = json.loads(path.read_text("utf-8")) if path.exists() else None
-    return report
+    return TypeAdapter(FilterReport).validate_json(path.read_bytes()) if path.exists() else None

@@ -9,47 +9,47 @@
 
 A student that was trained from several seeds is one model: its figures are means over its seeds,
 and what each seed gave stands beside them. Everything but the real-time factor and the computing
-time of streaming students is a function of
-data, models and settings.
+time of streaming students is a function of data, models and settings.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_errors
-from distillery.distill.filtering import read_report
+from distillery.distill.filtering import FilterReport, read_report
 from distillery.evaluate import plots
-from distillery.evaluate.candidates import (
-    Candidate,
-    Run,
-    best_valid_wer,
-    find_candidates,
-    or_infinite,
-    read_curves,
-)
-from distillery.evaluate.exported import EXPORTED_FILE, measure_exports
-from distillery.evaluate.figures import weights_bytes
+from distillery.evaluate.comparison import compare
+from distillery.evaluate.curves import CurvePoint, best_valid_wer, read_curves
+from distillery.evaluate.exported import measure_exports
 from distillery.evaluate.latency import Heard, latency_figures, usual_way
 from distillery.evaluate.listening import labelled_test_rows, predict, speed_clip
-from distillery.evaluate.predictions import (
-    by_duration,
-    compare,
-    per_speaker,
-    rates,
-    rates_with_language_model,
-)
+from distillery.evaluate.models import ScoredModel, TrainedModel, find_models, weights_bytes
+from distillery.evaluate.predictions import by_duration, per_speaker
+from distillery.evaluate.rates import rates
 from distillery.evaluate.speed import SpeedResult, measure_real_time_factor
-from distillery.files import whole_folder, write_json
+from distillery.evaluate.summary import (
+    EXPORTED_FILE,
+    PREDICTIONS_FILE,
+    Latency,
+    ModelFigures,
+    ModelRow,
+    SeedRow,
+    Summary,
+    TestData,
+    TunedSearch,
+)
+from distillery.files import whole_folder
 from distillery.language_model.evaluation import Decoded, decode_with_language_model
 from distillery.models.base import Teacher
 from distillery.models.recogniser import Recogniser
@@ -60,73 +60,82 @@ from distillery.teachers.saved import load_teacher
 
 logger = logging.getLogger(__name__)
 
-SECONDS_PER_HOUR = 3600
+Recognisers = Mapping[TrainedModel, Teacher]
+Histories = Mapping[TrainedModel, Sequence[CurvePoint]]
+"""The learning curves of each model."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What is known of every run, to make a model's row of the summary from."""
+    """What is known of every trained model, to make the rows of the summary from."""
 
     models: Path
+    """Folder of the saved models."""
     params: EvaluateParams
-    recognisers: Mapping[Run, Teacher]
+    """Settings of the stage."""
+    recognisers: Recognisers
     predictions: pd.DataFrame
-    heard: Mapping[Run, Sequence[Heard]]
-    histories: Mapping[Run, Sequence[Mapping[str, Any]]]
-    speeds: Mapping[Run, SpeedResult]
+    """Of all of them."""
+    heard: Mapping[TrainedModel, Sequence[Heard]]
+    """What each heard in each utterance."""
+    histories: Histories
+    speeds: Mapping[TrainedModel, SpeedResult]
 
-    def row(self, candidate: Candidate) -> dict[str, Any]:
+    def row(self, model: ScoredModel) -> ModelRow:
         """Return all figures of a model: means over its seeds, and those of each seed.
 
         A student's best seed is that of the lowest validation WER.
         """
-        row = {
-            "model": candidate.key,
-            "role": candidate.role,
-            "name": candidate.name,
-            **self._figures(candidate.runs),
-        }
-        if candidate.seeds == (None,):
-            return row
-        by_seed = [
-            {**row, "model": run.path, "seed": run.seed, **self._figures([run])}
-            for run in candidate.runs
-        ]
-        row["by_seed"] = by_seed
-        if candidate.role == "student":
-            best = min(by_seed, key=lambda item: (or_infinite(item["valid_wer"]), item["seed"]))
-            row["best_seed"] = best["seed"]
-        return row
+        by_seed = tuple(
+            SeedRow(
+                model=trained.path,
+                role=model.role,
+                name=model.name,
+                seed=trained.seed,
+                **dict(self._figures([trained])),
+            )
+            for trained in model.trained
+            if trained.seed is not None
+        )
+        best = None
+        if model.role == "student":
+            best = min(by_seed, key=lambda row: (_or_infinite(row.valid_wer), row.seed)).seed
+        return ModelRow(
+            model=model.key,
+            role=model.role,
+            name=model.name,
+            by_seed=by_seed,
+            best_seed=best,
+            **dict(self._figures(model.trained)),
+        )
 
-    def _figures(self, runs: Sequence[Run]) -> dict[str, Any]:
-        model, seeds = runs[0].model, [run.seed for run in runs]
-        scored = self.predictions[self.predictions["model"] == model]
+    def _figures(self, trained: Sequence[TrainedModel]) -> ModelFigures:
+        """Return the figures of one model, means over what was trained of it."""
+        first, seeds = trained[0], [one.seed for one in trained]
+        scored = self.predictions[self.predictions["model"] == first.model]
         if seeds != [None]:
             scored = scored[scored["seed"].isin(seeds)]
-        wers = [best_valid_wer(self.histories[run]) for run in runs]
+        wers = [best_valid_wer(self.histories[one]) for one in trained]
         known = [wer for wer in wers if wer is not None]
-        figures = {
-            "parameters": self.recognisers[runs[0]].num_parameters,
-            "bytes": weights_bytes(self.models / runs[0].path),
-            **rates(scored, self.params),
-            **rates_with_language_model(scored, self.params),
-            "valid_wer": statistics.fmean(known) if known else None,
-            "real_time_factor": statistics.fmean(self.speeds[r].real_time_factor for r in runs),
-            "device": self.speeds[runs[0]].device,
-        }
-        recogniser = self.recognisers[runs[0]]
-        if can_stream(recogniser):
-            figures["latency_ms"] = self._latency(recogniser, runs)
-        return figures
+        recogniser = self.recognisers[first]
+        return ModelFigures(
+            **dict(rates(scored, self.params)),
+            parameters=recogniser.num_parameters,
+            bytes=weights_bytes(self.models / first.path),
+            valid_wer=statistics.fmean(known) if known else None,
+            real_time_factor=statistics.fmean(self.speeds[one].real_time_factor for one in trained),
+            device=self.speeds[first].device,
+            latency_ms=self._latency(recogniser, trained) if can_stream(recogniser) else None,
+        )
 
-    def _latency(self, recogniser: Recogniser, runs: Sequence[Run]) -> dict[str, float | None]:
-        (teacher,) = (run for run in self.recognisers if run.seed is None)
+    def _latency(self, recogniser: Recogniser, trained: Sequence[TrainedModel]) -> Latency:
+        (teacher,) = (one for one in self.recognisers if one.seed is None)
         return latency_figures(
             recogniser,
-            [item for run in runs for item in self.heard[run]],
+            [item for one in trained for item in self.heard[one]],
             self.params.stream_chunk_seconds,
             self.recognisers[teacher],
-            [item for _ in runs for item in self.heard[teacher]],
+            [item for _ in trained for item in self.heard[teacher]],
         )
 
 
@@ -139,7 +148,7 @@ def evaluate_models(
     params: EvaluateParams,
     output: Path,
     language_model: LanguageModelParams | None = None,
-) -> dict[str, Any]:
+) -> Summary:
     """Score teacher, students and controls on the test split and write the report.
 
     Args:
@@ -152,52 +161,40 @@ def evaluate_models(
         output: folder that the report replaces.
         language_model: settings of the one that models are measured with, too; None: with none.
 
-    Returns:
-        What summary.json holds.
-
     Raises:
         CorpusError: no test utterance has a transcript with a word in it.
         ModelError: a model is missing or damaged, or made for another sample rate.
         StageError: a learning curve is missing or damaged.
     """
     rows = labelled_test_rows(data)
-    candidates = find_candidates(models, students, seeds)
-    runs = [run for candidate in candidates for run in candidate.runs]
-    histories = {run: read_curves(curves / f"{run.path}.jsonl") for run in runs}
-    recognisers = {run: load_teacher(models / run.path) for run in runs}
+    scored = find_models(models, students, seeds)
+    trained = [one for model in scored for one in model.trained]
+    histories = {one: read_curves(curves / f"{one.path}.jsonl") for one in trained}
+    recognisers = {one: load_teacher(models / one.path) for one in trained}
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
     predictions, heard = predict(data, rows, recognisers, params.stream_chunk_seconds)
     decoded = _decode(data, rows, recognisers, language_model)
     if decoded:
-        predictions = with_language_model(predictions, runs, decoded)
+        predictions = with_language_model(predictions, trained, decoded)
     clip = speed_clip(data, rows, params.speed_seconds)
     speeds = _speeds(recognisers, clip, data.sample_rate_hz, params)
     measured = Measured(models, params, recognisers, predictions, heard, histories, speeds)
-    table = [measured.row(candidate) for candidate in candidates]
-    best = [Run(row["model"], row["best_seed"]) for row in table if row["role"] == "student"]
+    table = tuple(measured.row(model) for model in scored)
+    best = [TrainedModel(row.model, row.best_seed) for row in table if row.role == "student"]
     exported, exports = measure_exports(
-        data, rows, clip, {run: recognisers[run] for run in best}, models, predictions, params
+        data, rows, clip, {one: recognisers[one] for one in best}, models, predictions, params
     )
-    summary = {
-        "confidence": params.confidence,
-        "seeds": list(seeds),
-        "data": describe(rows),
-        "models": table,
-        "exports": exports,
-        "comparisons": {name: compare(name, predictions, params) for name in students},
-        "filters": {  # the same under every seed
-            name: read_report(models / Run(f"students/{name}", seeds[0]).path) for name in students
-        },
-        "language_models": {
-            run.path: {
-                **asdict(item.tuned.settings),
-                "valid_wer": item.tuned.valid_wer,
-                "valid_wer_greedy": item.tuned.valid_wer_greedy,
-            }
-            for run, item in decoded.items()
-        },
-    }
+    summary = Summary(
+        confidence=params.confidence,
+        seeds=tuple(seeds),
+        data=describe(rows),
+        models=table,
+        exports=exports,
+        comparisons={name: compare(name, predictions, params) for name in students},
+        filters={name: _filter_report(models, name, seeds[0]) for name in students},
+        language_models={one.path: _tuned_search(item) for one, item in decoded.items()},
+    )
     _write_report(output, summary, predictions, exported, histories)
     return summary
 
@@ -205,48 +202,64 @@ def evaluate_models(
 def _decode(
     data: PreparedData,
     rows: pd.DataFrame,
-    recognisers: Mapping[Run, Teacher],
+    recognisers: Recognisers,
     language_model: LanguageModelParams | None,
-) -> dict[Run, Decoded]:
+) -> dict[TrainedModel, Decoded]:
     """Return what is heard with the language model; empty of those that are not asked."""
     if language_model is None or not language_model.is_used:
         return {}
     asked = {
-        run: recogniser
-        for run, recogniser in recognisers.items()
-        if run.seed is None or language_model.for_students
+        trained: recogniser
+        for trained, recogniser in recognisers.items()
+        if trained.seed is None or language_model.for_students
     }
     return decode_with_language_model(data, rows, asked, language_model)
 
 
+def _filter_report(models: Path, student: str, seed: int) -> FilterReport | None:
+    """Return what the filter did to a student's training texts, the same under every seed."""
+    return read_report(models / TrainedModel(f"students/{student}", seed).path)
+
+
+def _tuned_search(decoded: Decoded) -> TunedSearch:
+    """Return the search that was chosen for one model."""
+    tuned = decoded.tuned
+    return TunedSearch(
+        **asdict(tuned.settings),
+        valid_wer=tuned.valid_wer,
+        valid_wer_greedy=tuned.valid_wer_greedy,
+    )
+
+
 def _speeds(
-    recognisers: Mapping[Run, Teacher],
-    clip: np.ndarray,
-    sample_rate_hz: int,
-    params: EvaluateParams,
-) -> dict[Run, SpeedResult]:
+    recognisers: Recognisers, clip: np.ndarray, sample_rate_hz: int, params: EvaluateParams
+) -> dict[TrainedModel, SpeedResult]:
     """Return how fast each runs as it is meant to, on a recording `(samples,)`."""
     seconds = len(clip) / sample_rate_hz
     return {
-        run: measure_real_time_factor(
+        trained: measure_real_time_factor(
             usual_way(model, params.stream_chunk_seconds), clip, seconds, params.speed_repeats
         )
-        for run, model in recognisers.items()
+        for trained, model in recognisers.items()
     }
 
 
 def with_language_model(
-    predictions: pd.DataFrame, runs: Sequence[Run], decoded: Mapping[Run, Decoded]
+    predictions: pd.DataFrame,
+    trained: Sequence[TrainedModel],
+    decoded: Mapping[TrainedModel, Decoded],
 ) -> pd.DataFrame:
     """Return the predictions with `hypothesis_lm` and `word_errors_lm`, empty of other models.
 
     Args:
         predictions: of `predict`: one row per model, seed and utterance.
-        runs: the models, as they were given to `predict`.
+        trained: the models, as they were given to `predict`.
         decoded: what some of them heard in the same utterances with the language model.
     """
-    nothing = [None] * (len(predictions) // len(runs))
-    texts = [text for run in runs for text in (decoded[run].texts if run in decoded else nothing)]
+    nothing = [None] * (len(predictions) // len(trained))
+    texts = [
+        text for one in trained for text in (decoded[one].texts if one in decoded else nothing)
+    ]
     errors = [
         None if text is None else count_errors(reference.split(), text.split()).errors
         for reference, text in zip(predictions["text"], texts, strict=True)
@@ -257,29 +270,29 @@ def with_language_model(
     )
 
 
-def describe(rows: pd.DataFrame) -> dict[str, Any]:
+def describe(rows: pd.DataFrame) -> TestData:
     """Return how much some utterances are."""
-    return {
-        "utterances": len(rows),
-        "words": sum(len(text.split()) for text in rows["text"]),
-        "hours": float(rows["duration_seconds"].sum() / SECONDS_PER_HOUR),
-        "speakers": int(rows["speaker"].nunique()),
-    }
+    return TestData(
+        utterances=len(rows),
+        words=sum(len(text.split()) for text in rows["text"]),
+        hours=float(rows["duration_seconds"].sum() / SECONDS_PER_HOUR),
+        speakers=int(rows["speaker"].nunique()),
+    )
 
 
 def _write_report(
     output: Path,
-    summary: Mapping[str, Any],
+    summary: Summary,
     predictions: pd.DataFrame,
     exported: pd.DataFrame,
-    histories: Mapping[Run, Sequence[Mapping[str, Any]]],
+    histories: Histories,
 ) -> None:
-    models, confidence = summary["models"], summary["confidence"]
-    curves = {run.path: points for run, points in histories.items()}
+    models, confidence = summary.models, summary.confidence
+    curves = {trained.path: points for trained, points in histories.items()}
     speakers = per_speaker(predictions)
     with whole_folder(output) as folder:
-        write_json(folder / "summary.json", summary)
-        predictions.to_parquet(folder / "predictions.parquet", index=False)
+        summary.write(folder)
+        predictions.to_parquet(folder / PREDICTIONS_FILE, index=False)
         exported.to_parquet(folder / EXPORTED_FILE, index=False)
         speakers.to_csv(folder / "per_speaker.csv", index=False)
         by_duration(predictions).to_csv(folder / "by_duration.csv", index=False)
@@ -290,6 +303,10 @@ def _write_report(
         plots.plot_wer_against_speed(models, confidence, drawn / "wer_against_speed.png")
         plots.plot_error_counts(models, drawn / "error_counts.png")
         plots.plot_wer_by_speaker(models, speakers, drawn / "wer_by_speaker.png")
-        if any(summary["filters"].values()):
-            plots.plot_filter(summary["filters"], drawn / "filter.png")
+        if any(summary.filters.values()):
+            plots.plot_filter(summary.filters, drawn / "filter.png")
     logger.info("report written to %s", output)
+
+
+def _or_infinite(value: float | None) -> float:
+    return math.inf if value is None else value

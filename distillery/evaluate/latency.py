@@ -11,6 +11,7 @@ from rapidfuzz.distance import Levenshtein
 
 from distillery.data.audio import compute_num_samples
 from distillery.device import num_threads
+from distillery.evaluate.summary import Latency
 from distillery.models.base import Teacher
 from distillery.models.recogniser import Recogniser
 from distillery.serve.streaming import (
@@ -98,8 +99,8 @@ def latency_figures(
     chunk_seconds: float,
     teacher: Teacher,
     teacher_heard: Sequence[Heard],
-) -> dict[str, float | None]:
-    """Return a streaming recogniser's latencies in milliseconds.
+) -> Latency:
+    """Return how long a streaming recogniser makes one wait.
 
     Args:
         recogniser: the one that streamed.
@@ -107,31 +108,20 @@ def latency_figures(
         chunk_seconds: audio in one chunk.
         teacher: a recogniser that heard the same.
         teacher_heard: what that one heard.
-
-    Returns:
-        `algorithmic`: from a sound to the output of its frame, computing and chunks aside;
-        `chunk`: audio in one chunk;
-        `compute_median`, `compute_p95`: computing time of a chunk;
-        `final_median`: from the end of the audio to the whole text;
-        `emission_delay`: how much later its tokens begin than the teacher's, None where they have
-        none in common.
     """
     chunks = np.array([seconds for item in heard for seconds in item.chunk_seconds])
     ends = np.array([item.chunk_seconds[-1] for item in heard])
     delay = emission_delay_seconds(
         heard, recogniser.frame_shift_seconds, teacher_heard, teacher.frame_shift_seconds
     )
-    seconds = {
-        "algorithmic": algorithmic_latency_seconds(recogniser),
-        "chunk": chunk_seconds,
-        "compute_median": float(np.median(chunks)),
-        "compute_p95": float(np.percentile(chunks, TAIL_PERCENTILE)),
-        "final_median": float(np.median(ends)),
-        "emission_delay": delay,
-    }
-    return {
-        name: None if value is None else MILLISECONDS * value for name, value in seconds.items()
-    }
+    return Latency(
+        algorithmic=MILLISECONDS * algorithmic_latency_seconds(recogniser),
+        chunk=MILLISECONDS * chunk_seconds,
+        compute_median=MILLISECONDS * float(np.median(chunks)),
+        compute_p95=MILLISECONDS * float(np.percentile(chunks, TAIL_PERCENTILE)),
+        final_median=MILLISECONDS * float(np.median(ends)),
+        emission_delay=None if delay is None else MILLISECONDS * delay,
+    )
 
 
 def emission_delay_seconds(

@@ -1,4 +1,4 @@
-"""TODO: listening."""
+"""What models hear in the test split, and on which of its recordings their speed is measured."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from tqdm import tqdm
 from distillery.data.audio import compute_num_samples
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError
-from distillery.evaluate.candidates import Run
 from distillery.evaluate.latency import Heard, listen
-from distillery.evaluate.predictions import (
-    error_columns,
-)
+from distillery.evaluate.models import TrainedModel
+from distillery.evaluate.predictions import error_columns
 from distillery.models.base import Teacher
 
 BATCH_SECONDS = 60.0
+"""Padded audio that is recognised at once."""
 COPIED_COLUMNS = ["model", "seed", "utterance_id", "speaker", "duration_seconds", "text"]
+"""Of predictions: what stands before the hypothesis and its errors."""
 
 
 def labelled_test_rows(data: PreparedData) -> pd.DataFrame:
@@ -42,10 +42,10 @@ def labelled_test_rows(data: PreparedData) -> pd.DataFrame:
 def predict(
     data: PreparedData,
     rows: pd.DataFrame,
-    recognisers: Mapping[Run, Teacher],
+    recognisers: Mapping[TrainedModel, Teacher],
     chunk_seconds: float,
-) -> tuple[pd.DataFrame, dict[Run, list[Heard]]]:
-    """Return every run's hypothesis and errors, one row per model, seed and utterance.
+) -> tuple[pd.DataFrame, dict[TrainedModel, list[Heard]]]:
+    """Return every model's hypotheses and errors, one row per model, seed and utterance.
 
     Those that stream are fed chunk by chunk.
 
@@ -56,23 +56,23 @@ def predict(
         chunk_seconds: audio in one chunk.
 
     Returns:
-        The table, and by run what it heard in each of the rows.
+        The table, and of each model what it heard in each of the rows.
     """
     columns = COPIED_COLUMNS[2:]
     parts, everything = [], {}
     total = len(rows) * len(recognisers)
     with tqdm(total=total, desc="evaluate", unit="utt") as bar:
-        for run, recogniser in recognisers.items():
+        for trained, recogniser in recognisers.items():
             found: dict[int, Heard] = {}
             for batch in batches(rows["duration_seconds"].to_numpy()):
                 waveforms = [data.waveform(row) for row in rows.iloc[batch].itertuples()]
                 found.update(zip(batch, listen(recogniser, waveforms, chunk_seconds), strict=True))
                 bar.update(len(batch))
-            everything[run] = [found[index] for index in range(len(rows))]
-            hypotheses = [heard.text for heard in everything[run]]
+            everything[trained] = [found[index] for index in range(len(rows))]
+            hypotheses = [heard.text for heard in everything[trained]]
             part = rows[columns].assign(hypothesis=hypotheses)
-            part.insert(0, "model", run.model)
-            part.insert(1, "seed", pd.Series(run.seed, index=part.index, dtype="Int64"))
+            part.insert(0, "model", trained.model)
+            part.insert(1, "seed", pd.Series(trained.seed, index=part.index, dtype="Int64"))
             parts.append(part.join(error_columns(rows["text"], hypotheses)))
     return pd.concat(parts, ignore_index=True), everything
 

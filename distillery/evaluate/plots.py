@@ -1,14 +1,13 @@
 """The pictures of an evaluation, as PNG files.
 
-Every function takes rows as `evaluation` makes them. Rates are fractions in the data and
-percentages in the pictures.
+Rates are fractions in the data and percentages in the pictures.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,9 +19,9 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
-from distillery.evaluate.tables import label, runs_of
-
-Row = Mapping[str, Any]
+from distillery.distill.filtering import FilterReport
+from distillery.evaluate.curves import CurvePoint
+from distillery.evaluate.summary import ModelRow, Row
 
 DOTS_PER_INCH = 120
 MAX_SPEAKERS = 40
@@ -30,9 +29,6 @@ COLOURS = {"teacher": "#4d4d4d", "student": "#0072b2", "control": "#d55e00"}
 TEACHER_MARKER = "s"
 STUDENT_MARKERS = "o^Dv*Pp<>X"
 LINE_STYLES = ("-", "--", ":", "-.")
-CONTROL_BAR = {"elinewidth": 5, "capsize": 0, "alpha": 0.45}
-STUDENT_BAR = {"elinewidth": 1.5, "capsize": 5, "alpha": 1.0}
-"""A control has exactly its student's size: a wide pale bar shows behind a thin one."""
 CURVE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 """Of students on curves over the amount of data, where a control has its student's colour."""
 CURVE_STYLES = {"student": "-", "control": "--"}
@@ -47,13 +43,28 @@ ERROR_COLOURS = {
 }
 
 
+class Bar(NamedTuple):
+    """How an interval is drawn."""
+
+    width: float
+    """Of the line, in points."""
+    cap: float
+    """Length of its caps, in points."""
+    alpha: float
+    """1 is opaque."""
+
+
+CONTROL_BAR, STUDENT_BAR = Bar(5, 0, 0.45), Bar(1.5, 5, 1.0)
+"""A control has exactly its student's size: a wide pale bar shows behind a thin one."""
+
+
 def plot_learning_curves(
-    curves: Mapping[str, Sequence[Row]], rows: Sequence[Row], path: Path
+    curves: Mapping[str, Sequence[CurvePoint]], rows: Sequence[ModelRow], path: Path
 ) -> None:
     """Draw training loss and validation WER against the step.
 
     Args:
-        curves: of each model and seed, rows of `key`, `value` and `step`.
+        curves: of each model and seed, by where it lies under models/.
         rows: the models, in the order of the legend; several seeds are so many pale lines.
         path: PNG file to write.
     """
@@ -62,17 +73,16 @@ def plot_learning_curves(
     panels = ((loss_axes, "train/loss", 1.0), (wer_axes, "valid/wer", 100.0))
     for axes, key, scale in panels:
         for row, style in zip(rows, _line_styles(rows), strict=True):
-            runs = runs_of(row)
-            for number, run in enumerate(runs):
-                points = [point for point in curves[run["model"]] if point["key"] == key]
+            for number, run in enumerate(row.runs):
+                points = [point for point in curves[run.model] if point.key == key]
                 axes.plot(
-                    [point["step"] for point in points],
-                    [scale * point["value"] for point in points],
-                    color=COLOURS[row["role"]],
+                    [point.step for point in points],
+                    [scale * point.value for point in points],
+                    color=COLOURS[row.role],
                     linestyle=style,
                     marker="." if len(points) < 3 else "",
-                    alpha=SEED_ALPHA if len(runs) > 1 else 1.0,
-                    label=label(row) if number == 0 else None,
+                    alpha=SEED_ALPHA if len(row.runs) > 1 else 1.0,
+                    label=row.label if number == 0 else None,
                 )
         axes.set_xlabel("training step")
         axes.grid(alpha=0.3)
@@ -85,48 +95,48 @@ def plot_learning_curves(
     save(figure, path)
 
 
-def plot_wer_against_size(rows: Sequence[Row], confidence: float, path: Path) -> None:
+def plot_wer_against_size(rows: Sequence[ModelRow], confidence: float, path: Path) -> None:
     """Draw test WER, with intervals, against the number of parameters."""
-    figure, axes = _scatter(rows, "parameters", confidence)
+    figure, axes = _scatter(rows, lambda row: row.parameters, confidence)
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel("parameters (log scale)")
     axes.set_title("Test WER against model size; lower left is better")
     save(figure, path)
 
 
-def plot_wer_against_speed(rows: Sequence[Row], confidence: float, path: Path) -> None:
+def plot_wer_against_speed(rows: Sequence[ModelRow], confidence: float, path: Path) -> None:
     """Draw test WER, with intervals, against the real-time factor."""
-    figure, axes = _scatter(rows, "real_time_factor", confidence)
+    figure, axes = _scatter(rows, lambda row: row.real_time_factor, confidence)
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.set_xlabel(
-        f"real-time factor: computing seconds per second of audio (log scale)\n{rows[0]['device']}"
+        f"real-time factor: computing seconds per second of audio (log scale)\n{rows[0].device}"
     )
     axes.set_title("Test WER against cost of recognition; lower left is better")
     save(figure, path)
 
 
-def plot_error_counts(rows: Sequence[Row], path: Path) -> None:
+def plot_error_counts(rows: Sequence[ModelRow], path: Path) -> None:
     """Draw what the WER of each model consists of."""
     figure = Figure(figsize=(8, 1.6 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    labels = [label(row) for row in rows]
+    labels = [row.label for row in rows]
     starts = [0.0] * len(rows)
     for kind, colour in ERROR_COLOURS.items():
-        shares = [100 * row[kind] / row["words"] for row in rows]
+        shares = [100 * row.error_counts[kind] / row.words for row in rows]
         axes.barh(labels, shares, left=starts, color=colour, label=kind)
         starts = [start + share for start, share in zip(starts, shares, strict=True)]
     for position, (row, end) in enumerate(zip(rows, starts, strict=True)):
-        counts = " " + " + ".join(f"{row[kind]:.0f}" for kind in ERROR_COLOURS)
-        axes.text(end, position, counts, va="center", fontsize=9)
+        shown = " " + " + ".join(f"{row.error_counts[kind]:.0f}" for kind in ERROR_COLOURS)
+        axes.text(end, position, shown, va="center", fontsize=9)
     axes.set_xlim(0, max([*starts, 1e-3]) * 1.25)  # room for the numbers
     axes.invert_yaxis()
-    axes.set_xlabel(f"errors per 100 words ({rows[0]['words']} test words; counts at the bars)")
+    axes.set_xlabel(f"errors per 100 words ({rows[0].words} test words; counts at the bars)")
     axes.set_title("Substitutions, deletions and insertions on the test split")
     figure.legend(loc="outside lower center", ncols=3)
     save(figure, path)
 
 
-def plot_wer_by_speaker(rows: Sequence[Row], per_speaker: pd.DataFrame, path: Path) -> None:
+def plot_wer_by_speaker(rows: Sequence[ModelRow], per_speaker: pd.DataFrame, path: Path) -> None:
     """Draw each test speaker's WER under every model, the hardest speakers on top.
 
     Args:
@@ -144,12 +154,12 @@ def plot_wer_by_speaker(rows: Sequence[Row], per_speaker: pd.DataFrame, path: Pa
     axes.hlines(names, table.min(axis=1), table.max(axis=1), color="#cccccc", zorder=1)
     for row, marker in zip(rows, _markers(rows), strict=True):
         axes.scatter(
-            table[row["model"]],
+            table[row.model],
             names,
-            color=COLOURS[row["role"]],
+            color=COLOURS[row.role],
             marker=marker,
             alpha=0.8,
-            label=label(row),
+            label=row.label,
             zorder=2,
         )
     axes.invert_yaxis()
@@ -161,14 +171,16 @@ def plot_wer_by_speaker(rows: Sequence[Row], per_speaker: pd.DataFrame, path: Pa
     save(figure, path)
 
 
-def plot_filter(reports: Mapping[str, Row | None], path: Path) -> None:
+def plot_filter(reports: Mapping[str, FilterReport | None], path: Path) -> None:
     """Draw why teacher texts were dropped, and how confident the teacher was of the others.
 
     Args:
-        reports: of each student, what its filter.json holds, None where nothing was filtered.
+        reports: of each student, None where nothing was filtered.
         path: PNG file to write.
     """
-    groups: list[tuple[Row, list[str]]] = []  # students that share a teacher share a report
+    groups: list[
+        tuple[FilterReport, list[str]]
+    ] = []  # students that share a teacher share a report
     for name, report in reports.items():
         same = [names for other, names in groups if other == report]
         if same:
@@ -178,25 +190,25 @@ def plot_filter(reports: Mapping[str, Row | None], path: Path) -> None:
     figure = Figure(figsize=(11, 3.6 * len(groups)), layout="constrained")
     panels = figure.subplots(len(groups), 2, squeeze=False)
     for (report, names), (reason_axes, confidence_axes) in zip(groups, panels, strict=True):
-        reasons = {"kept": report["num_kept"], **report["dropped"]}
+        reasons = {"kept": report.num_kept, **report.dropped}
         colours = [FILTER_COLOURS["kept" if name == "kept" else "dropped"] for name in reasons]
         bars = reason_axes.barh(list(reasons), list(reasons.values()), color=colours)
         reason_axes.bar_label(bars, padding=3)
-        reason_axes.set_xlim(0, 1.15 * report["num_hypotheses"])  # room for the numbers
+        reason_axes.set_xlim(0, 1.15 * report.num_hypotheses)  # room for the numbers
         reason_axes.invert_yaxis()
-        reason_axes.set_xlabel(f"teacher texts (100 % = {report['num_hypotheses']})")
+        reason_axes.set_xlabel(f"teacher texts (100 % = {report.num_hypotheses})")
         reason_axes.set_title(f"Filter of {', '.join(names)}: kept, and dropped by reason")
-        edges = report["confidence"]["edges"]
+        edges = report.confidence.edges
         bottom = [0] * (len(edges) - 1)
-        for kind, colour in FILTER_COLOURS.items():
-            counts = report["confidence"][kind]
+        both = {"kept": report.confidence.kept, "dropped": report.confidence.dropped}
+        for kind, counts in both.items():
             confidence_axes.bar(
                 edges[:-1],
                 counts,
                 width=edges[1] - edges[0],
                 align="edge",
                 bottom=bottom,
-                color=colour,
+                color=FILTER_COLOURS[kind],
                 edgecolor="white",
                 label=kind,
             )
@@ -204,34 +216,38 @@ def plot_filter(reports: Mapping[str, Row | None], path: Path) -> None:
         confidence_axes.set_xlim(0, 1)
         confidence_axes.set_xlabel("teacher's confidence in its text")
         confidence_axes.set_ylabel("teacher texts")
-        hours = f"{report['hours_kept']:.2f} of {report['hours']:.2f} hours kept"
+        hours = f"{report.hours_kept:.2f} of {report.hours:.2f} hours kept"
         confidence_axes.set_title(f"By confidence; {hours}")
         confidence_axes.legend()
     save(figure, path)
 
 
-def _scatter(rows: Sequence[Row], column: str, confidence: float) -> tuple[Figure, Axes]:
+def _scatter(
+    rows: Sequence[ModelRow], cost: Callable[[Row], float], confidence: float
+) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     for row, marker in zip(rows, _markers(rows), strict=True):
-        wer = 100 * row["wer"]
-        below, above = wer - 100 * row["wer_low"], 100 * row["wer_high"] - wer
-        bar: dict[str, Any] = CONTROL_BAR if row["role"] == "control" else STUDENT_BAR
+        wer = 100 * row.wer.value
+        below, above = wer - 100 * row.wer.low, 100 * row.wer.high - wer
+        bar = CONTROL_BAR if row.role == "control" else STUDENT_BAR
         axes.errorbar(
-            row[column],
+            cost(row),
             wer,
             yerr=[[max(0.0, below)], [max(0.0, above)]],
-            color=COLOURS[row["role"]],
+            color=COLOURS[row.role],
             marker=marker,
             linestyle="none",
-            label=label(row),
-            **bar,
+            label=row.label,
+            elinewidth=bar.width,
+            capsize=bar.cap,
+            alpha=bar.alpha,
         )
-        if len(runs := runs_of(row)) > 1:
+        if len(row.runs) > 1:
             axes.scatter(
-                [run[column] for run in runs],
-                [100 * run["wer"] for run in runs],
-                color=COLOURS[row["role"]],
+                [cost(run) for run in row.runs],
+                [100 * run.wer.value for run in row.runs],
+                color=COLOURS[row.role],
                 marker=marker,
                 s=18,
                 alpha=SEED_ALPHA,
@@ -241,7 +257,7 @@ def _scatter(rows: Sequence[Row], column: str, confidence: float) -> tuple[Figur
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.1)
     axes.set_ylim(bottom=0)
-    shown = what_bars_show(confidence, max(len(runs_of(row)) for row in rows))
+    shown = what_bars_show(confidence, max(len(row.runs) for row in rows))
     axes.set_ylabel(f"word error rate on the test split (%){shown}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
@@ -254,27 +270,27 @@ def what_bars_show(confidence: float, num_seeds: int) -> str:
     return f"\nmean with {100 * confidence:g} % interval; pale: each of {num_seeds} seeds"
 
 
-def _markers(rows: Sequence[Row]) -> list[str]:
+def _markers(rows: Sequence[ModelRow]) -> list[str]:
     """Give a student and its control the same marker; colours tell them apart."""
     return [
         TEACHER_MARKER
-        if row["role"] == "teacher"
+        if row.role == "teacher"
         else STUDENT_MARKERS[_position(row, rows) % len(STUDENT_MARKERS)]
         for row in rows
     ]
 
 
-def _line_styles(rows: Sequence[Row]) -> list[str]:
+def _line_styles(rows: Sequence[ModelRow]) -> list[str]:
     """Give a student and its control the same style; colours tell them apart."""
     return [
-        "-" if row["role"] == "teacher" else LINE_STYLES[_position(row, rows) % len(LINE_STYLES)]
+        "-" if row.role == "teacher" else LINE_STYLES[_position(row, rows) % len(LINE_STYLES)]
         for row in rows
     ]
 
 
-def _position(row: Row, rows: Sequence[Row]) -> int:
-    names = dict.fromkeys(other["name"] for other in rows if other["role"] != "teacher")
-    return list(names).index(row["name"])
+def _position(row: ModelRow, rows: Sequence[ModelRow]) -> int:
+    names = dict.fromkeys(other.name for other in rows if other.role != "teacher")
+    return list(names).index(row.name)
 
 
 def save(figure: Figure, path: Path) -> None:

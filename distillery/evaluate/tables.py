@@ -6,16 +6,20 @@ Imports no model code, so that showing results is quick.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from distillery.distill.filtering import FilterReport
+from distillery.evaluate.rates import Rates
+from distillery.evaluate.records import Estimate
+from distillery.evaluate.summary import Latency, ModelRow, Row, Summary, TestData
+
 TABLE_COLUMNS = 100
 MISSING = "-"
-COUNTS = ("substitutions", "deletions", "insertions")
 EXPORT_HEADERS = (
     "exported",
     "format",
@@ -31,35 +35,92 @@ MOSTLY = 0.5
 ADVICE = "it needs more data, longer training, or another objective or learning rate"
 
 
-def label(row: Mapping[str, Any]) -> str:
-    """Return how tables and pictures call a model."""
-    return "teacher" if row["role"] == "teacher" else f"{row['role']} {row['name']}"
+@dataclass(frozen=True)
+class Column:
+    """A column of the table of all models."""
+
+    header: str
+    """Line ends are where to break it."""
+    cell: Callable[[ModelRow], str]
+    """Returns what it shows of a model."""
 
 
-def runs_of(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return a model's rows by seed; the teacher's own, which has none."""
-    return list(row.get("by_seed") or [row])
+def columns(summary: Summary, before_interval: str) -> list[Column]:
+    """Return the columns of the table of all models.
+
+    Args:
+        summary: the evaluation's.
+        before_interval: what stands between a value and its interval.
+    """
+
+    def estimate(value: Estimate | None) -> str:
+        return MISSING if value is None else with_interval(value, before_interval)
+
+    interval = f"[{100 * summary.confidence:g} % interval]"
+    with_language_model = Column(
+        f"WER %,\nlanguage\nmodel\n{interval}", lambda row: estimate(row.wer_lm)
+    )
+    return [
+        Column("model", lambda row: row.label),
+        Column("parameters", lambda row: f"{row.parameters:,}"),
+        Column("size", lambda row: _bytes(row.bytes)),
+        Column(f"WER %\n{interval}", lambda row: estimate(row.wer)),
+        *([with_language_model] if any(row.wer_lm is not None for row in summary.models) else []),
+        Column("CER %", lambda row: f"{100 * row.cer.value:.1f}"),
+        Column("S/D/I", _counts),
+        Column("real-\ntime\nfactor", lambda row: f"{row.real_time_factor:.2g}"),
+        Column(
+            f"gain, points\n{interval}",
+            lambda row: (
+                estimate(summary.comparisons[row.name].gain_wer) if row.role == "student" else ""
+            ),
+        ),
+        Column("gap\nclosed", lambda row: _gap_closed(row, summary)),
+    ]
 
 
-def results_table(summary: Mapping[str, Any]) -> Table:
+def _gap_closed(row: ModelRow, summary: Summary) -> str:
+    if row.role != "student":
+        return ""
+    closed = summary.comparisons[row.name].gap_closed
+    sd = summary.comparisons[row.name].gap_closed_sd
+    if closed is None:
+        return MISSING
+    return f"{100 * closed:.0f} %" if sd is None else f"{100 * closed:.0f} ± {100 * sd:.0f} %"
+
+
+def table_headers(summary: Summary) -> list[str]:
+    """Return the headers of the table of all models; line ends are where to break them."""
+    return [column.header for column in columns(summary, " ")]
+
+
+def table_cells(summary: Summary, before_interval: str) -> list[list[str]]:
+    """Return the cells, a row for each model.
+
+    Args:
+        summary: the evaluation's.
+        before_interval: what stands between a value and its interval.
+    """
+    shown = columns(summary, before_interval)
+    return [[column.cell(row) for column in shown] for row in summary.models]
+
+
+def results_table(summary: Summary) -> Table:
     """Return the table of all models: the teacher, then each student behind its control.
 
     Where it would be too wide, intervals stand below their values.
-
-    Args:
-        summary: what summary.json holds.
     """
     table = _table(summary, " ")
     fits = Console(width=10 * TABLE_COLUMNS).measure(table).maximum <= TABLE_COLUMNS
     return table if fits else _table(summary, "\n")
 
 
-def _table(summary: Mapping[str, Any], before_interval: str) -> Table:
+def _table(summary: Summary, before_interval: str) -> Table:
     table = Table(
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
-        title=title(summary),
+        title=title(summary.data, len(summary.seeds)),
         title_justify="left",
     )
     headers = table_headers(summary)
@@ -71,7 +132,52 @@ def _table(summary: Mapping[str, Any], before_interval: str) -> Table:
     return table
 
 
-def render_table(summary: Mapping[str, Any]) -> str:
+def exports_table(summary: Summary) -> Table:
+    """Return the table of every student's best seed in every format."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    for index, header in enumerate(EXPORT_HEADERS):
+        table.add_column(header, justify="left" if index < 2 else "right", no_wrap=index > 0)
+    for cells in export_cells(summary):
+        table.add_row(*cells)
+    return table
+
+
+def export_cells(summary: Summary) -> list[list[str]]:
+    """Return the rows of that table: of each student PyTorch's first, then those exported."""
+    cells = []
+    for name, export in summary.exports.items():
+        row = summary.students[name]
+        seed = f", seed {export.seed}" if len(row.by_seed) > 1 else ""
+        in_pytorch = row.of_seed(export.seed)
+        cells.append(
+            [
+                f"{name}{seed}",
+                "torch",
+                *_size_and_errors(in_pytorch.bytes, in_pytorch),
+                MISSING,
+                MISSING,
+                f"{in_pytorch.real_time_factor:.2g}",
+            ]
+        )
+        cells += [
+            [
+                "",
+                exported_format,
+                *_size_and_errors(figures.bytes, figures),
+                f"{figures.max_log_prob_difference:.1g}",
+                f"{100 * figures.same_texts_fraction:.0f} %",
+                f"{figures.real_time_factor:.2g}",
+            ]
+            for exported_format, figures in export.formats.items()
+        ]
+    return cells
+
+
+def _size_and_errors(num_bytes: int, rates: Rates) -> tuple[str, str, str]:
+    return _bytes(num_bytes), f"{100 * rates.wer.value:.1f}", _counts(rates)
+
+
+def render_table(summary: Summary) -> str:
     """Return the table, each student's verdict and what to mind as text, 100 columns wide."""
     buffer = io.StringIO()
     console = Console(file=buffer, width=TABLE_COLUMNS, color_system=None, highlight=False)
@@ -82,7 +188,7 @@ def render_table(summary: Mapping[str, Any]) -> str:
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
 
 
-def markdown_table(summary: Mapping[str, Any]) -> str:
+def markdown_table(summary: Summary) -> str:
     """Return the table, each student's verdict and what to mind as Markdown."""
     # Pages cut wide tables off: what intervals they are stands above.
     headers = [
@@ -90,14 +196,14 @@ def markdown_table(summary: Mapping[str, Any]) -> str:
         for header in table_headers(summary)
     ]
     headers = [SHORT_HEADERS.get(header, header) for header in headers]
-    intervals = f"; in brackets {100 * summary['confidence']:g} % intervals"
+    intervals = f"; in brackets {100 * summary.confidence:g} % intervals"
     rules = [":--", *["--:"] * (len(headers) - 1)]
     lines = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *table_cells(summary, " "))]
     headers = [header.replace("\n", " ") for header in EXPORT_HEADERS]
     rules = [":--", ":--", *["--:"] * (len(headers) - 2)]
     exports = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *export_cells(summary))]
     notes = [f"- {line}" for line in remarks(summary)]
-    first = title(summary) + intervals
+    first = title(summary.data, len(summary.seeds)) + intervals
     return "\n".join([first, "", *lines, "", *exports, "", *notes]) + "\n"
 
 
@@ -114,130 +220,23 @@ def with_distance(markdown: str) -> str:
     )
 
 
-def exports_table(summary: Mapping[str, Any]) -> Table:
-    """Return the table of every student's best seed in every format.
-
-    Args:
-        summary: what summary.json holds.
-    """
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for index, header in enumerate(EXPORT_HEADERS):
-        table.add_column(header, justify="left" if index < 2 else "right", no_wrap=index > 0)
-    for cells in export_cells(summary):
-        table.add_row(*cells)
-    return table
-
-
-def export_cells(summary: Mapping[str, Any]) -> list[list[str]]:
-    """Return the rows of that table: of each student PyTorch's first, then those exported."""
-    cells = []
-    for name, export in summary["exports"].items():
-        (row,) = (
-            row for row in summary["models"] if row["role"] == "student" and row["name"] == name
-        )
-        (eager,) = (run for run in row["by_seed"] if run["seed"] == export["seed"])
-        seed = f", seed {export['seed']}" if len(row["by_seed"]) > 1 else ""
-        for form, figures in {"torch": eager, **export["formats"]}.items():
-            is_eager = form == "torch"
-            cells.append(
-                [
-                    f"{name}{seed}" if is_eager else "",
-                    form,
-                    _bytes(figures["bytes"]),
-                    f"{100 * figures['wer']:.1f}",
-                    "/".join(f"{figures[kind]:.0f}" for kind in COUNTS),
-                    MISSING if is_eager else f"{figures['max_log_prob_difference']:.1g}",
-                    MISSING if is_eager else f"{100 * figures['same_texts_fraction']:.0f} %",
-                    f"{figures['real_time_factor']:.2g}",
-                ]
-            )
-    return cells
-
-
-def title(summary: Mapping[str, Any]) -> str:
+def title(data: TestData, num_seeds: int) -> str:
     """Return in a line what was scored, and from how many seeds."""
-    data = summary["data"]
-    speakers = f" by {data['speakers']} speakers" if data["speakers"] else ""
-    seeds = len(summary["seeds"])
-    means = f"; means ± standard deviations over {seeds} seeds" if seeds > 1 else ""
-    return f"Test split: {data['utterances']} utterances, {data['words']} words{speakers}{means}"
+    speakers = f" by {data.speakers} speakers" if data.speakers else ""
+    means = f"; means ± standard deviations over {num_seeds} seeds" if num_seeds > 1 else ""
+    return f"Test split: {data.utterances} utterances, {data.words} words{speakers}{means}"
 
 
-def table_headers(summary: Mapping[str, Any]) -> list[str]:
-    """Return the headers of the table of all models; line ends are where to break them."""
-    interval = f"[{100 * summary['confidence']:g} % interval]"
-    return [
-        "model",
-        "parameters",
-        "size",
-        f"WER %\n{interval}",
-        *([f"WER %,\nlanguage\nmodel\n{interval}"] if _has_language_model(summary) else []),
-        "CER %",
-        "S/D/I",
-        "real-\ntime\nfactor",
-        f"gain, points\n{interval}",
-        "gap\nclosed",
-    ]
-
-
-def table_cells(summary: Mapping[str, Any], before_interval: str) -> list[list[str]]:
-    """Return the cells, a row for each model.
-
-    Args:
-        summary: what summary.json holds.
-        before_interval: what stands between a value and its interval.
-    """
-    return [
-        [
-            label(row),
-            f"{row['parameters']:,}",
-            _bytes(row["bytes"]),
-            with_interval(row, "wer", before_interval),
-            *_with_language_model(row, summary, before_interval),
-            f"{100 * row['cer']:.1f}",
-            "/".join(f"{row[kind]:.0f}" for kind in COUNTS),
-            f"{row['real_time_factor']:.2g}",
-            *_gain(row, summary["comparisons"], before_interval),
-        ]
-        for row in summary["models"]
-    ]
-
-
-def _has_language_model(summary: Mapping[str, Any]) -> bool:
-    return any("wer_lm" in row for row in summary["models"])
-
-
-def _with_language_model(
-    row: Mapping[str, Any], summary: Mapping[str, Any], before_interval: str
-) -> list[str]:
-    """Return the cell of the WER with the language model, none where no model was so measured."""
-    if not _has_language_model(summary):
-        return []
-    return [with_interval(row, "wer_lm", before_interval) if "wer_lm" in row else MISSING]
-
-
-def _gain(
-    row: Mapping[str, Any], comparisons: Mapping[str, Any], before_interval: str
-) -> tuple[str, str]:
-    """Return the cells of what distillation gained, and of the gap that it closed."""
-    if row["role"] != "student":
-        return "", ""
-    figures = comparisons[row["name"]]
-    if figures["gain_wer"] is None:
-        return MISSING, MISSING
-    closed, sd = figures["gap_closed"], figures["gap_closed_sd"]
-    share = MISSING if closed is None else f"{100 * closed:.0f} %"
-    if closed is not None and sd is not None:
-        share = f"{100 * closed:.0f} ± {100 * sd:.0f} %"
-    return with_interval(figures, "gain_wer", before_interval), share
-
-
-def with_interval(figures: Mapping[str, Any], name: str, before_interval: str) -> str:
+def with_interval(estimate: Estimate, before_interval: str) -> str:
     """Return a rate in percent, with its spread over seeds if there are several, and interval."""
-    value, low, high = (100 * figures[f"{name}{end}"] for end in ("", "_low", "_high"))
-    sd = figures[f"{name}_sd"]
-    spread = "" if sd is None else f" ± {100 * sd:.1f}"
+    value, low, high = (100 * rate for rate in (estimate.value, estimate.low, estimate.high))
+    spread = "" if estimate.sd is None else f" ± {100 * estimate.sd:.1f}"
     return f"{value:.1f}{spread}{before_interval}[{low:.1f}, {high:.1f}]"
+
+
+def _counts(rates: Rates) -> str:
+    """Return substitutions, deletions and insertions, `12/5/3`."""
+    return "/".join(f"{count:.0f}" for count in rates.error_counts.values())
 
 
 def _bytes(count: int) -> str:
@@ -246,59 +245,54 @@ def _bytes(count: int) -> str:
     return f"{count / 1_000_000:.1f} MB"
 
 
-def remarks(summary: Mapping[str, Any]) -> list[str]:
+def remarks(summary: Summary) -> list[str]:
     """Return what stands below the table: verdicts, latencies, useless models, filtered texts."""
-    verdicts = [f"{name}: {figures['verdict']}" for name, figures in summary["comparisons"].items()]
-    streams = [
-        f"{row['name']}: streams, {_latency(row['latency_ms'])}"
-        for row in summary["models"]
-        if row["role"] == "student" and "latency_ms" in row
+    verdicts = [f"{name}: {item.verdict}" for name, item in summary.comparisons.items()]
+    decoded = [
+        f"{name}: with the language model the gain is {with_interval(item.gain_wer_lm, ' ')} points"
+        for name, item in summary.comparisons.items()
+        if item.gain_wer_lm is not None
     ]
-    complaints = [complaint(row) for row in summary["models"]]
+    streams = [
+        f"{name}: streams, {_latency(row.latency_ms)}"
+        for name, row in summary.students.items()
+        if row.latency_ms is not None
+    ]
+    complaints = [complaint(row) for row in summary.models]
     drops = [
         f"{name}: {drops_line(report)}"
-        for name, report in summary["filters"].items()
-        if report is not None and report["dropped"]
-    ]
-    decoded = [
-        f"{name}: with the language model the gain is {with_interval(figures, 'gain_wer_lm', ' ')} "
-        "points"
-        for name, figures in summary["comparisons"].items()
-        if "gain_wer_lm" in figures
+        for name, report in summary.filters.items()
+        if report is not None and report.dropped
     ]
     return [*verdicts, *decoded, *streams, *filter(None, complaints), *drops]
 
 
-def complaint(row: Mapping[str, Any]) -> str | None:
+def complaint(row: Row) -> str | None:
     """Return a sentence about a model that is of no use yet, None of one that may be."""
-    if row["empty_fraction"] > MOSTLY:
-        fault = f"says nothing on {100 * row['empty_fraction']:.0f} % of the utterances"
-    elif row["wer"] > 1:
-        fault = f"makes more errors than there are words ({100 * row['wer']:.0f} %)"
+    if row.empty_fraction > MOSTLY:
+        fault = f"says nothing on {100 * row.empty_fraction:.0f} % of the utterances"
+    elif row.wer.value > 1:
+        fault = f"makes more errors than there are words ({100 * row.wer.value:.0f} %)"
     else:
         return None
-    return f"{label(row)} {fault}: {ADVICE}"
+    return f"{row.label} {fault}: {ADVICE}"
 
 
-def drops_line(report: Mapping[str, Any]) -> str:
-    """Return in one line what the filter dropped.
-
-    Args:
-        report: what filter.json holds.
-    """
-    dropped = report["num_hypotheses"] - report["num_kept"]
-    reasons = ", ".join(f"{count} {reason}" for reason, count in report["dropped"].items())
+def drops_line(report: FilterReport) -> str:
+    """Return in one line what the filter dropped."""
+    dropped = report.num_hypotheses - report.num_kept
+    reasons = ", ".join(f"{count} {reason}" for reason, count in report.dropped.items())
     return (
-        f"the filter dropped {dropped} of {report['num_hypotheses']} teacher texts ({reasons}); "
-        f"{report['hours_kept']:.2f} of {report['hours']:.2f} hours kept"
+        f"the filter dropped {dropped} of {report.num_hypotheses} teacher texts ({reasons}); "
+        f"{report.hours_kept:.2f} of {report.hours:.2f} hours kept"
     )
 
 
-def _latency(figures: Mapping[str, Any]) -> str:
-    delay = figures["emission_delay"]
+def _latency(latency: Latency) -> str:
+    delay = latency.emission_delay
     behind = "" if delay is None else f"; tokens {delay:.0f} ms behind the teacher's"
     return (
-        f"{figures['algorithmic']:g} ms of latency, in chunks of {figures['chunk']:g} ms "
-        f"computed in {figures['compute_median']:.1f} ms (95 %: {figures['compute_p95']:.1f} ms); "
-        f"final text {figures['final_median']:.1f} ms after the end{behind}"
+        f"{latency.algorithmic:g} ms of latency, in chunks of {latency.chunk:g} ms "
+        f"computed in {latency.compute_median:.1f} ms (95 %: {latency.compute_p95:.1f} ms); "
+        f"final text {latency.final_median:.1f} ms after the end{behind}"
     )

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
 from distillery.corpora.known import CORPORA
 from distillery.data import text
-from distillery.data.audio import resample
+from distillery.data.audio import SECONDS_PER_HOUR, resample
 from distillery.data.manifest import (
     DROPPED_FILE,
     MANIFEST_FILE,
@@ -49,7 +49,6 @@ from distillery.prepare.splits import assign_splits
 NUM_WORKERS = 2
 LOOK_AHEAD_PER_WORKER = 8
 NUM_EXAMPLES = 3
-SECONDS_PER_HOUR = 3600.0
 LITTLE_SECONDS = 300.0
 """Transcribed training audio below which a teacher that is trained here hardly learns.
 

@@ -7,7 +7,7 @@ back what it wrote, and says who won. The order of writing is such that a proces
 two writes leaves a champion: the former one, or the one that a rollback wanted.
 
 A registered model bears a tag for every change of champion, `champion.20260131T093000.123456Z`; a
-version bears since when and by whom it is champion, or that it was taken back.
+version bears since when and by whom it is champion, or that it was rolled back.
 """
 
 from __future__ import annotations
@@ -42,8 +42,11 @@ class Aliases:
     """The versions that have an alias and exist."""
 
     champion: str | None = None
+    """What everybody uses by default."""
     previous: str | None = None
+    """The champion before, to go back to."""
     challenger: str | None = None
+    """The latest that did not become champion."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +54,15 @@ class Move:
     """One change of champion."""
 
     time: str
+    """In UTC, such as 20260131T093000.123456Z."""
     version: str
+    """The new champion."""
     former: str | None
+    """The champion before; None where there was none."""
     by: str
+    """Who decided: the gate, or a person as USER@HOST."""
     reason: str
+    """Why, in a sentence."""
 
 
 def read_aliases(tracking: Tracking, model_name: str) -> Aliases:
@@ -69,7 +77,7 @@ def read_aliases(tracking: Tracking, model_name: str) -> Aliases:
     return Aliases(**known)
 
 
-def crown(
+def set_champion(
     tracking: Tracking,
     model_name: str,
     version: str,
@@ -77,7 +85,7 @@ def crown(
     by: str,
     reason: str,
 ) -> None:
-    """Make a version champion and the present champion previous.
+    """Make a version champion and the present champion previous, and record the change.
 
     Args:
         tracking: the connection.
@@ -91,12 +99,38 @@ def crown(
         AliasConflict: another champion than expected stands there, or another took the place.
         TrackingError: the version is gone, or MLflow refuses.
     """
+    client = tracking.client
     with tracking.explained(), registry_lock(tracking):
         _check_champion(tracking, model_name, expected.champion)
-        _move(tracking, model_name, version, expected, by, reason)
+        now = _now()
+        check_exists(tracking, model_name, version)
+        for alias, target in _champion_aliases(version, expected):
+            client.set_registered_model_alias(model_name, alias, target)
+        found = read_aliases(tracking, model_name)
+        if found.champion != version:
+            _drop_dangling(tracking, model_name)
+            raise AliasConflict(
+                f"{model_name}: another move won, champion is version "
+                f"{found.champion or '(none)'} and not {version}; look with make champion, and "
+                "decide again"
+            )
+        for alias, holder in ((PREVIOUS, found.previous), (CHALLENGER, found.challenger)):
+            if holder == version:
+                client.delete_registered_model_alias(model_name, alias)
+        _record(tracking, model_name, Move(now, version, expected.champion, by, reason))
 
 
-def challenge(tracking: Tracking, model_name: str, version: str, expected: Aliases) -> bool:
+def _champion_aliases(version: str, expected: Aliases) -> list[tuple[str, str]]:
+    """Return the aliases to write for a new champion, in the order that is safe."""
+    writes = [(CHAMPION, version)]
+    if expected.champion is not None:
+        # After a crash between the two, a promotion can be repeated, and a swap has its champion.
+        first = 1 if version == expected.previous else 0
+        writes.insert(first, (PREVIOUS, expected.champion))
+    return writes
+
+
+def set_challenger(tracking: Tracking, model_name: str, version: str, expected: Aliases) -> bool:
     """Make a version challenger, unless it has another place; return whether anything moved.
 
     Raises:
@@ -140,7 +174,7 @@ def promote(tracking: Tracking, model_name: str, version: str) -> Move:
             raise TrackingError(f"{model_name}: version {version} is the champion already")
         check_version(tracking, model_name, version)
         reason = "promoted by hand"
-        crown(tracking, model_name, version, aliases, person(), reason)
+        set_champion(tracking, model_name, version, aliases, person(), reason)
         _delete_version_tag(tracking, model_name, version, WITHDRAWN_TAG)
         return moves(tracking, model_name)[0]
 
@@ -171,7 +205,7 @@ def rollback(tracking: Tracking, model_name: str) -> Move:
             withdrawn = f"{now} by {by}"
             tracking.client.set_model_version_tag(model_name, former, WITHDRAWN_TAG, withdrawn)
         try:
-            crown(tracking, model_name, back, aliases, by, reason)
+            set_champion(tracking, model_name, back, aliases, by, reason)
         except TrackingError:
             if former is not None:
                 _delete_version_tag(tracking, model_name, former, WITHDRAWN_TAG)
@@ -237,37 +271,6 @@ def _check_champion(tracking: Tracking, model_name: str, expected: str | None) -
             f"{model_name}: champion is version {found or '(none)'}, a moment ago it was "
             f"{expected or '(none)'}; look with make champion, and decide again"
         )
-
-
-def _move(
-    tracking: Tracking,
-    model_name: str,
-    version: str,
-    expected: Aliases,
-    by: str,
-    reason: str,
-) -> None:
-    """Write the aliases, read them back, and record the change; the lock, if any, is held."""
-    client, now = tracking.client, _now()
-    check_exists(tracking, model_name, version)
-    writes = [(CHAMPION, version)]
-    if expected.champion is not None:
-        # After a crash between the two, a promotion can be repeated, and a swap has its champion.
-        first = 1 if version == expected.previous else 0
-        writes.insert(first, (PREVIOUS, expected.champion))
-    for alias, target in writes:
-        client.set_registered_model_alias(model_name, alias, target)
-    found = read_aliases(tracking, model_name)
-    if found.champion != version:
-        _drop_dangling(tracking, model_name)
-        raise AliasConflict(
-            f"{model_name}: another move won, champion is version {found.champion or '(none)'} and "
-            f"not {version}; look with make champion, and decide again"
-        )
-    for alias, holder in ((PREVIOUS, found.previous), (CHALLENGER, found.challenger)):
-        if holder == version:
-            client.delete_registered_model_alias(model_name, alias)
-    _record(tracking, model_name, Move(now, version, expected.champion, by, reason))
 
 
 def _record(tracking: Tracking, model_name: str, move: Move) -> None:

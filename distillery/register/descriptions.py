@@ -6,11 +6,12 @@ MLflow shows the beginning of the first two and the rest on demand, so what came
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from distillery.evaluate.summary import SeedRow, Summary
 from distillery.evaluate.tables import markdown_table, with_distance, with_interval
 from distillery.register.gate.verdict import Verdict
 from distillery.register.gate.verdict import markdown as verdict_in_markdown
+from distillery.register.pipeline_results import PipelineResults
 from distillery.tracking.names import charts_page
 
 HASH_DIGITS = 8
@@ -31,92 +32,75 @@ second of computing recognises (`rtfx`). `test/…` are rates as fractions, with
 """
 
 
-def outcome(
-    summary: Mapping[str, Any],
-    student: str,
-    seed: int,
-    model_name: str,
-    verdict: Verdict,
-) -> str:
+def outcome(results: PipelineResults, student: str, seed: int, verdict: Verdict) -> str:
     """Return in a sentence what a pipeline's run came to.
 
     Args:
-        summary: what summary.json holds.
+        results: the run's.
         student: the one that was put up for promotion.
         seed: the seed of it that was registered.
-        model_name: the registered model.
         verdict: the gate's.
     """
-    (row,) = (item for item in summary["models"] if item["model"] == f"students/{student}")
-    (wer,) = (item["wer"] for item in row["by_seed"] if item["seed"] == seed)
+    wer = results.summary.students[student].of_seed(seed).wer.value
     return (
         f"Student `{student}` from seed {seed}, WER {100 * wer:.1f} % (teacher "
-        f"{_teacher_wer(summary)} %), is version {verdict.version} of `{model_name}`, "
+        f"{_teacher_wer(results.summary)} %), is version {verdict.version} of "
+        f"`{results.params.register.model_name}`, "
         f"**{verdict.alias or 'without an alias'}**: {verdict.reason}."
     )
 
 
-def of_pipeline(
-    result: str, summary: Mapping[str, Any], verdict: Verdict, tags: Mapping[str, str]
-) -> str:
+def of_pipeline(outcome: str, verdict: Verdict, results: PipelineResults) -> str:
     """Return the description of a pipeline's run.
 
     Args:
-        result: of `outcome`.
-        summary: what summary.json holds.
+        outcome: what it came to, in a sentence.
         verdict: the gate's.
-        tags: lineage that every run bears.
+        results: the run's.
     """
-    return f"{result}\n\n{markdown_table(summary)}\n{verdict_in_markdown(verdict)}\n{lineage(tags)}"
+    gate = verdict_in_markdown(verdict)
+    return f"{outcome}\n\n{markdown_table(results.summary)}\n{gate}\n{lineage(results.tags)}"
 
 
-def of_model(row: Mapping[str, Any], summary: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+def of_model(row: SeedRow, results: PipelineResults) -> str:
     """Return the description of the run of one student or control.
 
     Args:
-        row: its row by seed.
-        summary: what summary.json holds.
-        tags: lineage that every run bears.
+        row: its figures.
+        results: the pipeline run's.
     """
+    summary = results.summary
     return (
-        f"{row['role'].capitalize()} `{row['name']}` from seed {row['seed']}: WER "
-        f"{with_interval(row, 'wer', ' ')} %, the teacher's {_teacher_wer(summary)} %.\n\n"
-        f"{markdown_table(summary)}\n{lineage(tags)}"
+        f"{row.role.capitalize()} `{row.name}` from seed {row.seed}: WER "
+        f"{with_interval(row.wer, ' ')} %, the teacher's {_teacher_wer(summary)} %.\n\n"
+        f"{markdown_table(summary)}\n{lineage(results.tags)}"
     )
 
 
-def of_version(title: str, summary: Mapping[str, Any], tags: Mapping[str, str]) -> str:
+def of_version(title: str, results: PipelineResults) -> str:
     """Return the description of a registered version, which stands below the gate's verdict.
 
     Args:
         title: in a few words which student it is.
-        summary: what summary.json holds.
-        tags: lineage that every run bears.
+        results: the pipeline run's.
     """
-    return f"{title}.\n\n{with_distance(markdown_table(summary))}\n{lineage(tags)}"
+    return f"{title}.\n\n{with_distance(markdown_table(results.summary))}\n{lineage(results.tags)}"
 
 
-def of_experiment(
-    experiment: str,
-    result: str,
-    verdict: Verdict,
-    summary: Mapping[str, Any],
-    tags: Mapping[str, str],
-) -> str:
+def of_experiment(experiment: str, outcome: str, verdict: Verdict, results: PipelineResults) -> str:
     """Return the description of an experiment: its last result, and how to read its runs.
 
     Args:
         experiment: its id.
-        result: of `outcome`, of the last run.
+        outcome: what the last run came to, in a sentence.
         verdict: the gate's on it.
-        summary: what that run's summary.json holds.
-        tags: lineage that every run bears.
+        results: that run's.
     """
     charts = f"**[Students as charts, lowest WER first]({charts_page(experiment)})**"
     alias = verdict.alias or "without an alias"
     return (
         f"{charts} · the last run's student is version {verdict.version}, **{alias}**\n\n"
-        f"{result}\n\n{markdown_table(summary)}\n{lineage(tags)}\n{HOW_TO_READ}"
+        f"{outcome}\n\n{markdown_table(results.summary)}\n{lineage(results.tags)}\n{HOW_TO_READ}"
     )
 
 
@@ -132,6 +116,5 @@ def lineage(tags: Mapping[str, str]) -> str:
     return f"Made from {', '.join(parts)}; the tags hold these whole.\n"
 
 
-def _teacher_wer(summary: Mapping[str, Any]) -> str:
-    (row,) = (item for item in summary["models"] if item["role"] == "teacher")
-    return f"{100 * row['wer']:.1f}"
+def _teacher_wer(summary: Summary) -> str:
+    return f"{100 * summary.teacher.wer.value:.1f}"

@@ -5,27 +5,23 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import pandas as pd
 
 from distillery.credentials import without_credentials
 from distillery.data.manifest import PreparedData
-from distillery.files import write_json
+from distillery.evaluate.summary import EXPORTED_FILE, PREDICTIONS_FILE, ModelRow, SeedRow
 from distillery.register import descriptions
 from distillery.register.aliases import read_aliases
-from distillery.register.drift import drift_from_champion, log_drift
+from distillery.register.drift import Drift, drift_from_champion, log_drift
 from distillery.register.gate.promotion import Entry, Terms, decide
 from distillery.register.gate.verdict import Verdict
-from distillery.register.runs import _datasets, log_model_runs, log_parent_run
-from distillery.register.sources import Sources, _output
-from distillery.serve.served import choose_format
+from distillery.register.pipeline_results import EVALUATION, PREPARED, PipelineResults
+from distillery.register.registered import PARENT, Registered
+from distillery.register.runs import data_sources, log_model_runs, log_parent_run
+from distillery.serve.served import Served, choose_format
 from distillery.tracking.store import Tracking
-from distillery.tracking.versions import (
-    Candidate,
-    best_candidate,
-    register_version,
-)
+from distillery.tracking.versions import Candidate, best_candidate, register_version
 
 OPEN_RUN_FILE = "scratch/open_run.json"
 MEAN_WER_TAG, WER_SD_TAG = "test.wer_mean", "test.wer_sd"
@@ -33,7 +29,7 @@ MEAN_WER_TAG, WER_SD_TAG = "test.wer_mean", "test.wer_sd"
 logger = logging.getLogger(__name__)
 
 
-def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[str, Any]:
+def register_results(tracking: Tracking, parent: str, results: PipelineResults) -> Registered:
     """Log everything that a pipeline run made, register its students, and let the gate choose.
 
     Safe to repeat with the same parent: equal values change nothing, and an equal student is not
@@ -43,76 +39,81 @@ def register_results(tracking: Tracking, parent: str, sources: Sources) -> dict[
     Args:
         tracking: the connection to MLflow.
         parent: id of the pipeline's run.
-        sources: what is to be logged.
-
-    Returns:
-        What reports/registered.json says: model, version, alias, reason, the champion's version or
-        null, run ids, tracking URI, DVC's hash of the evaluation.
+        results: what is to be logged.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses.
     """
-    settings = sources.params.register
+    settings = results.params.register
     with tracking.explained():
-        data = PreparedData.open(sources.root / "data/prepared")
-        predictions = pd.read_parquet(sources.root / "reports/evaluation/predictions.parquet")
-        datasets = _datasets(data, sources)
-        runs = log_model_runs(tracking, parent, sources, datasets, predictions)
-        candidates = _candidates(sources, runs, test_digest(data))
+        data = PreparedData.open(results.root / PREPARED)
+        predictions = pd.read_parquet(results.root / EVALUATION / PREDICTIONS_FILE)
+        sources = data_sources(data, results)
+        runs = log_model_runs(tracking, parent, results, sources, predictions)
+        candidates = _candidates(results, runs, test_digest(data))
         versions = {
             item.name: register_version(tracking, settings.model_name, item, settings.serve_limits)
             for item in candidates
         }
-        drift = drift_from_champion(
-            tracking, settings.model_name, sources.root, own=versions.values()
-        )
-        # Before the gate: when this is repeated, a version may be champion that was not then.
-        log_drift(tracking, parent, runs.values(), drift, sources.root)
+        drift = _log_drift(tracking, parent, results, runs, versions)
         best = best_candidate(candidates)
-        verdict = _ask_the_gate(tracking, sources, best, versions[best.name], data, predictions)
-        result = descriptions.outcome(
-            sources.summary, best.name, best.seed, settings.model_name, verdict
-        )
-        log_parent_run(tracking, parent, sources, datasets, best, verdict, result)
+        verdict = _ask_the_gate(tracking, results, best, versions[best.name], data, predictions)
+        outcome = descriptions.outcome(results, best.name, best.seed, verdict)
+        log_parent_run(tracking, parent, results, sources, best, verdict, outcome)
         tracking.describe_experiment(
-            descriptions.of_experiment(
-                tracking.experiment_id, result, verdict, sources.summary, sources.tags
-            )
+            descriptions.of_experiment(tracking.experiment_id, outcome, verdict, results)
         )
         champion = read_aliases(tracking, settings.model_name).champion
         tracking.end_run(parent)
-    registered = {
-        "name": settings.model_name,
-        "version": verdict.version,
-        "alias": verdict.alias,
-        "reason": verdict.reason,
-        "champion": champion,
-        "student": best.name,
-        "seed": best.seed,
-        "versions": versions,
-        "runs": {"parent": parent, **runs},
-        "experiment_id": tracking.experiment_id,
-        "tracking_uri": without_credentials(tracking.uri),
-        "data_warnings": drift.warnings,
-        "evaluation_md5": _output(sources, "reports/evaluation"),
-    }
-    write_json(sources.root / "reports/registered.json", registered)
+    registered = Registered(
+        name=settings.model_name,
+        version=verdict.version,
+        alias=verdict.alias,
+        reason=verdict.reason,
+        champion=champion,
+        student=best.name,
+        seed=best.seed,
+        versions=versions,
+        runs={PARENT: parent, **runs},
+        experiment_id=tracking.experiment_id,
+        tracking_uri=without_credentials(tracking.uri),
+        data_warnings=tuple(drift.warnings),
+        evaluation_md5=results.md5_of(EVALUATION),
+    )
+    registered.write(results.root)
     return registered
+
+
+def _log_drift(
+    tracking: Tracking,
+    parent: str,
+    results: PipelineResults,
+    runs: Mapping[str, str],
+    versions: Mapping[str, str],
+) -> Drift:
+    """Return how the data differ from the champion's, once MLflow knows.
+
+    Before the gate: when this is repeated, a version may be champion that was not then.
+    """
+    name = results.params.register.model_name
+    drift = drift_from_champion(tracking, name, results.root, own=versions.values())
+    log_drift(tracking, parent, runs.values(), drift, results.root)
+    return drift
 
 
 def _ask_the_gate(
     tracking: Tracking,
-    sources: Sources,
+    results: PipelineResults,
     best: Candidate,
     version: str,
     data: PreparedData,
     predictions: pd.DataFrame,
 ) -> Verdict:
     """Return what the gate says of the best student, by now a version; it moves the aliases."""
-    params = sources.params
+    params = results.params
     name = params.register.model_name
     entry = Entry(name, version, best.name, best.seed, best.folder, best.description)
-    exported = pd.read_parquet(sources.root / "reports/evaluation/exported.parquet")
+    exported = pd.read_parquet(results.root / EVALUATION / EXPORTED_FILE)
     terms = Terms(data, predictions, exported, params.evaluate, params.register.gate)
     return decide(tracking, entry, terms)
 
@@ -126,40 +127,47 @@ def test_digest(data: PreparedData) -> str:
     return digest.hexdigest()
 
 
-def _candidates(sources: Sources, runs: Mapping[str, str], digest_of_test: str) -> list[Candidate]:
+def _candidates(
+    results: PipelineResults, runs: Mapping[str, str], digest_of_test: str
+) -> list[Candidate]:
     """Return of each student the seed of the lowest validation WER."""
     candidates = []
-    settings = sources.params.register
-    for row in sources.summary["models"]:
-        if row["role"] != "student":
-            continue
-        (best,) = (run for run in row["by_seed"] if run["seed"] == row["best_seed"])
-        title = f"Student `{row['name']}` from seed {best['seed']}"
-        tags = dict(sources.tags)
-        if len(row["by_seed"]) > 1:
-            title += f", the best on the validation split of {len(row['by_seed'])} seeds"
-            tags |= {MEAN_WER_TAG: repr(row["wer"]), WER_SD_TAG: repr(row["wer_sd"])}
-        exported = sources.summary["exports"][row["name"]]["formats"]
+    for row in results.summary.students.values():
+        assert row.best_seed is not None  # students have one
+        best = row.of_seed(row.best_seed)
+        title = f"Student `{row.name}` from seed {best.seed}"
+        tags = dict(results.tags)
+        if len(row.by_seed) > 1:
+            title += f", the best on the validation split of {len(row.by_seed)} seeds"
+            tags |= {MEAN_WER_TAG: repr(row.wer.value), WER_SD_TAG: repr(row.wer.sd)}
+        assert best.valid_wer is not None  # it was trained here
         candidates.append(
             Candidate(
-                name=row["name"],
-                seed=int(best["seed"]),
-                folder=sources.root / "models" / best["model"],
-                md5=_output(sources, f"models/{best['model']}"),
-                run=runs[best["model"]],
-                description=descriptions.of_version(title, sources.summary, sources.tags),
+                name=row.name,
+                seed=best.seed,
+                folder=results.root / "models" / best.model,
+                md5=results.md5_of(f"models/{best.model}"),
+                run=runs[best.model],
+                description=descriptions.of_version(title, results),
                 tags=tags,
                 test_digest=digest_of_test,
-                test_wer=float(best["wer"]),
-                valid_wer=float(best["valid_wer"]),
-                num_parameters=int(best["parameters"]),
-                served=choose_format(
-                    settings.serve_format,
-                    float(best["wer"]),
-                    {name: float(figures["wer"]) for name, figures in exported.items()},
-                    sources.root / "models/exported" / row["name"],
-                    settings.max_format_loss,
-                ),
+                test_wer=best.wer.value,
+                valid_wer=best.valid_wer,
+                num_parameters=best.parameters,
+                served=_served(results, row, best),
             )
         )
     return candidates
+
+
+def _served(results: PipelineResults, row: ModelRow, best: SeedRow) -> Served:
+    """Return the format in which a student is served."""
+    settings = results.params.register
+    formats = results.summary.exports[row.name].formats
+    return choose_format(
+        settings.serve_format,
+        best.wer.value,
+        {name: figures.wer.value for name, figures in formats.items()},
+        results.root / "models/exported" / row.name,
+        settings.max_format_loss,
+    )

@@ -19,6 +19,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from rapidfuzz.distance import Levenshtein
 
+from distillery.evaluate.summary import Summary
 from distillery.evaluate.tables import (
     EXPORT_HEADERS,
     export_cells,
@@ -54,8 +55,8 @@ class ReportInputs:
     """Such as the run's name."""
     outcome: str
     """In a sentence what became of the run: which student is what in the registry."""
-    summary: Mapping[str, Any]
-    """What summary.json holds."""
+    summary: Summary
+    """What the evaluation found."""
     predictions: pd.DataFrame
     """As predictions.parquet has them."""
     student: str
@@ -96,14 +97,14 @@ def render_page(inputs: ReportInputs, play: Play | None = None) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     return environment.from_string(TEMPLATE).render(
         inputs=inputs,
-        subtitle=title(inputs.summary),
+        subtitle=title(inputs.summary.data, len(inputs.summary.seeds)),
         headers=[
             header.replace("-\n", "-").replace("\n", " ")
             for header in table_headers(inputs.summary)
         ],
         rows=table_cells(inputs.summary, " "),
         export_headers=[header.replace("\n", " ") for header in EXPORT_HEADERS],
-        exports=export_cells(inputs.summary) if "exports" in inputs.summary else [],
+        exports=export_cells(inputs.summary),
         remarks=remarks(inputs.summary),
         examples=worst_examples(inputs, play),
         plots=[

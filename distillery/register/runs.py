@@ -1,30 +1,32 @@
-"""TODO: runs."""
+"""The runs in MLflow: the pipeline's, and below it one for each student and control and seed.
+
+Names and curves are those that are used while a stage still runs, too.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from distillery.credentials import without_credentials
 from distillery.data.manifest import SPLITS, PreparedData
+from distillery.evaluate.summary import SeedRow
 from distillery.params.objective import ObjectiveParams
 from distillery.params.whole import Params
 from distillery.register import descriptions
-from distillery.register.figures import cache_metrics, model_metrics, teacher_metrics
 from distillery.register.gate.verdict import GATE_FILE, Verdict
-from distillery.register.sources import Sources, _output
+from distillery.register.metrics import cache_metrics, model_metrics, teacher_metrics
+from distillery.register.pipeline_results import EVALUATION, PREPARED, TEACHER, PipelineResults
 from distillery.tracking.curve_files import CurveFile
 from distillery.tracking.names import flatten, objective_name, pipeline_name, run_name, short_md5
 from distillery.tracking.store import DESCRIPTION_TAG, OBJECTIVE_TAG, DataSource, Tracking
-from distillery.tracking.versions import (
-    Candidate,
-)
+from distillery.tracking.versions import Candidate
 
 CONTEXTS = {"train": "training", "valid": "validation", "test": "test"}
+"""What MLflow calls the splits."""
 
 
 def parent_name(params: Params, data_md5: str = "") -> str:
@@ -50,23 +52,21 @@ def curve_of(root: Path, model: str) -> CurveFile:
     return CurveFile(root / f"curves/{model}.jsonl", "teacher/" if model == "teacher" else "")
 
 
-def model_params(
-    params: Params, row: Mapping[str, Any], made_from: Mapping[str, Any]
-) -> dict[str, str]:
+def model_params(params: Params, row: SeedRow, made_from: Mapping[str, object]) -> dict[str, str]:
     """Return the settings that concern one run of a model, under names that all share.
 
     Args:
         params: the whole of params.yaml.
-        row: the model's, by seed.
+        row: the model's.
         made_from: what else tells runs apart, of `origin`.
     """
-    distill, name = params.distill.for_seed(row["seed"]), row["name"]
-    student, is_student = distill.students[name], row["role"] == "student"
+    distill, name = params.distill.for_seed(row.seed), row.name
+    student, is_student = distill.students[name], row.role == "student"
     objective = distill.objective_of(name) if is_student else ObjectiveParams(teacher_share=0.0)
     return flatten(
         {
             "student": name,
-            "role": row["role"],
+            "role": row.role,
             "architecture": student.architecture.model_dump(),
             "init": (student.init if is_student else student.registered_init) or "random",
             "generations": distill.generations if is_student else 1,
@@ -87,127 +87,135 @@ def model_params(
     )
 
 
-def origin(sources: Sources) -> dict[str, Any]:
+def origin(results: PipelineResults) -> dict[str, dict[str, str]]:
     """Return which data and teacher a run had, as settings, by which MLflow can group runs."""
     return {
         "data": {
-            "corpus": sources.params.prepare.title,
-            "md5": short_md5(_output(sources, "data/prepared")),
+            "corpus": results.params.prepare.title,
+            "md5": short_md5(results.data_md5),
         },
-        "teacher": {"md5": short_md5(_output(sources, "models/teacher"))},
+        "teacher": {"md5": short_md5(results.md5_of(TEACHER))},
     }
 
 
 def log_model_runs(
     tracking: Tracking,
     parent: str,
-    sources: Sources,
-    datasets: Sequence[DataSource],
+    results: PipelineResults,
+    data: Sequence[DataSource],
     predictions: pd.DataFrame,
 ) -> dict[str, str]:
-    """Log every student and control under every seed, and return their runs by model."""
+    """Log every student and control under every seed, and return their runs by model.
+
+    Args:
+        tracking: the connection to MLflow.
+        parent: id of the pipeline's run.
+        results: the pipeline run's.
+        data: the data sets that it used.
+        predictions: of all models.
+    """
     runs = {}
-    data_md5 = _output(sources, "data/prepared")
-    for row in sources.summary["models"]:
-        for trained in row.get("by_seed", []):
-            model = trained["model"]
-            name = child_name(sources.params, model, data_md5)
-            runs[model] = tracking.child(parent, model, name)
-            _log_model_run(tracking, runs[model], trained, sources, datasets, predictions)
+    for row in results.summary.trained:
+        name = child_name(results.params, row.model, results.data_md5)
+        runs[row.model] = tracking.child(parent, row.model, name)
+        _log_model_run(tracking, runs[row.model], row, results, data, predictions)
     return runs
 
 
 def _log_model_run(
     tracking: Tracking,
     run: str,
-    row: Mapping[str, Any],
-    sources: Sources,
-    datasets: Sequence[DataSource],
+    row: SeedRow,
+    results: PipelineResults,
+    data: Sequence[DataSource],
     predictions: pd.DataFrame,
 ) -> None:
-    md5 = _output(sources, f"models/{row['model']}")
-    data_md5 = _output(sources, "data/prepared")
     tracking.log_values(
         run,
-        params=model_params(sources.params, row, origin(sources)),
-        metrics=model_metrics(row, sources.summary),
+        params=model_params(results.params, row, origin(results)),
+        metrics=model_metrics(row, results.summary),
         tags={
-            **sources.tags,
-            "dvc.md5": md5,
-            OBJECTIVE_TAG: _objective_of(sources.params, row["model"]),
-            "mlflow.runName": child_name(sources.params, row["model"], data_md5),
-            DESCRIPTION_TAG: descriptions.of_model(row, sources.summary, sources.tags),
+            **results.tags,
+            "dvc.md5": results.md5_of(f"models/{row.model}"),
+            OBJECTIVE_TAG: _objective_of(results.params, row.model),
+            "mlflow.runName": child_name(results.params, row.model, results.data_md5),
+            DESCRIPTION_TAG: descriptions.of_model(row, results),
         },
     )
-    points, _ = curve_of(sources.root, row["model"]).read()
+    points, _ = curve_of(results.root, row.model).read()
     tracking.log_points(run, points)
-    tracking.log_data(run, datasets)
-    model = row["model"].rpartition("/")[0]
-    mine = predictions[(predictions["model"] == model) & (predictions["seed"] == row["seed"])]
+    tracking.log_data(run, data)
+    model = row.model.rpartition("/")[0]
+    mine = predictions[(predictions["model"] == model) & (predictions["seed"] == row.seed)]
     tracking.log_table(run, mine.drop(columns=["model", "seed"]), "predictions.json")
 
 
 def log_parent_run(
     tracking: Tracking,
     run: str,
-    sources: Sources,
-    datasets: Sequence[DataSource],
+    results: PipelineResults,
+    data: Sequence[DataSource],
     best: Candidate,
     verdict: Verdict,
-    result: str,
+    outcome: str,
 ) -> None:
-    rows = {row["model"]: row for row in sources.summary["models"]}
-    settings = {**flatten(sources.params.model_dump()), **flatten(origin(sources))}
-    if uri := sources.params.register.tracking_uri:
+    """Log what concerns the pipeline as a whole, with the figures of its best student.
+
+    Args:
+        tracking: the connection to MLflow.
+        run: id of the pipeline's run.
+        results: the pipeline run's.
+        data: the data sets that it used.
+        best: the student that was put up for promotion.
+        verdict: the gate's on it.
+        outcome: what the run came to, in a sentence.
+    """
+    params, summary = results.params, results.summary
+    settings = {**flatten(params.model_dump()), **flatten(origin(results))}
+    if uri := params.register.tracking_uri:
         settings["register.tracking_uri"] = without_credentials(uri)
-    name = sources.params.register.model_name
-    objective = _objective_of(sources.params, f"students/{best.name}/seed-{best.seed}")
+    objective = _objective_of(params, f"students/{best.name}/seed-{best.seed}")
+    name = pipeline_name(f"{best.name}-{objective}", params.prepare.title, results.data_md5)
     tracking.log_values(
         run,
         params=settings,
         metrics={
-            **model_metrics(rows[f"students/{best.name}"], sources.summary),
-            **teacher_metrics(sources),
+            **model_metrics(summary.students[best.name], summary),
+            **teacher_metrics(results),
             **verdict.metrics,
             "registered/wer": best.test_wer,
             "registered/valid_wer": best.valid_wer,
-            **cache_metrics(sources),
+            **cache_metrics(results),
         },
         tags={
-            **sources.tags,
+            **results.tags,
             "student": best.name,
             "registered.seed": str(best.seed),
-            "registered.model": name,
+            "registered.model": params.register.model_name,
             "registered.version": verdict.version,
             "registered.alias": verdict.alias,
             "registered.reason": verdict.reason,
             **verdict.tags,
-            "mlflow.runName": pipeline_name(
-                f"{best.name}-{objective}",
-                sources.params.prepare.title,
-                _output(sources, "data/prepared"),
-            ),
-            DESCRIPTION_TAG: descriptions.of_pipeline(
-                result, sources.summary, verdict, sources.tags
-            ),
+            "mlflow.runName": name,
+            DESCRIPTION_TAG: descriptions.of_pipeline(outcome, verdict, results),
         },
     )
-    points, _ = curve_of(sources.root, "teacher").read()
+    points, _ = curve_of(results.root, "teacher").read()
     tracking.log_points(run, points)
-    tracking.log_data(run, datasets)
-    for path in (*sources.artifacts, sources.root / GATE_FILE):
+    tracking.log_data(run, data)
+    for path in (*results.artifacts, results.root / GATE_FILE):
         tracking.client.log_artifact(run, str(path))
-    tracking.client.log_artifacts(run, str(sources.root / "reports/evaluation"), "evaluation")
+    tracking.client.log_artifacts(run, str(results.root / EVALUATION), "evaluation")
 
 
-def _datasets(data: PreparedData, sources: Sources) -> list[DataSource]:
-    md5 = _output(sources, "data/prepared")
+def data_sources(data: PreparedData, results: PipelineResults) -> list[DataSource]:
+    """Return the splits of the prepared data as MLflow shows them."""
     return [
         DataSource(
-            f"{sources.params.prepare.title}-{split}",
-            md5,
+            f"{results.params.prepare.title}-{split}",
+            results.data_md5,
             CONTEXTS[split],
-            "data/prepared",
+            PREPARED,
             {
                 "num_rows": len(rows),
                 "seconds": float(rows["duration_seconds"].sum()),

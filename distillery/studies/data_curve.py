@@ -19,13 +19,17 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError
-from distillery.evaluate import evaluate as evaluation
-from distillery.evaluate.candidates import GROUPS, Run, read_curves
-from distillery.evaluate.evaluate import SECONDS_PER_HOUR
+from distillery.evaluate.comparison import compare
+from distillery.evaluate.curves import read_curves
+from distillery.evaluate.evaluate import describe
 from distillery.evaluate.listening import labelled_test_rows, predict
-from distillery.evaluate.predictions import compare, rates
+from distillery.evaluate.models import FOLDERS, TrainedModel
+from distillery.evaluate.rates import rates
+from distillery.evaluate.records import Estimate
+from distillery.evaluate.summary import TestData
 from distillery.evaluate.tables import MISSING, TABLE_COLUMNS, title, with_interval
 from distillery.files import write_bytes
 from distillery.params.evaluate import EvaluateParams
@@ -127,12 +131,14 @@ class CurveModel(NamedTuple):
     @property
     def item(self) -> str:
         """What tells it from others of its share, as below models/ and curves/."""
-        return f"{GROUPS[self.role]}/{self.student}/seed-{self.seed}"
+        return f"{FOLDERS[self.role]}/{self.student}/seed-{self.seed}"
 
     @property
-    def run(self) -> Run:
+    def run(self) -> TrainedModel:
         """What it is called among predictions."""
-        return Run(f"{GROUPS[self.role]}/{self.student}@{percent(self.fraction)}", self.seed)
+        return TrainedModel(
+            f"{FOLDERS[self.role]}/{self.student}@{percent(self.fraction)}", self.seed
+        )
 
     @property
     def is_stages(self) -> bool:
@@ -177,27 +183,25 @@ def score(root: Path, data: PreparedData, settings: Params) -> dict[str, Any]:
     """
     rows = labelled_test_rows(data)
     models = models_of(settings)
-    places = {Run("teacher", None): root / "models/teacher"}
+    places = {TrainedModel("teacher", None): root / "models/teacher"}
     places |= {model.run: model.folder(root) for model in models}
     recognisers = {run: load_teacher(place) for run, place in places.items()}
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
     chunk_seconds = settings.evaluate.stream_chunk_seconds
     predictions, _ = predict(data, rows, recognisers, chunk_seconds)
-    steps = {
-        model.run: int(read_curves(model.learning_curve(root))[-1]["step"]) for model in models
-    }
+    steps = {model.run: read_curves(model.learning_curve(root))[-1].step for model in models}
     return {
         "confidence": settings.evaluate.confidence,
         "seeds": list(settings.distill.seeds),
-        "data": evaluation.describe(rows),
+        "data": describe(rows).entries(),
         **summarise(predictions, steps, amounts(data, settings), settings.evaluate),
     }
 
 
 def summarise(
     predictions: pd.DataFrame,
-    steps: Mapping[Run, int],
+    steps: Mapping[TrainedModel, int],
     shares: Sequence[Amount],
     params: EvaluateParams,
 ) -> dict[str, Any]:
@@ -223,7 +227,7 @@ def summarise(
     for student in students:
         for share in shares:
             suffix = f"@{percent(share.fraction)}"
-            keys = {f"{GROUPS[role]}/{student}{suffix}": role for role in ROLES}
+            keys = {f"{FOLDERS[role]}/{student}{suffix}": role for role in ROLES}
             here = predictions[predictions["model"].isin(keys)]
             same_names = here.assign(model=here["model"].str.removesuffix(suffix))
             point = {
@@ -232,28 +236,28 @@ def summarise(
                 "utterances": share.num_utterances,
                 "hours": share.hours,
                 "transcribed_hours": share.transcribed_hours,
-                "gain": compare(student, pd.concat([of_teacher, same_names]), params),
+                "gain": compare(student, pd.concat([of_teacher, same_names]), params).entries(),
             }
             for key, role in keys.items():
                 scored = here[here["model"] == key]
                 if not scored.empty:
                     point[role] = _figures(scored, key, steps, params)
             points.append(point)
-    return {"teacher": rates(of_teacher, params), "points": points}
+    return {"teacher": rates(of_teacher, params).entries(), "points": points}
 
 
 def _figures(
-    scored: pd.DataFrame, key: str, steps: Mapping[Run, int], params: EvaluateParams
+    scored: pd.DataFrame, key: str, steps: Mapping[TrainedModel, int], params: EvaluateParams
 ) -> dict[str, Any]:
     by_seed = [
         {
             "seed": int(seed),
-            "steps": steps[Run(key, int(seed))],
-            "wer": rates(scored[scored["seed"] == seed], params)["wer"],
+            "steps": steps[TrainedModel(key, int(seed))],
+            "wer": rates(scored[scored["seed"] == seed], params).wer.value,
         }
         for seed in scored["seed"].unique()
     ]
-    return {**rates(scored, params), "by_seed": by_seed}
+    return {**rates(scored, params).entries(), "by_seed": by_seed}
 
 
 def table_of(summary: Summary) -> pd.DataFrame:
@@ -313,7 +317,7 @@ def render(summary: Summary) -> str:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
         show_edge=False,
-        title=title(summary),
+        title=title(TestData.model_validate(summary["data"]), len(summary["seeds"])),
         title_justify="left",
     )
     interval = f"[{100 * summary['confidence']:g} % interval]"
@@ -328,16 +332,20 @@ def render(summary: Summary) -> str:
         table.add_row(
             point["name"],
             f"{point['hours']:.3g} h ({percent(point['fraction'])} %)",
-            with_interval(control, "wer", between) if control else MISSING,
-            with_interval(point["student"], "wer", between),
-            with_interval(point["gain"], "gain_wer", between) if gained else MISSING,
+            _with_interval(control, "wer", between) if control else MISSING,
+            _with_interval(point["student"], "wer", between),
+            _with_interval(point["gain"], "gain_wer", between) if gained else MISSING,
         )
     buffer = io.StringIO()
     console = Console(file=buffer, width=TABLE_COLUMNS, color_system=None, highlight=False)
     console.print(table)
-    teacher = with_interval(summary["teacher"], "wer", " ")
+    teacher = _with_interval(summary["teacher"], "wer", " ")
     console.print(f"\nteacher: WER {teacher} %; the same at every amount", markup=False)
     return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
+
+
+def _with_interval(figures: Summary, name: str, between: str) -> str:
+    return with_interval(Estimate.among(figures, name), between)
 
 
 def metrics(summary: Summary, timestamp: int) -> list[Point]:

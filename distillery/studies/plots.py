@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -18,11 +19,11 @@ from distillery.evaluate.plots import (
     DODGE,
     SEED_ALPHA,
     STUDENT_MARKERS,
-    Row,
     save,
     what_bars_show,
 )
-from distillery.evaluate.tables import runs_of
+
+Row = Mapping[str, Any]
 
 
 def plot_data_curve(summary: Row, path: Path) -> None:
@@ -137,7 +138,7 @@ def _draw_curve(axes: Axes, role: str, points: Sequence[Row], position: int, dod
         label=f"{role} {points[0]['name']}",
     )
     for hour, row in zip(hours, rows, strict=True):
-        if len(runs := runs_of(row)) > 1:
+        if len(runs := row.get("by_seed", [row])) > 1:
             wers = [100 * run["wer"] for run in runs]
             axes.scatter(
                 [hour] * len(runs), wers, color=colour, marker=marker, s=18, alpha=SEED_ALPHA

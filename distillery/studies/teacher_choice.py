@@ -22,8 +22,10 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery.data.scoring import SeedsResult, count_errors, rate_over_seeds
-from distillery.evaluate import evaluate as evaluation
-from distillery.evaluate.predictions import BOOTSTRAP_SEED, interval_fields, verdict
+from distillery.evaluate.comparison import verdict
+from distillery.evaluate.evaluate import describe
+from distillery.evaluate.predictions import BOOTSTRAP_SEED
+from distillery.evaluate.records import Estimate
 from distillery.evaluate.tables import MISSING, TABLE_COLUMNS, with_interval
 from distillery.files import write_bytes, write_json
 from distillery.params.evaluate import EvaluateParams
@@ -136,7 +138,7 @@ def summarise(
     names = [row["name"] for row in rated if row["name"] in heard]
     return {
         "confidence": settings.evaluate.confidence,
-        "data": evaluation.describe(rows),
+        "data": describe(rows).entries(),
         "pilot": {
             "student": settings.pilot_student,
             "fraction": pilot.fraction,
@@ -171,16 +173,16 @@ def _rated(item: Candidate, errors: Errors, settings: Params) -> dict[str, Any]:
         "pilot_problem": item.pilot_problem,
     }
     if item.texts is not None:
-        row |= interval_fields("wer", errors.rate(errors.of(item.texts)[None]))
+        row |= Estimate.of(errors.rate(errors.of(item.texts)[None])).entries("wer")
     if item.pilots:
         fit = item.fit_of(settings.pilot_student)
         student, control = _pilot_errors(item, errors)
         gain = errors.rate(control - student)
         row["pilot"] = {
             "learns": fit.works if fit else None,
-            **interval_fields("student_wer", errors.rate(student)),
-            **interval_fields("control_wer", errors.rate(control)),
-            **interval_fields("gain_wer", gain),
+            **Estimate.of(errors.rate(student)).entries("student_wer"),
+            **Estimate.of(errors.rate(control)).entries("control_wer"),
+            **Estimate.of(gain).entries("gain_wer"),
             "verdict": verdict(gain),
         }
     return row
@@ -213,7 +215,7 @@ def _lead(
     return {
         "first": names[0],
         "second": names[1],
-        **interval_fields("gain_wer", result),
+        **Estimate.of(result).entries("gain_wer"),
         "significant": result.significant,
     }
 
@@ -332,13 +334,13 @@ def _cells(row: Summary) -> list[str]:
     error, size = row["calibration_error"], row["cache_bytes_per_hour"]
     return [
         f"{row['name']}\n({row['kind']})",
-        with_interval(row, "wer", "\n") if "wer" in row else MISSING,
+        with_interval(Estimate.among(row, "wer"), "\n") if "wer" in row else MISSING,
         MISSING if error is None else f"{100 * error:.1f}",
         MISSING if row["seconds_per_hour"] is None else f"{row['seconds_per_hour']:.3g}",
         MISSING if size is None else f"{size / MEGABYTE:.3g}",
         f"{sum(not fit['problems'] for fit in fits)} of {len(fits)}",
-        with_interval(pilot, "student_wer", "\n") if pilot else MISSING,
-        with_interval(pilot, "gain_wer", "\n") if pilot else MISSING,
+        with_interval(Estimate.among(pilot, "student_wer"), "\n") if pilot else MISSING,
+        with_interval(Estimate.among(pilot, "gain_wer"), "\n") if pilot else MISSING,
     ]
 
 

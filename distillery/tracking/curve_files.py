@@ -1,22 +1,23 @@
-"""TODO: curve_files."""
+"""Learning curves as they grow on disk, and the points in them that go to MLflow."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
-
-if TYPE_CHECKING:
-    pass
+from typing import NamedTuple
 
 
 class Point(NamedTuple):
     """One value of a learning curve."""
 
     key: str
+    """What it is, such as `valid/wer`."""
     value: float
+    """Rates are fractions."""
     step: int
-    timestamp: int  # milliseconds since 1970
+    """Training steps until then."""
+    timestamp: int
+    """Milliseconds since 1970."""
 
 
 class CurveFile:
@@ -27,6 +28,12 @@ class CurveFile:
     """
 
     def __init__(self, path: Path, prefix: str = "") -> None:
+        """Begin to read a file, which need not be there yet.
+
+        Args:
+            path: the file.
+            prefix: what the keys of its points are to begin with.
+        """
         self.path = path
         self.prefix = prefix
         self._seen = b""

@@ -1,21 +1,15 @@
-"""TODO: names."""
+"""What things are called in MLflow: runs, objectives, settings, and the addresses of its pages."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from distillery.params.objective import FrameLossParams, ObjectiveParams, Schedule
-
-if TYPE_CHECKING:
-    pass
 from distillery.tracking.store import FOR_TRAINING
 
 DIGITS_OF_MD5 = 6
-
-
 PAGES = "#/experiments/{experiment}/runs"
 
 
@@ -140,7 +134,7 @@ def _changing(weight: float | Schedule) -> str:
     return f"w{_value(weight)}" if isinstance(weight, Schedule) else ""
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
     """Return nested settings under dotted names, as text; lists are JSON."""
     flat: dict[str, str] = {}
     for name, value in values.items():

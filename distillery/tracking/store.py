@@ -1,7 +1,7 @@
 """MLflow: the store, its runs, and learning curves that may be sent any number of times.
 
-With `serving_model.py`, which MLflow loads by itself, the only module that imports
-mlflow, and it does so late: the import takes seconds.
+Only this package imports mlflow: here and in `versions.py` late, for the import takes seconds, and
+in `serving_model.py`, which MLflow loads by itself.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distillery.credentials import without_credentials
 from distillery.errors import TrackingError
 from distillery.params.register import RegisterParams
+from distillery.tracking.curve_files import Point
 
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow import MlflowClient
-from distillery.tracking.curve_files import Point
 
 DATABASE_FILE = "mlflow.db"
 ARTIFACTS_FOLDER = "mlartifacts"
@@ -60,10 +60,15 @@ class DataSource:
     """A data set that a run used."""
 
     name: str
+    """As MLflow's pages show it."""
     digest: str
-    context: str  # training, validation or test
+    """DVC's hash."""
+    context: str
+    """training, validation or test."""
     path: str
-    profile: Mapping[str, Any] = field(default_factory=dict)
+    """In the workspace."""
+    profile: Mapping[str, float] = field(default_factory=dict)
+    """How much it holds."""
 
 
 def set_defaults() -> None:

@@ -59,17 +59,29 @@ class Candidate:
     """A student that may become a version."""
 
     name: str
+    """In params.yaml."""
     seed: int
+    """The one of its seeds that is the best on the validation split."""
     folder: Path
+    """Where it was saved."""
     md5: str
+    """DVC's hash of that folder."""
     run: str
+    """Id of its run in MLflow."""
     description: str
+    """Of the version, in Markdown."""
     tags: Mapping[str, str]
+    """Lineage that the version bears."""
     test_digest: str
+    """Tells the test split from others."""
     test_wer: float
+    """On the test split, as a fraction."""
     valid_wer: float
+    """On the validation split, as a fraction."""
     num_parameters: int
+    """Numbers that were trained."""
     served: Served = Served()  # noqa: RUF009 (frozen)
+    """The format in which it is served."""
 
 
 def registry_lock(tracking: Tracking) -> AbstractContextManager[None]:

@@ -6,7 +6,6 @@ Without one, the last that ended.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import pandas as pd
 
 from distillery.data.manifest import PreparedData
 from distillery.errors import DistilleryError, StageError
+from distillery.evaluate.summary import PREDICTIONS_FILE, Summary
 from distillery.files import write_bytes
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
@@ -95,8 +95,8 @@ def gather(tracking: Tracking, run: str, folder: Path) -> ReportInputs:
             f"{tags.get('registered.alias') or 'without an alias'} "
             f"({tags.get('registered.reason', 'no reason given')})."
         ),
-        summary=json.loads((folder / "evaluation/summary.json").read_text("utf-8")),
-        predictions=pd.read_parquet(folder / "evaluation/predictions.parquet"),
+        summary=Summary.read(folder / "evaluation"),
+        predictions=pd.read_parquet(folder / "evaluation" / PREDICTIONS_FILE),
         student=f"students/{tags['student']}",
         seed=int(tags["registered.seed"]),
         plots={

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import logging
 import re
 import shutil
@@ -22,7 +21,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import yaml
 from rich import box
@@ -30,9 +28,11 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery.errors import DistilleryError, StageError
+from distillery.evaluate.summary import Summary
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
-from distillery.register.figures import model_metrics
+from distillery.register.metrics import model_metrics
+from distillery.register.pipeline_results import EVALUATION
 from distillery.tracking.store import MODEL_TAG, PARENT_TAG, Tracking
 from flows import environment
 from flows.stages import pipeline as stages
@@ -300,7 +300,7 @@ def _train_alone(place: Path, origin: Origin) -> None:
         return
     outs = [f"models/{origin.control}", f"curves/{origin.control}.jsonl"]
     was = lock.read_bytes()
-    _change(path, settings, {"control": False})
+    _change(path, "control", False)
     _rerun(place, origin.stage)
     path.write_bytes(text)
     made = lock.read_bytes()
@@ -313,15 +313,15 @@ def _train_alone(place: Path, origin: Origin) -> None:
 
 def _score(place: Path, origin: Origin) -> None:
     """Score the models of the student's seed; those of others say nothing about it."""
-    path = place / PARAMS_FILE
-    _change(path, yaml.safe_load(path.read_text("utf-8")), {"seeds": [origin.seed]})
+    _change(place / PARAMS_FILE, "seeds", [origin.seed])
     _rerun(place, "evaluate")
 
 
-def _change(path: Path, settings: dict[str, Any], changes: Mapping[str, Any]) -> None:
-    """Write settings with other ones in the section `distill`."""
-    changed = {**settings, "distill": {**settings["distill"], **changes}}
-    path.write_text(yaml.safe_dump(changed, sort_keys=False), encoding="utf-8")
+def _change(path: Path, setting: str, value: object) -> None:
+    """Write settings with another value in the section `distill`."""
+    settings = yaml.safe_load(path.read_text("utf-8"))
+    settings["distill"][setting] = value
+    path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
 
 
 def _rerun(place: Path, target: str) -> None:
@@ -371,11 +371,10 @@ def _compare(
 
 def _metrics(place: Path, model: str) -> dict[str, float]:
     """Return the metrics that the run made again would log, as the code of today names them."""
-    summary = json.loads((place / "reports/evaluation/summary.json").read_text("utf-8"))
-    for row in summary["models"]:
-        for trained in row.get("by_seed", []):
-            if trained["model"] == model:
-                return model_metrics(trained, summary)
+    summary = Summary.read(place / EVALUATION)
+    for row in summary.trained:
+        if row.model == model:
+            return model_metrics(row, summary)
     raise StageError(f"{place}: its evaluation holds no {model}")
 
 

@@ -2,72 +2,93 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from distillery.evaluate.summary import Summary
 from distillery.evaluate.tables import markdown_table, render_table
 from distillery.register.gate import verdict
+from distillery.register.gate.verdict import Verdict
+from distillery.register.pipeline_results import EVALUATION
+from distillery.register.registered import Registered
 from distillery.tracking.names import charts_page, run_page
 
-SUMMARY_FILE = "reports/evaluation/summary.json"
 DEFAULT_MLFLOW_PORT = "5000"
 
 
-def mlflow_link(registered: Mapping[str, Any]) -> str:
-    """Return the page of the run in MLflow, on the port of `make ui` if there is no server."""
-    page = run_page(registered["experiment_id"], registered["runs"]["parent"])
-    return f"{_mlflow(registered)}/{page}"
+def mlflow_link(tracking_uri: str, experiment: str, run: str) -> str:
+    """Return the page of a run in MLflow, on the port of `make ui` if there is no server.
+
+    Args:
+        tracking_uri: where MLflow is.
+        experiment: the experiment's id.
+        run: the run's id.
+    """
+    return f"{_mlflow(tracking_uri)}/{run_page(experiment, run)}"
 
 
-def charts_link(registered: Mapping[str, Any]) -> str:
-    """Return the page of all students as charts in MLflow, likewise."""
-    return f"{_mlflow(registered)}/{charts_page(registered['experiment_id'])}"
-
-
-def _mlflow(registered: Mapping[str, Any]) -> str:
-    uri = str(registered["tracking_uri"]).rstrip("/")
-    if uri.startswith("http"):
-        return uri
+def _mlflow(tracking_uri: str) -> str:
+    if tracking_uri.startswith("http"):
+        return tracking_uri.rstrip("/")
     return f"http://127.0.0.1:{os.environ.get('MLFLOW_PORT', DEFAULT_MLFLOW_PORT)}"
 
 
-def markdown(root: Path, registered: Mapping[str, Any]) -> str:
-    """Return the result as Markdown: the table, the registered version, its place, the link."""
-    said = verdict.read_verdict(root)
+def pipeline_link(registered: Registered) -> str:
+    """Return the page of the pipeline's run in MLflow, likewise."""
+    return mlflow_link(registered.tracking_uri, registered.experiment_id, registered.parent_run)
+
+
+def charts_link(registered: Registered) -> str:
+    """Return the page of all students as charts in MLflow, likewise."""
+    return f"{_mlflow(registered.tracking_uri)}/{charts_page(registered.experiment_id)}"
+
+
+def read_summary(root: Path) -> Summary:
+    """Return what the evaluation of a workspace found.
+
+    Raises:
+        StageError: it is missing or damaged.
+    """
+    return Summary.read(root / EVALUATION)
+
+
+def markdown(summary: Summary, registered: Registered, said: Verdict | None) -> str:
+    """Return the result as Markdown: the table, the registered version, its place, the link.
+
+    Args:
+        summary: what the evaluation found.
+        registered: what was registered.
+        said: the gate's verdict, None where it left none.
+    """
     gate = "" if said is None else f" {verdict.sentence(said)}"
     return (
-        f"{_sentence(registered)}{gate}\n\n{markdown_table(_summary(root))}\n"
-        f"In MLflow: [this run]({mlflow_link(registered)}), "
+        f"{_sentence(registered)}{gate}\n\n{markdown_table(summary)}\n"
+        f"In MLflow: [this run]({pipeline_link(registered)}), "
         f"[all students as charts]({charts_link(registered)})\n"
-        + "".join(f"\n**Warning:** {line}\n" for line in registered.get("data_warnings", []))
+        + "".join(f"\n**Warning:** {line}\n" for line in registered.data_warnings)
     )
 
 
-def gate_markdown(root: Path) -> str | None:
-    """Return what the gate said, None where it left no verdict."""
-    found = verdict.read_verdict(root)
-    return None if found is None else verdict.markdown(found)
-
-
-def table(root: Path) -> str:
+def table(summary: Summary) -> str:
     """Return the table of all models for the terminal."""
-    return f"\n{render_table(_summary(root))}"
+    return f"\n{render_table(summary)}"
 
 
-def text(root: Path, registered: Mapping[str, Any]) -> str:
-    """Return the result for the terminal, with the commands that come next."""
-    said = verdict.read_verdict(root)
-    gate = [] if said is None else ["", verdict.render(said)]
+def text(summary: Summary, registered: Registered, said: Verdict | None) -> str:
+    """Return the result for the terminal, with the commands that come next.
+
+    Args:
+        summary: what the evaluation found.
+        registered: what was registered.
+        said: the gate's verdict, None where it left none.
+    """
     return "\n".join(
         [
-            table(root),
+            table(summary),
             "",
             _sentence(registered),
-            *gate,
-            *(f"WARNING: {line}" for line in registered.get("data_warnings", [])),
+            *([] if said is None else ["", verdict.render(said)]),
+            *(f"WARNING: {line}" for line in registered.data_warnings),
             "",
             "Next:",
             *(f"  {command:45}{does}" for command, does in _next(registered)),
@@ -75,12 +96,12 @@ def text(root: Path, registered: Mapping[str, Any]) -> str:
     )
 
 
-def _next(registered: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _next(registered: Registered) -> list[tuple[str, str]]:
     """Return commands that work now, with what they do."""
-    if registered["champion"] is None:  # nothing to transcribe with by default
+    if registered.champion is None:  # nothing to transcribe with by default
         models = [
             ("make champion", "the versions, and what the gate said of each"),
-            (f"make promote VERSION={registered['version']}", "champion all the same, by hand"),
+            (f"make promote VERSION={registered.version}", "champion all the same, by hand"),
         ]
     else:
         models = [
@@ -97,13 +118,8 @@ def _next(registered: Mapping[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def _sentence(registered: Mapping[str, Any]) -> str:
+def _sentence(registered: Registered) -> str:
     return (
-        f"Registered: {registered['name']} version {registered['version']} "
-        f"(student {registered['student']}, seed {registered['seed']}) is {registered['alias']}."
+        f"Registered: {registered.name} version {registered.version} "
+        f"(student {registered.student}, seed {registered.seed}) is {registered.alias}."
     )
-
-
-def _summary(root: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads((root / SUMMARY_FILE).read_text("utf-8"))
-    return summary

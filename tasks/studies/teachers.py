@@ -24,9 +24,9 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
 from distillery.errors import DistilleryError
-from distillery.evaluate.evaluate import SECONDS_PER_HOUR
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 from distillery.studies import teacher_choice

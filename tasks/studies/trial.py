@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.copies import training_rows
 from distillery.data.text import Vocabulary
 from distillery.device import choose_device
-from distillery.evaluate.evaluate import SECONDS_PER_HOUR
 from distillery.files import digest_of_file
 from distillery.models.fingerprint import read_fingerprint
 from distillery.models.recogniser import TOKENS_FILE

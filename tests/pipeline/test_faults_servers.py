@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from distillery.params.register import RegisterParams
-from distillery.register.aliases import Aliases, crown, moves, promote, read_aliases
+from distillery.register.aliases import Aliases, moves, promote, read_aliases, set_champion
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import stored_aliases
 from flows.looking_back import history
@@ -168,7 +168,7 @@ def test_two_who_promote_at_once_on_a_real_server_leave_one_champion(tmp_path: P
     with mlflow_server(tmp_path / "server", port):
         registry = Tracking(RegisterParams(experiment="tests", tracking_uri=uri), tmp_path / "mine")
         register_three(registry)
-        crown(registry, "m", "1", Aliases(), "the gate", "the first champion")
+        set_champion(registry, "m", "1", Aliases(), "the gate", "the first champion")
         movers = {
             version: start_mover(tmp_path / name, version, uri)
             for version, name in (("2", "mine"), ("3", "yours"))

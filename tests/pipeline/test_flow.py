@@ -18,6 +18,7 @@ import soundfile
 import yaml
 
 from distillery.register.gate.verdict import read_verdict, render
+from distillery.register.registered import read_registered
 from flows.looking_back import results
 from flows.servers import server
 from tests.pipeline.conftest import (
@@ -117,9 +118,11 @@ def test_the_first_run_ends_with_a_table_a_model_and_the_next_commands(finished:
 
 
 def test_commands_that_need_a_champion_are_not_offered_without_one(finished: Path) -> None:
-    registered = json.loads((finished / "reports/registered.json").read_text())
-    assert registered["champion"] == "1"
-    text = results.text(finished, {**registered, "champion": None})
+    registered = read_registered(finished)
+    assert registered is not None
+    assert registered.champion == "1"
+    nobody = replace(registered, champion=None)
+    text = results.text(results.read_summary(finished), nobody, read_verdict(finished))
     assert "make promote VERSION=1 " in text
     assert "make transcribe" not in text
     assert "make serve" not in text

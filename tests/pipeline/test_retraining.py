@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import soundfile
 import yaml
 
+from distillery.register.registered import Registered
 from flows import retraining
 from flows.looking_back import history
 from flows.servers import server
@@ -247,13 +249,10 @@ def test_an_evaluation_that_was_not_registered_is_work(tmp_path: Path) -> None:
     out = {"path": "reports/evaluation", "md5": "e" * 32 + ".dir"}
     lock = {"stages": {"evaluate": {"outs": [out]}}}
     (tmp_path / "dvc.lock").write_text(yaml.safe_dump(lock))
-    for content, is_registered in (
-        (None, False),
-        ({"evaluation_md5": "d" * 32}, False),
-        ({"evaluation_md5": "e" * 32}, True),
-    ):
-        if content is not None:
-            (tmp_path / retraining.REGISTERED_FILE).write_text(json.dumps(content))
+    registered = Registered("m", "1", "champion", "", "1", "conv", 0, {}, {}, "1", "sqlite://")
+    for md5, is_registered in ((None, False), ("d" * 32, False), ("e" * 32, True)):
+        if md5 is not None:
+            replace(registered, evaluation_md5=md5).write(tmp_path)
         assert retraining.is_registered(tmp_path) == is_registered
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,33 +14,33 @@ import pandas as pd
 from distillery.data.manifest import PreparedData
 from distillery.errors import AliasConflict, ModelError, TrackingError
 from distillery.evaluate.tables import with_distance
-from distillery.files import write_json
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.register import GateParams
 from distillery.register.aliases import (
     GATE,
     Aliases,
-    challenge,
     check_exists,
-    crown,
     moves,
     read_aliases,
     record_unrecorded,
+    set_challenger,
+    set_champion,
     withdrawn,
 )
 from distillery.register.gate import verdict as verdicts
-from distillery.register.gate.rules import PYTORCH, Form, is_tie, judge
-from distillery.register.gate.verdict import GATE_FILE, Ruling, Verdict
+from distillery.register.gate.rules import PYTORCH, ScoredFormat, is_tie, judge
+from distillery.register.gate.verdict import Ruling, Verdict
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHALLENGER, CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
-    from distillery.register.gate.contestants import Contestant, TestSplit
+    from distillery.register.gate.formats import LoadedFormat, TestSplit
 
 ATTEMPTS = 3
 FORMAT_TAG = "serve.format"
-"""Of a version: the form in which it is served."""
+"""Of a version: the format in which it is served."""
 MAX_TAG = 5000
+"""Characters that MLflow keeps of a version's tag."""
 
 logger = logging.getLogger(__name__)
 
@@ -90,9 +91,7 @@ def decide(tracking: Tracking, entry: Entry, terms: Terms) -> Verdict:
             if attempt == ATTEMPTS:
                 raise
             logger.warning("%s; the gate judges again", conflict)
-    path = tracking.root / GATE_FILE
-    path.parent.mkdir(exist_ok=True)
-    write_json(path, {"model": entry.model_name, **verdict.to_json()})
+    verdicts.write_verdict(tracking.root, entry.model_name, verdict)
     if entry.version != aliases.champion and (verdict.rulings or verdict.changed):
         _record(tracking, entry, verdict)
     return verdict
@@ -107,57 +106,76 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
         return Verdict(entry.version, CHALLENGER, reason)
     if not terms.gate.enabled:
         return Verdict(entry.version, CHAMPION, "register.gate.enabled is false")
-    # PyTorch comes with these; who is champion already needs none.
-    from distillery.register.gate import contestants as forms
+    return _compare(tracking, entry, terms, aliases)
 
-    split = forms.TestSplit(terms.data, terms.evaluate)
+
+def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> Verdict:
+    """Return the verdict on a student that is scored beside the champion, if there is one."""
+    # PyTorch comes with these; who is champion already needs none.
+    from distillery.register.gate.formats import TestSplit, formats_of_student
+
+    split = TestSplit(terms.data, terms.evaluate)
     mine = terms.predictions[terms.predictions["seed"] == entry.seed]
-    own = mine[mine["model"] == f"students/{entry.name}"]
-    contestants = forms.of_student(
+    own = formats_of_student(
         entry.folder,
-        own,
+        mine[mine["model"] == f"students/{entry.name}"],
         tracking.root / "models/exported" / entry.name,
         terms.exported[terms.exported["model"] == f"students/{entry.name}"],
         terms.evaluate.stream_chunk_seconds,
     )
     check_exists(tracking, entry.model_name, entry.version)
     # Asked before the work, for versions may be deleted meanwhile.
-    served = rival_served = _served(tracking, entry.model_name, entry.version)
-    rival = aliases.champion or aliases.previous
-    rivals: list[Contestant] = []
-    obstacle = None
-    if rival is not None:
-        rival_served = _served(tracking, entry.model_name, rival)
-        try:
-            rivals = forms.of_version(tracking, entry.model_name, rival, split)
-        except (ModelError, TrackingError) as error:
-            obstacle = str(error)
-    scored = split.score([*contestants, *rivals])
-    own_forms, rival_forms = scored[: len(contestants)], scored[len(contestants) :]
+    served = _served(tracking, entry.model_name, entry.version)
+    rival = _rival(tracking, entry.model_name, aliases, split)
+    scored = split.score([*own, *rival.formats])
+    own_scores, rival_scores = scored[: len(own)], scored[len(own) :]
+    control_errors = _control_errors(split, mine, entry.name)
     rulings = judge(
-        own_forms,
-        rival_forms,
-        _control_errors(split, mine, entry.name),
-        terms.gate,
-        terms.evaluate.num_resamples,
+        own_scores, rival_scores, control_errors, terms.gate, terms.evaluate.num_resamples
     )
     verdict = Verdict(
         version=entry.version,
         alias=CHALLENGER,
         reason="",
-        against=rival,
-        wer=own_forms[0].wer,
-        against_wer=rival_forms[0].wer if rival_forms else None,
+        against=rival.version,
+        wer=own_scores[0].wer,
+        against_wer=rival_scores[0].wer if rival_scores else None,
         num_utterances=len(split.rows),
         rulings=tuple(_binding(rulings, served)),
     )
-    if obstacle is not None:
-        return replace(verdict, reason=_cannot_compare(entry, str(rival), aliases, obstacle))
-    tied = rival is not None and is_tie(
-        _form(own_forms, served),
-        _form(rival_forms, rival_served),
+    if rival.obstacle is not None:
+        return replace(verdict, reason=_cannot_compare(entry, rival, aliases))
+    tied = rival.version is not None and is_tie(
+        _format(own_scores, served), _format(rival_scores, rival.served)
     )
     return _conclude(verdict, aliases, _lost(tracking, entry), tied=tied)
+
+
+@dataclass(frozen=True)
+class _Rival:
+    """Whom a student is compared with: the champion or, where none is left, the previous one."""
+
+    version: str | None = None
+    """None: there is neither."""
+    served: str = PYTORCH
+    """The format in which it is served."""
+    formats: Sequence[LoadedFormat] = ()
+    obstacle: str | None = None
+    """Why it cannot be scored; None where it can."""
+
+
+def _rival(tracking: Tracking, model_name: str, aliases: Aliases, split: TestSplit) -> _Rival:
+    """Return whom a student is compared with, loaded unless something is in the way."""
+    from distillery.register.gate.formats import formats_of_version  # PyTorch comes with it
+
+    version = aliases.champion or aliases.previous
+    if version is None:
+        return _Rival()
+    served = _served(tracking, model_name, version)
+    try:
+        return _Rival(version, served, formats_of_version(tracking, model_name, version, split))
+    except (ModelError, TrackingError) as error:
+        return _Rival(version, served, obstacle=str(error))
 
 
 def _kept(tracking: Tracking, entry: Entry) -> Verdict:
@@ -179,29 +197,30 @@ def _kept(tracking: Tracking, entry: Entry) -> Verdict:
 
 
 def _served(tracking: Tracking, model_name: str, version: str) -> str:
-    """Return the form in which a version is served."""
+    """Return the format in which a version is served."""
     tags = tracking.client.get_model_version(model_name, version).tags
     return str(tags.get(FORMAT_TAG, PYTORCH))
 
 
-def _form(forms: list[Form], name: str) -> Form:
-    """Return the form of that name, or else as PyTorch runs it, which comes first."""
-    return next((form for form in forms if form.name == name), forms[0])
+def _format(formats: list[ScoredFormat], name: str) -> ScoredFormat:
+    """Return the format of that name, or else PyTorch's, which comes first."""
+    return next((item for item in formats if item.name == name), formats[0])
 
 
 def _binding(rulings: list[Ruling], served: str) -> list[Ruling]:
-    """Return rulings that count where others start from the form, PyTorch's, or it is served."""
+    """Return rulings that count in PyTorch's format, from which others start, and as served."""
     return [replace(item, binding=item.form in (PYTORCH, served)) for item in rulings]
 
 
 def _conclude(verdict: Verdict, aliases: Aliases, lost: str, *, tied: bool) -> Verdict:
     """Return a verdict with its reason, from what the rules said."""
     if verdict.failed:
-        said: dict[tuple[str, str], list[str]] = {}  # forms often fail alike
+        said: dict[tuple[str, str], list[str]] = {}  # formats often fail alike
         for item in verdict.failed:
             said.setdefault((item.rule, item.sentence), []).append(item.form)
         reason = "; ".join(
-            f"{rule} ({', '.join(forms)}): {sentence}" for (rule, sentence), forms in said.items()
+            f"{rule} ({', '.join(formats)}): {sentence}"
+            for (rule, sentence), formats in said.items()
         )
         return replace(verdict, reason=reason)
     if verdict.against_wer is None:
@@ -220,12 +239,12 @@ def _conclude(verdict: Verdict, aliases: Aliases, lost: str, *, tied: bool) -> V
     return replace(verdict, alias=CHAMPION, reason=reason)
 
 
-def _cannot_compare(entry: Entry, rival: str, aliases: Aliases, obstacle: str) -> str:
+def _cannot_compare(entry: Entry, rival: _Rival, aliases: Aliases) -> str:
     role = CHAMPION if aliases.champion else PREVIOUS
     back = " or make rollback" if aliases.previous else ""
     return (
-        f"it cannot be compared with the {role}, version {rival}: {obstacle}. Listen to both, and "
-        f"run make promote VERSION={entry.version}{back}"
+        f"it cannot be compared with the {role}, version {rival.version}: {rival.obstacle}. Listen "
+        f"to both, and run make promote VERSION={entry.version}{back}"
     )
 
 
@@ -250,9 +269,9 @@ def _move(tracking: Tracking, entry: Entry, verdict: Verdict, aliases: Aliases) 
         check_exists(tracking, name, version)
         # First, for should this process be killed, a champion is not judged again.
         _record(tracking, entry, verdict)
-        crown(tracking, name, version, aliases, GATE, verdict.reason)
+        set_champion(tracking, name, version, aliases, GATE, verdict.reason)
         return replace(verdict, changed=True)
-    changed = challenge(tracking, name, version, aliases)
+    changed = set_challenger(tracking, name, version, aliases)
     alias = PREVIOUS if version == aliases.previous else CHALLENGER
     return replace(verdict, alias=alias, changed=changed)
 

@@ -1,10 +1,10 @@
 """The gate: rules that a new student must pass before it takes the champion's place.
 
-A model is judged in every *form* in which it may be served: as PyTorch runs it, and as each file
-that was exported from it. All forms hear the same test split, in the same run as the champion. Each
-rule is a function from a match of two forms to a ruling: a figure, its limit, and a sentence. A
-rule that has nothing to judge, such as one that asks for a champion where there is none, says so by
-returning None.
+A model is judged in every *format* in which it may be served, called *form* in verdicts: as PyTorch
+runs it, and as each file that was exported from it. All formats hear the same test split, in the
+same run as the champion. Each rule is a function from a match of two formats to a ruling: a figure,
+its limit, and a sentence. A rule that has nothing to judge, such as one that asks for a champion
+where there is none, says so by returning None.
 
     utterances        the test split is large enough to tell
     wer               no worse than the champion on this test split
@@ -34,13 +34,13 @@ PYTORCH = "torch"
 
 
 @dataclass(frozen=True)
-class Form:
-    """One form of a model, and how it did on the test split."""
+class ScoredFormat:
+    """A model in one format, and how it did on the test split."""
 
     name: str
     """`torch`, or the format that it was exported to, a key of onnx_recogniser.MODEL_FILES."""
     predictions: pd.DataFrame
-    """A row per utterance, in the order of all other forms: `utterance_id`, `speaker`, `words`,
+    """A row per utterance, in the order of all other formats: `utterance_id`, `speaker`, `words`,
     `word_errors`."""
     num_bytes: int
     """Size of the weights."""
@@ -67,9 +67,10 @@ class Form:
 class Match:
     """What a rule judges."""
 
-    form: Form
-    champion: Form | None
-    """The champion in the same form, or as PyTorch runs it; None: there is none."""
+    form: ScoredFormat
+    """The student's."""
+    champion: ScoredFormat | None
+    """The champion in the same format, or as PyTorch runs it; None: there is none."""
     control_errors: np.ndarray | None
     """Word errors of the student's control `(utterances,)`; None: none was trained."""
     settings: GateParams
@@ -239,36 +240,36 @@ RULES: tuple[Rule, ...] = (
 
 
 def judge(
-    forms: Sequence[Form],
-    champion: Sequence[Form],
+    formats: Sequence[ScoredFormat],
+    champion: Sequence[ScoredFormat],
     control_errors: np.ndarray | None,
     settings: GateParams,
     num_resamples: int,
 ) -> list[Ruling]:
-    """Return every rule's ruling on every form of a student.
+    """Return every rule's ruling on a student in each of its formats.
 
     Args:
-        forms: of the student, at least one.
-        champion: forms of the champion, on the same utterances; one of the same name is the
-            opponent, otherwise the first; empty where there is none.
+        formats: the student's, at least one.
+        champion: the champion's, on the same utterances; one of the same name is the opponent,
+            otherwise the first; empty where there is none.
         control_errors: word errors of the student's control `(utterances,)`, None without one.
         settings: limits.
         num_resamples: bootstrap resamples.
 
     Raises:
-        StageError: the forms were scored on different utterances.
+        StageError: the formats were scored on different utterances.
     """
-    _check_utterances([*forms, *champion])
+    _check_utterances([*formats, *champion])
     opponents = {form.name: form for form in champion}
     rulings = []
-    for form in forms:
+    for form in formats:
         opponent = opponents.get(form.name, champion[0] if champion else None)
         match = Match(form, opponent, control_errors, settings, num_resamples)
         rulings += [ruling for rule in RULES if (ruling := rule(match)) is not None]
     return rulings
 
 
-def is_tie(form: Form, champion: Form) -> bool:
+def is_tie(form: ScoredFormat, champion: ScoredFormat) -> bool:
     """Return whether a student errs as the champion does everywhere, and is no smaller."""
     return bool((form.errors == champion.errors).all()) and form.num_bytes >= champion.num_bytes
 
@@ -282,12 +283,12 @@ def _difference(match: Match, errors: np.ndarray, others: np.ndarray) -> tuple[f
     return result.difference, result.high
 
 
-def _check_utterances(forms: Sequence[Form]) -> None:
-    expected = list(forms[0].predictions["utterance_id"])
-    for form in forms[1:]:
+def _check_utterances(formats: Sequence[ScoredFormat]) -> None:
+    expected = list(formats[0].predictions["utterance_id"])
+    for form in formats[1:]:
         found = list(form.predictions["utterance_id"])
         if found != expected:
             raise StageError(
-                f"gate: {form.name} was scored on {len(found)} utterances, {forms[0].name} on "
+                f"gate: {form.name} was scored on {len(found)} utterances, {formats[0].name} on "
                 f"{len(expected)}, expected the same ones in the same order; run make evaluate"
             )

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
+from pydantic import TypeAdapter
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from distillery.files import write_json
 
 GATE_FILE = "reports/gate.json"
 COLUMNS = 100
@@ -25,18 +26,25 @@ NOT_BINDING = "failed, not served"
 
 @dataclass(frozen=True)
 class Ruling:
-    """What one rule said of one form."""
+    """What one rule said of a student in one format."""
 
     rule: str
+    """Its name, a function of `distillery.register.gate.rules` without `rule_`."""
     form: str
-    figure: float
-    limit: float
+    """The format: `torch`, or what the student was exported to."""
+    figure: int | float
+    """What was measured."""
+    limit: int | float
+    """What it is compared with."""
     unit: str
     """`%` and `points` are fractions and differences of fractions; what is counted; or nothing."""
     passed: bool
+    """Whether the figure is on the right side of its limit."""
     sentence: str
+    """The ruling in words."""
     binding: bool = True
-    """Whether it counts: forms in which the version would not be served are judged for interest."""
+    """Whether it counts: a format in which the version would not be served is judged for interest.
+    """
 
     @property
     def mark(self) -> str:
@@ -59,9 +67,11 @@ class Verdict:
     """Which alias a version got, and why."""
 
     version: str
+    """The student's."""
     alias: str
     """champion, challenger, or nothing where it stays without one."""
     reason: str
+    """Why, in a sentence."""
     changed: bool = False
     """Whether aliases moved for it."""
     against: str | None = None
@@ -71,22 +81,14 @@ class Verdict:
     against_wer: float | None = None
     """That version's, on the same utterances and in the same run."""
     num_utterances: int = 0
+    """In the test split."""
     rulings: tuple[Ruling, ...] = ()
+    """Of every rule on every format; none where nothing had to be judged."""
 
     @property
     def failed(self) -> list[Ruling]:
         """The rulings that stood in the way."""
         return [ruling for ruling in self.rulings if ruling.binding and not ruling.passed]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what gate.json holds."""
-        return {**asdict(self), "rulings": [asdict(ruling) for ruling in self.rulings]}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Verdict:
-        """Read what `to_json` returned."""
-        rulings = tuple(Ruling(**ruling) for ruling in content["rulings"])
-        return cls(**{**content, "rulings": rulings})
 
     @property
     def tags(self) -> dict[str, str]:
@@ -108,14 +110,26 @@ class Verdict:
         return values
 
 
+def write_verdict(root: Path, model_name: str, verdict: Verdict) -> None:
+    """Write reports/gate.json in a workspace.
+
+    Args:
+        root: the workspace.
+        model_name: the registered model that it is about.
+        verdict: the gate's.
+    """
+    path = root / GATE_FILE
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {"model": model_name, **asdict(verdict)})
+
+
 def parse_verdict(text: str) -> Verdict:
     """Return what gate.json's text says.
 
     Raises:
-        ValueError, TypeError, KeyError: it is no such text.
+        ValueError: it is no such text.
     """
-    content = json.loads(text)
-    return Verdict.from_json({k: v for k, v in content.items() if k != "model"})
+    return TypeAdapter(Verdict).validate_json(text)
 
 
 def read_verdict(root: Path, model_name: str | None = None) -> Verdict | None:

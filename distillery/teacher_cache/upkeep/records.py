@@ -13,7 +13,6 @@ from distillery.teacher_cache.namespace import DIGEST_CHARACTERS
 from distillery.teacher_cache.shards import Index
 
 READ_BYTES = 2**20
-SECONDS_PER_HOUR = 3600
 Progress = Callable[[int], object]
 """Called with how much more is done."""
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.teacher_cache.namespace import Namespace
 from distillery.teacher_cache.payload import payload_of
 from distillery.teacher_cache.shards import (
@@ -25,7 +26,7 @@ from distillery.teacher_cache.shards import (
     map_file,
 )
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teacher_cache.upkeep.records import SECONDS_PER_HOUR, Progress, record_ends
+from distillery.teacher_cache.upkeep.records import Progress, record_ends
 
 
 @dataclass(frozen=True)

@@ -717,7 +717,7 @@ def test_a_dropped_hypothesis_costs_the_teacher_or_the_utterance(copy: Path) -> 
     store = with_hypotheses(copy, {wrong: "ccc ccc ccc ccc", empty: ""})
     run = distillation(copy, store, filter={})
     assert run.filtered is not None
-    assert run.filtered.report()["dropped"] == {"too_few_characters": 1, "word_errors": 1}
+    assert run.filtered.report().dropped == {"too_few_characters": 1, "word_errors": 1}
     rows = run.student_rows().set_index("utterance_id")
     assert len(rows) == 31
     assert empty not in rows.index

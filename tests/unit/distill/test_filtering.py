@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_the_report_counts_reasons_hours_and_confidences() -> None:
         FilterParams(),
     )
     assert filtered.fit.tolist() == [True, True, False, False, False]
-    assert filtered.report() == {
+    assert asdict(filtered.report()) == {
         "num_hypotheses": 5,
         "num_kept": 2,
         "dropped": {"low_confidence": 1, "too_few_characters": 2},

@@ -16,24 +16,23 @@ from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import COLUMNS, MANIFEST_FILE, PreparedData, audio_key, shard_name
 from distillery.data.scoring import SeedsResult
 from distillery.data.text import Vocabulary
+from distillery.distill.filtering import ConfidenceCounts, FilterReport
 from distillery.errors import CorpusError, ModelError, StageError
 from distillery.evaluate import listening
-from distillery.evaluate.candidates import find_candidates, read_curves
-from distillery.evaluate.figures import flat_metrics
+from distillery.evaluate.comparison import compare, verdict
+from distillery.evaluate.curves import read_curves
+from distillery.evaluate.dvc_metrics import dvc_metrics
 from distillery.evaluate.listening import batches, labelled_test_rows, speed_clip
-from distillery.evaluate.predictions import (
-    UNKNOWN_SPEAKER,
-    by_duration,
-    compare,
-    per_speaker,
-    verdict,
-)
-from distillery.evaluate.tables import complaint, drops_line, markdown_table, render_table, runs_of
+from distillery.evaluate.models import find_models
+from distillery.evaluate.predictions import UNKNOWN_SPEAKER, by_duration, per_speaker
+from distillery.evaluate.records import Estimate
+from distillery.evaluate.summary import ModelRow, Summary, TestData
+from distillery.evaluate.tables import complaint, drops_line, markdown_table, render_table
 from distillery.files import write_json
 from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.models import CRNNParams, FeatureParams
-from distillery.register.figures import model_metrics
+from distillery.register.metrics import model_metrics
 from distillery.serve.onnx_recogniser import OnnxRecogniser
 from distillery.serve.streaming import can_stream
 from tasks.evaluate import evaluate
@@ -160,7 +159,12 @@ def write_workspace(root: Path) -> Path:
     return root
 
 
+def read_summary(root: Path) -> Summary:
+    return Summary.read(root / "reports/evaluation")
+
+
 def summary_of(root: Path) -> dict[str, Any]:
+    """Return what summary.json holds, as other programs see it."""
     summary: dict[str, Any] = json.loads((root / "reports/evaluation/summary.json").read_text())
     return summary
 
@@ -326,7 +330,7 @@ def test_all_pictures_are_drawn(evaluated: Path) -> None:
 
 def without_speed(summary: dict[str, Any]) -> dict[str, Any]:
     for row in summary["models"]:
-        for run in runs_of(row):
+        for run in row.get("by_seed", [row]):
             del run["real_time_factor"]
         row.pop("real_time_factor", None)
     for export in summary["exports"].values():
@@ -415,25 +419,26 @@ def test_students_that_stream_report_their_latency(streamed: Path) -> None:
 
 @pytest.mark.parametrize("table_of", [render_table, markdown_table])
 def test_tables_say_below_how_long_a_stream_makes_one_wait(streamed: Path, table_of) -> None:
-    summary = summary_of(streamed)
-    text = " ".join(table_of(summary).split())
+    text = " ".join(table_of(read_summary(streamed)).split())
     assert "rand: streams, 172.5 ms of latency, in chunks of 100 ms computed in" in text
     assert "conv: streams" not in text
-    (row,) = [row for row in summary["models"] if row["model"] == "students/rand"]
+    content = summary_of(streamed)
+    (row,) = [row for row in content["models"] if row["model"] == "students/rand"]
     row["latency_ms"]["emission_delay"] = None
-    assert "behind the teacher's" not in table_of(summary)
+    assert "behind the teacher's" not in table_of(Summary.model_validate(content))
     row["latency_ms"]["emission_delay"] = 81.7
-    assert "tokens 82 ms behind the teacher's" in " ".join(table_of(summary).split())
+    late = Summary.model_validate(content)
+    assert "tokens 82 ms behind the teacher's" in " ".join(table_of(late).split())
 
 
 def test_mlflow_is_told_the_latencies(streamed: Path) -> None:
-    summary = summary_of(streamed)
-    for row in summary["models"]:
+    summary = read_summary(streamed)
+    for row, written in zip(summary.models, summary_of(streamed)["models"], strict=True):
         metrics = model_metrics(row, summary)
         latencies = {name for name in metrics if name.startswith("latency_ms/")}
-        known = {name for name, value in row.get("latency_ms", {}).items() if value is not None}
+        known = {name for name, value in written.get("latency_ms", {}).items() if value is not None}
         assert latencies == {f"latency_ms/{name}" for name in known}
-        assert bool(latencies) == (row["name"] == "rand")
+        assert bool(latencies) == (row.name == "rand")
 
 
 def test_a_failed_run_leaves_the_former_report(workspace: Path, monkeypatch) -> None:
@@ -495,7 +500,7 @@ def test_a_damaged_curve_is_named_with_its_line(tmp_path: Path, line: str) -> No
 
 
 def test_models_come_in_the_order_of_the_table_and_others_are_ignored(workspace: Path) -> None:
-    found = find_candidates(workspace / "models", ["rand", "conv"], [0])
+    found = find_models(workspace / "models", ["rand", "conv"], [0])
     assert [c.key for c in found] == ["teacher", "students/rand", "controls/conv", "students/conv"]
 
 
@@ -536,10 +541,11 @@ def predictions_of(**word_errors: Any) -> pd.DataFrame:
 def test_a_clear_gain_is_called_one() -> None:
     predictions = predictions_of(teacher=[1] * 9, control=[5] * 9, student=[2] * 9)
     figures = compare("x", predictions, PARAMS)
-    assert figures["gain_wer"] == pytest.approx(0.3)
-    assert figures["gain_significant"] is True
-    assert figures["gap_closed"] == pytest.approx(0.75)
-    assert figures["verdict"] == "distillation gained 30.0 points of WER (30.0 to 30.0)"
+    assert figures.gain_wer is not None
+    assert figures.gain_wer.value == pytest.approx(0.3)
+    assert figures.gain_significant is True
+    assert figures.gap_closed == pytest.approx(0.75)
+    assert figures.verdict == "distillation gained 30.0 points of WER (30.0 to 30.0)"
 
 
 SEEDS = {"teacher": [1] * 9, "control": {0: [5] * 9, 4: [6] * 9}}
@@ -548,15 +554,16 @@ SEEDS = {"teacher": [1] * 9, "control": {0: [5] * 9, 4: [6] * 9}}
 def test_a_gain_over_seeds_is_the_mean_of_pairs_with_its_spread() -> None:
     predictions = predictions_of(**SEEDS, student={0: [2] * 9, 4: [4] * 9})
     figures = compare("x", predictions, PARAMS)
-    assert figures["gain_wer"] == pytest.approx(0.25)  # 0.3 and 0.2
-    assert figures["gain_wer_sd"] == pytest.approx(0.05 * 2**0.5)
-    assert figures["excess_wer"] == pytest.approx(0.2)  # 0.1 and 0.3 above the teacher
-    assert figures["gap_closed"] == pytest.approx(45 / 81)  # not the mean of 27/36 and 18/45
-    assert figures["gap_closed_sd"] == pytest.approx(0.35 / 2**0.5)
-    assert [row["seed"] for row in figures["by_seed"]] == [0, 4]
-    assert [row["gain_wer"] for row in figures["by_seed"]] == pytest.approx([0.3, 0.2])
-    assert [row["gap_closed"] for row in figures["by_seed"]] == pytest.approx([0.75, 0.4])
-    assert figures["verdict"] == (
+    assert figures.gain_wer is not None
+    assert figures.gain_wer.value == pytest.approx(0.25)  # 0.3 and 0.2
+    assert figures.gain_wer.sd == pytest.approx(0.05 * 2**0.5)
+    assert figures.excess_wer.value == pytest.approx(0.2)  # 0.1 and 0.3 above the teacher
+    assert figures.gap_closed == pytest.approx(45 / 81)  # not the mean of 27/36 and 18/45
+    assert figures.gap_closed_sd == pytest.approx(0.35 / 2**0.5)
+    assert [row.seed for row in figures.by_seed] == [0, 4]
+    assert [row.gain_wer.value for row in figures.by_seed] == pytest.approx([0.3, 0.2])
+    assert [row.gap_closed for row in figures.by_seed] == pytest.approx([0.75, 0.4])
+    assert figures.verdict == (
         "distillation gained 25.0 points of WER (25.0 to 25.0), mean of 2 seeds, sd 7.1"
     )
 
@@ -569,11 +576,12 @@ def test_utterances_are_resampled_with_their_errors_averaged_over_the_seeds() ->
         predictions_of(teacher=[1] * 4, control={0: [5] * 4, 1: [5] * 4}, student=student),
         PARAMS,
     )
-    assert (figures["gain_wer_low"], figures["gain_wer_high"]) == pytest.approx((0.1, 0.1))
-    assert figures["gain_significant"]
-    for row in figures["by_seed"]:
-        assert row["gain_wer_low"] == pytest.approx(0.0, abs=0.05)
-        assert row["gain_wer_high"] == pytest.approx(0.2, abs=0.05)
+    assert figures.gain_wer is not None
+    assert (figures.gain_wer.low, figures.gain_wer.high) == pytest.approx((0.1, 0.1))
+    assert figures.gain_significant
+    for row in figures.by_seed:
+        assert row.gain_wer.low == pytest.approx(0.0, abs=0.05)
+        assert row.gain_wer.high == pytest.approx(0.2, abs=0.05)
 
 
 def test_no_gap_on_average_is_none_whatever_single_seeds_say() -> None:
@@ -581,14 +589,14 @@ def test_no_gap_on_average_is_none_whatever_single_seeds_say() -> None:
         teacher=[5] * 3, control={0: [4] * 3, 1: [6] * 3}, student={0: [4] * 3, 1: [5] * 3}
     )
     figures = compare("x", predictions, PARAMS)
-    assert figures["gap_closed"] is figures["gap_closed_sd"] is None
-    assert [row["gap_closed"] for row in figures["by_seed"]] == [None, 1.0]
+    assert figures.gap_closed is figures.gap_closed_sd is None
+    assert [row.gap_closed for row in figures.by_seed] == [None, 1.0]
 
 
 @pytest.mark.parametrize("teacher", [5, 6])
 def test_no_gap_can_be_closed_behind_a_control_as_good_as_the_teacher(teacher: int) -> None:
     predictions = predictions_of(teacher=[teacher] * 9, control=[5] * 9, student=[2] * 9)
-    assert compare("x", predictions, PARAMS)["gap_closed"] is None
+    assert compare("x", predictions, PARAMS).gap_closed is None
 
 
 @pytest.mark.parametrize(
@@ -624,13 +632,50 @@ def test_the_verdict_is_one_plain_sentence(gain: SeedsResult, sentence: str) -> 
     assert verdict(gain) == sentence
 
 
+def one_model(role: str, name: str, wer: float, empty_fraction: float = 0.0) -> ModelRow:
+    """Return the figures of a model that was never trained here."""
+    rate = Estimate(value=wer, sd=None, low=wer, high=wer)
+    return ModelRow(
+        model=name,
+        role=role,
+        name=name,
+        wer=rate,
+        cer=rate,
+        substitutions=1,
+        deletions=0,
+        insertions=0,
+        words=2,
+        empty_fraction=empty_fraction,
+        parameters=3,
+        bytes=4,
+        valid_wer=None,
+        real_time_factor=0.5,
+        device="ACME 9000, 1 thread",
+    )
+
+
 def test_the_untrained_have_no_validation_wer() -> None:
-    summary = {
-        "models": [{"role": "teacher", "name": "teacher", "wer": 0.5, "valid_wer": None}],
-        "comparisons": {},
-        "exports": {},
+    summary = Summary(
+        confidence=0.95,
+        seeds=(0,),
+        data=TestData(utterances=1, words=2, hours=0.1, speakers=1),
+        models=(one_model("teacher", "teacher", 0.5),),
+        exports={},
+        comparisons={},
+        filters={},
+        language_models={},
+    )
+    assert dvc_metrics(summary)["teacher"] == {
+        **dict.fromkeys(("wer", "wer_low", "wer_high", "cer", "cer_low", "cer_high"), 0.5),
+        "substitutions": 1,
+        "deletions": 0,
+        "insertions": 0,
+        "words": 2,
+        "empty_fraction": 0.0,
+        "parameters": 3,
+        "bytes": 4,
+        "real_time_factor": 0.5,
     }
-    assert flat_metrics(summary)["teacher"] == {"wer": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -642,32 +687,32 @@ def test_the_untrained_have_no_validation_wer() -> None:
     ],
 )
 def test_a_model_of_no_use_is_called_so(empty: float, wer: float, sentence: str | None) -> None:
-    row = {"role": "student", "name": "conv", "empty_fraction": empty, "wer": wer}
-    found = complaint(row)
+    found = complaint(one_model("student", "conv", wer, empty))
     assert found is None if sentence is None else (found or "").startswith(sentence)
 
 
 def test_what_was_filtered_is_one_line() -> None:
-    report = {
-        "num_hypotheses": 400,
-        "num_kept": 388,
-        "dropped": {"low_confidence": 8, "word_errors": 4},
-        "hours": 0.5,
-        "hours_kept": 0.484,
-    }
+    report = FilterReport(
+        num_hypotheses=400,
+        num_kept=388,
+        dropped={"low_confidence": 8, "word_errors": 4},
+        hours=0.5,
+        hours_kept=0.484,
+        confidence=ConfidenceCounts(edges=[0, 1], kept=[388], dropped=[12]),
+    )
     assert drops_line(report) == (
         "the filter dropped 12 of 400 teacher texts (8 low_confidence, 4 word_errors); "
         "0.48 of 0.50 hours kept"
     )
 
 
-TableOf = Callable[[dict[str, Any]], str]
+TableOf = Callable[[Summary], str]
 
 
 @pytest.mark.parametrize("table_of", [render_table, markdown_table])
 def test_tables_show_every_model_with_its_figures(evaluated: Path, table_of: TableOf) -> None:
     summary = summary_of(evaluated)
-    text = table_of(summary)
+    text = table_of(read_summary(evaluated))
     lines = text.splitlines()
     assert lines[0].startswith("Test split: 4 utterances, 7 words by 2 speakers")
     names = ("teacher", "control conv", "student conv", "student rand")
@@ -773,7 +818,7 @@ def test_speakers_are_counted_once_whatever_the_number_of_seeds(two_seeds: Path)
 
 
 def test_the_table_of_several_seeds_shows_means_spread_and_the_filter(two_seeds: Path) -> None:
-    text = render_table(summary_of(two_seeds))
+    text = render_table(read_summary(two_seeds))
     assert "by 2 speakers; means ± standard deviations over 2 seeds" in text
     (student,) = [line for line in text.splitlines() if line.startswith("student conv")]
     for cell in ("64.3 ± 10.1", "2/3/0", "21.4 ± 10.1", "75 ± 35 %"):
@@ -781,7 +826,7 @@ def test_the_table_of_several_seeds_shows_means_spread_and_the_filter(two_seeds:
     assert ", mean of 2 seeds, sd 10.1" in text
     assert "conv: the filter dropped 2 of 8 teacher texts (2 word_errors)" in text
     assert max(map(len, text.splitlines())) <= 100
-    markdown = markdown_table(summary_of(two_seeds))
+    markdown = markdown_table(read_summary(two_seeds))
     assert "| 64.3 ± 10.1 [" in markdown
     assert {row.count("|") for row in first_table(markdown)} == {10}
     assert "| conv, seed " in markdown  # as it was exported
@@ -793,11 +838,11 @@ def test_the_filter_is_drawn_where_there_was_one(two_seeds: Path) -> None:
 
 
 def test_the_plain_table_is_at_most_100_columns_wide(evaluated: Path) -> None:
-    assert max(map(len, render_table(summary_of(evaluated)).splitlines())) <= 100
+    assert max(map(len, render_table(read_summary(evaluated)).splitlines())) <= 100
 
 
 def test_the_markdown_table_has_equally_many_cells_in_every_row(evaluated: Path) -> None:
-    table = markdown_table(summary_of(evaluated))
+    table = markdown_table(read_summary(evaluated))
     rows = first_table(table)
     assert len(rows) == 2 + 4
     assert {row.count("|") for row in rows} == {10}
@@ -842,7 +887,7 @@ def test_every_student_is_exported_and_scored_in_every_format(evaluated: Path) -
         ]
         theirs = eager[eager["model"] == f"students/{name}"]
         assert mine["hypothesis"].tolist() == theirs["hypothesis"].tolist()
-    table = render_table(summary)
+    table = render_table(read_summary(evaluated))
     assert (
         f"{summary['exports']['conv']['formats']['onnx']['max_log_prob_difference']:.1g}" in table
     )

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,27 +9,41 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
+from distillery.distill.filtering import ConfidenceCounts, FilterReport
 from distillery.evaluate import plots
+from distillery.evaluate.curves import CurvePoint
+from distillery.evaluate.records import Estimate
+from distillery.evaluate.summary import ModelRow, SeedRow
+from distillery.studies import plots as study_plots
 from distillery.studies.plots import plot_data_curve, plot_teachers
 
 
-def model(role: str, name: str, parameters: int, wer: float, factor: float) -> dict[str, Any]:
+def model(role: str, name: str, parameters: int, wer: float, factor: float) -> ModelRow:
     keys = {"teacher": "teacher", "student": f"students/{name}", "control": f"controls/{name}"}
-    return {
-        "model": keys[role],
-        "role": role,
-        "name": name,
-        "parameters": parameters,
-        "wer": wer,
-        "wer_low": wer - 0.02,
-        "wer_high": wer + 0.05,
-        "substitutions": 12,
-        "deletions": 5,
-        "insertions": 3,
-        "words": 50,
-        "real_time_factor": factor,
-        "device": "ACME 9000, 1 thread",
-    }
+    rate = Estimate(value=wer, sd=None, low=wer - 0.02, high=wer + 0.05)
+    return ModelRow(
+        model=keys[role],
+        role=role,
+        name=name,
+        parameters=parameters,
+        wer=rate,
+        cer=rate,
+        substitutions=12,
+        deletions=5,
+        insertions=3,
+        words=50,
+        empty_fraction=0.0,
+        bytes=4 * parameters,
+        valid_wer=None,
+        real_time_factor=factor,
+        device="ACME 9000, 1 thread",
+    )
+
+
+def of_seed(row: ModelRow, seed: int, wer: float) -> SeedRow:
+    rate = row.wer.model_copy(update={"value": wer})
+    content = {**dict(row), "model": f"{row.model}/seed-{seed}", "seed": seed, "wer": rate}
+    return SeedRow(**content)
 
 
 ROWS = [
@@ -38,17 +53,17 @@ ROWS = [
     model("student", "crnn", 280_000, 0.3, 0.004),
 ]
 CURVES = {
-    row["model"]: [
-        {"key": "train/loss", "value": 3.0, "step": 10},
-        {"key": "valid/wer", "value": 0.9, "step": 10},
-        {"key": "train/loss", "value": 1.5, "step": 20},
-        {"key": "valid/wer", "value": row["wer"], "step": 20},
+    row.model: [
+        CurvePoint("train/loss", 3.0, 10),
+        CurvePoint("valid/wer", 0.9, 10),
+        CurvePoint("train/loss", 1.5, 20),
+        CurvePoint("valid/wer", row.wer.value, 20),
     ]
     for row in ROWS
 }
 SPEAKERS = pd.DataFrame(
     [
-        {"model": row["model"], "speaker": name, "utterances": 7, "wer": row["wer"] * factor}
+        {"model": row.model, "speaker": name, "utterances": 7, "wer": row.wer.value * factor}
         for row in ROWS
         for name, factor in (("ann", 0.5), ("bob", 1.5))
     ]
@@ -56,36 +71,37 @@ SPEAKERS = pd.DataFrame(
 SEEDED = [
     ROWS[0],
     *(
-        {
-            **row,
-            "by_seed": [
-                {**row, "model": f"{row['model']}/seed-{seed}", "seed": seed, "wer": wer}
-                for seed, wer in ((0, row["wer"] - 0.1), (1, row["wer"] + 0.1))
-            ],
-        }
+        row.model_copy(
+            update={
+                "by_seed": (
+                    of_seed(row, 0, row.wer.value - 0.1),
+                    of_seed(row, 1, row.wer.value + 0.1),
+                )
+            }
+        )
         for row in ROWS[1:3]
     ),
 ]
 SEEDED_CURVES = {
     "teacher": CURVES["teacher"],
     **{
-        run["model"]: [{"key": "valid/wer", "value": run["wer"], "step": 10}]
+        run.model: [CurvePoint("valid/wer", run.wer.value, 10)]
         for row in SEEDED[1:]
-        for run in row["by_seed"]
+        for run in row.by_seed
     },
 }
-FILTER: dict[str, Any] = {
-    "num_hypotheses": 40,
-    "num_kept": 30,
-    "dropped": {"low_confidence": 7, "repetition": 3},
-    "hours": 0.5,
-    "hours_kept": 0.4,
-    "confidence": {
-        "edges": [number / 10 for number in range(11)],
-        "kept": [0, 0, 0, 0, 0, 0, 2, 8, 12, 8],
-        "dropped": [1, 1, 2, 1, 1, 1, 0, 0, 2, 1],
-    },
-}
+FILTER = FilterReport(
+    num_hypotheses=40,
+    num_kept=30,
+    dropped={"low_confidence": 7, "repetition": 3},
+    hours=0.5,
+    hours_kept=0.4,
+    confidence=ConfidenceCounts(
+        edges=[number / 10 for number in range(11)],
+        kept=[0, 0, 0, 0, 0, 0, 2, 8, 12, 8],
+        dropped=[1, 1, 2, 1, 1, 1, 0, 0, 2, 1],
+    ),
+)
 
 
 def on_curve(name: str, hours: float, fraction: float, **wers: float) -> dict[str, Any]:
@@ -150,7 +166,8 @@ DRAWINGS = {
 def figures(monkeypatch) -> list[Figure]:
     """The figures that are drawn, instead of files."""
     drawn: list[Figure] = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    for module in (plots, study_plots):
+        monkeypatch.setattr(module, "save", lambda figure, path: drawn.append(figure))
     return drawn
 
 
@@ -236,9 +253,11 @@ def test_wer_stands_against_cost_with_its_interval(
     assert "90 % interval" in axes.get_ylabel()
     for container, row in zip(axes.containers, ROWS, strict=True):
         point, _, bars = container
-        np.testing.assert_allclose(point.get_xydata(), [[row[column], 100 * row["wer"]]])
+        np.testing.assert_allclose(
+            point.get_xydata(), [[getattr(row, column), 100 * row.wer.value]]
+        )
         ends = bars[0].get_segments()[0][:, 1]
-        np.testing.assert_allclose(ends, [100 * row["wer"] - 2, 100 * row["wer"] + 5])
+        np.testing.assert_allclose(ends, [100 * row.wer.value - 2, 100 * row.wer.value + 5])
     assert legend(figures[0]) == ["teacher", "control conv", "student conv", "student crnn"]
 
 
@@ -252,7 +271,8 @@ def test_bars_are_errors_per_hundred_words_with_the_counts_beside(figures: list[
 
 
 def test_errors_of_a_perfect_model_can_be_drawn(tmp_path: Path) -> None:
-    perfect = {**ROWS[0], "substitutions": 0, "deletions": 0, "insertions": 0}
+    none = {"substitutions": 0, "deletions": 0, "insertions": 0}
+    perfect = ROWS[0].model_copy(update=none)
     plots.plot_error_counts([perfect], tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 5000
 
@@ -272,7 +292,7 @@ def test_of_many_speakers_the_hardest_are_shown_and_the_title_says_so(
 ) -> None:
     many = pd.DataFrame(
         [
-            {"model": row["model"], "speaker": f"s{i:02d}", "utterances": 1, "wer": i / 100}
+            {"model": row.model, "speaker": f"s{i:02d}", "utterances": 1, "wer": i / 100}
             for row in ROWS
             for i in range(50)
         ]
@@ -316,16 +336,16 @@ def test_the_filter_is_shown_by_reason_and_by_confidence(figures: list[Figure]) 
     names = [tick.get_text() for tick in reasons.get_yticklabels()]
     assert names == ["kept", "low_confidence", "repetition"]
     kept, dropped = confidences.containers
-    assert [bar.get_height() for bar in kept] == FILTER["confidence"]["kept"]
-    assert [bar.get_height() for bar in dropped] == FILTER["confidence"]["dropped"]
-    assert [bar.get_y() for bar in dropped] == FILTER["confidence"]["kept"]
-    assert [bar.get_x() for bar in kept] == FILTER["confidence"]["edges"][:-1]
+    assert [bar.get_height() for bar in kept] == FILTER.confidence.kept
+    assert [bar.get_height() for bar in dropped] == FILTER.confidence.dropped
+    assert [bar.get_y() for bar in dropped] == FILTER.confidence.kept
+    assert [bar.get_x() for bar in kept] == FILTER.confidence.edges[:-1]
     assert legend(figures[0], 1) == ["kept", "dropped"]
     assert "0.40 of 0.50 hours kept" in confidences.get_title()
 
 
 def test_students_that_were_filtered_differently_have_a_row_each(figures: list[Figure]) -> None:
-    other = {**FILTER, "num_kept": 33, "dropped": {"low_confidence": 7}}
+    other = replace(FILTER, num_kept=33, dropped={"low_confidence": 7})
     plots.plot_filter({"conv": FILTER, "crnn": other}, Path("unused"))
     assert len(figures[0].axes) == 4
 

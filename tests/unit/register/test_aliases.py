@@ -14,12 +14,12 @@ from distillery.params.register import RegisterParams
 from distillery.register import aliases
 from distillery.register.aliases import (
     Aliases,
-    challenge,
-    crown,
     moves,
     promote,
     read_aliases,
     rollback,
+    set_challenger,
+    set_champion,
     withdrawn,
 )
 from distillery.tracking.store import Tracking
@@ -51,7 +51,7 @@ for number in range(rounds):
         if number % 2:
             aliases._move(tracking, "m", version, before, "me", "test")
         else:
-            aliases.crown(tracking, "m", version, before, "me", "test")
+            aliases.set_champion(tracking, "m", version, before, "me", "test")
         print("won", flush=True)
     except AliasConflict:
         print("lost", flush=True)
@@ -88,12 +88,12 @@ def registry(tracking: Tracking) -> Tracking:
         for name in client.get_model_version("m", version).tags:
             if name.startswith("champion."):
                 client.delete_model_version_tag("m", version, name)
-    crown(tracking, "m", "1", Aliases(), "the gate", "the first champion")
+    set_champion(tracking, "m", "1", Aliases(), "the gate", "the first champion")
     return tracking
 
 
 def test_a_promoted_version_is_champion_and_the_former_one_previous(registry: Tracking) -> None:
-    assert challenge(registry, "m", "2", read_aliases(registry, "m"))
+    assert set_challenger(registry, "m", "2", read_aliases(registry, "m"))
     move = promote(registry, "m", "2")
     assert read_aliases(registry, "m") == Aliases("2", "1", None)
     assert (move.version, move.former, move.reason) == ("2", "1", "promoted by hand")
@@ -107,9 +107,9 @@ def test_a_promoted_version_is_champion_and_the_former_one_previous(registry: Tr
 
 def test_a_challenger_keeps_the_place_that_it_has(registry: Tracking) -> None:
     promote(registry, "m", "2")
-    assert not challenge(registry, "m", "1", read_aliases(registry, "m"))
-    assert not challenge(registry, "m", "2", read_aliases(registry, "m"))
-    assert challenge(registry, "m", "3", read_aliases(registry, "m"))
+    assert not set_challenger(registry, "m", "1", read_aliases(registry, "m"))
+    assert not set_challenger(registry, "m", "2", read_aliases(registry, "m"))
+    assert set_challenger(registry, "m", "3", read_aliases(registry, "m"))
     assert read_aliases(registry, "m") == Aliases("2", "1", "3")
 
 
@@ -121,7 +121,7 @@ def test_a_rollback_that_fails_takes_nothing_back(
     def lost(*_: object) -> None:
         raise TrackingError("MLflow: gone")
 
-    monkeypatch.setattr(aliases, "crown", lost)
+    monkeypatch.setattr(aliases, "set_champion", lost)
     with pytest.raises(TrackingError, match="MLflow: gone"):
         rollback(registry, "m")
     assert read_aliases(registry, "m") == Aliases("2", "1", None)
@@ -175,9 +175,9 @@ def test_who_decided_on_a_champion_that_is_gone_decides_again(registry: Tracking
     before = read_aliases(registry, "m")
     promote(registry, "m", "2")
     with pytest.raises(AliasConflict, match=r"champion is version 2, a moment ago it was 1; look"):
-        crown(registry, "m", "3", before, "the gate", "it is better")
+        set_champion(registry, "m", "3", before, "the gate", "it is better")
     with pytest.raises(AliasConflict, match="champion is version 2"):
-        challenge(registry, "m", "3", before)
+        set_challenger(registry, "m", "3", before)
     assert read_aliases(registry, "m") == Aliases("2", "1", None)
 
 
@@ -259,7 +259,7 @@ def test_a_deleted_champion_leaves_no_alias_and_the_previous_one_can_return(
         folder.mkdir()
         recogniser(ord(md5)).save(folder)
         register_version(tracking, "lost", candidate(tracking, folder, md5 * 32))
-    crown(tracking, "lost", "1", Aliases(), "the gate", "the first champion")
+    set_champion(tracking, "lost", "1", Aliases(), "the gate", "the first champion")
     promote(tracking, "lost", "2")
     tracking.client.delete_model_version("lost", "2")
     assert read_aliases(tracking, "lost") == Aliases(None, "1", None)

@@ -1,9 +1,16 @@
 """What stands above the figures on MLflow's pages."""
 
+from pathlib import Path
+
 from distillery.evaluate.tables import with_distance
+from distillery.params.whole import Params
 from distillery.register import descriptions
 from distillery.register.gate.verdict import Ruling, Verdict, markdown
-from tests.unit.register.test_register import LINEAGE, STUDENT, SUMMARY
+from tests.tiny import tiny_params
+from tests.unit.register.test_register import LINEAGE, STUDENT, results_of
+
+PARAMS = Params.model_validate(tiny_params())
+RESULTS = results_of(Path("root"), PARAMS)
 
 VERDICT = Verdict(
     "7",
@@ -14,19 +21,19 @@ VERDICT = Verdict(
 
 
 def test_the_result_stands_first_and_lineage_last() -> None:
-    result = descriptions.outcome(SUMMARY, "conv", 3, "tiny", VERDICT)
+    result = descriptions.outcome(RESULTS, "conv", 3, VERDICT)
     assert result == (
         "Student `conv` from seed 3, WER 60.0 % (teacher 20.0 %), is version 7 of `tiny`, "
         "**champion**: all rules passed."
     )
-    text = descriptions.of_pipeline(result, SUMMARY, VERDICT, LINEAGE)
+    text = descriptions.of_pipeline(result, VERDICT, RESULTS)
     order = [result, "| student conv |", "| wer | torch |", "Made from Git"]
     assert sorted(order, key=text.index) == order
     assert text.startswith(result)
 
 
 def test_a_model_is_described_by_its_own_figures() -> None:
-    text = descriptions.of_model(STUDENT["by_seed"][0], SUMMARY, LINEAGE)
+    text = descriptions.of_model(STUDENT.by_seed[0], RESULTS)
     assert text.startswith(
         "Student `conv` from seed 0: WER 40.0 [30.0, 50.0] %, the teacher's 20.0 %.\n\n"
     )
@@ -34,7 +41,7 @@ def test_a_model_is_described_by_its_own_figures() -> None:
 
 
 def test_an_experiment_is_described_in_a_line_that_leads_to_the_charts() -> None:
-    text = descriptions.of_experiment("7", "It went well.", VERDICT, SUMMARY, LINEAGE)
+    text = descriptions.of_experiment("7", "It went well.", VERDICT, RESULTS)
     first, _, rest = text.partition("\n")
     assert "](#/experiments/7/runs?compareRunsMode=CHART&" in first
     assert first.endswith("the last run's student is version 7, **champion**")

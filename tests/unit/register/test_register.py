@@ -1,30 +1,35 @@
 """What goes to MLflow under which names; the whole is run in tests/pipeline/test_flow.py."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distillery.distill.filtering import ConfidenceCounts, FilterReport
+from distillery.evaluate.records import Estimate
+from distillery.evaluate.summary import Summary
 from distillery.language_model.settings import SearchSettings, Tuned
 from distillery.params.whole import Params
-from distillery.register.figures import (
+from distillery.register.metrics import (
     filter_metrics,
-    language_model_metrics,
     model_metrics,
+    search_metrics,
     teacher_metrics,
 )
+from distillery.register.pipeline_results import PipelineResults
 from distillery.register.register import _candidates
 from distillery.register.runs import child_name, model_params
-from distillery.register.sources import Sources
 from tests.tiny import tiny_params
 
-FILTER = {
-    "num_hypotheses": 40,
-    "num_kept": 30,
-    "dropped": {"low_confidence": 7, "word_errors": 3},
-    "hours": 0.5,
-    "hours_kept": 0.4,
-}
+FILTER = FilterReport(
+    num_hypotheses=40,
+    num_kept=30,
+    dropped={"low_confidence": 7, "word_errors": 3},
+    hours=0.5,
+    hours_kept=0.4,
+    confidence=ConfidenceCounts(edges=[0, 1], kept=[30], dropped=[10]),
+)
 LINEAGE = {
     "git.commit": "0123456789abcdef",
     "git.dirty": "true",
@@ -49,11 +54,12 @@ def figures(wer: float, valid_wer: float, sd: float | None = None) -> dict[str, 
         "real_time_factor": 0.01,
         "parameters": 1000,
         "bytes": 4000,
+        "device": "ACME 9000, 1 thread",
     }
 
 
 def seeded(role: str, *, best_seed: int, **by_seed: tuple[float, float]) -> dict[str, Any]:
-    """Return a model of two seeds, `s3=(WER, validation WER)`."""
+    """Return a model of two seeds as JSON holds it, `s3=(WER, validation WER)`."""
     base = {"role": role, "name": "conv"}
     return {
         **base,
@@ -72,17 +78,21 @@ def seeded(role: str, *, best_seed: int, **by_seed: tuple[float, float]) -> dict
     }
 
 
-STUDENT = seeded("student", best_seed=3, s0=(0.4, 0.6), s3=(0.6, 0.4))
-SUMMARY: dict[str, Any] = {
+CONTENT: dict[str, Any] = {
     "confidence": 0.95,
     "seeds": [0, 3],
     "data": {"utterances": 4, "words": 10, "hours": 0.1, "speakers": 2},
     "models": [
         {"model": "teacher", "role": "teacher", "name": "teacher", **figures(0.2, 0.2)},
-        STUDENT,
+        seeded("student", best_seed=3, s0=(0.4, 0.6), s3=(0.6, 0.4)),
     ],
     "comparisons": {
         "conv": {
+            "excess_wer": 0.3,
+            "excess_wer_sd": 0.01,
+            "excess_wer_low": 0.2,
+            "excess_wer_high": 0.4,
+            "gain_significant": True,
             "gain_wer": 0.1,
             "gain_wer_sd": 0.02,
             "gain_wer_low": 0.05,
@@ -108,6 +118,8 @@ SUMMARY: dict[str, Any] = {
         "students/conv/seed-3": {
             "weight": 0.5,
             "word_score": 1.0,
+            "beam_size": 20,
+            "beam_threshold": 10.0,
             "valid_wer": 0.1,
             "valid_wer_greedy": 0.2,
         }
@@ -126,11 +138,23 @@ SUMMARY: dict[str, Any] = {
         }
     },
 }
+SUMMARY = Summary.model_validate(CONTENT)
+STUDENT = SUMMARY.students["conv"]
+
+
+def results_of(
+    root: Path,
+    params: Params,
+    outputs: Mapping[str, str] = {},
+    summary: Summary = SUMMARY,
+) -> PipelineResults:
+    """Return what a pipeline run left, with these settings and hashes."""
+    return PipelineResults(root, params, summary, outputs, LINEAGE, [])
 
 
 def test_the_registered_seed_has_the_figures_of_its_exported_forms() -> None:
     wanted = {"onnx/wer": 0.6, "onnx-int8/wer": 0.65, "onnx-int8/max_log_prob_difference": 0.5}
-    other, registered = (model_metrics(run, SUMMARY) for run in STUDENT["by_seed"])
+    other, registered = (model_metrics(run, SUMMARY) for run in STUDENT.by_seed)
     assert wanted.items() <= registered.items()
     assert wanted.items() <= model_metrics(STUDENT, SUMMARY).items()
     assert not wanted.keys() & other.keys()
@@ -153,7 +177,7 @@ def test_a_student_over_its_seeds_has_mean_spread_and_filter() -> None:
 
 
 def test_one_seed_has_its_own_gain_and_no_spread() -> None:
-    metrics = model_metrics(STUDENT["by_seed"][1], SUMMARY)
+    metrics = model_metrics(STUDENT.by_seed[1], SUMMARY)
     assert (metrics["test/wer"], metrics["gain/wer"]) == (0.6, 0.0625)
     assert not {"gap_closed", "gain/sd", "test/wer_sd"} & metrics.keys()
 
@@ -173,8 +197,8 @@ def test_the_seed_that_is_registered_is_the_best_on_the_validation_split() -> No
     params = Params.model_validate(tiny_params(distill={"seeds": [0, 3]}))
     outputs = {f"models/students/conv/seed-{seed}": f"md5-{seed}" for seed in (0, 3)}
     runs = {f"students/conv/seed-{seed}": f"run-{seed}" for seed in (0, 3)}
-    sources = Sources(Path("root"), params, SUMMARY, outputs, LINEAGE, [])
-    (candidate,) = _candidates(sources, runs, "digest")
+    results = results_of(Path("root"), params, outputs)
+    (candidate,) = _candidates(results, runs, "digest")
     assert (candidate.seed, candidate.md5, candidate.run) == (3, "md5-3", "run-3")
     assert candidate.folder == Path("root/models/students/conv/seed-3")
     assert (candidate.test_wer, candidate.valid_wer) == (0.6, 0.4)
@@ -187,7 +211,7 @@ def test_a_run_is_named_and_described_by_its_own_seed() -> None:
     name = child_name(params, "students/conv/seed-3", "0123456789")
     assert name == "conv@012345-T2-share0.5-seed3"
     assert child_name(params, "controls/conv/seed-0") == "conv-control-seed0"
-    settings = model_params(params, STUDENT["by_seed"][1], {"data": {"md5": "012345"}})
+    settings = model_params(params, STUDENT.by_seed[1], {"data": {"md5": "012345"}})
     wanted = {"training.seed": "3", "objective.name": "T2-share0.5", "data.md5": "012345"}
     assert wanted.items() <= settings.items()
 
@@ -199,7 +223,8 @@ def test_a_single_seed_is_not_part_of_the_name() -> None:
 
 def test_key_figures_are_the_first_metrics_of_every_model_by_name() -> None:
     values = {"test/wer_lm": 0.25, "lm/weight": 0.5, "lm/word_score": 1.0}
-    student = {**STUDENT["by_seed"][1], "wer_lm": values["test/wer_lm"]}
+    with_lm = Estimate(value=values["test/wer_lm"], sd=None, low=0.2, high=0.3)
+    student = STUDENT.by_seed[1].model_copy(update={"wer_lm": with_lm})
     metrics = model_metrics(student, SUMMARY)
     wanted = {
         "asr/WER_percent": 60.0,
@@ -215,14 +240,14 @@ def test_key_figures_are_the_first_metrics_of_every_model_by_name() -> None:
 
 
 def test_the_weights_of_a_search_are_those_of_the_registered_seed() -> None:
-    assert language_model_metrics(STUDENT, SUMMARY)["lm/weight"] == 0.5
-    assert language_model_metrics(STUDENT["by_seed"][0], SUMMARY) == {}
+    assert search_metrics(STUDENT, SUMMARY)["lm/weight"] == 0.5
+    assert search_metrics(STUDENT.by_seed[0], SUMMARY) == {}
 
 
 def test_the_pipeline_bears_the_teachers_figures_and_weights(tmp_path: Path) -> None:
     params = Params.model_validate(tiny_params())
-    sources = Sources(tmp_path, params, SUMMARY, {}, LINEAGE, [])
-    metrics = teacher_metrics(sources)
+    results = results_of(tmp_path, params)
+    metrics = teacher_metrics(results)
     assert (metrics["teacher/wer"], metrics["teacher/bytes"]) == (0.2, 4000)
     assert all(name.startswith("teacher/") for name in metrics)
     assert "teacher/lm/weight" not in metrics
@@ -234,4 +259,4 @@ def test_the_pipeline_bears_the_teachers_figures_and_weights(tmp_path: Path) -> 
         "teacher/lm/word_score": 2.0,
         "teacher/lm/valid_wer": 0.1,
         "teacher/lm/valid_wer_greedy": 0.2,
-    }.items() <= teacher_metrics(sources).items()
+    }.items() <= teacher_metrics(results).items()

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from distillery.evaluate.summary import Summary, TestData
 from distillery.register.run_page import ReportInputs, mark_differences, render_page, worst_examples
 
 
@@ -41,14 +42,16 @@ def inputs() -> ReportInputs:
     return ReportInputs(
         heading="<i>run</i>",
         outcome="fine",
-        summary={
-            "confidence": 0.95,
-            "seeds": [0, 1],
-            "data": {"utterances": 3, "words": 5, "speakers": 0},
-            "models": [],
-            "comparisons": {},
-            "filters": {},
-        },
+        summary=Summary(
+            confidence=0.95,
+            seeds=(0, 1),
+            data=TestData(utterances=3, words=5, hours=0.01, speakers=0),
+            models=(),
+            exports={},
+            comparisons={},
+            filters={},
+            language_models={},
+        ),
         predictions=pd.concat(
             [
                 rows("teacher", None, [("a b", "a b", 0)] * 3),

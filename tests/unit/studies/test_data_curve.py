@@ -12,7 +12,7 @@ import pytest
 
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError
-from distillery.evaluate.candidates import Run
+from distillery.evaluate.models import TrainedModel
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.whole import Params
 from distillery.studies import data_curve
@@ -170,7 +170,7 @@ PREDICTIONS = pd.concat(
     ignore_index=True,
 )
 STEPS = {
-    Run(f"{group}/conv@{share}", seed): 70
+    TrainedModel(f"{group}/conv@{share}", seed): 70
     for group in ("students", "controls")
     for share in ("25", "100")
     for seed in (0, 1)

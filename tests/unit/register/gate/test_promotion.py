@@ -15,21 +15,21 @@ import pytest
 from distillery.data.manifest import PreparedData
 from distillery.data.text import Vocabulary
 from distillery.errors import StageError, TrackingError
-from distillery.evaluate.candidates import Run
 from distillery.evaluate.listening import labelled_test_rows, predict
+from distillery.evaluate.models import TrainedModel
 from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.register import GateParams, RegisterParams
 from distillery.register.aliases import (
     WITHDRAWN_TAG,
     Aliases,
-    crown,
     moves,
     promote,
     read_aliases,
     rollback,
+    set_champion,
 )
-from distillery.register.gate import contestants as forms
+from distillery.register.gate.formats import TestSplit
 from distillery.register.gate.promotion import FORMAT_TAG, Entry, Terms, decide
 from distillery.register.gate.verdict import Verdict, read_verdict, render
 from distillery.serve.export import export_student
@@ -98,7 +98,7 @@ class Place:
         if model.sample_rate_hz != self.data.sample_rate_hz:
             model = recogniser()
         rows = labelled_test_rows(self.data)
-        found, _ = predict(self.data, rows, {Run("x", None): model}, 1.0)
+        found, _ = predict(self.data, rows, {TrainedModel("x", None): model}, 1.0)
         return found.assign(**changes)
 
     @property
@@ -226,7 +226,7 @@ def test_a_gate_killed_before_any_of_its_writes_is_made_up_for_by_the_next(
         assert version.tags["gate.against"] == "1"
         assert version.tags["champion.since"] == last.time
         assert version.description.startswith("Gate: version 2 is champion: all rules")
-        crown(place.tracking, place.name, "1", place.aliases, "me", "to begin anew")
+        set_champion(place.tracking, place.name, "1", place.aliases, "me", "to begin anew")
         client.delete_registered_model_alias(place.name, "previous")
         for name in version.tags:
             if name.startswith(("gate.", "champion.")):
@@ -415,14 +415,14 @@ def test_versions_may_be_deleted_while_the_gate_is_at_work(
     place = replace(workshop, name=f"deleted-{victim}-{errors}")
     place.bring(1)
     place.bring(2, errors=1)
-    score = forms.TestSplit.score
+    score = TestSplit.score
 
     def score_while_somebody_deletes(*arguments: Any) -> Any:
         monkeypatch.undo()
         place.tracking.client.delete_model_version(place.name, victim)
         return score(*arguments)
 
-    monkeypatch.setattr(forms.TestSplit, "score", score_while_somebody_deletes)
+    monkeypatch.setattr(TestSplit, "score", score_while_somebody_deletes)
     if victim == "3":
         with pytest.raises(TrackingError, match=f"models:/{place.name}/3: not in the registry"):
             place.bring(3, errors=errors)

@@ -12,9 +12,9 @@ import pytest
 from distillery.errors import StageError
 from distillery.params.register import GateParams
 from distillery.register.gate.rules import (
-    Form,
     Match,
     Rule,
+    ScoredFormat,
     is_tie,
     judge,
     rule_gain,
@@ -31,8 +31,8 @@ from distillery.register.gate.verdict import Ruling, Verdict, markdown, render
 NUM_RESAMPLES = 4000
 
 
-def form(errors: list[int], **changes: Any) -> Form:
-    """Return a form that makes so many errors in utterances of ten words, two speakers in turn."""
+def form(errors: list[int], **changes: Any) -> ScoredFormat:
+    """Return one that makes so many errors in utterances of ten words, two speakers in turn."""
     table = pd.DataFrame(
         {
             "utterance_id": [f"u{index}" for index in range(len(errors))],
@@ -41,14 +41,14 @@ def form(errors: list[int], **changes: Any) -> Form:
             "word_errors": errors,
         }
     )
-    plain = Form("torch", table, num_bytes=1000, real_time_factor=0.01)
+    plain = ScoredFormat("torch", table, num_bytes=1000, real_time_factor=0.01)
     return replace(plain, **changes)
 
 
 def ruling(
     rule: Rule,
-    own: Form,
-    champion: Form | None = None,
+    own: ScoredFormat,
+    champion: ScoredFormat | None = None,
     control: list[int] | None = None,
     **settings: Any,
 ) -> Ruling | None:
@@ -56,7 +56,9 @@ def ruling(
     return rule(Match(own, champion, errors, GateParams(**settings), NUM_RESAMPLES))
 
 
-def passed(rule: Rule, own: Form, champion: Form | None = None, **more: Any) -> bool:
+def passed(
+    rule: Rule, own: ScoredFormat, champion: ScoredFormat | None = None, **more: Any
+) -> bool:
     found = ruling(rule, own, champion, **more)
     assert found is not None
     return found.passed

@@ -14,6 +14,7 @@ import yaml
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.scoring import count_errors
 from distillery.errors import CacheMismatch, ModelError
+from distillery.evaluate.summary import Summary
 from distillery.evaluate.tables import markdown_table, render_table
 from distillery.language_model.decoder import LanguageModelDecoder
 from distillery.language_model.settings import read_tuned
@@ -21,7 +22,7 @@ from distillery.language_model.tuning import log_probs_of
 from distillery.models.decoding import score_texts
 from distillery.models.fingerprint import Fingerprint, digest_of, read_fingerprint
 from distillery.params.whole import Params
-from distillery.register.figures import model_metrics
+from distillery.register.metrics import model_metrics
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache
@@ -186,8 +187,9 @@ def test_a_teacher_of_texts_cannot_be_searched(copy: Path) -> None:
 def test_models_are_measured_with_and_without(finished: Path) -> None:
     folder = finished / "reports/evaluation"
     summary = json.loads((folder / "summary.json").read_text())
+    typed = Summary.read(folder)
     predictions = pd.read_parquet(folder / "predictions.parquet")
-    for row in summary["models"]:
+    for row, figures in zip(summary["models"], typed.models, strict=True):
         scored = predictions[predictions["model"] == row["model"]]
         errors = [
             count_errors(text.split(), heard.split()).errors
@@ -196,11 +198,11 @@ def test_models_are_measured_with_and_without(finished: Path) -> None:
         assert scored["word_errors_lm"].tolist() == errors
         assert row["wer_lm"] == pytest.approx(sum(errors) / scored["words"].sum())
         assert row["wer_lm_low"] <= row["wer_lm"] <= row["wer_lm_high"]
-        assert model_metrics(row, summary)["test/wer_lm"] == row["wer_lm"]
+        assert model_metrics(figures, typed)["test/wer_lm"] == row["wer_lm"]
     teacher_row, control, student = summary["models"]
     gain = summary["comparisons"]["conv"]["gain_wer_lm"]
     assert gain == pytest.approx(control["wer_lm"] - student["wer_lm"])
-    assert model_metrics(student, summary)["gain/wer_lm"] == gain
+    assert model_metrics(typed.students["conv"], typed)["gain/wer_lm"] == gain
     assert set(summary["language_models"]) == {
         "teacher",
         "controls/conv/seed-0",
@@ -214,7 +216,7 @@ def test_models_are_measured_with_and_without(finished: Path) -> None:
 
 
 def test_the_table_has_a_column_for_it(finished: Path) -> None:
-    summary = json.loads((finished / "reports/evaluation/summary.json").read_text())
+    summary = Summary.read(finished / "reports/evaluation")
     assert "| WER % with LM |" in markdown_table(summary)
     assert "conv: with the language model the gain is" in render_table(summary)
     assert all(len(line) <= 100 for line in render_table(summary).splitlines())
@@ -226,7 +228,7 @@ def test_where_it_is_off_nothing_is_said_of_it(copy: Path) -> None:
     summary = json.loads((copy / "reports/evaluation/summary.json").read_text())
     assert summary["language_models"] == {}
     assert not any("wer_lm" in row for row in summary["models"])
-    assert "language model" not in render_table(summary)
+    assert "language model" not in render_table(Summary.read(copy / "reports/evaluation"))
     predictions = pd.read_parquet(copy / "reports/evaluation/predictions.parquet")
     assert "hypothesis_lm" not in predictions
 
@@ -237,7 +239,7 @@ def test_for_the_teacher_alone_students_stay_without(copy: Path) -> None:
     summary = json.loads((copy / "reports/evaluation/summary.json").read_text())
     assert [("wer_lm" in row) for row in summary["models"]] == [True, False, False]
     assert "gain_wer_lm" not in summary["comparisons"]["conv"]
-    lines = markdown_table(summary).split("\n\n")[1].splitlines()
+    lines = markdown_table(Summary.read(copy / "reports/evaluation")).split("\n\n")[1].splitlines()
     position = next(i for i, cell in enumerate(lines[0].split("|")) if "LM" in cell)
     assert [line.split("|")[position].strip() == "-" for line in lines[2:]] == [False, True, True]
     predictions = pd.read_parquet(copy / "reports/evaluation/predictions.parquet")

@@ -1,4 +1,4 @@
-"""What the gate judges: students and champions, scored on one test split in one process.
+"""Students and champions in every format, scored on one test split in one process.
 
 Speeds are taken in turns, pass by pass: a moment in which the machine was busy then spoils
 everybody's figure alike.
@@ -18,14 +18,14 @@ from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_errors
 from distillery.errors import ModelError, StageError
-from distillery.evaluate.figures import weights_bytes
 from distillery.evaluate.latency import usual_way
 from distillery.evaluate.listening import batches, labelled_test_rows, speed_clip
+from distillery.evaluate.models import weights_bytes
 from distillery.evaluate.speed import measure_real_time_factor
 from distillery.models.recogniser import WEIGHTS_FILE, Recogniser
 from distillery.params.evaluate import EvaluateParams
 from distillery.register.aliases import check_version
-from distillery.register.gate.rules import PYTORCH, Form
+from distillery.register.gate.rules import PYTORCH, ScoredFormat
 from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 from distillery.tracking.store import Tracking
 
@@ -33,16 +33,17 @@ NUM_ROUNDS = 2
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A model in one form, ready to run."""
+class LoadedFormat:
+    """A model in one format, ready to run."""
 
-    form: str
+    name: str
+    """`torch`, or the format that it was exported to."""
     transcribe: Callable[[Sequence[np.ndarray]], Sequence[str]]
     """From a batch of waveforms `(samples,)` to texts, as it is meant to run."""
     num_bytes: int
     """Size of its weights."""
     predictions: pd.DataFrame | None = None
-    """Its rows of the evaluation, where it was scored on this test split before."""
+    """Its rows of the evaluation; None where it is still to be scored on this test split."""
 
 
 class TestSplit:
@@ -58,23 +59,25 @@ class TestSplit:
         self.settings = settings
         self.rows = labelled_test_rows(data)
 
-    def score(self, contestants: Sequence[Contestant]) -> list[Form]:
-        """Return what each contestant did, in their order.
+    def score(self, loaded: Sequence[LoadedFormat]) -> list[ScoredFormat]:
+        """Return what each did, in their order.
 
         Raises:
             StageError: one brings predictions of other utterances.
         """
         clip = speed_clip(self.data, self.rows, self.settings.speed_seconds)
         seconds = len(clip) / self.data.sample_rate_hz
-        speeds: list[list[float]] = [[] for _ in contestants]
+        speeds: list[list[float]] = [[] for _ in loaded]
         # Pass by pass in turns, for a machine that others use may be twice as fast a second later.
         for _ in range(NUM_ROUNDS * self.settings.speed_repeats):
-            for contestant, taken in zip(contestants, speeds, strict=True):
-                result = measure_real_time_factor(contestant.transcribe, clip, seconds, repeats=1)
+            for item, taken in zip(loaded, speeds, strict=True):
+                result = measure_real_time_factor(item.transcribe, clip, seconds, repeats=1)
                 taken.append(result.real_time_factor)
         return [
-            Form(item.form, self._predictions(item), item.num_bytes, statistics.median(taken))
-            for item, taken in zip(contestants, speeds, strict=True)
+            ScoredFormat(
+                item.name, self._predictions(item), item.num_bytes, statistics.median(taken)
+            )
+            for item, taken in zip(loaded, speeds, strict=True)
         ]
 
     def ordered(self, predictions: pd.DataFrame, whose: str) -> pd.DataFrame:
@@ -91,13 +94,13 @@ class TestSplit:
             )
         return predictions.set_index("utterance_id").loc[wanted].reset_index()
 
-    def _predictions(self, contestant: Contestant) -> pd.DataFrame:
-        if contestant.predictions is not None:
-            return self.ordered(contestant.predictions, contestant.form)
+    def _predictions(self, loaded: LoadedFormat) -> pd.DataFrame:
+        if loaded.predictions is not None:
+            return self.ordered(loaded.predictions, loaded.name)
         texts: dict[int, str] = {}
         for batch in batches(self.rows["duration_seconds"].to_numpy()):
             waveforms = [self.data.waveform(row) for row in self.rows.iloc[batch].itertuples()]
-            texts.update(zip(batch, contestant.transcribe(waveforms), strict=True))
+            texts.update(zip(batch, loaded.transcribe(waveforms), strict=True))
         counts = [
             count_errors(text.split(), texts[index].split())
             for index, text in enumerate(self.rows["text"])
@@ -108,14 +111,14 @@ class TestSplit:
         )
 
 
-def of_student(
+def formats_of_student(
     folder: Path,
     predictions: pd.DataFrame,
     exported_folder: Path,
     exported: pd.DataFrame,
     chunk_seconds: float,
-) -> list[Contestant]:
-    """Return a student in all its forms, PyTorch's first.
+) -> list[LoadedFormat]:
+    """Return a student in all its formats, PyTorch's first.
 
     Args:
         folder: where it was saved.
@@ -128,17 +131,17 @@ def of_student(
         ModelError: a file is missing or damaged.
     """
     transcribe = usual_way(Recogniser.load(folder, ARCHITECTURES), chunk_seconds)
-    contestants = [Contestant(PYTORCH, transcribe, weights_bytes(folder), predictions)]
+    formats = [LoadedFormat(PYTORCH, transcribe, weights_bytes(folder), predictions)]
     for name, found in exported.groupby("format", sort=False):
         student = OnnxRecogniser(exported_folder, str(name))
-        contestants.append(Contestant(str(name), student.transcribe, student.num_bytes, found))
-    return contestants
+        formats.append(LoadedFormat(str(name), student.transcribe, student.num_bytes, found))
+    return formats
 
 
-def of_version(
+def formats_of_version(
     tracking: Tracking, model_name: str, version: str, split: TestSplit
-) -> list[Contestant]:
-    """Return a registered version in all its forms, its files checked against the registry.
+) -> list[LoadedFormat]:
+    """Return a registered version in all its formats, its files checked against the registry.
 
     Raises:
         TrackingError: its files cannot be had.
@@ -156,8 +159,8 @@ def of_version(
         raise ModelError(f"it has no token for {sorted(unknown)}, which the test split holds")
     transcribe = usual_way(recogniser, split.settings.stream_chunk_seconds)
     weights = (folder / WEIGHTS_FILE).stat().st_size
-    contestants = [Contestant(PYTORCH, transcribe, weights)]
+    formats = [LoadedFormat(PYTORCH, transcribe, weights)]
     for name in (name for name, file in MODEL_FILES.items() if (folder / file).exists()):
         exported = OnnxRecogniser(folder, name)
-        contestants.append(Contestant(name, exported.transcribe, exported.num_bytes))
-    return contestants
+        formats.append(LoadedFormat(name, exported.transcribe, exported.num_bytes))
+    return formats
