@@ -14,7 +14,6 @@ from distillery.architectures.known import TEACHERS
 from distillery.commands import main as cli
 from distillery.commands.cache import size_text
 from distillery.data.manifest import PreparedData
-from distillery.files import write_json
 from distillery.models.fingerprint import fingerprint
 from distillery.models.recogniser import Recogniser
 from distillery.params.models import ConvBiLSTMParams, FeatureParams
@@ -46,7 +45,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = root / "models/teacher"
     folder.mkdir(parents=True)
     teacher.save(folder)
-    write_json(folder / "fingerprint.json", fingerprint(teacher))
+    fingerprint(teacher).save(folder)
     run_cache(root)
     return root
 
