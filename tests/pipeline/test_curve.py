@@ -13,10 +13,11 @@ import pytest
 from distillery.errors import CorpusError
 from distillery.params.whole import Params
 from flows import curve
-from flows.stages import pipeline as stages
-from tests.pipeline.conftest import kill, make_workspace, run_module, start_module
-from tests.pipeline.test_flow import lock, query, wait_for, wait_until_nothing_is_left
-from tests.tiny import tiny_params, write_params
+from flows.stages import pipeline
+from tests.pipeline.conftest import kill, run_module, start_module
+from tests.pipeline.studies import first_run, logged_runs
+from tests.pipeline.test_flow import lock, wait_for, wait_until_nothing_is_left
+from tests.tiny import tiny_params
 
 FOLDERS = ("models/curve/students/conv/seed-0", "models/curve/controls/conv/seed-0")
 
@@ -30,10 +31,7 @@ def settings() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which `make curve` is the first command that ran."""
-    root = make_workspace(tmp_path_factory.mktemp("curve") / "workspace")
-    write_params(root, settings())
-    (root / "first.log").write_text(run_module(root, "flows.run", "--curve").stdout)
-    return root
+    return first_run(tmp_path_factory.mktemp("curve") / "workspace", settings(), "--curve")
 
 
 def weights(root: Path) -> dict[str, tuple[int, bytes]]:
@@ -45,14 +43,7 @@ def weights(root: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def runs(root: Path) -> list[dict[str, Any]]:
-    return query(
-        root,
-        "found = client.search_runs(['1'], \"tags.`distillery.role` = 'curve'\")\n"
-        "print(json.dumps([{'status': r.info.status, 'metrics': r.data.metrics,\n"
-        "  'tags': r.data.tags, 'steps': [m.step for m in\n"
-        "  client.get_metric_history(r.info.run_id, 'student/conv/wer')],\n"
-        "  'artifacts': [a.path for a in client.list_artifacts(r.info.run_id)]} for r in found]))",
-    )
+    return logged_runs(root, "curve", "student/conv/wer")
 
 
 def test_the_first_run_makes_what_is_missing_and_leaves_table_picture_and_run(drawn: Path) -> None:
@@ -104,7 +95,7 @@ def test_a_share_that_draws_nothing_stops_before_any_stage(
     drawn: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached: list[str] = []
-    monkeypatch.setattr(stages, "run_stage", lambda root, target, emit: reached.append(target))
+    monkeypatch.setattr(pipeline, "run_stage", lambda root, target, emit: reached.append(target))
     params = Params.model_validate(settings() | {"curve": {"fractions": [0.001, 1.0]}})
     with pytest.raises(CorpusError, match="fractions: 0.001 draws 0 of the 32 training utterances"):
         curve.run(drawn, params, reached.append)

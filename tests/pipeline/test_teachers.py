@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from tests.pipeline.conftest import make_workspace, run_module
-from tests.pipeline.test_flow import lock, query
-from tests.tiny import tiny_params, write_params
+from tests.pipeline.conftest import run_module
+from tests.pipeline.studies import first_run, logged_runs
+from tests.pipeline.test_flow import lock
+from tests.tiny import tiny_params
 
 
 def settings() -> dict[str, Any]:
@@ -29,20 +30,11 @@ def settings() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which `make teachers` is the first command that ran."""
-    root = make_workspace(tmp_path_factory.mktemp("teachers") / "workspace")
-    write_params(root, settings())
-    (root / "first.log").write_text(run_module(root, "flows.run", "--teachers").stdout)
-    return root
+    return first_run(tmp_path_factory.mktemp("teachers") / "workspace", settings(), "--teachers")
 
 
 def runs(root: Path) -> list[dict[str, Any]]:
-    return query(
-        root,
-        "found = client.search_runs(['1'], \"tags.`distillery.role` = 'teachers'\")\n"
-        "print(json.dumps([{'status': r.info.status, 'metrics': r.data.metrics,\n"
-        "  'tags': r.data.tags, 'params': r.data.params,\n"
-        "  'artifacts': [a.path for a in client.list_artifacts(r.info.run_id)]} for r in found]))",
-    )
+    return logged_runs(root, "teachers", "other/wer")
 
 
 def test_the_first_run_makes_what_is_missing_and_leaves_table_picture_and_run(

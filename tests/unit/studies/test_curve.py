@@ -24,6 +24,7 @@ from tasks.prepare import prepare
 from tasks.studies.curve import CurveStudy, curve, log_curve
 from tasks.teacher import teacher
 from tests.tiny import RATE_HZ, copy_code, speak, tiny_params, write_corpus, write_params
+from tests.unit.studies.conftest import Interrupt
 
 CURVE: dict[str, Any] = {"fractions": [0.5, 1.0]}
 NUM_EPOCHS = 3
@@ -189,22 +190,12 @@ def test_data_that_a_share_holds_train_again(copy: Path, epochs: list[str]) -> N
 
 @pytest.mark.parametrize("stopped_after", [1, NUM_EPOCHS, NUM_EPOCHS + 2])
 def test_an_interrupted_curve_goes_on_where_it_stopped(
-    copy: Path, epochs: list[str], monkeypatch: pytest.MonkeyPatch, stopped_after: int
+    copy: Path, epochs: list[str], interrupt: Interrupt, stopped_after: int
 ) -> None:
     expected = {role: weights(copy, model(role)) for role in data_curve.ROLES}
     table = rows_of(copy)
     shutil.rmtree(copy / "models/curve")
-    save = Trainer._save
-
-    def stop(self: Trainer) -> None:
-        save(self)
-        if len(epochs) == stopped_after:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "_save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        curve(copy)
-    monkeypatch.setattr(Trainer, "_save", save)
+    interrupt(stopped_after, lambda: curve(copy))
     curve(copy)
     assert epochs == [STUDENT] * NUM_EPOCHS + [CONTROL] * NUM_EPOCHS
     assert {role: weights(copy, model(role)) for role in data_curve.ROLES} == expected

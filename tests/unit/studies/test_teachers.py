@@ -14,7 +14,6 @@ from distillery.data.manifest import PreparedData, labelled
 from distillery.errors import CorpusError
 from distillery.models.recogniser import Recogniser
 from distillery.tracking.fetched import put_model
-from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare
@@ -22,6 +21,7 @@ from tasks.studies import trial
 from tasks.studies.teachers import teachers
 from tasks.teacher import teacher
 from tests.tiny import copy_code, tiny_params, write_corpus, write_params
+from tests.unit.studies.conftest import Interrupt
 
 EPOCHS = tiny_params()["distill"]["training"]["num_epochs"]
 STUDENT, CONTROL = "student conv seed 0", "control conv seed 0"
@@ -154,24 +154,14 @@ def test_another_setting_makes_anew_what_reads_it_and_trains_no_teacher_twice(
 
 @pytest.mark.parametrize("stopped_after", [1, EPOCHS + 1])
 def test_an_interrupted_comparison_goes_on_where_it_stopped(
-    copy: Path, epochs: list[str], monkeypatch: pytest.MonkeyPatch, stopped_after: int
+    copy: Path, epochs: list[str], interrupt: Interrupt, stopped_after: int
 ) -> None:
     expected = {name: (row.get("wer"), row.get("pilot")) for name, row in rows(copy).items()}
     shutil.rmtree(copy / "scratch/teachers/conformer")
     shutil.rmtree(copy / "scratch/teachers/both")
     for file in (copy / "scratch").glob("teacher-*.pt"):
         file.unlink()  # of the configured one, too, which the ensemble then trains again
-    save = Trainer._save
-
-    def stop(self: Trainer) -> None:
-        save(self)
-        if len(epochs) == stopped_after:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Trainer, "_save", stop)
-    with pytest.raises(KeyboardInterrupt):
-        teachers(copy)
-    monkeypatch.setattr(Trainer, "_save", save)
+    interrupt(stopped_after, lambda: teachers(copy))
     teachers(copy)
     assert epochs == ["teacher"] * EPOCHS * 2 + [STUDENT] * EPOCHS * 2
     found = {name: (row.get("wer"), row.get("pilot")) for name, row in rows(copy).items()}
