@@ -5,15 +5,14 @@ Imports no model code, so that showing results is quick.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
-TABLE_COLUMNS = 100
+from distillery.console import COLUMNS, as_text, new_table
+
 MISSING = "-"
 COUNTS = ("substitutions", "deletions", "insertions")
 EXPORT_HEADERS = (
@@ -50,18 +49,12 @@ def results_table(summary: Mapping[str, Any]) -> Table:
         summary: what summary.json holds.
     """
     table = _table(summary, " ")
-    fits = Console(width=10 * TABLE_COLUMNS).measure(table).maximum <= TABLE_COLUMNS
+    fits = Console(width=10 * COLUMNS).measure(table).maximum <= COLUMNS
     return table if fits else _table(summary, "\n")
 
 
 def _table(summary: Mapping[str, Any], before_interval: str) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title=title(summary),
-        title_justify="left",
-    )
+    table = new_table(title(summary))
     headers = table_headers(summary)
     table.add_column(headers[0], overflow="fold")
     for header in headers[1:]:
@@ -73,13 +66,7 @@ def _table(summary: Mapping[str, Any], before_interval: str) -> Table:
 
 def render_table(summary: Mapping[str, Any]) -> str:
     """Return the table, each student's verdict and what to mind as text, 100 columns wide."""
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=TABLE_COLUMNS, color_system=None, highlight=False)
-    console.print(results_table(summary), "")
-    console.print(exports_table(summary), "")
-    for line in remarks(summary):
-        console.print(line, markup=False)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
+    return as_text(results_table(summary), "", exports_table(summary), "", *remarks(summary))
 
 
 def markdown_table(summary: Mapping[str, Any]) -> str:
@@ -120,7 +107,7 @@ def exports_table(summary: Mapping[str, Any]) -> Table:
     Args:
         summary: what summary.json holds.
     """
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = new_table()
     for index, header in enumerate(EXPORT_HEADERS):
         table.add_column(header, justify="left" if index < 2 else "right", no_wrap=index > 0)
     for cells in export_cells(summary):
