@@ -6,7 +6,6 @@ Only `audit` loads model code. Tables go to people, `--json` to programs.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,11 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table
 from tqdm import tqdm
 
+from distillery.console import as_text, new_table
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.copies import with_copies
 from distillery.data.manifest import MANIFEST_FILE, PreparedData
@@ -39,7 +36,7 @@ from distillery.teacher_cache.upkeep.statistics import Statistics, statistics
 from distillery.teacher_cache.upkeep.verification import Verified
 
 EXIT_GOOD, EXIT_BAD = 0, 1
-TABLE_COLUMNS, MAX_NAME = 100, 40
+MAX_NAME = 40
 SHORT_HASH = 8  # characters
 RECORD = "run make cache: it records the new state in dvc.lock"
 REFILL = (
@@ -414,13 +411,11 @@ def _show_json(content: Json, status: int) -> int:
 
 
 def _show_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = new_table()
     longest = max(len(row[0]) for row in rows)
     table.add_column(headers[0], overflow="fold", min_width=min(longest, MAX_NAME))
     for header in headers[1:]:
         table.add_column(header, justify="right", overflow="fold")
     for row in rows:
         table.add_row(*row)
-    buffer = io.StringIO()
-    Console(file=buffer, width=TABLE_COLUMNS, color_system=None, markup=False).print(table)
-    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in buffer.getvalue().splitlines()))
+    _say(as_text(table))

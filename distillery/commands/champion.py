@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
+from distillery.console import as_text, new_table
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import RegistryParams
 
@@ -20,7 +16,6 @@ if TYPE_CHECKING:
     from distillery.register.aliases import Move
     from distillery.tracking.store import Tracking
 
-COLUMNS = 100
 NUM_MOVES = 5
 NUM_VERSIONS = 10
 """The newest, beside those that have an alias."""
@@ -82,7 +77,9 @@ def _version_table(versions: Sequence[Any], roles: Mapping[str, str]) -> str:
     from distillery.tracking.versions import CHAMPION, WER_TAG
 
     headers = ("version", "", "student", "test WER", "champion since", "by", "the gate said")
-    table = _table(*headers)
+    table = new_table()
+    for header in headers:
+        table.add_column(header, overflow="fold")
     for version in versions:
         tags, number = version.tags, str(version.version)
         role = roles.get(number, "")
@@ -96,7 +93,7 @@ def _version_table(versions: Sequence[Any], roles: Mapping[str, str]) -> str:
             tags.get(BY_TAG, UNKNOWN) if is_champion else UNKNOWN,
             tags.get("gate.reason", UNKNOWN),
         )
-    return _rendered(table)
+    return as_text(table)
 
 
 def _show(tracking: Tracking, model_name: str) -> str:
@@ -132,16 +129,3 @@ def _line(move: Move) -> str:
 def _time(stamp: str) -> str:
     """Return a tag's time, such as 20260131T093000.123456Z, for people."""
     return f"{stamp[:4]}-{stamp[4:6]}-{stamp[6:8]} {stamp[9:11]}:{stamp[11:13]} UTC"
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
-    for header in headers:
-        table.add_column(header, overflow="fold")
-    return table
-
-
-def _rendered(table: Table) -> str:
-    buffer = io.StringIO()
-    Console(file=buffer, width=COLUMNS, color_system=None, highlight=False).print(table)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())

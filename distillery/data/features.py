@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from distillery.data.copies import waveform_of
+from distillery.data.feature_constants import LOG_FLOOR, VARIANCE_FLOOR
 from distillery.data.manifest import PreparedData
-from distillery.data.normalisation import VARIANCE_FLOOR, RunningNormaliser
+from distillery.data.normalisation import RunningNormaliser
 from distillery.device import num_threads
 from distillery.files import write_bytes
 from distillery.params.models import FeatureParams
 
-LOG_FLOOR = 1e-6
 logger = logging.getLogger(__name__)
 Samples = TypeVar("Samples", int, np.ndarray)
 

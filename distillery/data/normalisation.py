@@ -16,10 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-PRIOR_FRAMES = 50
-PRIOR_VARIANCE = 4.0
-"""Squared nats: what a band of log-mel features varies by in running speech, roughly."""
-VARIANCE_FLOOR = 1e-2
+from distillery.data.feature_constants import PRIOR_FRAMES, PRIOR_VARIANCE, VARIANCE_FLOOR
 
 
 class RunningNormaliser:

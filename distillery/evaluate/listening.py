@@ -9,6 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from distillery.data.audio import compute_num_samples
+from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError
 from distillery.evaluate.latency import Heard, listen
@@ -78,19 +79,13 @@ def predict(
 
 
 def batches(seconds: np.ndarray) -> Iterator[list[int]]:
-    """Yield indices, shortest utterances first, at most BATCH_SECONDS of padded audio at once.
+    """Return batches of indices, shortest first, at most BATCH_SECONDS of padded audio at once.
 
     Args:
         seconds: duration of each utterance `(utterances,)`; a longer one is a batch by itself.
     """
-    batch: list[int] = []
-    for index in np.argsort(seconds, kind="stable").tolist():
-        if batch and (len(batch) + 1) * seconds[index] > BATCH_SECONDS:
-            yield batch
-            batch = []
-        batch.append(index)
-    if batch:
-        yield batch
+    order = np.argsort(seconds, kind="stable").tolist()
+    return in_batches_by_length(order, seconds, max_padded=BATCH_SECONDS)
 
 
 def speed_clip(data: PreparedData, rows: pd.DataFrame, seconds: float) -> np.ndarray:

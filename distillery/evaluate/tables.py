@@ -5,20 +5,18 @@ Imports no model code, so that showing results is quick.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from distillery.console import COLUMNS, as_text, new_table
 from distillery.distill.filtering import FilterReport
 from distillery.evaluate.rates import Rates
 from distillery.evaluate.records import Estimate
 from distillery.evaluate.summary import Latency, ModelRow, Row, Summary, TestData
 
-TABLE_COLUMNS = 100
 MISSING = "-"
 EXPORT_HEADERS = (
     "exported",
@@ -111,18 +109,12 @@ def results_table(summary: Summary) -> Table:
     Where it would be too wide, intervals stand below their values.
     """
     table = _table(summary, " ")
-    fits = Console(width=10 * TABLE_COLUMNS).measure(table).maximum <= TABLE_COLUMNS
+    fits = Console(width=10 * COLUMNS).measure(table).maximum <= COLUMNS
     return table if fits else _table(summary, "\n")
 
 
 def _table(summary: Summary, before_interval: str) -> Table:
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title=title(summary.data, len(summary.seeds)),
-        title_justify="left",
-    )
+    table = new_table(title(summary.data, len(summary.seeds)))
     headers = table_headers(summary)
     table.add_column(headers[0], overflow="fold")
     for header in headers[1:]:
@@ -134,7 +126,7 @@ def _table(summary: Summary, before_interval: str) -> Table:
 
 def exports_table(summary: Summary) -> Table:
     """Return the table of every student's best seed in every format."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = new_table()
     for index, header in enumerate(EXPORT_HEADERS):
         table.add_column(header, justify="left" if index < 2 else "right", no_wrap=index > 0)
     for cells in export_cells(summary):
@@ -179,13 +171,7 @@ def _size_and_errors(num_bytes: int, rates: Rates) -> tuple[str, str, str]:
 
 def render_table(summary: Summary) -> str:
     """Return the table, each student's verdict and what to mind as text, 100 columns wide."""
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=TABLE_COLUMNS, color_system=None, highlight=False)
-    console.print(results_table(summary), "")
-    console.print(exports_table(summary), "")
-    for line in remarks(summary):
-        console.print(line, markup=False)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
+    return as_text(results_table(summary), "", exports_table(summary), "", *remarks(summary))
 
 
 def markdown_table(summary: Summary) -> str:

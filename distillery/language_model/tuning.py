@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.text import Vocabulary
 from distillery.language_model.decoder import LanguageModelDecoder, tune
@@ -71,9 +72,9 @@ def log_probs_of(recogniser: Teacher, data: PreparedData, rows: pd.DataFrame) ->
 
 
 def _batches(rows: pd.DataFrame) -> Iterator[list[int]]:
-    order = np.argsort(rows["num_samples"].to_numpy(), kind="stable").tolist()
-    for start in range(0, len(order), BATCH_UTTERANCES):
-        yield order[start : start + BATCH_UTTERANCES]
+    lengths = rows["num_samples"].to_numpy()
+    order = np.argsort(lengths, kind="stable").tolist()
+    return in_batches_by_length(order, lengths, max_items=BATCH_UTTERANCES)
 
 
 def describe(name: str, tuned: Tuned) -> list[str]:

@@ -12,12 +12,14 @@ import numpy as np
 import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view
 
+from distillery.data.feature_constants import (
+    LOG_FLOOR,
+    PRIOR_FRAMES,
+    PRIOR_VARIANCE,
+    VARIANCE_FLOOR,
+)
 from distillery.params.models import FeatureParams
 
-LOG_FLOOR = 1e-6
-VARIANCE_FLOOR = 1e-2
-PRIOR_FRAMES = 50
-PRIOR_VARIANCE = 4.0
 BLOCK_FRAMES = 2048
 """Frames transformed at once: a recording of an hour would need gigabytes otherwise."""
 

@@ -14,7 +14,8 @@ import torchaudio
 from torch import Tensor
 from torch.nn import functional as F
 
-from distillery.data.features import LOG_FLOOR, LogMel
+from distillery.data.feature_constants import LOG_FLOOR
+from distillery.data.features import LogMel
 from distillery.data.normalisation import RunningNormaliser
 from distillery.errors import ModelError
 from distillery.models.base import Teacher

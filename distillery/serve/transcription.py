@@ -28,6 +28,7 @@ import soundfile
 from tqdm import tqdm
 
 from distillery.data.audio import AUDIO_SUFFIXES, load_audio
+from distillery.data.lengths import in_batches_by_length
 from distillery.errors import AudioError, TranscriptsError
 from distillery.files import write_bytes
 
@@ -149,18 +150,12 @@ def by_length(files: dict[str, float], batch_seconds: float) -> Iterator[list[st
         files: seconds of each.
         batch_seconds: most audio in one batch, each counting as long as its longest.
     """
-    batch: list[str] = []
-    longest = 0.0
-    for name in sorted(files, key=lambda name: (-files[name], name)):
-        is_full = (len(batch) + 1) * longest > batch_seconds or len(batch) == MAX_BATCH_FILES
-        if batch and is_full:
-            yield batch
-            batch = []
-        if not batch:
-            longest = files[name]
-        batch.append(name)
-    if batch:
-        yield batch
+    names = sorted(files, key=lambda name: (-files[name], name))
+    lengths = [files[name] for name in names]
+    for batch in in_batches_by_length(
+        range(len(names)), lengths, max_padded=batch_seconds, max_items=MAX_BATCH_FILES
+    ):
+        yield [names[index] for index in batch]
 
 
 def _transcribe(

@@ -8,17 +8,14 @@ student needs of a teacher that is given. Every share takes as many steps as all
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
+from distillery.console import as_text, new_table
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError
@@ -30,7 +27,7 @@ from distillery.evaluate.models import FOLDERS, TrainedModel
 from distillery.evaluate.rates import rates
 from distillery.evaluate.records import Estimate
 from distillery.evaluate.summary import TestData
-from distillery.evaluate.tables import MISSING, TABLE_COLUMNS, title, with_interval
+from distillery.evaluate.tables import MISSING, title, with_interval
 from distillery.files import write_bytes
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.whole import Params
@@ -313,13 +310,7 @@ def write_report(summary: Summary, folder: Path) -> None:
 
 def render(summary: Summary) -> str:
     """Return the curves as text for the terminal, 100 columns wide."""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title=title(TestData.model_validate(summary["data"]), len(summary["seeds"])),
-        title_justify="left",
-    )
+    table = new_table(title(TestData.model_validate(summary["data"]), len(summary["seeds"])))
     interval = f"[{100 * summary['confidence']:g} % interval]"
     table.add_column("student", overflow="fold")
     for header in ("training audio", f"control, WER %\n{interval}", f"student, WER %\n{interval}"):
@@ -336,12 +327,8 @@ def render(summary: Summary) -> str:
             _with_interval(point["student"], "wer", between),
             _with_interval(point["gain"], "gain_wer", between) if gained else MISSING,
         )
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=TABLE_COLUMNS, color_system=None, highlight=False)
-    console.print(table)
     teacher = _with_interval(summary["teacher"], "wer", " ")
-    console.print(f"\nteacher: WER {teacher} %; the same at every amount", markup=False)
-    return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
+    return as_text(table, "", f"teacher: WER {teacher} %; the same at every amount")
 
 
 def _with_interval(figures: Summary, name: str, between: str) -> str:

@@ -7,7 +7,6 @@ with the fewest errors is not always the one that teaches best.
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -17,16 +16,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from distillery.console import as_text, new_table
 from distillery.data.scoring import SeedsResult, count_errors, rate_over_seeds
 from distillery.evaluate.comparison import verdict
 from distillery.evaluate.evaluate import describe
 from distillery.evaluate.predictions import BOOTSTRAP_SEED
 from distillery.evaluate.records import Estimate
-from distillery.evaluate.tables import MISSING, TABLE_COLUMNS, with_interval
+from distillery.evaluate.tables import MISSING, with_interval
 from distillery.files import write_bytes, write_json
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.whole import Params
@@ -283,24 +281,18 @@ def write_report(summary: Summary, folder: Path) -> None:
 
 def render(summary: Summary) -> str:
     """Return the choice as text for the terminal, 100 columns wide."""
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=TABLE_COLUMNS, color_system=None, highlight=False)
-    console.print(_main_table(summary))
-    for line in remarks(summary):
-        console.print(line, markup=False)
+    items: list[Table | str] = [_main_table(summary), *remarks(summary)]
     if len(summary["disagreement"]) > 1:
-        console.print(
-            "\nDisagreement: word edits between two teachers' texts by their mean length, %"
-        )
-        console.print(_disagreement_table(summary))
-    return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
+        heading = "Disagreement: word edits between two teachers' texts by their mean length, %"
+        items += ["", heading, _disagreement_table(summary)]
+    return as_text(*items)
 
 
 def _main_table(summary: Summary) -> Table:
     data = summary["data"]
     title = f"Validation split: {data['utterances']} utterances, {data['words']} words"
     interval = f"[{100 * summary['confidence']:g} %]"
-    table = _table(title)
+    table = new_table(title)
     table.add_column("teacher\n(kind)", overflow="fold")
     for header in (
         f"WER %\n{interval}",
@@ -315,16 +307,6 @@ def _main_table(summary: Summary) -> Table:
     for row in summary["candidates"]:
         table.add_row(*_cells(row))
     return table
-
-
-def _table(title: str | None = None) -> Table:
-    return Table(
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        show_edge=False,
-        title=title,
-        title_justify="left",
-    )
 
 
 def _cells(row: Summary) -> list[str]:
@@ -397,7 +379,7 @@ def _advice(summary: Summary) -> str | None:
 
 def _disagreement_table(summary: Summary) -> Table:
     names = list(summary["disagreement"])
-    table = _table()
+    table = new_table()
     table.add_column("", overflow="fold")
     for name in names:
         table.add_column(name, justify="right", overflow="fold")

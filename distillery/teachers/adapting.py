@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData
 from distillery.params.teacher import PretrainedTeacherParams
 from distillery.teachers.backend import Backend
@@ -119,6 +120,7 @@ def dropped_mass(
 
 def _sample(data: PreparedData) -> Iterator[list[np.ndarray]]:
     rows: pd.DataFrame = data.split("valid").sort_values("audio_key")[:MASS_UTTERANCES]
-    listed = list(rows.sort_values(["num_samples", "audio_key"]).itertuples())
-    for start in range(0, len(listed), BATCH_UTTERANCES):
-        yield [data.waveform(row) for row in listed[start : start + BATCH_UTTERANCES]]
+    rows = rows.sort_values(["num_samples", "audio_key"])
+    listed, lengths = list(rows.itertuples()), rows["num_samples"].to_numpy()
+    for batch in in_batches_by_length(range(len(rows)), lengths, max_items=BATCH_UTTERANCES):
+        yield [data.waveform(listed[position]) for position in batch]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distillery.data.features import gather
+from distillery.data.lengths import in_batches_by_length
 
 BUCKET_BATCHES = 50
 NO_LABELS = -1
@@ -144,16 +145,12 @@ class TrainingSet:
         batches: list[list[int]] = []
         for start in range(0, len(order), per_batch * BUCKET_BATCHES):
             window = order[start : start + per_batch * BUCKET_BATCHES]
-            batches += self._cut(window[np.argsort(seconds[window], kind="stable")], seconds)
+            by_length = window[np.argsort(seconds[window], kind="stable")]
+            batches += self._cut(by_length, seconds)
         return [batches[i] for i in generator.permutation(len(batches))]
 
-    def _cut(self, items: np.ndarray, seconds: np.ndarray) -> list[list[int]]:
-        batches: list[list[int]] = [[]]
-        for item in items.tolist():  # ascending length, so the newcomer is the longest
-            if batches[-1] and (len(batches[-1]) + 1) * seconds[item] > self.batch_seconds:
-                batches.append([])
-            batches[-1].append(item)
-        return batches
+    def _cut(self, order: np.ndarray, seconds: np.ndarray) -> Iterator[list[int]]:
+        return in_batches_by_length(order.tolist(), seconds, max_padded=self.batch_seconds)
 
     def batch(self, items: Sequence[int], moment: Moment = START) -> Batch:
         """Gather one batch.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.scoring import Counts, count_errors
 from distillery.errors import ModelError
@@ -23,8 +24,10 @@ def validation_wer(teacher: Teacher, data: PreparedData) -> float:
     """
     rows = labelled(data, "valid").sort_values(["num_samples", "audio_key"])
     total = Counts(0, 0, 0, 0)
-    for start in range(0, len(rows), BATCH_UTTERANCES):
-        batch = list(rows.iloc[start : start + BATCH_UTTERANCES].itertuples())
+    listed, lengths = list(rows.itertuples()), rows["num_samples"].to_numpy()
+    order = range(len(listed))
+    for positions in in_batches_by_length(order, lengths, max_items=BATCH_UTTERANCES):
+        batch = [listed[position] for position in positions]
         texts = teacher.transcribe([data.waveform(row) for row in batch])
         for row, text in zip(batch, texts, strict=True):
             total = total + count_errors(str(row.text).split(), text.split())

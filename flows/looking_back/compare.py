@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from distillery.console import new_table
 from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
 from distillery.params.file import PARAMS_FILE
@@ -126,7 +126,7 @@ def render(table: pd.DataFrame, champions: Sequence[str] = ()) -> Table:
         table: of `leaderboard`.
         champions: runs whose student is the champion of its registered model.
     """
-    shown = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    shown = new_table()
     shown.add_column("student", overflow="fold")
     for header in ("data", "seeds", "WER %", "control", "gain", "gap closed", "parameters", "RTF"):
         shown.add_column(header, justify="right", no_wrap=True)

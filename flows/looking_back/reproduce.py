@@ -23,10 +23,10 @@ from functools import partial
 from pathlib import Path
 
 import yaml
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from distillery.console import new_table
 from distillery.errors import DistilleryError, StageError
 from distillery.evaluate.summary import Summary
 from distillery.params.file import PARAMS_FILE
@@ -380,7 +380,9 @@ def _metrics(place: Path, model: str) -> dict[str, float]:
 
 def render(compared: Sequence[Compared]) -> Table:
     """Return the comparison as a table."""
-    table = Table("", "then", "now", "equal", box=box.SIMPLE_HEAD, show_edge=False)
+    table = new_table()
+    for header in ("", "then", "now", "equal"):
+        table.add_column(header)
     for item in compared:
         table.add_row(item.what, item.then, item.now, "yes" if item.equal else "NO")
     return table

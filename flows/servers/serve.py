@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
-import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from distillery.errors import DistilleryError, StageError
+from distillery.errors import StageError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION, checked_folder, package_bundle, version_of
-from flows import environment
 from flows.servers import server
 
 LOOPBACK = "127.0.0.1"
@@ -38,18 +36,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--model", help="models:/NAME@ALIAS or models:/NAME/VERSION")
     options = parser.parse_args(arguments)
     root = Path.cwd()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # A shell that starts it in the background would have it ignore this one.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    environment.apply(root)
-    try:
-        serve(root, options.host, options.port, options.model)
-    except DistilleryError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        pass
-    return 0
+    return server.until_stopped(
+        root, lambda: serve(root, options.host, options.port, options.model)
+    )
 
 
 def serve(root: Path, host: str, port: int, model: str | None) -> None:

@@ -16,12 +16,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from distillery.credentials import without_credentials
-from distillery.errors import StageError
+from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
+from flows import environment
 from flows.environment import path_with_this_python
 from tasks.stage import STARTER
 
@@ -43,6 +44,30 @@ OWN_SETTINGS = {
     "PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED": "false",
     "PREFECT_SERVER_SERVICES_TRIGGERS_ENABLED": "false",
 }
+
+
+def until_stopped(root: Path, serve: Callable[[], None]) -> int:
+    """Serve until SIGTERM or Ctrl-C.
+
+    Args:
+        root: the workspace.
+        serve: stops what it started when it is interrupted.
+
+    Returns:
+        The exit status, after an error of ours was said.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    # A shell that starts it in the background would have it ignore this one.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    environment.apply(root)
+    try:
+        serve()
+    except DistilleryError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 1
+    except KeyboardInterrupt:
+        pass
+    return 0
 
 
 @contextlib.contextmanager

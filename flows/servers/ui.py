@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from distillery.credentials import without_credentials
-from distillery.errors import DistilleryError, StageError
+from distillery.errors import StageError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.register import RegisterParams
 from distillery.params.whole import Params
 from distillery.tracking.names import charts_page, runs_page
 from distillery.tracking.store import Tracking, tracking_uri
-from flows import environment
 from flows.servers import server
 
 LOG_FOLDER = "scratch"
@@ -32,18 +30,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prefect-port", type=int, default=4200)
     options = parser.parse_args(arguments)
     root = Path.cwd()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # A shell that starts it in the background would have it ignore this one.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    environment.apply(root)
-    try:
-        serve(root, options.mlflow_port, options.prefect_port)
-    except DistilleryError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except KeyboardInterrupt:
-        pass
-    return 0
+    return server.until_stopped(
+        root, lambda: serve(root, options.mlflow_port, options.prefect_port)
+    )
 
 
 def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:

@@ -5,20 +5,16 @@ Imports no model code, so that showing a verdict is quick.
 
 from __future__ import annotations
 
-import io
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
+from distillery.console import as_text, new_table
 from distillery.files import write_json
 
 GATE_FILE = "reports/gate.json"
-COLUMNS = 100
 HEADERS = ("rule", "form", "figure", "limit", "")
 MARKS = {True: "passed", False: "FAILED"}
 NOT_BINDING = "failed, not served"
@@ -155,18 +151,13 @@ def sentence(verdict: Verdict) -> str:
 
 def render(verdict: Verdict) -> str:
     """Return the rulings as a table for terminals, and what failed in sentences."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table = new_table()
     for header in HEADERS:
         numbers = header in ("figure", "limit")
         table.add_column(header, justify="right" if numbers else "left", no_wrap=True)
     for cells in _cells(verdict):
         table.add_row(*cells)
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=COLUMNS, color_system=None, highlight=False)
-    console.print(sentence(verdict), markup=False)
-    if verdict.rulings:
-        console.print("", table, sep="\n")
-    return "\n".join(line.rstrip() for line in buffer.getvalue().strip("\n").splitlines())
+    return as_text(sentence(verdict), *(("", table) if verdict.rulings else ()))
 
 
 def markdown(verdict: Verdict) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from distillery.data.lengths import in_batches_by_length
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places
 
@@ -53,12 +54,8 @@ def plan_batches(rows: pd.DataFrame, batch_seconds: float) -> list[np.ndarray]:
     """
     ordered = rows.sort_values(["duration_seconds", "audio_key"])
     durations, positions = ordered["duration_seconds"].to_numpy(), ordered.index.to_numpy()
-    starts = [0]
-    for position, duration in enumerate(durations):
-        size = position - starts[-1] + 1
-        if size > 1 and size * duration > batch_seconds:
-            starts.append(position)
-    return np.split(positions, starts[1:]) if len(positions) else []
+    batches = in_batches_by_length(range(len(ordered)), durations, max_padded=batch_seconds)
+    return [positions[batch] for batch in batches]
 
 
 def partition_batches(

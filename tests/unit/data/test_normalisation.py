@@ -3,13 +3,9 @@ import math
 import pytest
 import torch
 
+from distillery.data.feature_constants import PRIOR_FRAMES, PRIOR_VARIANCE, VARIANCE_FLOOR
 from distillery.data.features import LogMel
-from distillery.data.normalisation import (
-    PRIOR_FRAMES,
-    PRIOR_VARIANCE,
-    VARIANCE_FLOOR,
-    RunningNormaliser,
-)
+from distillery.data.normalisation import RunningNormaliser
 from distillery.params.models import FeatureParams
 
 
