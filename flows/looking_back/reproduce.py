@@ -270,11 +270,11 @@ def _bring_data(root: Path, place: Path, origin: Origin) -> None:
     ).stdout.strip()
     (place / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
     for command in (["checkout", "--force"], ["pull", "--force"]):
-        done = _dvc(place, command)
-        if done.returncode == 0:
+        status, lines = run_dvc(place, command, _say_nothing)
+        if status == 0:
             break
     else:
-        tail = "\n".join(done.stdout.strip().splitlines()[-5:])
+        tail = "\n".join([*lines][-5:])
         raise StageError(
             f"{origin.model}: data or models that dvc.lock names are neither in DVC's cache here "
             f"nor at its remote; run `dvc pull` where they are, or `dvc push` there\n{tail}"
@@ -291,6 +291,10 @@ def _bring_data(root: Path, place: Path, origin: Origin) -> None:
         )
 
 
+def _say_nothing(_: str) -> None:
+    pass
+
+
 def _train_alone(place: Path, origin: Origin) -> None:
     """Train the student in a worktree without its control, which is put back as it was."""
     lock, path = place / LOCK_FILE, place / PARAMS_FILE
@@ -305,9 +309,9 @@ def _train_alone(place: Path, origin: Origin) -> None:
     path.write_bytes(text)
     made = lock.read_bytes()
     lock.write_bytes(was)
-    done = _dvc(place, ["checkout", "--force", *outs])
-    if done.returncode:
-        raise StageError(f"{origin.control}: cannot be put back\n{done.stdout.strip()}")
+    status, lines = run_dvc(place, ["checkout", "--force", *outs], _say_nothing)
+    if status:
+        raise StageError("\n".join([f"{origin.control}: cannot be put back", *lines]))
     lock.write_bytes(made)
 
 
@@ -331,19 +335,6 @@ def _rerun(place: Path, target: str) -> None:
     status, _ = run_dvc(place, arguments, partial(logger.info, "%s"))
     if status:
         raise StageError(f"stage {target}: failed in {place}; see above, the worktree is kept")
-
-
-def _dvc(place: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flows.servers.child", "dvc", *arguments],
-        cwd=place,
-        env={**environment.for_stages(), "PYTHONPATH": str(place)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
 
 
 def _compare(

@@ -17,6 +17,7 @@ from typing import IO
 
 from flows import environment
 
+THIS_CODE = Path(__file__).resolve().parents[2]
 KEPT_LINES = 30
 BAR_INTERVAL_SECONDS = 5.0
 TERMINATION_SECONDS = 10.0
@@ -41,7 +42,8 @@ def run_dvc(
     """Run DVC as a child in a session of its own; nothing of it outlives this call.
 
     Args:
-        root: the workspace.
+        root: the workspace. Stages run its own code; the code that starts them, and ends with
+            this process, is ours also where the workspace's is of another day.
         arguments: of `dvc`.
         emit: receives each line, without advice that is not for this pipeline.
         seconds: how long it may take; None: as long as it likes.
@@ -49,10 +51,12 @@ def run_dvc(
     Returns:
         The exit status and the last lines.
     """
+    path = [str(THIS_CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.servers.child", "dvc", *arguments],
+        # -P: not what the workspace calls `flows`, if it has any.
+        [sys.executable, "-P", "-m", "flows.servers.child", "dvc", *arguments],
         cwd=root,
-        env=environment.for_stages(),
+        env=environment.for_stages() | {"PYTHONPATH": os.pathsep.join(path)},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -14,9 +14,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +42,7 @@ from flows.fetch import fetch_teacher
 from flows.servers import serve, server
 from tests.attacks import Payload
 from tests.pipeline.conftest import ROOT, environment
+from tests.pipeline.on_air import END_SECONDS, OnAir, on_air
 from tests.stores import put_mlflow
 from tests.tiny import RATE_HZ, speak, tiny_params, write_params
 from tests.tiny_students import talking_student
@@ -55,34 +53,13 @@ REGISTER = {
     "model_name": "tiny",
     "serve_limits": {"max_seconds": MAX_SECONDS, "max_bytes": MAX_BYTES},
 }
-START_SECONDS = 120
-END_SECONDS = 15
 
 
 @dataclass
-class Served:
-    """A workspace whose champion is on the air."""
+class Served(OnAir):
+    """A champion on the air, and the student that it was made from."""
 
-    root: Path
-    port: int
-    process: subprocess.Popen[bytes]
     student: Recogniser
-
-    @property
-    def said(self) -> str:
-        return (self.root / "out.log").read_text()
-
-    def ask(self, body: Any, content_type: str = "application/json") -> tuple[int, str]:
-        """Return status and body of the answer."""
-        content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{self.port}/invocations", content, {"Content-Type": content_type}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=60) as answer:
-                return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as error:
-            return error.code, error.read().decode()
 
 
 def put_champion(root: Path) -> Recogniser:
@@ -141,29 +118,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     student = put_champion(root)
     put_traps(root)
     soundfile.write(root / "sample.wav", speak("ab cab", 1), RATE_HZ)
-    port = server.free_port()
-    with open(root / "out.log", "wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.servers.serve", "--port", str(port)],
-            cwd=root,
-            # As make starts it for somebody who has not activated the venv.
-            env={**environment(root), "PATH": os.defpath, "PYTHONPATH": str(ROOT)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    found = Served(root, port, process, student)
-    try:
-        end = time.monotonic() + START_SECONDS
-        while "answers until Ctrl-C" not in found.said:
-            assert process.poll() is None and time.monotonic() < end, found.said
-            time.sleep(0.1)
-        yield found
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait(END_SECONDS)
+    with on_air(root) as found:
+        yield Served(found.root, found.port, found.process, student)
 
 
 def wav(samples: np.ndarray, rate: int = RATE_HZ, kind: str = "WAV") -> str:
