@@ -39,14 +39,12 @@ EXIT_GOOD, EXIT_BAD = 0, 1
 MAX_NAME = 40
 SHORT_HASH = 8  # characters
 RECORD = "run make cache: it records the new state in dvc.lock"
-REFILL = (
-    "run make cache: the teacher hears again what is missing, and dvc.lock records the new state"
-)
+REFILL = "run make cache: the teacher runs on what is missing, and dvc.lock records the new state"
 
 
 def add_commands(commands: Any) -> None:
     """Add `cache` and its commands to the parser's commands."""
-    group = commands.add_parser("cache", help="look after the teacher-output cache")
+    group = commands.add_parser("cache", help="inspect and maintain the teacher-output cache")
     actions = group.add_subparsers(required=True, metavar="ACTION")
 
     def add(name: str, run: Any, summary: str) -> argparse.ArgumentParser:
@@ -62,18 +60,18 @@ def add_commands(commands: Any) -> None:
     action = add("verify", verify, "read every record and compare it with its checksum")
     action.add_argument("--current", action="store_true", help="the current namespace alone")
     action.add_argument(
-        "--repair", action="store_true", help="drop what is damaged, keep everything else"
+        "--repair", action="store_true", help="remove what is damaged, keep everything else"
     )
     action = add("audit", audit, "compare random utterances with the live teacher")
     action.add_argument("--count", type=_positive(int), default=16, help="how many (default: 16)")
     action.add_argument("--seed", type=int, default=0, help="fixes the draw (default: 0)")
-    action = add("gc", gc, "list what nothing needs, and delete it with --delete")
+    action = add("gc", gc, "list what is no longer needed, and delete it with --delete")
     action.add_argument("--delete", action="store_true", help="delete what is listed")
     action.add_argument(
         "--unused", action="store_true", help="utterances that are no longer prepared, too"
     )
     action.add_argument("--all", action="store_true", help="the current namespace, too")
-    action = add("compact", compact, "put the current namespace's small shards together")
+    action = add("compact", compact, "merge the current namespace's small shards")
     action.add_argument(
         "--hours", type=_positive(float), default=1.0, help="audio in one shard (default: 1)"
     )
@@ -211,7 +209,9 @@ def verify(options: argparse.Namespace) -> int:
     if damaged_files - {NAMESPACE_FILE}:
         _say(REPAIR)
     if NAMESPACE_FILE in damaged_files:
-        _say("make cache mends the namespace that it fills; `distillery cache gc` lists the others")
+        _say(
+            "make cache repairs the namespace that it fills; `distillery cache gc` lists the others"
+        )
     return status
 
 

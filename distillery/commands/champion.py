@@ -25,7 +25,7 @@ UNKNOWN = "-"
 def add_commands(commands: Any) -> None:
     """Add the commands to a parser's list of them."""
     command = commands.add_parser(
-        "champion", help="the versions: who is champion, since when, and why"
+        "champion", help="the versions: which one is champion, since when, and why"
     )
     command.set_defaults(run=lambda _: _with_registry(_show, "make champion"))
     command = commands.add_parser("promote", help="make a version champion by hand")

@@ -41,9 +41,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _add_transcribe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command = commands.add_parser(
         "transcribe",
-        help="text of recordings, of a folder of them, or of one that still grows",
+        help="text of recordings, of a folder of them, or of one that is still growing",
         description="Print FILE<TAB>text for each recording; write a line of JSON for each in a "
-        "folder; or follow one that still grows and print its text as it comes.",
+        "folder; or follow one that is still growing and print its text as it comes.",
     )
     command.add_argument(
         "sources",
@@ -91,7 +91,7 @@ def _transcribe(command: argparse.ArgumentParser, options: argparse.Namespace) -
     if folders and (len(sources) > 1 or out is None):
         command.error(f"{folders[0]} is a folder: give it alone, with --out FILE.jsonl")
     if out is not None and not folders:
-        command.error(f"--out goes with a folder, {sources[0]} is none")
+        command.error(f"--out needs a folder, {sources[0]} is not one")
     recogniser = load_transcriber(options.model, Path.cwd())
     if folders:
         return transcribe_folder(recogniser, Path(folders[0]), out)

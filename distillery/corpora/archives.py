@@ -98,7 +98,7 @@ def _check(url: str, found: str, expected: str | None) -> None:
     if expected is not None and found != expected:
         raise CorpusError(
             f"{url}: SHA-256 is {found}, expected {expected}; "
-            "the archive was changed or damaged on its way, try again"
+            "the archive was changed or damaged during the download, try again"
         )
 
 

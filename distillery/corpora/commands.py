@@ -179,7 +179,7 @@ def voices(split: str, count: int) -> list[Voice]:
     available = len(variants) * len(ACCENTS)
     if count > available:
         raise CorpusError(
-            f"corpus commands: {count} {split} speakers are asked for, there are {available}; "
+            f"corpus commands: {count} {split} speakers are required, there are {available}; "
             f"lower prepare.commands.num_{split}_speakers"
         )
     return [

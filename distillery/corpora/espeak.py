@@ -110,7 +110,7 @@ def _locate() -> tuple[str, str]:
         import espeakng_loader
     except ImportError:
         raise CorpusError(
-            "corpus commands: espeak-ng is not installed, it speaks this corpus; "
+            "corpus commands: espeak-ng, which speaks this corpus, is not installed; "
             'pip install "distillery[demo]"'
         ) from None
     return espeakng_loader.get_library_path(), espeakng_loader.get_data_path()

@@ -113,7 +113,7 @@ def _read_delimited(file: Path, delimiter: str, quoting: Any) -> list[Row]:
             rows.append(Row(reader.line_num, row))
     if unfit:
         raise ManifestError(
-            f"{file}: {len(unfit)} rows are unfit, the first: {'; '.join(unfit[:NUM_SHOWN])}; "
+            f"{file}: {len(unfit)} rows cannot be used, the first: {'; '.join(unfit[:NUM_SHOWN])}; "
             f"expected {len(reader.fieldnames or ())}; put a text that holds the delimiter into "
             "quotation marks, and write the delimiter after an empty cell, too"
         )
@@ -150,7 +150,7 @@ def _refuse(file: Path, faults: Sequence[str], kind: type[DistilleryError]) -> N
         return
     if len(faults) == 1:
         raise kind(f"{file}, {faults[0]}")
-    lines = [f"{file}: {len(faults)} rows are unfit:", *faults[:NUM_FAULTS_SHOWN]]
+    lines = [f"{file}: {len(faults)} rows cannot be used:", *faults[:NUM_FAULTS_SHOWN]]
     if len(faults) > NUM_FAULTS_SHOWN:
         lines.append(f"and {len(faults) - NUM_FAULTS_SHOWN} more")
     raise kind("\n  ".join(lines))
@@ -178,7 +178,7 @@ def _recordings(file: Path, source: Path, rows: list[Row]) -> list[tuple[int, Re
         if first != row.number:
             faults.append(
                 f"{row}: utterance {recording.utterance_id!r} ({recording.source_path}) "
-                f"stands in row {first} already; ids must be unique"
+                f"is already in row {first}; ids must be unique"
             )
         recordings.append((row.number, recording))
     _refuse(file, faults, ManifestError)

@@ -79,7 +79,7 @@ def decode(
             f"{name}: ends after {len(samples)} of {promised} samples; the file is cut short"
         )
     if not is_pcm16 and not np.isfinite(samples).all():
-        raise AudioError(f"{name}: holds samples that are no finite numbers")
+        raise AudioError(f"{name}: holds samples that are not finite numbers")
     is_mono = samples.shape[1] == 1
     samples = samples[:, 0] if is_mono else samples.mean(axis=1, dtype=np.float32)  # (samples,)
     if samples.dtype != np.int16:

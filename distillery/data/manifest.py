@@ -128,7 +128,7 @@ class PreparedData:
         ids = self.frame["utterance_id"]
         if not ids.is_unique:
             first = ids[ids.duplicated()].iloc[0]
-            raise ManifestError(f"{path}: utterance {first!r} stands twice; run make prepare again")
+            raise ManifestError(f"{path}: utterance {first!r} occurs twice; run make prepare again")
         if unknown := set(self.frame["split"]) - set(SPLITS):
             raise ManifestError(f"{path}: splits {sorted(unknown)}, expected {list(SPLITS)}")
         ends = (self.frame["offset_samples"] + self.frame["num_samples"]).groupby(

@@ -71,7 +71,7 @@ class Vocabulary:
         if not tokens or tokens[0] != BLANK:
             raise ModelError(f"{path}: first line is {tokens[:1]}, expected {BLANK!r}")
         if len(set(tokens)) != len(tokens):
-            raise ModelError(f"{path}: a token stands twice; every one must stand once")
+            raise ModelError(f"{path}: a token occurs twice; each must occur once")
         return cls(tokens)
 
     def save(self, path: Path) -> None:

@@ -57,7 +57,7 @@ def common_lengths(student: Tensor, teacher: Tensor) -> Tensor:
     if bool((difference > FRAME_TOLERANCE).any()):
         worst = int(difference.argmax())
         raise CacheMismatch(
-            f"utterance {worst} of the batch: {int(student[worst])} student frames face "
+            f"utterance {worst} of the batch: {int(student[worst])} student frames for "
             f"{int(teacher[worst])} teacher frames, expected at most {FRAME_TOLERANCE} of "
             "difference; check hop_seconds and time_reduction of both, then run make cache"
         )

@@ -34,7 +34,7 @@ def _other_speeds(factors: tuple[float, ...]) -> tuple[float, ...]:
     if 1.0 in factors:
         raise ValueError("1 is the audio itself, which is always there; remove it")
     if len(set(factors)) < len(factors):
-        raise ValueError("a factor stands twice; name each once")
+        raise ValueError("a factor occurs twice; name each once")
     return factors
 
 

@@ -140,7 +140,7 @@ def read_recordings(params: PrepareParams, source: Path) -> list[Recording]:
     for first, second in itertools.pairwise(recordings):
         if first.utterance_id == second.utterance_id:
             raise CorpusError(
-                f"corpus {params.corpus}: utterance {first.utterance_id!r} stands twice "
+                f"corpus {params.corpus}: utterance {first.utterance_id!r} occurs twice "
                 f"({first.source_path} and {second.source_path}); ids must be unique"
             )
     return recordings
@@ -208,7 +208,7 @@ def _check_drops(
     raise CorpusError(
         f"{len(dropped)} of {num_recordings} utterances were dropped, "
         f"prepare.max_dropped_fraction allows {max_fraction:g}; all of them are listed in {path}. "
-        "Mend the corpus, change prepare's settings, or raise that fraction\n" + "\n".join(lines)
+        "Repair the corpus, change prepare's settings, or raise that fraction\n" + "\n".join(lines)
     )
 
 

@@ -41,7 +41,7 @@ class Served:
     """A format, and why a student is served in it."""
 
     format: str = PYTORCH
-    reason: str = "register.serve_format asks for it"
+    reason: str = "register.serve_format says so"
     files: Mapping[str, Path] = field(default_factory=dict)
     """What the bundle holds beside the student, by name."""
 

@@ -200,8 +200,8 @@ class Transcripts:
                 yield transcripts
         except OSError as error:
             raise TranscriptsError(
-                f"{path}: cannot be written ({error.strerror or error}); mend that and run the "
-                "same command again, it goes on with what is there"
+                f"{path}: cannot be written ({error.strerror or error}); fix that and run the "
+                "same command again; it continues with what is there"
             ) from error
 
     @property
@@ -230,8 +230,8 @@ class Transcripts:
             row = _row(line)
             if row is None:
                 raise TranscriptsError(
-                    f"{self._path}: line {number} is none of transcribe's, expected path, model "
-                    "and text or error; choose another file"
+                    f"{self._path}: line {number} was not written by transcribe, expected "
+                    "path, model and text or error; choose another file"
                 )
             if row.model != self._model:
                 raise TranscriptsError(

@@ -88,7 +88,7 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
             say(f"{url}/invocations answers until Ctrl-C. Try it with\n\n{CURL.format(url=url)}")
             if not is_loopback(host):
                 say(
-                    f"Anyone who reaches {host} can use it: it knows no passwords and no "
+                    f"Anyone who reaches {host} can use it: it asks for no password and has no "
                     "encryption. docs/serving.md says what to put in front.",
                 )
             while child.poll() is None:

@@ -182,7 +182,7 @@ def check_port(target: str, variable: str, port: int) -> None:
     """
     if not is_free(port):
         raise StageError(
-            f"port {port} of 127.0.0.1: already in use, is another make {target} on? "
+            f"port {port} of 127.0.0.1: already in use, is another make {target} running? "
             f"Stop it, or choose another: make {target} {variable}={port + 1}"
         )
 
@@ -202,7 +202,7 @@ def wait_for(name: str, url: str, child: subprocess.Popen[bytes], log: Path) -> 
     end = time.monotonic() + START_SECONDS
     while not answers(url):
         if child.poll() is not None or time.monotonic() > end:
-            raise StageError(f"{name}: does not come up; see {log}")
+            raise StageError(f"{name}: does not start; see {log}")
         time.sleep(0.2)
 
 

@@ -253,7 +253,7 @@ def test_settings_that_make_no_sense_are_named(
     ("factors", "message"),
     [
         ([0.9, 1.0], "cache.speed_factors: 1 is the audio itself, which is always there; remove"),
-        ([0.9, 0.9], "cache.speed_factors: a factor stands twice; name each once"),
+        ([0.9, 0.9], "cache.speed_factors: a factor occurs twice; name each once"),
         ([3.0], "cache.speed_factors.0: Input should be less than or equal to 2"),
     ],
 )

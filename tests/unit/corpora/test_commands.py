@@ -85,7 +85,7 @@ def test_every_speaker_is_another_voice() -> None:
 
 def test_more_speakers_than_voices_are_refused(params) -> None:
     settings = params("commands", commands=SIZES | {"num_test_speakers": 1000})
-    words = r"1000 test speakers are asked for, there are \d+; lower .*num_test_speakers"
+    words = r"1000 test speakers are required, there are \d+; lower .*num_test_speakers"
     with pytest.raises(CorpusError, match=words):
         list(read_commands(settings, GRAMMAR))
 
@@ -144,5 +144,5 @@ def test_a_missing_extra_is_noticed_before_anything_is_made(
     params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
-    with pytest.raises(CorpusError, match="espeak-ng is not installed"):
+    with pytest.raises(CorpusError, match="espeak-ng, which speaks this corpus, is not installed"):
         list(read_commands(params("commands"), GRAMMAR))

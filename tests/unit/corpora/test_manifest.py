@@ -226,7 +226,8 @@ def test_an_unknown_kind_of_file_is_named(source: Path, params) -> None:
         (
             "m.csv",
             b"path,text\na.wav\nb.wav,go\nc.wav,a,b\n",
-            "2 rows are unfit, the first: row 2: holds 1 cells; row 4: holds 3 cells; expected 2",
+            "2 rows cannot be used, the first: row 2: holds 1 cells; row 4: holds 3 cells; "
+            "expected 2",
         ),
         (
             "m.jsonl",
@@ -330,11 +331,11 @@ def test_all_unfit_rows_are_told_at_once(read: Read) -> None:
             *({"path": "a.wav", "text": "", "split": "?", "utterance_id": ""},) * 20,
         )
     first, *lines = str(caught.value).splitlines()
-    assert first.endswith(".csv: 23 rows are unfit:")
+    assert first.endswith(".csv: 23 rows cannot be used:")
     assert len(lines) == 21
     assert lines[0].startswith("  row 2: path '../a.wav' leaves the folder")
     assert lines[1].startswith("  row 3: split 'dev', expected one of")
-    assert lines[2].startswith("  row 5: utterance 'x' (b.wav) stands in row 4 already")
+    assert lines[2].startswith("  row 5: utterance 'x' (b.wav) is already in row 4")
     assert lines[-1] == "  and 3 more"
 
 
@@ -351,7 +352,7 @@ def test_all_speakers_on_both_sides_are_told_at_once(source: Path, read: Read) -
     ]
     with pytest.raises(CorpusError) as caught:
         read(*rows)
-    assert "2 rows are unfit" in str(caught.value)
+    assert "2 rows cannot be used" in str(caught.value)
     assert "speaker 'anna'" in str(caught.value)
     assert "speaker 'ben'" in str(caught.value)
 
@@ -368,7 +369,7 @@ def test_a_cell_that_is_no_text_is_refused(read: Read) -> None:
 
 
 def test_repeated_ids_are_named_with_both_rows(read: Read) -> None:
-    words = r"row 3: utterance 'x' \(b\.wav\) stands in row 2 already"
+    words = r"row 3: utterance 'x' \(b\.wav\) is already in row 2"
     with pytest.raises(ManifestError, match=words):
         read(
             {"path": "a.wav", "text": "go", "utterance_id": "x"},
@@ -377,7 +378,7 @@ def test_repeated_ids_are_named_with_both_rows(read: Read) -> None:
 
 
 def test_the_same_file_twice_is_a_repeated_id(read: Read) -> None:
-    with pytest.raises(ManifestError, match="stands in row 2 already"):
+    with pytest.raises(ManifestError, match="is already in row 2"):
         read({"path": "a.wav", "text": "go"}, {"path": "a.wav", "text": "stop"})
 
 

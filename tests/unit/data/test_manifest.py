@@ -138,7 +138,7 @@ def test_a_missing_column_is_named(tmp_path: Path, rows) -> None:
 
 def test_a_repeated_utterance_is_named(tmp_path: Path, rows) -> None:
     rows[1]["utterance_id"] = "a"
-    with pytest.raises(ManifestError, match="utterance 'a' stands twice"):
+    with pytest.raises(ManifestError, match="utterance 'a' occurs twice"):
         PreparedData.open(write(tmp_path, rows))
 
 

@@ -72,7 +72,7 @@ def test_a_saved_vocabulary_loads_with_the_same_digest(tmp_path: Path) -> None:
         (None, "no such file"),
         ("", "expected '<blank>'"),
         ("a\nb\n", "expected '<blank>'"),
-        ("<blank>\na\na\n", "stands twice"),
+        ("<blank>\na\na\n", "occurs twice"),
     ],
 )
 def test_a_broken_vocabulary_file_is_refused(

@@ -236,7 +236,7 @@ def test_pooling_by_one_changes_nothing() -> None:
 
 def test_one_frame_of_difference_is_tolerated_and_two_are_refused() -> None:
     assert common_lengths(torch.tensor([5, 7]), torch.tensor([6, 7])).tolist() == [5, 7]
-    with pytest.raises(CacheMismatch, match="utterance 1 of the batch: 5 student frames face 7"):
+    with pytest.raises(CacheMismatch, match="utterance 1 of the batch: 5 student frames for 7"):
         common_lengths(torch.tensor([5, 5]), torch.tensor([6, 7]))
 
 

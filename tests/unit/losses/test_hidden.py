@@ -147,7 +147,7 @@ def test_halves_from_the_cache_are_taken_as_they_are() -> None:
 
 def test_lengths_that_differ_by_more_than_a_frame_are_refused() -> None:
     student, teacher = states(STUDENT_WIDTHS, 4, 1), states(TEACHER_WIDTHS, 8, 2)
-    with pytest.raises(CacheMismatch, match="utterance 1 of the batch: 2 student frames face 4"):
+    with pytest.raises(CacheMismatch, match="utterance 1 of the batch: 2 student frames for 4"):
         hidden_loss("mse")(student, LENGTHS, teacher, torch.tensor([8, 8]))
 
 

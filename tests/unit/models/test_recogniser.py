@@ -87,7 +87,7 @@ def test_equal_recognisers_are_saved_as_equal_bytes(tmp_path: Path) -> None:
         ("model.safetensors", b"short", "model.safetensors: does not fit"),
         ("tokens.txt", None, "tokens.txt: no such file"),
         ("tokens.txt", b"a\n", "expected '<blank>'"),
-        ("tokens.txt", b"<blank>\na\na\n", "a token stands twice"),
+        ("tokens.txt", b"<blank>\na\na\n", "a token occurs twice"),
         ("tokens.txt", b"<blank>\n|\na\n", "model.safetensors: does not fit"),
     ],
 )

@@ -452,7 +452,7 @@ def test_repeated_utterance_ids_of_a_reader_are_named(
 ) -> None:
     twins = [Recording("a", path, None, None, None, tmp_path) for path in ("x.wav", "y.wav")]
     monkeypatch.setitem(CORPORA, "manifest", lambda *_: twins)
-    with pytest.raises(CorpusError, match=r"'a' stands twice \(x\.wav and y\.wav\)"):
+    with pytest.raises(CorpusError, match=r"'a' occurs twice \(x\.wav and y\.wav\)"):
         preparation.read_recordings(params(), tmp_path)
 
 

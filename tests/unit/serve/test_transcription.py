@@ -222,7 +222,7 @@ def test_a_file_of_another_model_or_kind_is_left_alone(
     assert out.read_bytes() == before
     for content in (b"my notes\n", b"[]\n", b'{"path": 3, "model": "a", "text": ""}\n', b"{}\n"):
         out.write_bytes(content)
-        with pytest.raises(TranscriptsError, match="line 1 is none of transcribe's"):
+        with pytest.raises(TranscriptsError, match="line 1 was not written by transcribe"):
             transcribe_folder(student, folder, out)
         assert out.read_bytes() == content
 
@@ -284,7 +284,7 @@ def test_the_command_counts_and_says_what_goes_with_what(
     for arguments, message in (
         ([str(folder)], "is a folder: give it alone, with --out FILE.jsonl"),
         ([str(folder), "a.wav", "--out", str(out)], "is a folder: give it alone, with --out"),
-        (["a.wav", "--out", str(out)], "--out goes with a folder, a.wav is none"),
+        (["a.wav", "--out", str(out)], "--out needs a folder, a.wav is not one"),
         (["a.wav", "--rate", "8000"], "--rate goes with --stream"),
         (["--stream", "a.wav", "b.wav"], "--stream follows one file, or - for standard input"),
     ):
