@@ -46,7 +46,7 @@ class LanguageModelDecoder:
         """Read lm.arpa and lexicon.txt.
 
         Args:
-            folder: where they lie.
+            folder: where they lie; `use` reads the lexicon again.
             vocabulary: tokens of the log-probabilities to come.
             settings: the search's, as decoder.json has them.
 
