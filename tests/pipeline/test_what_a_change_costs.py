@@ -6,7 +6,8 @@ asked what is out of date once a file has changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import pytest
 import yaml
 
 from distillery.params.whole import Params
-from flows.stages.pipeline import STAGES, changed_targets, targets
+from flows.stages.pipeline import STAGES, targets
+from tasks.code import ROOMS
 from tasks.fetch import fetch
 from tests.pipeline.conftest import make_clone
 from tests.tiny import tiny_params, write_params
@@ -25,43 +27,85 @@ STUDENTS = {
     "stream": {"type": "causal_conv", "channels": 16, "num_blocks": 1},
 }
 ALL_STUDENTS = {f"distill@{name}-0" for name in STUDENTS}
-WHISPER = {"kind": "transformers", "model": "somewhere/whisper"}
-MEMBERS = [tiny_params()["teacher"], {"kind": "onnx", "model": "m.onnx", "tokens": "t.txt"}]
-MEMBERS[0]["kind"] = "trained"
+TRAINED = {**tiny_params()["teacher"], "kind": "trained"}
+ONNX = {"kind": "onnx", "model": "m.onnx", "tokens": "t.txt"}
 TEACHERS: dict[str, dict[str, Any]] = {
-    "trained": tiny_params()["teacher"],
-    "whisper": WHISPER,
-    "ensemble": {"kind": "ensemble", "members": MEMBERS},
+    "trained": TRAINED,
+    "whisper": {"kind": "transformers", "model": "somewhere/whisper"},
+    "ensemble": {"kind": "ensemble", "members": [TRAINED, ONNX]},
 }
+USERS_OF_TEACHERS = {"teacher", "cache", "evaluate"}
+IMPORT = "from distillery.architectures.brand_new import BrandNew"
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A workspace with made-up results of all stages, and DVC at work in it."""
+
+    root: Path
+    dvc: Any
+    names: list[str]
+    """DVC's, of all stages."""
+
+    def changed(self) -> set[str]:
+        """Return the stages that DVC wants to run."""
+        return set(self.dvc.status(targets=self.names))
+
+    def stale(self, *files: str) -> set[str]:
+        """Return them once files have changed, and `fetch` has run if it must."""
+        contents = {self.root / file: (self.root / file).read_bytes() for file in files}
+        must_fetch = any(file.startswith(ROOMS) for file in files)
+        for path, content in contents.items():
+            path.write_bytes(content + b"\n")
+        if must_fetch:
+            fetch(self.root)
+        found = self.changed()
+        assert ("fetch" in found) == must_fetch
+        for path, content in contents.items():
+            path.write_bytes(content)
+        if must_fetch:
+            fetch(self.root)
+        return found - {"fetch"}
+
+
+OpenShop = Callable[[str], Shop]
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A clone with made-up results of all stages."""
-    root = make_clone(tmp_path_factory.mktemp("costs") / "workspace")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DVC_SITE_CACHE_DIR", str(root / ".dvc/tmp/site"))
-        yield root
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clone(tmp_path_factory.mktemp("costs") / "workspace")
 
 
-def use_teacher(root: Path, name: str) -> list[str]:
-    """Let made-up results be those of the present code with such a teacher; return DVC's names."""
+@pytest.fixture
+def open_shop(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenShop]:
+    """What opens a shop with one of the teachers."""
     from dvc.repo import Repo
 
-    plain = tiny_params(teacher=TEACHERS[name]) if name == "trained" else tiny_params()
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(root / ".dvc/tmp/site"))
+    monkeypatch.chdir(root)
+    with Repo(str(root)) as repo:
+
+        def opened(teacher: str) -> Shop:
+            settings = use_teacher(root, teacher)
+            make_up_results(root)
+            fetch(root)
+            repo.commit(force=True)
+            shop = Shop(root, repo, [name for stage in STAGES for name in targets(settings, stage)])
+            assert not shop.changed()
+            return shop
+
+        yield opened
+
+
+def use_teacher(root: Path, name: str) -> Params:
+    plain = tiny_params()
     plain["teacher"] = TEACHERS[name]
     plain["distill"]["students"] = {
         student: {"architecture": architecture} for student, architecture in STUDENTS.items()
     }
     plain["distill"]["students"]["stream"]["features"] = {"num_mels": 16, "normalise": "running"}
     write_params(root, plain)
-    make_up_results(root)
-    fetch(root)
-    with pytest.MonkeyPatch.context() as patch, Repo(str(root)) as repo:
-        patch.chdir(root)
-        repo.commit(force=True)
-    settings = Params.model_validate(plain)
-    return [target for stage in STAGES for target in targets(settings, stage)]
+    return Params.model_validate(plain)
 
 
 def make_up_results(root: Path) -> None:
@@ -79,40 +123,18 @@ def make_up_results(root: Path) -> None:
             (root / name).write_text(f"{name}\n")
 
 
-def stale(root: Path, names: list[str], file: str) -> set[str]:
-    """Return what DVC wants to run once a file has changed, and `fetch` has run if it must."""
-    path = root / file
-    content = path.read_bytes()
-    path.write_bytes(content + b"\n")
-    try:
-        first = set(changed_targets(root, names))
-        if "fetch" not in first:
-            return first
-        fetch(root)
-        return set(changed_targets(root, names)) - {"fetch"}
-    finally:
-        path.write_bytes(content)
-        fetch(root)
-
-
-def test_the_teachers_and_students_files_count_for_those_that_use_them(root: Path) -> None:
-    names = use_teacher(root, "trained")
-    assert set(names) == {"prepare", "fetch", "teacher", "cache", *ALL_STUDENTS, "evaluate"}
-    assert not changed_targets(root, names)
-    own = {"teacher", "cache", "evaluate"}
+def test_a_file_counts_for_the_models_that_are_made_by_it(open_shop: OpenShop) -> None:
+    shop = open_shop("trained")
+    assert set(shop.names) == {"prepare", "fetch", "teacher", "cache", *ALL_STUDENTS, "evaluate"}
     for file, expected in {
-        # losses and objectives
+        # losses, objectives, training
         "distillery/losses/kl.py": ALL_STUDENTS,
         "distillery/losses/ctc.py": {"teacher", *ALL_STUDENTS},
         "distillery/distill/objective.py": ALL_STUDENTS,
         "distillery/training/trainer.py": {"teacher", *ALL_STUDENTS},
-        # one kind of teacher
-        "distillery/teachers/trained.py": own,
-        "distillery/teachers/whisper.py": set(),
-        "distillery/teachers/ensemble.py": set(),
-        # one architecture
-        "distillery/architectures/conv_bilstm.py": own,
-        "distillery/architectures/conformer.py": set(),
+        # one kind of teacher, one architecture
+        "distillery/teachers/trained.py": USERS_OF_TEACHERS,
+        "distillery/architectures/conv_bilstm.py": USERS_OF_TEACHERS,
         "distillery/architectures/crnn.py": {"distill@small-0", "evaluate"},
         "distillery/architectures/causal_conv.py": {"distill@stream-0", "evaluate"},
         "distillery/architectures/separable_conv.py": {
@@ -120,58 +142,53 @@ def test_the_teachers_and_students_files_count_for_those_that_use_them(root: Pat
             "distill@stream-0",  # whose layers are built of these
             "evaluate",
         },
-        # the lists, which a new architecture or kind changes
-        "distillery/architectures/known.py": set(),
-        "distillery/teachers/kinds.py": set(),
-        "distillery/teachers/saved.py": set(),
-        "distillery/params/teacher.py": set(),
         # the cache
         "distillery/teacher_cache/filling/audit.py": {"cache"},
         "distillery/teacher_cache/filling/decoder.py": {"cache"},
         "distillery/teacher_cache/payload.py": {"cache", *ALL_STUDENTS},
         # what comes after training
         "distillery/evaluate/plots.py": {"evaluate"},
-        "distillery/evaluate/tables.py": {"evaluate"},
         "distillery/serve/export.py": {"evaluate"},
-        "distillery/serve/served.py": set(),
-        "distillery/register/gate/rules.py": set(),
-        "distillery/register/register.py": set(),
-        "distillery/tracking/store.py": set(),
-        "flows/distillation.py": set(),
     }.items():
-        assert stale(root, names, file) == expected, file
-    assert not changed_targets(root, names)
+        assert shop.stale(file) == expected, file
+    assert not shop.changed()
 
 
-def test_one_kinds_file_counts_where_that_kind_is_set(root: Path) -> None:
-    names = use_teacher(root, "whisper")
-    assert not changed_targets(root, names)
-    own = {"teacher", "cache", "evaluate"}
-    assert stale(root, names, "distillery/teachers/whisper.py") == own
-    assert stale(root, names, "distillery/teachers/trained.py") == set()
-    assert stale(root, names, "distillery/architectures/conv_bilstm.py") == set()
+def test_what_no_model_is_made_by_trains_nobody(open_shop: OpenShop) -> None:
+    """Kinds and architectures that are not set, their lists, and what comes after training."""
+    shop = open_shop("trained")
+    others = ("teachers/whisper", "teachers/ensemble", "architectures/conformer")
+    lists = ("architectures/known", "teachers/kinds", "teachers/saved", "params/teacher")
+    after = ("serve/served", "register/gate/rules", "register/register", "tracking/store")
+    files = [f"distillery/{name}.py" for name in (*others, *lists, *after)]
+    assert shop.stale(*files, "flows/distillation.py", "tasks/register.py") == set()
 
 
-def test_an_ensembles_code_is_that_of_its_members_too(root: Path) -> None:
-    names = use_teacher(root, "ensemble")
-    own = {"teacher", "cache", "evaluate"}
+def test_one_kinds_file_counts_where_that_kind_is_set(open_shop: OpenShop) -> None:
+    shop = open_shop("whisper")
+    assert shop.stale("distillery/teachers/whisper.py") == USERS_OF_TEACHERS
+    others = ("teachers/trained", "teachers/onnx_file", "architectures/conv_bilstm")
+    assert shop.stale(*(f"distillery/{name}.py" for name in others)) == set()
+
+
+def test_an_ensembles_code_is_that_of_its_members_too(open_shop: OpenShop) -> None:
+    shop = open_shop("ensemble")
     for name in ("teachers/ensemble", "teachers/onnx_probe", "architectures/conv_bilstm"):
-        assert stale(root, names, f"distillery/{name}.py") == own, name
-    assert stale(root, names, "distillery/teachers/whisper.py") == set()
+        assert shop.stale(f"distillery/{name}.py") == USERS_OF_TEACHERS, name
+    assert shop.stale("distillery/teachers/whisper.py") == set()
 
 
-def test_a_new_architecture_trains_nobody(root: Path) -> None:
-    names = use_teacher(root, "trained")
-    known = root / "distillery/architectures/known.py"
-    content, new = known.read_text(), root / "distillery/architectures/brand_new.py"
+def test_a_new_architecture_trains_nobody(open_shop: OpenShop) -> None:
+    shop = open_shop("trained")
+    known = shop.root / "distillery/architectures/known.py"
+    content, new = known.read_text(), known.with_name("brand_new.py")
     new.write_text('"""An architecture."""\n\n\nclass BrandNew:\n    pass\n')
     known.write_text(
-        content.replace(
-            "STUDENTS: ", "from distillery.architectures.brand_new import BrandNew\nSTUDENTS: "
-        ).replace('"crnn": CRNN,', '"crnn": CRNN,\n    "brand_new": BrandNew,')
+        content.replace("\nSTUDENTS: ", f"\n{IMPORT}\nSTUDENTS: ").replace(
+            '"crnn": CRNN,', '"crnn": CRNN,\n    "brand_new": BrandNew,'
+        )
     )
-    assert set(changed_targets(root, names)) == {"fetch"}
-    fetch(root)
-    assert set(changed_targets(root, names)) == {"fetch"}  # which DVC has not seen run
+    fetch(shop.root)
+    assert shop.changed() == {"fetch"}
     new.unlink()
     known.write_text(content)
