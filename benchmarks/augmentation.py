@@ -9,7 +9,6 @@ to benchmarks/results/augmentation.json.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import key, paired_medians, row, write_rows
+from benchmarks.common import key, paired_medians, report, row
 from distillery.architectures.known import STUDENTS
 from distillery.augmentations.augmenter import Augmenter, Effects
 from distillery.data.features import LogMel, PackedFeatures, unpacked_features
@@ -131,8 +130,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     rows = measure(arguments.rounds)
-    write_rows("augmentation", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("augmentation", rows)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ FRAME_SHIFT_SECONDS = 0.04
 FRAMES_PER_HOUR = 90_000
 CONFIDENT_BLANKS, HESITANT_BLANKS = 0.65, 0.15  # shares of frames; the rest are tokens
 TAIL_SPREAD = 3.0  # nats
+# Utterances of the caches' benchmarks are slices of so many generated frames.
+BASE_FRAMES, MIN_FRAMES, MAX_FRAMES = 8000, 50, 800
 
 
 def cpu_seconds(work: Callable[[], object]) -> float:
@@ -55,7 +57,14 @@ def paired_rounds(works: Sequence[Callable[[], object]], rounds: int) -> list[tu
 
 
 def row(
-    name: str, value: float, unit: str, goal: str | None, holds: bool | None, against: str
+    name: str,
+    value: float,
+    unit: str,
+    goal: str | None,
+    holds: bool | None,
+    against: str,
+    *,
+    is_goal: bool = True,
 ) -> dict[str, Any]:
     """Return one row of a benchmark's results.
 
@@ -66,13 +75,14 @@ def row(
         goal: what was asked for, in words; None where nothing was.
         holds: whether it was reached; None where there is no goal.
         against: what it was compared with, or measured on.
+        is_goal: False leaves goal and `holds` empty.
     """
     return {
         "name": name,
         "value": float(f"{value:.4g}"),
         "unit": unit,
-        "goal": goal,
-        "holds": None if holds is None else bool(holds),
+        "goal": goal if is_goal else None,
+        "holds": bool(holds) if is_goal and holds is not None else None,
         "against": against,
         "machine": machine(),
         "commit": commit(),
@@ -111,6 +121,12 @@ def write_rows(name: str, rows: list[dict[str, Any]]) -> Path:
     path = RESULTS / f"{name}.json"
     write_json(path, rows)
     return path
+
+
+def report(name: str, rows: list[dict[str, Any]]) -> None:
+    """Write a benchmark's rows, and print them."""
+    write_rows(name, rows)
+    print(json.dumps(rows, indent=2, ensure_ascii=False))
 
 
 def in_child(module: str, *arguments: object) -> Any:

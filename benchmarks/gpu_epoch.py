@@ -11,7 +11,6 @@ benchmarks/results/gpu_epoch.json.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import subprocess
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import row, write_rows
+from benchmarks.common import report, row
 from benchmarks.digits import TRAINING, Digits, Epoch, recordings
 
 PRECISIONS = ("fp32", "bf16")
@@ -98,8 +97,7 @@ def main() -> None:
     source = recordings(arguments.source)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(source, Path(folder), arguments.rounds)
-    write_rows("gpu_epoch", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("gpu_epoch", rows)
 
 
 if __name__ == "__main__":

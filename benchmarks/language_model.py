@@ -18,7 +18,6 @@ hypothesis and kenlm were installed into, such as one that `uv pip install --tar
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import statistics
 import sys
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import not_measured, paired_rounds, row, write_rows
+from benchmarks.common import not_measured, paired_rounds, report, row
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.scoring import Counts, count_errors
 from distillery.data.text import SPACE, Vocabulary
@@ -186,8 +185,7 @@ def main() -> None:
     if options.packages is not None:
         sys.path.append(str(options.packages))
     rows = measure(options.workspaces, options.rounds)
-    write_rows("language_model", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("language_model", rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from benchmarks.common import row, write_rows
+from benchmarks.common import report, row
 from benchmarks.digits import FSDD_BATCH_SECONDS, recordings
 from distillery.corpora.fsdd import NUM_TEST_TAKES
 from distillery.data.features import PackedFeatures
@@ -129,8 +128,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     arguments = parser.parse_args()
     rows = measure(recordings(arguments.source), NUM_LIBRISPEECH, arguments.epochs)
-    write_rows("padding", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("padding", rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from benchmarks.common import ROOT, memory_mib, row, write_rows
+from benchmarks.common import ROOT, memory_mib, report, row
 from distillery.data.audio import SECONDS_PER_HOUR, decode
 from distillery.params.prepare import PrepareParams
 from distillery.prepare import prepare as preparation
@@ -161,8 +160,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), arguments.source, arguments.rounds)
-    write_rows("prepare", rows)
-    print(json.dumps(rows, indent=2))
+    report("prepare", rows)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,12 @@ benchmarks/results/scoring.json.
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 import jiwer
 import numpy as np
 
-from benchmarks.common import paired_medians, row, write_rows
+from benchmarks.common import paired_medians, report, row
 from distillery.data.scoring import Counts, bootstrap_interval, count_errors, paired_bootstrap
 
 NUM_UTTERANCES = 2620
@@ -126,8 +125,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     rows = measure(parser.parse_args().rounds)
-    write_rows("scoring", rows)
-    print(json.dumps(rows, indent=2))
+    report("scoring", rows)
 
 
 if __name__ == "__main__":

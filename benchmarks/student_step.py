@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.common import not_measured, paired_rounds, row, write_rows
+from benchmarks.common import not_measured, paired_rounds, report, row
 from benchmarks.digits import FEATURES, RATE_HZ, STUDENT, TRAINING, Digits, recordings
 from distillery.architectures.separable_conv import SeparableConv
 from distillery.data.manifest import labelled
@@ -206,8 +205,7 @@ def main() -> None:
     source = recordings(arguments.source)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(source, Path(folder), arguments.rounds, arguments.seeds, arguments.epochs)
-    write_rows("student_step", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("student_step", rows)
 
 
 if __name__ == "__main__":

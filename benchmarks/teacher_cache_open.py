@@ -31,9 +31,9 @@ from benchmarks.common import (
     key,
     memory_mib,
     posteriors,
+    report,
     row,
     synthetic_namespace,
-    write_rows,
 )
 from distillery.data.manifest import (
     MANIFEST_FILE,
@@ -289,8 +289,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), arguments.utterances, IDLE_UTTERANCES, arguments.rounds)
-    write_rows("teacher_cache_open", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("teacher_cache_open", rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ benchmarks/results/teacher_cache_read.json.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,21 +27,22 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
 from benchmarks.common import (
+    BASE_FRAMES,
+    MAX_FRAMES,
+    MIN_FRAMES,
     fill,
     key,
     paired_medians,
     posteriors,
+    report,
     row,
     synthetic_namespace,
-    write_rows,
 )
 from distillery.device import num_threads
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
 
 BATCH = 32
-MIN_FRAMES, MAX_FRAMES = 50, 800
-BASE_FRAMES = 8000  # utterances are slices of so many generated frames
 FRAMES_49_KB = 425
 HIDDEN_WIDTH = 768
 
@@ -345,8 +345,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), arguments.utterances, arguments.large, arguments.rounds)
-    write_rows("teacher_cache_read", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("teacher_cache_read", rows)
 
 
 if __name__ == "__main__":

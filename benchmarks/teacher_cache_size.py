@@ -25,9 +25,9 @@ from benchmarks.common import (
     fill,
     key,
     posteriors,
+    report,
     row,
     synthetic_namespace,
-    write_rows,
 )
 from distillery.architectures.known import TEACHERS
 from distillery.data.manifest import PreparedData
@@ -197,8 +197,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(arguments.workspace, Path(folder), arguments.seconds, arguments.frames)
-    write_rows("teacher_cache_size", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("teacher_cache_size", rows)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from each seed. Rows go to benchmarks/results/teacher_cache_students.json.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import ROOT, row, write_rows
+from benchmarks.common import ROOT, report, row
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import bootstrap_interval, count_errors
 from distillery.distill.distillation import Distillation
@@ -118,8 +117,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         rows = measure(options.workspace, options.student, options.seeds, Path(scratch))
-    write_rows("teacher_cache_students", rows)
-    print(json.dumps(rows, indent=2))
+    report("teacher_cache_students", rows)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ to benchmarks/results/teacher_pass.json.
 from __future__ import annotations
 
 import argparse
-import json
 import shutil
 import statistics
 import tempfile
@@ -27,7 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.common import ROOT, copied_workspace, row, write_rows
+from benchmarks.common import ROOT, copied_workspace, report, row
 from distillery.architectures.known import TEACHERS
 from distillery.data.manifest import PreparedData
 from distillery.device import num_threads
@@ -239,8 +238,7 @@ def main() -> None:
             arguments.rounds,
             arguments.sweep,
         )
-    write_rows("teacher_pass", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("teacher_pass", rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ of the rounds' ratios. Rows go to benchmarks/results/training_epoch.json.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from benchmarks.common import paired_rounds, row, write_rows
+from benchmarks.common import paired_rounds, report, row
 from benchmarks.digits import FEATURES, Digits, Epoch, OtherFrames, recordings
 from benchmarks.student_step import Conv1dStudent
 from distillery.data.features import LogMel, PackedFeatures, pad
@@ -284,8 +283,7 @@ def main() -> None:
     source = recordings(arguments.source)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(source, Path(folder), arguments.clips, arguments.strings, arguments.rounds)
-    write_rows("training_epoch", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("training_epoch", rows)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ benchmarks/results/training_loop.json.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import statistics
@@ -27,7 +26,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from benchmarks.common import ROOT, paired_rounds, row, write_rows
+from benchmarks.common import ROOT, paired_rounds, report, row
 from benchmarks.digits import FEATURES, STUDENT, TRAINING, Digits, recordings
 from benchmarks.training_epoch import HeldBatches
 from distillery.models.layers import Network
@@ -216,8 +215,7 @@ def main() -> None:
     source = recordings(arguments.source)
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(source, Path(folder), arguments.rounds)
-    write_rows("training_loop", rows)
-    print(json.dumps(rows, indent=2, ensure_ascii=False))
+    report("training_loop", rows)
 
 
 if __name__ == "__main__":

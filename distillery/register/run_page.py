@@ -9,14 +9,14 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import soundfile
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 from rapidfuzz.distance import Levenshtein
 
 from distillery.evaluate.summary import Summary
@@ -30,6 +30,7 @@ from distillery.evaluate.tables import (
 )
 from distillery.register.gate.verdict import Verdict
 
+TEMPLATE = Path(__file__).with_suffix(".html")
 NUM_EXAMPLES = 10
 MAX_AUDIO_SECONDS = 20.0
 """A longer example is shown without its recording, or the page becomes too large to send."""
@@ -94,8 +95,13 @@ def render_page(inputs: ReportInputs, play: Play | None = None) -> str:
         inputs: what it is made from.
         play: where recordings come from; None: examples are shown without.
     """
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    return environment.from_string(TEMPLATE).render(
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATE.parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    return environment.get_template(TEMPLATE.name).render(
         inputs=inputs,
         subtitle=title(inputs.summary.data, len(inputs.summary.seeds)),
         headers=[
@@ -154,14 +160,14 @@ def mark_differences(reference: str, hypothesis: str) -> Markup:
     expected, heard = reference.split(), hypothesis.split()
     pieces = []
     for step in Levenshtein.opcodes(expected, heard):
-        wanted = escape(" ".join(expected[step.src_start : step.src_end]))
-        found = escape(" ".join(heard[step.dest_start : step.dest_end]))
+        wanted = " ".join(expected[step.src_start : step.src_end])
+        found = " ".join(heard[step.dest_start : step.dest_end])
         if step.tag == "equal":
-            pieces.append(found)
+            pieces.append(escape(found))
             continue
-        pieces += [f"<del>{wanted}</del>"] if wanted else []
-        pieces += [f"<ins>{found}</ins>"] if found else []
-    return Markup(" ".join(pieces))  # every word was escaped above
+        pieces += [Markup("<del>{}</del>").format(wanted)] if wanted else []
+        pieces += [Markup("<ins>{}</ins>").format(found)] if found else []
+    return Markup(" ").join(pieces)
 
 
 def _audio_uri(heard: tuple[np.ndarray, int] | None) -> str | None:
@@ -174,113 +180,3 @@ def _audio_uri(heard: tuple[np.ndarray, int] | None) -> str | None:
 
 def _data_uri(kind: str, content: bytes) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-TEMPLATE = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ inputs.heading }}</title>
-<style>
-  body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
-         color: #1b1f24; background: #fff; }
-  h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-  .quiet { color: #59636e; }
-  .outcome { padding: .6rem 1rem; background: #eef4fb; border-radius: 6px; }
-  table { border-collapse: collapse; width: 100%; font-size: 14px; }
-  th, td { text-align: right; padding: .35rem .6rem; border-bottom: 1px solid #d9dee3;
-           font-variant-numeric: tabular-nums; }
-  th:first-child, td:first-child { text-align: left; } th { font-weight: 600; }
-  table.words td, table.words th { text-align: left; vertical-align: top; }
-  .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(26rem, 1fr)); gap: 1rem; }
-  figure { margin: 0; } figure img { width: 100%; } figcaption { color: #59636e; font-size: 14px; }
-  ins { background: #fde2c8; text-decoration: none; } del { color: #a3262a; }
-  .example { border-top: 1px solid #d9dee3; padding: .8rem 0; } audio { width: 100%; height: 2rem; }
-  dl { display: grid; grid-template-columns: 6rem 1fr; gap: .15rem .6rem; margin: .4rem 0; }
-  dt { color: #59636e; } dd { margin: 0; } .passed { color: #1a7f37; } .failed { color: #a3262a; }
-  pre { background: #f6f8fa; padding: 1rem; overflow-x: auto; font-size: 13px; }
-</style>
-</head>
-<body>
-<h1>{{ inputs.heading }}</h1>
-<p class="quiet">{{ subtitle }}</p>
-<p class="outcome">{{ inputs.outcome }}</p>
-
-<h2>Results</h2>
-<table>
-<tr>{% for header in headers %}<th>{{ header }}</th>{% endfor %}</tr>
-{% for row in rows %}
-<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</table>
-{% if exports %}
-<h2>Exported</h2>
-<table>
-<tr>{% for header in export_headers %}<th>{{ header }}</th>{% endfor %}</tr>
-{% for row in exports %}
-<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}
-</table>
-{% endif %}
-<ul>{% for line in remarks %}<li>{{ line }}</li>{% endfor %}</ul>
-
-{% if inputs.gate %}
-<h2>Gate</h2>
-<p>Version {{ inputs.gate.version }} is {{ inputs.gate.alias or "without an alias" }}:
-{{ inputs.gate.reason }}.</p>
-{% if inputs.gate.rulings %}
-<table class="words">
-<tr><th>rule</th><th>form</th><th>figure</th><th>limit</th><th>ruling</th><th>in words</th></tr>
-{% for item in inputs.gate.rulings %}
-{% set style = "passed" if item.passed else "failed" if item.binding else "quiet" %}
-<tr><td>{{ item.rule }}</td><td>{{ item.form }}</td><td>{{ item.shown(item.figure) }}</td>
-<td>{{ item.shown(item.limit) }}</td><td class="{{ style }}">{{ item.mark }}</td>
-<td>{{ item.sentence }}</td></tr>
-{% endfor %}
-</table>
-{% endif %}
-{% endif %}
-
-{% if plots %}
-<h2>Plots</h2>
-<div class="plots">
-{% for caption, source in plots %}
-<figure><img src="{{ source }}" alt="{{ caption }}"><figcaption>{{ caption }}</figcaption></figure>
-{% endfor %}
-</div>
-{% endif %}
-
-<h2>Errors</h2>
-{% if examples %}
-<p class="quiet">Utterances with most word errors of {{ inputs.student }}, seed {{ inputs.seed }}:
-<del>missed</del>, <ins>heard instead</ins>.</p>
-{% for example in examples %}
-<div class="example">
-<span class="quiet">{{ example.utterance_id }},
-{{ "speaker " ~ example.speaker ~ "," if example.speaker }}
-{{ example.word_errors }} word error{{ "" if example.word_errors == 1 else "s" }}</span>
-<dl>
-<dt>reference</dt><dd>{{ example.reference }}</dd>
-<dt>student</dt><dd>{{ example.heard }}</dd>
-{% for label, text in example.others %}<dt>{{ label }}</dt><dd>{{ text }}</dd>{% endfor %}
-</dl>
-{% if example.audio %}<audio controls preload="none" src="{{ example.audio }}"></audio>{% endif %}
-</div>
-{% endfor %}
-{% else %}
-<p>The student made none on this test split.</p>
-{% endif %}
-
-<h2>Lineage</h2>
-<table class="words">
-{% for name, value in inputs.lineage|dictsort %}
-<tr><td>{{ name }}</td><td><code>{{ value }}</code></td></tr>
-{% endfor %}
-</table>
-{% if inputs.settings %}
-<details><summary>params.yaml</summary><pre>{{ inputs.settings }}</pre></details>
-{% endif %}
-</body>
-</html>
-"""

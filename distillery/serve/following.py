@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 import struct
 import sys
 import threading
@@ -42,7 +43,7 @@ def follow(
     """Open a growing recording.
 
     Args:
-        source: a file's path, or `-` for standard input.
+        source: path of a file or of a named pipe, or `-` for standard input.
         sample_rate_hz: the rate wanted; a stream is not resampled.
         raw_rate_hz: the rate of raw samples of one channel; None reads a WAV header.
         idle_seconds: a file that has not grown for so long is finished.
@@ -59,14 +60,16 @@ def follow(
     name = "standard input" if source == STDIN else source
     with contextlib.ExitStack() as stack:
         if source == STDIN:
-            file = _Pipe(sys.stdin.fileno(), name, _stopped_by_ctrl_c(stack))
+            descriptor, is_file = sys.stdin.fileno(), False
         else:
             try:
                 opened = stack.enter_context(open(source, "rb", buffering=0))
             except OSError as error:
                 raise AudioError(f"{name}: cannot be read: {error.strerror}") from None
-            stopped = _stopped_by_ctrl_c(stack)
-            file = _GrowingFile(opened.fileno(), name, stopped, idle_seconds)
+            descriptor = opened.fileno()
+            is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)  # or a named pipe
+        stopped = _stopped_by_ctrl_c(stack)
+        file = _Bytes(descriptor, name, stopped, idle_seconds if is_file else None)
         channels = 1
         rate = raw_rate_hz
         if rate is None:
@@ -91,7 +94,7 @@ def _stopped_by_ctrl_c(stack: contextlib.ExitStack) -> threading.Event:
     return stopped
 
 
-def _chunks(file: _Pipe, channels: int, rate_hz: int) -> Iterator[Chunk]:
+def _chunks(file: _Bytes, channels: int, rate_hz: int) -> Iterator[Chunk]:
     frame_bytes = channels * SAMPLE_DTYPE.itemsize
     most = max(1, round(CHUNK_SECONDS * rate_hz)) * frame_bytes
     held, num_samples = b"", 0
@@ -107,28 +110,48 @@ def _chunks(file: _Pipe, channels: int, rate_hz: int) -> Iterator[Chunk]:
     yield np.zeros(0, np.float32), True
 
 
-class _Pipe:
-    """Bytes as they come."""
+class _Bytes:
+    """The bytes of a pipe as they come, or of a file until it has not grown for a while."""
 
-    def __init__(self, descriptor: int, name: str, stopped: threading.Event) -> None:
-        self.descriptor = descriptor
+    def __init__(
+        self, descriptor: int, name: str, stopped: threading.Event, idle_seconds: float | None
+    ) -> None:
         self.name = name
-        self.stopped = stopped
-        self.num_read = 0
-        self._end: int | None = None  # how many bytes there will be, if that is known
+        self._descriptor = descriptor
+        self._stopped = stopped
+        self._idle_seconds = idle_seconds  # None: a pipe, which tells when it ends
+        self._num_read = 0
+        self._start: int | None = None  # where samples begin, once that is known
+        self._end: int | None = None  # where they end, where that is known
 
     def read(self, most: int) -> bytes:
-        """Return some bytes, waiting for them; none at the end."""
-        while not select.select([self.descriptor], [], [], POLL_SECONDS)[0]:
-            if self.stopped.is_set():
+        """Return some bytes, waiting for them; none at the end.
+
+        Raises:
+            AudioError: the file became shorter.
+        """
+        is_file = self._idle_seconds is not None
+        end = time.monotonic() + (self._idle_seconds or 0.0)
+        while True:
+            if is_file:
+                self._look_at_header()
+            if select.select([self._descriptor], [], [], POLL_SECONDS)[0]:  # files always are
+                content = self._read_now(most)
+                if content or not is_file:
+                    return content
+                if os.fstat(self._descriptor).st_size < self._num_read:
+                    raise AudioError(f"{self.name}: became shorter while it was read; start again")
+                if time.monotonic() > end:
+                    return b""
+                self._stopped.wait(POLL_SECONDS)
+            if self._stopped.is_set():
                 return b""
-        return self._read_now(most)
 
     def _read_now(self, most: int) -> bytes:
         if self._end is not None:
-            most = max(0, min(most, self._end - self.num_read))
-        content = os.read(self.descriptor, most)
-        self.num_read += len(content)
+            most = max(0, min(most, self._end - self._num_read))
+        content = os.read(self._descriptor, most)
+        self._num_read += len(content)
         return content
 
     def read_exactly(self, count: int) -> bytes:
@@ -150,40 +173,14 @@ class _Pipe:
 
     def begin_samples(self, riff_size: int, size: int) -> None:
         """Take note that samples begin here, and what the header says of its bytes and theirs."""
-        self._end = _end_of_samples(self.num_read, riff_size, size)
-
-
-class _GrowingFile(_Pipe):
-    """A file's bytes, waiting for more until it has not grown for a while."""
-
-    def __init__(
-        self, descriptor: int, name: str, stopped: threading.Event, idle_seconds: float
-    ) -> None:
-        super().__init__(descriptor, name, stopped)
-        self.idle_seconds = idle_seconds
-        self._start: int | None = None
-
-    def begin_samples(self, riff_size: int, size: int) -> None:
-        super().begin_samples(riff_size, size)
-        self._start = self.num_read
-
-    def read(self, most: int) -> bytes:
-        end = time.monotonic() + self.idle_seconds
-        while True:
-            self._look_at_header()
-            if content := self._read_now(most):
-                return content
-            if os.fstat(self.descriptor).st_size < self.num_read:
-                raise AudioError(f"{self.name}: became shorter while it was read; start again")
-            if self.stopped.is_set() or time.monotonic() > end:
-                return b""
-            time.sleep(POLL_SECONDS)
+        self._start = self._num_read
+        self._end = _end_of_samples(self._start, riff_size, size)
 
     def _look_at_header(self) -> None:
-        """Read the sizes anew: closing the file sets them right."""
+        """Read the sizes of a file anew: closing it sets them right."""
         if self._start is not None:
-            (riff_size,) = struct.unpack("<I", os.pread(self.descriptor, 4, RIFF_SIZE_PLACE))
-            (size,) = struct.unpack("<I", os.pread(self.descriptor, 4, self._start - 4))
+            (riff_size,) = struct.unpack("<I", os.pread(self._descriptor, 4, RIFF_SIZE_PLACE))
+            (size,) = struct.unpack("<I", os.pread(self._descriptor, 4, self._start - 4))
             self._end = _end_of_samples(self._start, riff_size, size)
 
 
@@ -200,7 +197,7 @@ def _end_of_samples(start: int, riff_size: int, size: int) -> int | None:
     return start + size if are_known and something_follows else None
 
 
-def _read_header(file: _Pipe) -> tuple[int, int]:
+def _read_header(file: _Bytes) -> tuple[int, int]:
     """Read a WAV header up to the first sample; return rate in hertz and channels."""
     start = file.read_exactly(12)
     if start[:4] != b"RIFF" or start[8:] != b"WAVE":

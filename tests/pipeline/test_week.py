@@ -1,4 +1,4 @@
-"""examples/week.py: what arrives on which day, its table, and two days of it for real."""
+"""examples/week: what arrives on which day, its table, and two days of it for real."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import yaml
 from distillery.corpora.base import Recording
 from distillery.data.audio import decode
 from distillery.errors import AudioError, StageError
-from examples import week
-from examples.week import WEEK, Day, Deliveries, Morning
+from examples.week.__main__ import SETTINGS
+from examples.week.deliveries import SENTENCES, TEST_SPEAKERS, VALID_SPEAKERS, Deliveries
+from examples.week.nights import live
+from examples.week.page import report, table
+from examples.week.plan import WEEK, Day, Morning
 from flows.looking_back.history import Retraining
 from tests.pipeline.conftest import ROOT, make_workspace
 
@@ -79,9 +82,9 @@ def test_the_week_has_every_kind_of_day() -> None:
     assert [day.arrivals for day in WEEK].count("none") == 1
     assert sum(day.shifted for day in WEEK) == 1
     assert sum(day.rollback for day in WEEK) == 1
-    limit = yaml.safe_load((ROOT / week.SETTINGS).read_text())["prepare"]["max_dropped_fraction"]
+    limit = yaml.safe_load((ROOT / SETTINGS).read_text())["prepare"]["max_dropped_fraction"]
     everything = sum(day.recordings for day in WEEK)
-    everything += (week.VALID_SPEAKERS + week.TEST_SPEAKERS) * week.SENTENCES
+    everything += (VALID_SPEAKERS + TEST_SPEAKERS) * SENTENCES
     few, many = sorted(day.broken for day in WEEK if day.broken)
     assert few < limit * 80 < limit * everything < many
 
@@ -108,14 +111,14 @@ def test_the_table_says_what_a_night_did() -> None:
         Morning(Day("Monday", 3, broken=1, rollback=True), done, "2", rolled_back_to="1"),
         Morning(Day("Tuesday"), quiet, "1"),
     ]
-    rows = week.table(mornings).split("\n")[2:]
+    rows = table(mornings).split("\n")[2:]
     assert rows == [
         "| Monday | 3, 1 of them broken | 3 (1.2 s) | prepare, distill | 50.0 [40.0, 60.0] | "
         "version 2: yes | 2 | 61 s |",
         "| *the morning after* |  |  |  |  | *`make rollback` by hand* | *1* |  |",
         "| Tuesday | none | – | none | – | nothing new | 1 | 3 s |",
     ]
-    page = week.report(mornings, "0123456789abcdef", 90, "week.png")
+    page = report(mornings, "0123456789abcdef", 90, "week.png")
     assert "commit 0123456789ab;" in page
     assert "(week.png)" in page
     assert "**Monday.** The night said: *all rules passed*." in page
@@ -125,12 +128,12 @@ def test_the_table_says_what_a_night_did() -> None:
 def test_two_days_for_real(tmp_path: Path) -> None:
     root = make_workspace(tmp_path / "repository")
     shutil.copytree(ROOT / "examples", root / "examples", dirs_exist_ok=True)
-    settings = yaml.safe_load((ROOT / week.SETTINGS).read_text())
+    settings = yaml.safe_load((ROOT / SETTINGS).read_text())
     settings["distill"]["training"]["num_epochs"] = 2
     settings["register"]["gate"] = {"max_wer": 5.0, "max_slowdown_factor": None}
     settings["teacher"]["allow_poor"] = True
     plan = [Day("Monday", 20), Day("Tuesday")]
-    monday, tuesday = week.live(root, tmp_path / "week", plan, settings, 1)
+    monday, tuesday = live(root, tmp_path / "week", plan, settings, 1)
     assert (monday.record.status, monday.record.trigger) == ("finished", "schedule")
     assert monday.record.teacher_forwards == 20
     assert monday.champion == monday.record.version == "1"

@@ -5,6 +5,7 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import pytest
+from scipy.stats import bootstrap
 
 from distillery.data import scoring
 from distillery.data.scoring import (
@@ -102,6 +103,24 @@ def test_memory_does_not_grow_with_the_number_of_resamples() -> None:
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 12e6
+
+
+@pytest.mark.parametrize("count", [2, 57, 2620])
+def test_intervals_are_those_of_scipy(count: int) -> None:
+    generator = np.random.default_rng(count)
+    lengths = generator.integers(1, 30, count)
+    errors = generator.binomial(lengths, 0.2)
+    theirs = bootstrap(
+        (errors, lengths),
+        lambda errors, lengths, axis: errors.sum(axis=axis) / lengths.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        n_resamples=500,
+        method="percentile",
+        rng=np.random.default_rng(9),
+    ).confidence_interval
+    found = bootstrap_interval(errors, lengths, 500, 0.95, 9)
+    assert found == pytest.approx((theirs.low, theirs.high), rel=1e-12)
 
 
 def test_nine_in_ten_intervals_hold_the_true_rate() -> None:

@@ -1,10 +1,36 @@
 """The page of a run: what is marked, chosen and escaped."""
 
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
 from distillery.evaluate.summary import Summary, TestData
-from distillery.register.run_page import ReportInputs, mark_differences, render_page, worst_examples
+from distillery.register.run_page import (
+    TEMPLATE,
+    ReportInputs,
+    mark_differences,
+    render_page,
+    worst_examples,
+)
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def test_the_template_is_packaged() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["setuptools"]
+    packaged = {
+        ROOT.joinpath(*package.split("."), name)
+        for package, names in settings["package-data"].items()
+        for name in names
+    }
+    others = {
+        path
+        for path in (ROOT / "distillery").rglob("*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert packaged == others == {TEMPLATE}
 
 
 def test_words_that_differ_are_marked() -> None:

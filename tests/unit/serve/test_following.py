@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import os
 import select
@@ -95,6 +96,18 @@ def test_a_file_that_another_process_writes_is_followed_to_its_end(
     assert recognition.text == text_of(SAMPLES)
     assert len(set(texts)) > 3  # it grew
     assert all(later.startswith(text) for text, later in itertools.pairwise(texts))
+
+
+def test_a_named_pipe_ends_when_its_writer_closes_it(tmp_path: Path) -> None:
+    path, wav = tmp_path / "pipe", io.BytesIO()
+    soundfile.write(wav, SAMPLES, RATE_HZ, format="WAV")
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_bytes, args=[wav.getvalue()])
+    writer.start()
+    start = time.monotonic()
+    np.testing.assert_array_equal(heard(path, idle_seconds=60.0), SAMPLES)
+    assert time.monotonic() - start < 30
+    writer.join()
 
 
 def test_the_command_prints_partial_text_of_standard_input_and_the_rest_at_its_end(
