@@ -15,7 +15,8 @@ from distillery.corpora.base import Recording
 from distillery.data.audio import decode
 from distillery.errors import AudioError, StageError
 from examples import week
-from examples.week import WEEK, Day, Deliveries, Morning
+from examples.week import Deliveries
+from examples.week_page import WEEK, Day, Morning, report, table
 from flows.looking_back.history import Retraining
 from tests.pipeline.conftest import ROOT, make_workspace
 
@@ -108,17 +109,17 @@ def test_the_table_says_what_a_night_did() -> None:
         Morning(Day("Monday", 3, broken=1, rollback=True), done, "2", rolled_back_to="1"),
         Morning(Day("Tuesday"), quiet, "1"),
     ]
-    rows = week.table(mornings).split("\n")[2:]
+    rows = table(mornings).split("\n")[2:]
     assert rows == [
         "| Monday | 3, 1 of them broken | 3 (1.2 s) | prepare, distill | 50.0 [40.0, 60.0] | "
         "version 2: yes | 2 | 61 s |",
         "| *the morning after* |  |  |  |  | *`make rollback` by hand* | *1* |  |",
         "| Tuesday | none | – | none | – | nothing new | 1 | 3 s |",
     ]
-    page = week.report(mornings, "0123456789abcdef", 90, "week.png")
+    page = report(mornings, "0123456789abcdef", 90, "week.png")
     assert "commit 0123456789ab;" in page
     assert "(week.png)" in page
-    assert "**Monday.** The night said: *all rules passed*." in page
+    assert "**Monday.** The run reported: *all rules passed*." in page
 
 
 @pytest.mark.slow
