@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.extending import PAGE, files_of, sections
-from tests.pipeline.conftest import ROOT, environment
+from tests.pipeline.conftest import ROOT, copy_of, environment, run_module
 from tests.tiny import LETTERS, RATE_HZ, tiny_params, write_corpus, write_params
 
 LOSS, ARCHITECTURE, CORPUS, TEACHER, METRIC = SECTIONS = (
@@ -22,7 +22,7 @@ LOSS, ARCHITECTURE, CORPUS, TEACHER, METRIC = SECTIONS = (
     "A kind of teacher",
     "A metric",
 )
-MOST_FILES = {LOSS: 4, ARCHITECTURE: 4, CORPUS: 4, TEACHER: 4, METRIC: 3}
+MOST_FILES = {LOSS: 4, ARCHITECTURE: 4, CORPUS: 4, TEACHER: 5, METRIC: 3}
 TOKENS = ["-", "|", *LETTERS]
 SECONDS = 300
 STAGES = """
@@ -145,3 +145,31 @@ def write_kaldi_corpus(folder: Path) -> None:
         for file, column in (("wav.scp", 0), ("text", 1), ("utt2spk", 2)):
             lines = [f"{Path(row[0]).stem} {row[column]}\n" for row in own]
             (folder / name / file).write_text("".join(lines))
+
+
+def stale_after(finished: Path, root: Path, *titles: str) -> set[str]:
+    """Return the stages that DVC wants to run again for some extensions, but for `fetch`.
+
+    That one notes which code belongs to which model, in a second, so it runs first.
+    """
+    copy_of(finished, root)
+    for title in titles:
+        for change in sections()[title]:
+            change.apply(root)
+    run_module(root, "dvc", "repro", "--single-item", "fetch")
+    changed = json.loads(run_module(root, "dvc", "status", "--json").stdout)
+    return {stage.partition("@")[0] for stage in changed}
+
+
+def test_no_model_is_trained_again_for_a_new_architecture_corpus_or_kind_of_teacher(
+    finished: Path, tmp_path: Path
+) -> None:
+    assert stale_after(finished, tmp_path / "architecture", ARCHITECTURE) == set()
+    assert stale_after(finished, tmp_path / "all", ARCHITECTURE, CORPUS, TEACHER) == {"prepare"}
+
+
+def test_a_new_loss_trains_students_alone_and_a_new_metric_evaluates_again(
+    finished: Path, tmp_path: Path
+) -> None:
+    assert stale_after(finished, tmp_path / "loss", LOSS) == {"distill"}
+    assert stale_after(finished, tmp_path / "metric", METRIC) == {"evaluate"}
