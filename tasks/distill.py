@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from distillery.augmentations.augmenter import SOUNDS_FILE
 from distillery.data.manifest import PreparedData
@@ -15,7 +13,7 @@ from distillery.distill.distillation import Distillation, Trained
 from distillery.distill.filtering import FILTER_FILE
 from distillery.distill.generations import GENERATIONS_FILE, Generations, record_of
 from distillery.distill.start import INIT_FILE
-from distillery.files import whole_folder, write_json
+from distillery.files import Json, whole_folder, write_json
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import DistillStageParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
@@ -77,17 +75,21 @@ def distill(root: Path, student: str, seed: int) -> None:
         logger.info("control is false: whether the teacher is worse than a control is unknown")
         control_curves.parent.mkdir(parents=True, exist_ok=True)
         control_curves.write_text("")
-    notes: dict[str, Any] = {INIT_FILE: trained.init, SOUNDS_FILE: run.effects.digests or None}
+    notes: dict[str, object] = {
+        INIT_FILE: trained.init and asdict(trained.init),
+        SOUNDS_FILE: run.effects.digests or None,
+    }
     if run.filtered is not None:
         notes[FILTER_FILE] = asdict(run.filtered.report())
     if earlier:
-        notes[GENERATIONS_FILE] = [*earlier, record_of(run, trained)]
+        notes[GENERATIONS_FILE] = [asdict(item) for item in [*earlier, record_of(run, trained)]]
     _save(trained, root / "models/students" / item, notes)
-    _save(control, root / "models/controls" / item, {INIT_FILE: control and control.init})
+    begun = control and control.init
+    _save(control, root / "models/controls" / item, {INIT_FILE: begun and asdict(begun)})
     generations.clean_up()
 
 
-def _save(trained: Trained | None, folder: Path, notes: Mapping[str, Any]) -> None:
+def _save(trained: Trained | None, folder: Path, notes: Json) -> None:
     with whole_folder(folder) as temporary:
         if trained is None:
             (temporary / "none.txt").write_text(NO_CONTROL)

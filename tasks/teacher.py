@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from distillery.data.manifest import PreparedData
-from distillery.files import whole_folder, write_json
+from distillery.files import Json, read_json, whole_folder, write_json
 from distillery.models.fingerprint import fingerprint
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import TeacherStageParams
@@ -19,7 +17,7 @@ from distillery.teachers.base import Workplace
 from distillery.teachers.kinds import take_teacher
 from distillery.tracking.fetched import REGISTERED, SOURCE_FILE
 from distillery.training.curves import Curves, run_digest
-from distillery.training.validation import VALIDATION_FILE, validation_wer
+from distillery.training.validation import VALIDATION_FILE, ValidationResult, validation_wer
 from tasks.stage import PIPELINE_FILE, run_stage, snapshot
 
 KEPT_FILE = "scratch/kept_teacher.json"
@@ -48,7 +46,7 @@ def make_teacher(
     settings: TeacherParams,
     place: Workplace,
     folder: Path,
-    notes: Mapping[str, Any] | None = None,
+    notes: Json | None = None,
 ) -> list[Path]:
     """Make a teacher of any kind, and save it with its fingerprint and its validation WER.
 
@@ -66,7 +64,7 @@ def make_teacher(
     logger.info("teacher: kind %s, validation WER %.2f %%", settings.kind, 100 * wer)
     if ready.checkpoint is None:  # nothing was trained, so nothing was logged
         Curves(place.curves, ready.points).log(0, {"valid/wer": wer})
-    files = {VALIDATION_FILE: {"wer": wer}}
+    files: dict[str, object] = {VALIDATION_FILE: asdict(ValidationResult(wer))}
     if ready.source is not None:
         files[SOURCE_FILE] = ready.source
     with whole_folder(folder) as temporary:
@@ -75,6 +73,16 @@ def make_teacher(
         for name, content in {**files, **(notes or {})}.items():
             write_json(temporary / name, content)
     return [*([] if ready.checkpoint is None else [ready.checkpoint]), *ready.leftovers]
+
+
+@dataclass(frozen=True)
+class KeptNote:
+    """Which checkpoints are kept, and what they were made from."""
+
+    state: str
+    """Digest of the code, settings and data of the stage."""
+    checkpoints: Sequence[str]
+    """Their paths in the workspace."""
 
 
 @dataclass(frozen=True)
@@ -101,17 +109,19 @@ class KeptCheckpoint:
     @property
     def checkpoints(self) -> list[Path]:
         """Those that are kept."""
-        return [self.root / name for name in self._read().get("checkpoints", [])]
+        note = self._read()
+        return [] if note is None else [self.root / name for name in note.checkpoints]
 
-    def _read(self) -> Mapping[str, Any]:
+    def _read(self) -> KeptNote | None:
         try:
-            return dict(json.loads(self._note.read_text("utf-8")))
+            return read_json(self._note, KeptNote)
         except (OSError, ValueError):
-            return {}
+            return None
 
     def remove_outdated(self) -> None:
         """Remove the kept checkpoints unless they are of the present code, settings and data."""
-        if self._note.exists() and self._read().get("state") != self._state():
+        note = self._read()
+        if self._note.exists() and (note is None or note.state != self._state()):
             for checkpoint in self.checkpoints:
                 checkpoint.unlink(missing_ok=True)
             self._note.unlink()
@@ -123,7 +133,7 @@ class KeptCheckpoint:
                 checkpoint.unlink()
         elif checkpoints:
             names = [str(checkpoint.relative_to(self.root)) for checkpoint in checkpoints]
-            write_json(self._note, {"state": self._state(), "checkpoints": names})
+            write_json(self._note, asdict(KeptNote(self._state(), names)))
 
 
 def main() -> None:

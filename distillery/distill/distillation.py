@@ -6,11 +6,10 @@ The teacher itself is never loaded here: all that training knows of it comes fro
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +23,7 @@ from distillery.data.manifest import PreparedData, labelled
 from distillery.data.text import Vocabulary
 from distillery.distill.filtering import Candidate, Filtered, filter_hypotheses
 from distillery.distill.objective import DistillationObjective
-from distillery.distill.start import Record, initialise
+from distillery.distill.start import Start, initialise
 from distillery.distill.targets import CachedTargets
 from distillery.errors import CacheMismatch, CorpusError
 from distillery.losses.known import SPARSE_FRAME_LOSSES
@@ -35,7 +34,7 @@ from distillery.params.models import FeatureParams
 from distillery.params.objective import ObjectiveParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.batches import TrainingSet
-from distillery.training.curves import Curves, run_digest
+from distillery.training.curves import Curves, Point, run_digest
 from distillery.training.datasets import validation_set
 from distillery.training.objective import Objective, TranscriptObjective
 from distillery.training.trainer import Trainer
@@ -50,7 +49,7 @@ class Trained:
     recogniser: Recogniser
     num_epochs: int
     checkpoint: Path
-    init: Record | None = None
+    init: Start | None = None
     """Where its first weights came from; None: they were random."""
     valid_wer: float = math.inf
     """Of its best epoch, whose weights it has."""
@@ -65,7 +64,7 @@ class Generation:
     is_last: bool
     teacher: TeacherCache
     """Of the first generation's teacher, which is no student."""
-    earlier: Sequence[Mapping[str, Any]] = ()
+    earlier: Sequence[Point] = ()
     """Points of the former generations' curves."""
 
     def curves(self, path: Path) -> Curves:

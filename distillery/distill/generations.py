@@ -11,27 +11,49 @@ its own. What is finished stays there until the student is saved, so that a kill
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from distillery.architectures.known import STUDENTS, load_recogniser
 from distillery.distill.distillation import Distillation, Generation, Trained
 from distillery.errors import ModelError
-from distillery.files import whole_folder, write_json
+from distillery.files import read_json, whole_folder, write_json
 from distillery.models.fingerprint import fingerprint
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
-from distillery.training.curves import run_digest
+from distillery.training.curves import Point, read_points, run_digest
 
 GENERATIONS_FILE = "generations.json"
 ROWS_FILE = "curves.json"
-Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class GenerationRecord:
+    """What generations.json says of one generation; equal runs give equal records."""
+
+    generation: int
+    """From 1."""
+    num_epochs: int
+    """That it was trained for."""
+    num_hypotheses: int
+    """That it learnt from, after the filter."""
+    valid_wer: float
+    """Of its best epoch, as a fraction."""
+    weights: str
+    """Digest of its weights."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a killed run has to know of a finished generation: curves.json beside its model."""
+
+    rows: Sequence[Point]
+    """Of its learning curves, those of earlier generations in front."""
+    record: GenerationRecord
 
 
 @dataclass(frozen=True)
@@ -70,7 +92,7 @@ class Generations:
         everything_is_kept = first.data.split("train")["text"].notna().all()
         return bool(everything_is_kept) and first.objective.uses_transcripts
 
-    def train_earlier(self, curves: Path) -> tuple[Distillation, list[Record]]:
+    def train_earlier(self, curves: Path) -> tuple[Distillation, list[GenerationRecord]]:
         """Train all generations but the last, except those that a killed run finished.
 
         Args:
@@ -83,7 +105,7 @@ class Generations:
             ModelError: the student lacks a layer whose hidden states it should learn from.
             DistilleryError: what training and caching raise.
         """
-        run, records = self.first, list[Record]()
+        run, records = self.first, list[GenerationRecord]()
         if self.count == 1:
             return run, records
         params = self._cache_params()
@@ -93,13 +115,13 @@ class Generations:
             place = self.folder / f"{number}-{_digest_of(run)}"
             if not place.exists():
                 self._train(run, place, curves)
-            saved = json.loads((place / ROWS_FILE).read_text("utf-8"))
-            records.append(saved["record"])
+            saved = read_json(place / ROWS_FILE, Finished)
+            records.append(saved.record)
             generation = replace(
                 generation,
                 number=number + 1,
                 is_last=number + 1 == self.count,
-                earlier=saved["rows"],
+                earlier=saved.rows,
             )
             places = Places(self.data, place, self.folder / "teacher_cache")
             fill_cache(places, load_recogniser, params)
@@ -110,11 +132,11 @@ class Generations:
 
     def _train(self, run: Distillation, place: Path, curves: Path) -> None:
         trained = run.train_student(curves)
-        rows = [json.loads(line) for line in curves.read_text("utf-8").splitlines()]
+        finished = Finished(read_points(curves), record_of(run, trained))
         with whole_folder(place) as temporary:
             trained.recogniser.save(temporary)
             fingerprint(trained.recogniser).save(temporary)
-            write_json(temporary / ROWS_FILE, {"rows": rows, "record": record_of(run, trained)})
+            write_json(temporary / ROWS_FILE, asdict(finished))
         trained.checkpoint.unlink(missing_ok=True)
 
     def _cache_params(self) -> CacheParams:
@@ -145,23 +167,23 @@ class Generations:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def record_of(run: Distillation, trained: Trained) -> Record:
-    """Return what generations.json says of one generation; equal runs give equal records."""
+def record_of(run: Distillation, trained: Trained) -> GenerationRecord:
+    """Return what generations.json says of one generation."""
     rows = run.student_rows()
-    return {
-        "generation": run.generation.number if run.generation else 1,
-        "num_epochs": trained.num_epochs,
-        "num_hypotheses": int(rows["fit"].sum()),
-        "valid_wer": trained.valid_wer,
-        "weights": trained.recogniser.weights_digest,
-    }
+    return GenerationRecord(
+        generation=run.generation.number if run.generation else 1,
+        num_epochs=trained.num_epochs,
+        num_hypotheses=int(rows["fit"].sum()),
+        valid_wer=trained.valid_wer,
+        weights=trained.recogniser.weights_digest,
+    )
 
 
 def _digest_of(run: Distillation) -> str:
     """Return a digest of all that a generation depends on."""
     rows = run.student_rows()
     source = run.models / "registered/students" / run.name / "source.json"
-    keys: Mapping[str, Any] = {
+    keys = {
         "generation": run.generation.number if run.generation else 1,
         "params": run.params.model_dump(exclude={"students", "generations", "control"}),
         "student": run.params.students[run.name].model_dump(),

@@ -7,6 +7,8 @@ goes on from it too, on transcripts alone: the gain then measures distillation, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,40 @@ from distillery.params.base import INIT_TEACHER
 from distillery.tracking.fetched import check_model
 
 INIT_FILE = "init.json"
-Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class SlicedTeacher:
+    """What init.json says of a student that took layers of its teacher."""
+
+    source: str
+    """The student's `init` in params.yaml."""
+    weights: str
+    """Digest of the teacher's weights."""
+    teacher_layers: Sequence[int]
+    """The teacher's layer that each of the student's was, first to last."""
+
+
+@dataclass(frozen=True)
+class RegisteredStudent:
+    """What init.json says of a student that goes on from a registered one."""
+
+    source: str
+    """The student's `init` in params.yaml."""
+    name: str
+    """Of the registered model."""
+    version: str
+    """What an alias stood for when the model was fetched."""
+    weights: str
+    """Digest of its weights."""
+
+
+Start = SlicedTeacher | RegisteredStudent
 
 
 def initialise(
     student: Recogniser, name: str, source: str, models: Path, teacher_weights: str
-) -> Record:
+) -> Start:
     """Give a student's network its first weights, and return what init.json says of them.
 
     The record holds nothing that differs between equal runs.
@@ -45,7 +75,7 @@ def initialise(
     return go_on_from(student, source, models / "registered/students" / name, f"student {name}")
 
 
-def go_on_from(student: Recogniser, model: str, folder: Path, reader: str) -> Record:
+def go_on_from(student: Recogniser, model: str, folder: Path, reader: str) -> RegisteredStudent:
     """Copy all weights of a registered student that has the same network and hears the same.
 
     Args:
@@ -62,18 +92,17 @@ def go_on_from(student: Recogniser, model: str, folder: Path, reader: str) -> Re
     registered = load_recogniser(folder)
     _check_fits(student, registered, model)
     student.network.load_state_dict(registered.network.state_dict())
-    return {
-        "source": model,
-        "name": source.name,
-        "version": source.version,
-        "weights": registered.weights_digest,
-    }
+    return RegisteredStudent(model, source.name, source.version, registered.weights_digest)
 
 
 def _check_fits(student: Recogniser, registered: Recogniser, model: str) -> None:
+    shapeless = {"dropout"}  # all of an architecture that changes no shape
     own_tokens, tokens = student.vocabulary.tokens, registered.vocabulary.tokens
     pairs: dict[str, tuple[Any, Any]] = {
-        "architecture": (_shape_of(student), _shape_of(registered)),
+        "architecture": (
+            student.architecture.model_dump(exclude=shapeless),
+            registered.architecture.model_dump(exclude=shapeless),
+        ),
         "features": (student.features.model_dump(), registered.features.model_dump()),
         "sample rate": (student.sample_rate_hz, registered.sample_rate_hz),
         "tokens": (list(own_tokens), list(tokens)),
@@ -90,12 +119,7 @@ def _check_fits(student: Recogniser, registered: Recogniser, model: str) -> None
         )
 
 
-def _shape_of(model: Recogniser) -> dict[str, Any]:
-    """Return what decides the shapes of a network; dropout may change."""
-    return model.architecture.model_dump(exclude={"dropout"})
-
-
-def slice_teacher(student: Recogniser, folder: Path, weights: str) -> Record:
+def slice_teacher(student: Recogniser, folder: Path, weights: str) -> SlicedTeacher:
     """Copy front end, output and evenly spaced layers of a teacher of the same architecture.
 
     Source: Gandhi et al. (2023), "Distil-Whisper", arXiv 2311.00430, section 4.
@@ -129,11 +153,7 @@ def slice_teacher(student: Recogniser, folder: Path, weights: str) -> Record:
             )
         state[name] = theirs[source]
     student.network.load_state_dict(state)
-    return {
-        "source": INIT_TEACHER,
-        "weights": weights,
-        "teacher_layers": chosen,  # of each of the student's layers, first to last
-    }
+    return SlicedTeacher(INIT_TEACHER, weights, chosen)
 
 
 def spaced_layers(num_source: int, num_wanted: int) -> list[int]:

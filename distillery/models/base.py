@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from torch import Tensor
 
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
+from distillery.files import Json
 from distillery.models.recogniser import Outputs
 
 
@@ -43,7 +44,7 @@ class Teacher(Protocol):
         """SHA-256 over all weights and buffers."""
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Json:
         """What config.json holds: `architecture`, and everything that happens to the audio."""
 
     def check_sample_rate(self, sample_rate_hz: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +39,11 @@ class Fingerprint:
     fingerprint: str
     """SHA-256 over all other fields."""
 
+    @property
+    def digest(self) -> str:
+        """What `fingerprint` must be."""
+        return digest_of({name: v for name, v in asdict(self).items() if name != "fingerprint"})
+
     def save(self, folder: Path) -> None:
         """Write fingerprint.json beside a saved teacher."""
         write_json(folder / FINGERPRINT_FILE, asdict(self))
@@ -51,17 +56,20 @@ def digest_of(content: Any) -> str:
 
 def fingerprint(teacher: Teacher) -> Fingerprint:
     """Return what decides a teacher's outputs, in hashes where it is large."""
-    config: dict[str, Any] = dict(teacher.config)
-    deciding = {
-        "weights": teacher.weights_digest,
-        "tokens": teacher.vocabulary.digest,
-        "architecture": config.pop("architecture"),
-        "preprocessing": config,
-        "layers": dict(teacher.layer_widths),
-        "frame_shift_seconds": teacher.frame_shift_seconds,
-        "gives_frames": teacher.gives_frames,
-    }
-    return Fingerprint(**deciding, fingerprint=digest_of(deciding))
+    config = dict(teacher.config)
+    architecture = config.pop("architecture")
+    assert isinstance(architecture, dict)
+    found = Fingerprint(
+        weights=teacher.weights_digest,
+        tokens=teacher.vocabulary.digest,
+        architecture=architecture,
+        preprocessing=config,
+        layers=dict(teacher.layer_widths),
+        frame_shift_seconds=teacher.frame_shift_seconds,
+        gives_frames=teacher.gives_frames,
+        fingerprint="",
+    )
+    return replace(found, fingerprint=found.digest)
 
 
 def read_fingerprint(folder: Path) -> Fingerprint:
@@ -73,10 +81,9 @@ def read_fingerprint(folder: Path) -> Fingerprint:
     path = folder / FINGERPRINT_FILE
     try:
         content = dict(json.loads(path.read_text("utf-8")))
-        claimed = content.pop("fingerprint")
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (FileNotFoundError, ValueError, TypeError):
         raise ModelError(f"{path}: missing or unreadable; run make teacher") from None
-    wanted = {field.name for field in fields(Fingerprint)} - {"fingerprint"}
+    wanted = {field.name for field in fields(Fingerprint)}
     if missing := wanted - set(content):
         raise ModelError(
             f"{path}: lacks {sorted(missing)}, an earlier Distillery wrote it; run make teacher"
@@ -85,6 +92,7 @@ def read_fingerprint(folder: Path) -> Fingerprint:
         raise ModelError(
             f"{path}: holds {sorted(unknown)}, a later Distillery wrote it; run make teacher"
         )
-    if digest_of(content) != claimed:
+    saved = Fingerprint(**content)
+    if saved.digest != saved.fingerprint:
         raise ModelError(f"{path}: its fields do not give the hash it names; run make teacher")
-    return Fingerprint(**content, fingerprint=claimed)
+    return saved

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from distillery.data.features import LogMel, pad
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.files import write_bytes, write_json
+from distillery.files import Json, write_bytes, write_json
 from distillery.models.decoding import greedy_text
 from distillery.models.layers import Network
 from distillery.params.models import FeatureParams, StudentArchitecture
@@ -123,7 +123,7 @@ class Recogniser:
         self.vocabulary.save(folder / TOKENS_FILE)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Json:
         """What config.json holds."""
         return {
             "architecture": self.architecture.model_dump(),

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ import torch
 
 from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData
+from distillery.files import Json
 from distillery.params.teacher import PretrainedTeacherParams
 from distillery.teachers.backend import Backend
 from distillery.teachers.base import ReadyTeacher, Workplace
@@ -31,7 +32,7 @@ def adapt(
     backend: Backend,
     params: PretrainedTeacherParams,
     place: Workplace,
-    source: Mapping[str, Any],
+    source: Json,
 ) -> ReadyTeacher:
     """Return a backend as a teacher of the prepared corpus, and say what that costs.
 
@@ -62,7 +63,7 @@ def adapt(
         )
         return ReadyTeacher(teacher, source={**source, "tokens": found.reason})
     mass = dropped_mass(teacher, found, data)
-    return ReadyTeacher(teacher, source={**source, **mass})
+    return ReadyTeacher(teacher, source={**source, **asdict(mass)})
 
 
 def warn_of_rate(model_hz: int, data_hz: int) -> None:
@@ -78,23 +79,30 @@ def warn_of_rate(model_hz: int, data_hz: int) -> None:
         )
 
 
+@dataclass(frozen=True)
+class DroppedMass:
+    """What students never learn of a teacher: the mass of tokens that the corpus lacks."""
+
+    dropped_tokens: Sequence[str]
+    dropped_mass_mean: float | None = None
+    """Of a frame; None where no token was dropped."""
+    dropped_mass_max: float | None = None
+    """Of any frame."""
+
+
 def dropped_mass(
     teacher: PretrainedTeacher, token_map: TokenMap, data: PreparedData
-) -> dict[str, Any]:
-    """Return what students never learn of a teacher: the mass of tokens that the corpus lacks.
+) -> DroppedMass:
+    """Return how much mass dropped tokens have, and warn where it is much.
 
     Args:
         teacher: the teacher.
         token_map: its tokens' map.
         data: prepared data; their validation split is heard.
-
-    Returns:
-        `dropped_tokens`; mean and largest mass a frame as `dropped_mass_mean` and
-        `dropped_mass_max`, null where no token was dropped.
     """
     names = [teacher.backend.table.tokens[index] for index in token_map.dropped]
     if not names or data.split("valid").empty:
-        return {"dropped_tokens": names, "dropped_mass_mean": None, "dropped_mass_max": None}
+        return DroppedMass(names)
     masses = torch.cat(
         [
             token_map.dropped_mass(item)
@@ -115,7 +123,7 @@ def dropped_mass(
         if mean > MUCH_DROPPED
         else "",
     )
-    return {"dropped_tokens": names, "dropped_mass_mean": mean, "dropped_mass_max": largest}
+    return DroppedMass(names, mean, largest)
 
 
 def _sample(data: PreparedData) -> Iterator[list[np.ndarray]]:

@@ -20,6 +20,10 @@ from distillery.teachers.token_map import TokenTable
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+Published = Mapping[str, Any]
+"""Settings as whoever published a model wrote them: only the library that builds it knows them."""
+
+
 class Backend(Protocol):
     """A CTC model as published, without anything of ours."""
 
@@ -50,7 +54,7 @@ class Backend(Protocol):
         """SHA-256 over all weights and buffers."""
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Published:
         """What `load` of its kind builds it from, in JSON, beside the weights; no paths."""
 
     def forward(
@@ -79,7 +83,7 @@ class TorchBackend:
     window_samples: int
     variance_floor: float | None
     masks_padding: bool
-    architecture: dict[str, Any]
+    architecture: Published
     """What it is built from."""
 
     @property
@@ -141,7 +145,7 @@ class TorchBackend:
         return digest_of_weights(self.module)
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Published:
         """What the module is built from."""
         return self.architecture
 

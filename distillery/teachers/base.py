@@ -8,13 +8,15 @@ fingerprints what comes back; saved.py loads it again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distillery.data.manifest import PreparedData
+from distillery.files import Json
 from distillery.models.base import Teacher
+from distillery.training.curves import Point
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Workplace:
     """Folder of the registered model that the settings name, if they name one."""
     curves: Path
     """JSONL file that receives the learning curves; the last `valid/wer` is the teacher's."""
-    earlier: Sequence[Mapping[str, Any]] = ()
+    earlier: Sequence[Point] = ()
     """Points that stand in front of the teacher's own in that file."""
     prefix: str = ""
     """What the keys of its own begin with."""
@@ -44,11 +46,11 @@ class ReadyTeacher:
     teacher: Teacher
     checkpoint: Path | None = None
     """That its training left, kept while nothing changes; None: nothing was trained."""
-    source: dict[str, Any] | None = None
-    """Where it comes from, for source.json; None: from here."""
+    source: Json | None = None
+    """Where it comes from, for source.json, as its kind says it; None: from here."""
     leftovers: Sequence[Path] = ()
     """Further checkpoints, of what it is made of."""
-    points: Sequence[Mapping[str, Any]] = ()
+    points: Sequence[Point] = ()
     """Of the curves of what it is made from; they stand in front where `checkpoint` is None."""
 
 

@@ -14,12 +14,10 @@ are combined, by ROVER or by taking the surest member's, and there are no frames
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +26,7 @@ from torch import Tensor
 from distillery.data.features import pad
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.files import write_json
+from distillery.files import Json, read_json, write_json
 from distillery.models.base import LoadTeacher, Teacher, check_layers
 from distillery.models.decoding import confidence, greedy_text, score_texts
 from distillery.models.recogniser import CONFIG_FILE, TOKENS_FILE, Outputs
@@ -129,7 +127,7 @@ class Ensemble:
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Json:
         """What config.json holds."""
         return {
             "kind": KIND,
@@ -311,13 +309,34 @@ def load(folder: Path, device: str, load_member: LoadTeacher) -> Ensemble:
     """
     path = folder / CONFIG_FILE
     try:
-        config = json.loads(path.read_text("utf-8"))
-        number = len(config["architecture"][MEMBERS])
-        settings = {name: config[name] for name in ("combine", "weights", "count_share")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        saved = read_json(path, _Saved)
+    except (OSError, ValueError) as error:
         raise ModelError(f"{path}: cannot be used: {error}; run make teacher") from None
-    members = [load_member(folder / MEMBERS / str(index), device) for index in range(number)]
-    return Ensemble(members, vocabulary=Vocabulary.load(folder / TOKENS_FILE), **settings)
+    numbers = range(len(saved.architecture.members))
+    return Ensemble(
+        [load_member(folder / MEMBERS / str(number), device) for number in numbers],
+        combine=saved.combine,
+        weights=saved.weights,
+        count_share=saved.count_share,
+        vocabulary=Vocabulary.load(folder / TOKENS_FILE),
+    )
+
+
+@dataclass(frozen=True)
+class _Members:
+    """What config.json says of the members; each has all of it in a folder of its own."""
+
+    members: Sequence[Json]
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """What config.json says of how members are combined."""
+
+    architecture: _Members
+    combine: str
+    weights: Sequence[float]
+    count_share: float
 
 
 def _equal_rates(shift: float, other: float) -> bool:

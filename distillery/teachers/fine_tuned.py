@@ -25,7 +25,7 @@ from distillery.data.copies import copy_at, waveform_of
 from distillery.data.features import pad
 from distillery.data.manifest import PreparedData, labelled
 from distillery.errors import ModelError
-from distillery.files import digest_of_file
+from distillery.files import Json, digest_of_file
 from distillery.models.layers import Network
 from distillery.params.teacher import BundleParams, FineTunedTeacherParams, PublishedModelParams
 from distillery.params.training import SpecAugmentParams
@@ -34,7 +34,7 @@ from distillery.teachers.adapting import warn_of_rate
 from distillery.teachers.backend import TorchBackend
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.hearing import Hearing
-from distillery.teachers.pretrained import SEARCH, PretrainedTeacher
+from distillery.teachers.pretrained import PretrainedTeacher
 from distillery.teachers.published import (
     find_folder,
     import_transformers,
@@ -73,7 +73,7 @@ class Base:
     kind: str
     """Of teacher that the result is saved as; its code loads it."""
     backend: TorchBackend
-    source: dict[str, Any]
+    source: Json
     """Where it comes from, with digests of its weights."""
 
 
@@ -205,7 +205,7 @@ def fine_tune_teacher(params: FineTunedTeacherParams, place: Workplace) -> Ready
         backend,
         vocabulary,
         data.sample_rate_hz,
-        Hearing(params.chunk_seconds, params.context_seconds, params.longest_seconds, **SEARCH),
+        Hearing(params.chunk_seconds, params.context_seconds, params.longest_seconds),
         TokenMap(vocabulary, tuple((index,) for index in range(len(vocabulary))), ()),
     )
     warn_of_rate(backend.sample_rate_hz, data.sample_rate_hz)

@@ -32,10 +32,15 @@ class Hearing:
     """How long audio is cut, and how texts are searched."""
 
     chunk_seconds: float | None
+    """Longer audio is cut into pieces of so much; None: it is refused."""
     context_seconds: float
+    """Heard on either side of a piece, and thrown away."""
     longest_seconds: float
-    num_hypotheses: int
-    beam_size: int
+    """Most that the model takes at once."""
+    num_hypotheses: int = 1
+    """Texts of an utterance, where it gives texts."""
+    beam_size: int = 1
+    """Beams of the search for them."""
 
     @classmethod
     def of(cls, params: PretrainedTeacherParams) -> Hearing:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from distillery.errors import ModelError
 from distillery.models.recogniser import CONFIG_FILE
 from distillery.params.teacher import TransformersTeacherParams
+from distillery.teachers.backend import Published
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.published import find_folder, import_transformers, read_config
 from distillery.teachers.transformers_ctc import take_ctc
@@ -33,7 +33,7 @@ def take_model(params: TransformersTeacherParams, place: Workplace) -> ReadyTeac
     return CLASSES[model_class](params, place, folder, config)
 
 
-TakeModel = Callable[[TransformersTeacherParams, Workplace, Path, dict[str, Any]], ReadyTeacher]
+TakeModel = Callable[[TransformersTeacherParams, Workplace, Path, Published], ReadyTeacher]
 """Takes settings, workplace, the folder of a published model and its config.json."""
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from distillery.data.manifest import PreparedData
 from distillery.models.base import Teacher
@@ -16,6 +13,7 @@ from distillery.params.base import MEMBERS
 from distillery.params.teacher import EnsembleTeacherParams
 from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
 from distillery.teachers.ensemble import Ensemble
+from distillery.training.curves import Point, read_points
 from distillery.training.validation import validation_wer
 
 logger = logging.getLogger(__name__)
@@ -37,7 +35,7 @@ def join_teachers(
     Raises:
         ModelError: posteriors are to be averaged and cannot be.
     """
-    ready, points = [], list[Mapping[str, Any]]()
+    ready, points = [], list[Point]()
     for number, member in enumerate(params.members):
         own = replace(
             place,
@@ -52,7 +50,8 @@ def join_teachers(
             "teacher: member %d, %s, validation WER %.2f %%", number, member.kind, 100 * wer
         )
         if found.checkpoint is None:
-            points = [*points, _point(f"{own.prefix}valid/wer", wer)]
+            now = int(time.time() * 1000)
+            points = [*points, Point(f"{own.prefix}valid/wer", wer, 0, now)]
         else:
             points = read_points(place.curves)
         ready.append(found)
@@ -105,12 +104,3 @@ def choose_way(
         *(100 * wer for wer in wers),
     )
     return averaged if wers[0] <= wers[1] else voted
-
-
-def read_points(path: Path) -> list[Mapping[str, Any]]:
-    """Return the points of a file of curves, in their order."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-
-
-def _point(key: str, value: float) -> dict[str, Any]:
-    return {"key": key, "value": value, "step": 0, "timestamp": int(time.time() * 1000)}

@@ -6,7 +6,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
+from distillery.teachers.backend import Published
 from distillery.teachers.token_map import TokenTable
 
 MODEL_FILE = "onnx/model.onnx"
@@ -27,6 +28,25 @@ KNOWN_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 """Operators that onnxruntime brings along."""
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 INTEGERS = {"tensor(int64)": np.int64, "tensor(int32)": np.int32}
+
+
+@dataclass(frozen=True)
+class OnnxArchitecture:
+    """What a file's inputs and outputs are, by their names in it."""
+
+    input: str
+    """The waveforms."""
+    lengths: str | None
+    """Their lengths or mask, if the file wants them."""
+    output: str
+    """The scores."""
+    hidden: Mapping[str, str]
+    """Hidden outputs by what the settings call them."""
+    scores: str
+    """logits, log_probs or probabilities; auto until a run has told."""
+    widths: Mapping[str, int]
+    """Of the hidden outputs; a run tells."""
+    type: str = "onnx"
 
 
 @dataclass
@@ -38,8 +58,7 @@ class OnnxBackend:
     table: TokenTable
     sample_rate_hz: int
     variance_floor: float | None
-    architecture: dict[str, Any]
-    """Names of inputs and outputs, what the scores are, and the widths of hidden outputs."""
+    architecture: OnnxArchitecture
     samples_per_frame: int = 1
     window_samples: int = 1
     masks_padding: bool = False
@@ -47,7 +66,7 @@ class OnnxBackend:
     @property
     def layer_widths(self) -> Mapping[str, int]:
         """Widths of the hidden outputs."""
-        return dict(self.architecture["widths"])
+        return self.architecture.widths
 
     @cached_property
     def num_parameters(self) -> int:
@@ -64,9 +83,9 @@ class OnnxBackend:
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> Published:
         """What the session is made with."""
-        return self.architecture
+        return asdict(self.architecture)
 
     def forward(
         self, waveforms: Tensor, lengths: Tensor, layers: Sequence[str]
@@ -82,9 +101,9 @@ class OnnxBackend:
                 "set it to fp32"
             )
         names = self.architecture
-        hidden = [names["hidden"][layer] for layer in layers]
-        scores, *states = self._run(waveforms, lengths, [names["output"], *hidden])
-        if names["scores"] == "probabilities":
+        hidden = [names.hidden[layer] for layer in layers]
+        scores, *states = self._run(waveforms, lengths, [names.output, *hidden])
+        if names.scores == "probabilities":
             scores = scores.clamp_min(torch.finfo(torch.float32).tiny).log()
         return scores, dict(zip(layers, states, strict=True))
 
@@ -104,14 +123,14 @@ class OnnxBackend:
         """Return outputs as float32 tensors."""
         names = self.architecture
         kinds = {item.name: item for item in self.session.get_inputs()}
-        waves = waveforms.cpu().numpy().astype(FLOATS[kinds[names["input"]].type])
-        feed = {names["input"]: waves}
-        if names["lengths"] is not None:
-            wanted = kinds[names["lengths"]]
+        waves = waveforms.cpu().numpy().astype(FLOATS[kinds[names.input].type])
+        feed = {names.input: waves}
+        if names.lengths is not None:
+            wanted = kinds[names.lengths]
             values = lengths.cpu().numpy()
             if len(wanted.shape) == 2:
                 values = np.arange(waves.shape[1]) < values[:, None]
-            feed[names["lengths"]] = values.astype(INTEGERS[wanted.type])
+            feed[names.lengths] = values.astype(INTEGERS[wanted.type])
         found = self.session.run(list(outputs), feed)
         return [torch.from_numpy(np.ascontiguousarray(item, np.float32)) for item in found]
 

@@ -12,13 +12,13 @@ import re
 from pathlib import Path
 
 from distillery.errors import ModelError
-from distillery.files import digest_of_file
+from distillery.files import digest_of_file, read_json
 from distillery.models.base import Teacher
 from distillery.models.recogniser import CONFIG_FILE
 from distillery.params.teacher import OnnxTeacherParams
 from distillery.teachers.adapting import adapt
 from distillery.teachers.base import ReadyTeacher, Workplace
-from distillery.teachers.pretrained import PretrainedTeacher
+from distillery.teachers.pretrained import PretrainedTeacher, SavedTeacher
 from distillery.teachers.token_map import TokenTable
 
 KIND = "onnx"
@@ -39,14 +39,13 @@ def take_onnx(params: OnnxTeacherParams, place: Workplace) -> ReadyTeacher:
     file = place.root / params.model
     table = read_table(place.root / params.tokens, params.blank)
     session = open_session(file, "cpu")
-    names = find_names(file, session, params)
     backend = OnnxBackend(
         file,
         session,
         table,
         params.sample_rate_hz,
         VARIANCE_FLOOR if params.normalise else None,
-        {"type": KIND, **names, "scores": params.scores, "widths": {}},
+        find_names(file, session, params),
     )
     measure(backend)
     source = {
@@ -63,26 +62,30 @@ def load(folder: Path, device: str) -> Teacher:
     Raises:
         ModelError: a file is missing, damaged, or does not fit the others.
     """
-    from distillery.teachers.onnx_backend import MODEL_FILE, OnnxBackend, open_session
+    from distillery.teachers.onnx_backend import (
+        MODEL_FILE,
+        OnnxArchitecture,
+        OnnxBackend,
+        open_session,
+    )
 
     path = folder / CONFIG_FILE
     try:
-        config = json.loads(path.read_text("utf-8"))
-        heard = config["model"]
+        saved = read_json(path, SavedTeacher)
         backend = OnnxBackend(
             folder / MODEL_FILE,
             open_session(folder / MODEL_FILE, device),
-            TokenTable(tuple(config["tokens"]), config["blank"]),
-            heard["sample_rate_hz"],
-            heard["variance_floor"],
-            config["architecture"],
-            heard["samples_per_frame"],
-            heard["window_samples"],
-            heard["masks_padding"],
+            TokenTable(tuple(saved.tokens), saved.blank),
+            saved.model.sample_rate_hz,
+            saved.model.variance_floor,
+            OnnxArchitecture(**saved.architecture),
+            saved.model.samples_per_frame,
+            saved.model.window_samples,
+            saved.model.masks_padding,
         )
-        return PretrainedTeacher.restore(folder, config, backend, device)
+        return PretrainedTeacher.restore(folder, saved, backend, device)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: cannot be used: {error!r}; run make teacher") from None
+        raise ModelError(f"{path}: cannot be used: {error}; run make teacher") from None
 
 
 def read_table(path: Path, blank: int | str) -> TokenTable:

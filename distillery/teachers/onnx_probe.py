@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from torch import Tensor
 from distillery.errors import ModelError
 from distillery.params.teacher import OnnxTeacherParams
 from distillery.teachers.hearing import num_frames
-from distillery.teachers.onnx_backend import FLOATS, INTEGERS, OnnxBackend
+from distillery.teachers.onnx_backend import FLOATS, INTEGERS, OnnxArchitecture, OnnxBackend
 
 SUM_TOLERANCE = 1e-2  # of probabilities in half precision
 PADDING_TOLERANCE = 1e-3
 CHECKED_SECONDS = (0.73, 1.31, 2.09)
 
 
-def find_names(file: Path, session: Any, params: OnnxTeacherParams) -> dict[str, Any]:
+def find_names(file: Path, session: Any, params: OnnxTeacherParams) -> OnnxArchitecture:
     """Return the names of waveform and length inputs, of scores and of hidden outputs.
 
     Raises:
@@ -59,12 +60,14 @@ def find_names(file: Path, session: Any, params: OnnxTeacherParams) -> dict[str,
         )
     candidates = {k: v for k, v in outputs.items() if k not in params.hidden_outputs.values()}
     scores = _pick(file, "output", params.output, candidates, lambda item: len(item.shape) == 3)
-    return {
-        "input": waveform,
-        "lengths": rest[0] if rest else None,
-        "output": scores,
-        "hidden": dict(params.hidden_outputs),
-    }
+    return OnnxArchitecture(
+        input=waveform,
+        lengths=rest[0] if rest else None,
+        output=scores,
+        hidden=dict(params.hidden_outputs),
+        scores=params.scores,
+        widths={},
+    )
 
 
 def _pick(
@@ -105,7 +108,7 @@ def measure(backend: OnnxBackend) -> None:
     noise = torch.from_numpy(np.random.default_rng(0).normal(0, 0.1, 4 * rate).astype(np.float32))
 
     def run(num_samples: int) -> list[Tensor]:
-        outputs = [names["output"], *names["hidden"].values()]
+        outputs = [names.output, *names.hidden.values()]
         return backend._run(noise[None, :num_samples], torch.tensor([num_samples]), outputs)
 
     def frames(num_samples: int) -> int:
@@ -124,18 +127,20 @@ def measure(backend: OnnxBackend) -> None:
     num_tokens = len(backend.table.tokens)
     if scores.ndim != 3 or scores.shape[0] != 1 or scores.shape[2] != num_tokens:
         raise ModelError(
-            f"{file}: output {names['output']!r} has shape {tuple(scores.shape)} for one "
+            f"{file}: output {names.output!r} has shape {tuple(scores.shape)} for one "
             f"utterance, expected (1, frames, {num_tokens}), for teacher.tokens holds {num_tokens} "
             "tokens; they are another model's, or its axes are in another order"
         )
     backend.samples_per_frame, backend.window_samples = _frames_of(frames, rate, file)
-    for name, values in zip(names["hidden"], hidden, strict=True):
+    widths = {}
+    for name, values in zip(names.hidden, hidden, strict=True):
         if values.ndim != 3 or values.shape[:2] != scores.shape[:2]:
             raise ModelError(
-                f"{file}: output {names['hidden'][name]!r} has shape {tuple(values.shape)}, "
+                f"{file}: output {names.hidden[name]!r} has shape {tuple(values.shape)}, "
                 f"expected (1, {scores.shape[1]}, width), frames as the scores have them"
             )
-        names["widths"][name] = values.shape[2]
+        widths[name] = values.shape[2]
+    backend.architecture = replace(names, widths=widths)
     for seconds in CHECKED_SECONDS:
         num_samples = round(seconds * rate)
         found, expected = frames(num_samples), num_frames(num_samples, backend)
@@ -144,11 +149,12 @@ def measure(backend: OnnxBackend) -> None:
                 f"{file}: gives {found} frames for {num_samples} samples, expected {expected} with "
                 f"one every {backend.samples_per_frame} samples; its frames must be evenly spaced"
             )
-    if names["scores"] == "auto":
+    if names.scores == "auto":
         sums = scores.sum(dim=-1)
         is_mass = bool((scores >= 0).all()) and bool(((sums - 1).abs() < SUM_TOLERANCE).all())
-        names["scores"] = "probabilities" if is_mass else "logits"
-    backend.masks_padding = names["lengths"] is not None and _ignores_padding(backend, noise)
+        kind = "probabilities" if is_mass else "logits"
+        backend.architecture = replace(backend.architecture, scores=kind)
+    backend.masks_padding = names.lengths is not None and _ignores_padding(backend, noise)
 
 
 def _frames_of(frames: Callable[[int], int], rate: int, file: Path) -> tuple[int, int]:
@@ -186,7 +192,7 @@ def _shortest(frames: Callable[[int], int], wanted: int, enough: int) -> int:
 
 def _ignores_padding(backend: OnnxBackend, noise: Tensor) -> bool:
     """Return whether an utterance gives the same alone and beside a longer one."""
-    short, output = len(noise) // 4, [backend.architecture["output"]]
+    short, output = len(noise) // 4, [backend.architecture.output]
     batch = torch.stack([noise[: 2 * short], noise[: 2 * short]])
     batch[0, short:] = 0
     lengths = torch.tensor([short, 2 * short])

@@ -8,13 +8,11 @@ audio, the map from its tokens to the corpus's.
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ from torch import Tensor, nn
 from distillery.data.features import pad
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.files import write_json
+from distillery.files import Json, read_json, write_json
 from distillery.models.base import check_layers, check_rate
 from distillery.models.decoding import confidence, greedy_text
 from distillery.models.recogniser import (
@@ -32,15 +30,54 @@ from distillery.models.recogniser import (
     WEIGHTS_FILE,
     Outputs,
 )
-from distillery.teachers.backend import DTYPES, Backend, TorchBackend
+from distillery.teachers.backend import DTYPES, Backend, Published, TorchBackend
 from distillery.teachers.hearing import Hearing, plan_pieces, resampled
 from distillery.teachers.token_map import TokenMap, TokenTable, texts_of
 from distillery.teachers.weights import fit_state, read_state
 
-SEARCH = {"num_hypotheses": 1, "beam_size": 1}
-"""Settings that change nothing where frames are given: `cache` searches texts in those."""
+SEARCH = ("num_hypotheses", "beam_size")
+"""What changes nothing of `Hearing` where frames are given: `cache` searches texts in those."""
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """What config.json says of a backend; see `Backend`."""
+
+    sample_rate_hz: int
+    samples_per_frame: int
+    window_samples: int
+    variance_floor: float | None
+    masks_padding: bool
+
+
+@dataclass(frozen=True)
+class SavedMap:
+    """What config.json says of the map from a model's tokens to the corpus's; see `TokenMap`."""
+
+    groups: Sequence[Sequence[int]]
+    dropped: Sequence[int]
+
+
+@dataclass(frozen=True)
+class SavedTeacher:
+    """What config.json of a pre-trained teacher holds."""
+
+    kind: str
+    """Of teacher; its file loads it."""
+    architecture: Published
+    """What the backend is built from."""
+    sample_rate_hz: int
+    """Of the corpus that it was prepared for."""
+    model: SavedModel
+    tokens: Sequence[str]
+    """The model's own."""
+    blank: int
+    """Index of the CTC blank among them."""
+    token_map: SavedMap | None
+    """None: its tokens are none of the corpus's."""
+    hearing: Hearing
 
 
 @dataclass
@@ -82,8 +119,8 @@ class PretrainedTeacher:
         return self.backend.weights_digest
 
     @cached_property
-    def config(self) -> dict[str, Any]:
-        """What config.json holds."""
+    def config(self) -> Json:
+        """What config.json holds, see `SavedTeacher`; settings that change nothing are left out."""
         backend, token_map = self.backend, self.token_map
         return {
             "kind": self.kind,
@@ -113,37 +150,35 @@ class PretrainedTeacher:
 
     @classmethod
     def restore(
-        cls, folder: Path, config: Mapping[str, Any], backend: Backend, device: str
+        cls, folder: Path, saved: SavedTeacher, backend: Backend, device: str
     ) -> PretrainedTeacher:
         """Return a saved teacher, its backend already loaded.
 
         Args:
             folder: where it was saved.
-            config: of its config.json.
-            backend: built of `config`.
+            saved: its config.json.
+            backend: built of that.
             device: where it is to run.
 
         Raises:
             ModelError: tokens.txt is missing, or does not fit config.json.
-            KeyError: an entry of `config` is missing.
         """
-        vocabulary, saved = Vocabulary.load(folder / TOKENS_FILE), config["token_map"]
+        vocabulary, found = Vocabulary.load(folder / TOKENS_FILE), saved.token_map
         token_map = None
-        if saved is not None:
-            token_map = TokenMap(
-                vocabulary, tuple(map(tuple, saved["groups"])), tuple(saved["dropped"])
-            )
+        if found is not None:
+            groups = tuple(tuple(group) for group in found.groups)
+            token_map = TokenMap(vocabulary, groups, tuple(found.dropped))
             if len(token_map.groups) != len(vocabulary):
                 raise ModelError(
                     f"{folder / CONFIG_FILE}: maps {len(token_map.groups)} tokens, {TOKENS_FILE} "
                     f"holds {len(vocabulary)}; run make teacher"
                 )
         return cls(
-            config["kind"],
+            saved.kind,
             backend,
             vocabulary,
-            config["sample_rate_hz"],
-            Hearing(**{**SEARCH, **config["hearing"]}),
+            saved.sample_rate_hz,
+            saved.hearing,
             token_map,
             device,
         )
@@ -280,7 +315,7 @@ class PretrainedTeacher:
 
 
 def load_saved(
-    folder: Path, device: str, build: Callable[[Mapping[str, Any], TokenTable], TorchBackend]
+    folder: Path, device: str, build: Callable[[Published, TokenTable], TorchBackend]
 ) -> PretrainedTeacher:
     """Load a saved teacher; neither the network nor the original files are needed.
 
@@ -294,11 +329,13 @@ def load_saved(
     """
     path, weights = folder / CONFIG_FILE, folder / WEIGHTS_FILE
     try:
-        config = json.loads(path.read_text("utf-8"))
-        table = TokenTable(tuple(config["tokens"]), config["blank"])
-        backend = build(config["architecture"], table)
-        teacher = PretrainedTeacher.restore(folder, config, backend, device)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        saved = read_json(path, SavedTeacher)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be used: {error}; run make teacher") from None
+    try:
+        backend = build(saved.architecture, TokenTable(tuple(saved.tokens), saved.blank))
+        teacher = PretrainedTeacher.restore(folder, saved, backend, device)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: cannot be used: {error!r}; run make teacher") from None
     fit_state(backend.module, read_state(weights), weights)
     backend.module.to(device)

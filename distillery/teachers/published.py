@@ -12,6 +12,7 @@ from typing import Any
 from distillery.errors import ModelError
 from distillery.models.recogniser import CONFIG_FILE, WEIGHTS_FILE
 from distillery.params.teacher import PublishedModelParams
+from distillery.teachers.backend import Published
 from distillery.teachers.weights import can_reach
 
 SETTINGS_FILES = ("*.json", "*.txt")
@@ -37,7 +38,7 @@ def import_transformers() -> Any:
         ) from None
 
 
-def read_config(folder: Path, classes: Iterable[str]) -> tuple[dict[str, Any], str]:
+def read_config(folder: Path, classes: Iterable[str]) -> tuple[Published, str]:
     """Return a published model's config.json, and the class that it names.
 
     Args:
@@ -47,7 +48,7 @@ def read_config(folder: Path, classes: Iterable[str]) -> tuple[dict[str, Any], s
     Raises:
         ModelError: it is missing or damaged, or the model brings code.
     """
-    config = read_json(folder / CONFIG_FILE)
+    config = read_published(folder / CONFIG_FILE)
     if "auto_map" in config:
         raise ModelError(
             f"{folder / CONFIG_FILE}: refused: auto_map says that the model brings code of its own "
@@ -118,7 +119,7 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / whole]
         index = folder / f"{whole}.index.json"
         if index.exists():
-            names = sorted(set(read_json(index)["weight_map"].values()))
+            names = sorted(set(read_published(index)["weight_map"].values()))
             if missing := [name for name in names if not (folder / name).exists()]:
                 raise ModelError(f"{folder / missing[0]}: no such file, but {index.name} names it")
             return [folder / name for name in names]
@@ -127,7 +128,7 @@ def weight_files(folder: Path) -> list[Path]:
     )
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_published(path: Path) -> Published:
     """Return a published settings file.
 
     Raises:

@@ -7,7 +7,7 @@ arXiv 2106.07447; Wang et al. (2021), "VoxPopuli", arXiv 2101.00390.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from distillery.files import digest_of_file
 from distillery.models.base import Teacher
 from distillery.params.teacher import BundleParams, TorchaudioTeacherParams
 from distillery.teachers.adapting import adapt
-from distillery.teachers.backend import TorchBackend, receptive_field
+from distillery.teachers.backend import Published, TorchBackend, receptive_field
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.pretrained import load_saved
 from distillery.teachers.token_map import TokenTable
@@ -36,7 +36,7 @@ class TorchaudioBackend(TorchBackend):
     """torchaudio's Wav2Vec2Model with an output layer."""
 
     @classmethod
-    def build(cls, architecture: Mapping[str, Any], table: TokenTable) -> TorchaudioBackend:
+    def build(cls, architecture: Published, table: TokenTable) -> TorchaudioBackend:
         """Return the model that `architecture` describes, its weights random.
 
         Args:
@@ -161,7 +161,7 @@ def find_weights(bundle: Any, params: BundleParams, root: Path, section: str) ->
     return download(url, kept, what, instead)
 
 
-def architecture_of(bundle: Any, num_outputs: int) -> dict[str, Any]:
+def architecture_of(bundle: Any, num_outputs: int) -> Published:
     """Return what `TorchaudioBackend.build` makes a bundle's model of."""
     return {
         "model_type": bundle._model_type,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,10 @@ from distillery.models.base import Teacher
 from distillery.models.recogniser import CONFIG_FILE
 from distillery.params.teacher import TransformersTeacherParams
 from distillery.teachers.adapting import adapt
-from distillery.teachers.backend import TorchBackend, receptive_field
+from distillery.teachers.backend import Published, TorchBackend, receptive_field
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.pretrained import load_saved
-from distillery.teachers.published import PASSING, import_transformers, read_json, weight_files
+from distillery.teachers.published import PASSING, import_transformers, read_published, weight_files
 from distillery.teachers.token_map import TokenTable
 from distillery.teachers.weights import fit_state, read_state
 
@@ -42,7 +42,7 @@ class TransformersBackend(TorchBackend):
     """A CTC class of transformers."""
 
     @classmethod
-    def build(cls, architecture: Mapping[str, Any], table: TokenTable) -> TransformersBackend:
+    def build(cls, architecture: Published, table: TokenTable) -> TransformersBackend:
         """Return the model that `architecture` describes, its weights random.
 
         Args:
@@ -128,7 +128,7 @@ class TransformersBackend(TorchBackend):
 
 
 def take_ctc(
-    params: TransformersTeacherParams, place: Workplace, folder: Path, config: dict[str, Any]
+    params: TransformersTeacherParams, place: Workplace, folder: Path, config: Published
 ) -> ReadyTeacher:
     """Return a CTC model as the teacher; arguments as `TakeModel` has them."""
     model_class = config["architectures"][0]
@@ -153,7 +153,7 @@ def take_ctc(
     return adapt(KIND, backend, params, place, source)
 
 
-def architecture_of(folder: Path, config: Mapping[str, Any], model_class: str) -> dict[str, Any]:
+def architecture_of(folder: Path, config: Published, model_class: str) -> Published:
     """Return what `TransformersBackend.build` makes a published model of.
 
     Args:
@@ -184,7 +184,7 @@ def architecture_of(folder: Path, config: Mapping[str, Any], model_class: str) -
 
 
 def build_published(
-    folder: Path, architecture: Mapping[str, Any], table: TokenTable
+    folder: Path, architecture: Published, table: TokenTable
 ) -> TransformersBackend:
     """Return a published model, its weights random.
 
@@ -216,7 +216,7 @@ def read_tokens(folder: Path, num_outputs: int, blank: int | None) -> TokenTable
         ModelError: a file is missing, or it is another model's.
     """
     path = folder / "vocab.json"
-    indices = read_json(path)
+    indices = read_published(path)
     if any(isinstance(value, dict) for value in indices.values()):
         raise ModelError(
             f"{path}: holds the tokens of {len(indices)} languages, expected one table; save the "
@@ -229,7 +229,7 @@ def read_tokens(folder: Path, num_outputs: int, blank: int | None) -> TokenTable
             f"{folder / CONFIG_FILE}: has no pad_token_id, which is the blank of a CTC model"
         )
     settings_path = folder / "tokenizer_config.json"
-    settings = read_json(settings_path) if settings_path.exists() else {}
+    settings = read_published(settings_path) if settings_path.exists() else {}
     by_index = {
         int(index): str(token["content"])
         for index, token in settings.get("added_tokens_decoder", {}).items()
@@ -254,12 +254,12 @@ def read_tokens(folder: Path, num_outputs: int, blank: int | None) -> TokenTable
     return TokenTable(tuple(SPACE if token == boundary else token for token in tokens), blank)
 
 
-def _read_preprocessing(folder: Path) -> dict[str, Any]:
+def _read_preprocessing(folder: Path) -> Published:
     """Return the settings of the feature extractor, of which files have one of two layouts."""
     alone, joint = folder / "preprocessor_config.json", folder / "processor_config.json"
     if alone.exists():
-        return read_json(alone)
-    if joint.exists() and "feature_extractor" in (content := read_json(joint)):
+        return read_published(alone)
+    if joint.exists() and "feature_extractor" in (content := read_published(joint)):
         return dict(content["feature_extractor"])
     raise ModelError(
         f"{alone}: no such file; it says at which rate and how normalised the model hears audio, "

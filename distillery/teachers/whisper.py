@@ -21,6 +21,7 @@ import json
 import logging
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from distillery.data.text import Vocabulary, normalise
 from distillery.errors import ModelError
-from distillery.files import digest_of_file, write_json
+from distillery.files import Json, digest_of_file, read_json, write_json
 from distillery.models.base import check_layers, check_rate
 from distillery.models.recogniser import (
     CONFIG_FILE,
@@ -43,10 +44,15 @@ from distillery.models.recogniser import (
 )
 from distillery.params.teacher import TransformersTeacherParams
 from distillery.teachers.adapting import warn_of_rate
-from distillery.teachers.backend import DTYPES
+from distillery.teachers.backend import DTYPES, Published
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.hearing import resampled
-from distillery.teachers.published import PASSING, import_transformers, read_json, weight_files
+from distillery.teachers.published import (
+    PASSING,
+    import_transformers,
+    read_published,
+    weight_files,
+)
 from distillery.teachers.token_map import case_of
 from distillery.teachers.weights import fit_state, read_state
 
@@ -62,8 +68,39 @@ TIED = ("proj_out.weight", "model.decoder.embed_tokens.weight")
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class WhisperArchitecture:
+    """What transformers builds the model from."""
+
+    config: Published
+    """As published, less what says nothing about the model."""
+    model_class: str = MODEL_CLASS
+
+
+@dataclass(frozen=True)
+class WhisperSettings:
+    """What config.json of a Whisper teacher holds."""
+
+    architecture: WhisperArchitecture
+    sample_rate_hz: int
+    """Of the corpus that it was prepared for."""
+    hears: Published
+    """Settings of transformers' feature extractor."""
+    prompt: Sequence[int]
+    """Tokens that every text begins with."""
+    suppress_tokens: Sequence[int]
+    """Barred everywhere, as published."""
+    begin_suppress_tokens: Sequence[int]
+    """Barred at the beginning of a text, as published."""
+    beam_size: int
+    """Beams of the search, and texts that it gives."""
+    tokenizer: str
+    """SHA-256 of everything that the tokenizer does."""
+    kind: str = KIND
+
+
 def take_whisper(
-    params: TransformersTeacherParams, place: Workplace, folder: Path, config: dict[str, Any]
+    params: TransformersTeacherParams, place: Workplace, folder: Path, config: Published
 ) -> ReadyTeacher:
     """Return a Whisper model as the teacher.
 
@@ -79,8 +116,8 @@ def take_whisper(
             know the language.
     """
     library = import_transformers()
-    full = json.loads(library.WhisperConfig.from_dict(config).to_json_string(use_diff=False))
-    hears = read_json(folder / "preprocessor_config.json")
+    full = json.loads(library.WhisperConfig.from_dict(dict(config)).to_json_string(use_diff=False))
+    hears = read_published(folder / "preprocessor_config.json")
     try:
         tokenizer = library.WhisperTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # of several libraries; the files are somebody else's
@@ -88,22 +125,20 @@ def take_whisper(
             f"{folder}: the tokenizer cannot be read: {str(error).strip()[:200]}; expected "
             "tokenizer.json, or vocab.json and merges.txt, as published"
         ) from None
-    generation = read_json(folder / "generation_config.json")
-    settings = {
-        "kind": KIND,
-        "architecture": {
-            "model_class": MODEL_CLASS,
-            "config": {name: value for name, value in full.items() if name not in PASSING},
-        },
-        "sample_rate_hz": place.data.sample_rate_hz,
-        "hears": {name: hears[name] for name in EXTRACTOR if name in hears},
-        "prompt": find_prompt(folder, tokenizer, generation, params),
-        "suppress_tokens": generation.get("suppress_tokens") or [],
-        "begin_suppress_tokens": generation.get("begin_suppress_tokens") or [],
-        "beam_size": params.whisper.beam_size,
-        "tokenizer": digest_of_tokenizer(tokenizer),
-    }
-    module = build(settings, folder / CONFIG_FILE)
+    generation = read_published(folder / "generation_config.json")
+    settings = WhisperSettings(
+        architecture=WhisperArchitecture(
+            {name: value for name, value in full.items() if name not in PASSING}
+        ),
+        sample_rate_hz=place.data.sample_rate_hz,
+        hears={name: hears[name] for name in EXTRACTOR if name in hears},
+        prompt=find_prompt(folder, tokenizer, generation, params),
+        suppress_tokens=generation.get("suppress_tokens") or [],
+        begin_suppress_tokens=generation.get("begin_suppress_tokens") or [],
+        beam_size=params.whisper.beam_size,
+        tokenizer=digest_of_tokenizer(tokenizer),
+    )
+    module = build(settings.architecture, folder / CONFIG_FILE)
     paths = weight_files(folder)
     state = {name: value for path in paths for name, value in read_state(path).items()}
     fill(module, state, paths[0])
@@ -126,7 +161,7 @@ class WhisperTeacher:
 
     def __init__(
         self,
-        config: Mapping[str, Any],
+        settings: WhisperSettings,
         module: Any,
         tokenizer: Any,
         vocabulary: Vocabulary,
@@ -135,7 +170,7 @@ class WhisperTeacher:
         """Put the parts together.
 
         Args:
-            config: what config.json is to hold.
+            settings: what config.json is to hold.
             module: the model, with its weights.
             tokenizer: its tokenizer.
             vocabulary: the students' tokens.
@@ -144,11 +179,11 @@ class WhisperTeacher:
         Raises:
             ModelError: the tokenizer or the feature extractor is another model's.
         """
-        self.config = dict(config)
+        self.settings = settings
         self.module, self.tokenizer, self.device = module.eval().to(device), tokenizer, device
         self.vocabulary = vocabulary
-        self.sample_rate_hz = int(config["sample_rate_hz"])
-        self.extractor = import_transformers().WhisperFeatureExtractor(**config["hears"])
+        self.sample_rate_hz = settings.sample_rate_hz
+        self.extractor = import_transformers().WhisperFeatureExtractor(**settings.hears)
         self.model_rate_hz = int(self.extractor.sampling_rate)
         self.max_seconds = self.extractor.n_samples / self.model_rate_hz
         sizes = module.config
@@ -164,9 +199,14 @@ class WhisperTeacher:
                 f"teacher: the tokenizer has {len(tokenizer)} tokens, the weights "
                 f"{sizes.vocab_size}; take both from one model"
             )
-        self.prompt: list[int] = list(config["prompt"])
+        self.prompt = list(settings.prompt)
         barred = barred_tokens(tokenizer, vocabulary)
-        self.suppressed = sorted({*config["suppress_tokens"], *barred})
+        self.suppressed = sorted({*settings.suppress_tokens, *barred})
+
+    @property
+    def config(self) -> Json:
+        """What config.json holds."""
+        return asdict(self.settings)
 
     @property
     def gives_frames(self) -> bool:
@@ -299,7 +339,7 @@ class WhisperTeacher:
         import transformers
         from transformers.modeling_outputs import BaseModelOutput
 
-        end, beams = self.module.config.eos_token_id, self.config["beam_size"]
+        end, beams = self.module.config.eos_token_id, self.settings.beam_size
         library: Any = transformers  # whose types say less than is known here
         batch, frames, _ = states.shape
         tokens: Tensor = library.GenerationMixin.generate(
@@ -313,7 +353,7 @@ class WhisperTeacher:
                 pad_token_id=end,
                 decoder_start_token_id=self.prompt[0],
                 suppress_tokens=self.suppressed or None,
-                begin_suppress_tokens=self.config["begin_suppress_tokens"] or None,
+                begin_suppress_tokens=list(self.settings.begin_suppress_tokens) or None,
             ),
             # a fresh holder: the search repeats what it holds, in place
             encoder_outputs=BaseModelOutput(last_hidden_state=states),
@@ -367,7 +407,7 @@ def _layer(encoded: Any, name: str) -> Tensor:
 def find_prompt(
     folder: Path,
     tokenizer: Any,
-    generation: Mapping[str, Any],
+    generation: Published,
     params: TransformersTeacherParams,
 ) -> list[int]:
     """Return the tokens that every text begins with: start, language and task, no time-stamps.
@@ -425,7 +465,7 @@ def digest_of_tokenizer(tokenizer: Any) -> str:
     return hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode()).hexdigest()
 
 
-def build(config: Mapping[str, Any], path: Path) -> Any:
+def build(architecture: WhisperArchitecture, path: Path) -> Any:
     """Return the model that a configuration describes, its weights random.
 
     Raises:
@@ -434,7 +474,7 @@ def build(config: Mapping[str, Any], path: Path) -> Any:
     library = import_transformers()
     try:
         return library.WhisperForConditionalGeneration(
-            library.WhisperConfig.from_dict(dict(config["architecture"]["config"]))
+            library.WhisperConfig.from_dict(dict(architecture.config))
         )
     except (ValueError, TypeError, RuntimeError, KeyError) as error:
         raise ModelError(f"{path}: describes no Whisper model: {error}") from None
@@ -454,19 +494,24 @@ def load(folder: Path, device: str) -> WhisperTeacher:
         ModelError: transformers or a file is missing, damaged, or does not fit the others.
     """
     library = import_transformers()
-    config = read_json(folder / CONFIG_FILE)
+    path = folder / CONFIG_FILE
+    try:
+        settings = read_json(path, WhisperSettings)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: cannot be used: {error}; run make teacher") from None
     try:
         tokenizer = library.WhisperTokenizer.from_pretrained(
             folder / TOKENIZER, local_files_only=True
         )
-        same = digest_of_tokenizer(tokenizer) == config["tokenizer"]
+        same = digest_of_tokenizer(tokenizer) == settings.tokenizer
     except Exception as error:  # of several libraries
         raise ModelError(
             f"{folder / TOKENIZER}: cannot be read: {str(error).strip()[:200]}; run make teacher"
         ) from None
     if not same:
         raise ModelError(f"{folder / TOKENIZER}: was changed since; run make teacher")
-    module = build(config, folder / CONFIG_FILE)
+    module = build(settings.architecture, path)
     weights = folder / WEIGHTS_FILE
     fill(module, read_state(weights), weights)
-    return WhisperTeacher(config, module, tokenizer, Vocabulary.load(folder / TOKENS_FILE), device)
+    vocabulary = Vocabulary.load(folder / TOKENS_FILE)
+    return WhisperTeacher(settings, module, tokenizer, vocabulary, device)

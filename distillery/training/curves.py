@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +39,34 @@ class FitResult:
     best_wer: float
 
 
+@dataclass(frozen=True)
+class Point:
+    """One value of a learning curve; fields stand in this order in the file."""
+
+    key: str
+    """What it is, such as `valid/wer`."""
+    value: int | float
+    """As it was logged: a whole number stays one."""
+    step: int
+    """Training steps until then."""
+    timestamp: int
+    """Milliseconds since the epoch."""
+
+
+def read_points(path: Path) -> list[Point]:
+    """Return the points of a file of curves, in their order."""
+    return [Point(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
+
+
 class Curves:
     """Metrics by step, appended to a JSONL file that others may follow while it grows."""
 
-    def __init__(
-        self, path: Path, earlier: Sequence[Mapping[str, Any]] = (), prefix: str = ""
-    ) -> None:
+    def __init__(self, path: Path, earlier: Sequence[Point] = (), prefix: str = "") -> None:
         """Start a file anew.
 
         Args:
             path: the file.
-            earlier: rows of other runs, which stand in front.
+            earlier: points of other runs, which stand in front.
             prefix: what all keys of this run begin with.
         """
         self.path = path
@@ -58,21 +75,22 @@ class Curves:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.restore([])
 
-    def restore(self, rows: list[dict[str, Any]]) -> None:
-        """Start again from the rows of a checkpoint."""
-        self.rows = list(rows)
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in [*self.earlier, *rows]))
+    def restore(self, points: Sequence[Point]) -> None:
+        """Start again from the points of a checkpoint."""
+        self.points = list(points)
+        self.path.write_text(_lines([*self.earlier, *points]))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one row per value; the time-stamp in milliseconds never changes again."""
+        """Append one line per value; the time-stamp in milliseconds never changes again."""
         now = int(time.time() * 1000)
-        rows = [
-            {"key": self.prefix + key, "value": value, "step": step, "timestamp": now}
-            for key, value in values.items()
-        ]
-        self.rows += rows
+        points = [Point(self.prefix + key, value, step, now) for key, value in values.items()]
+        self.points += points
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
+            file.write(_lines(points))
+
+
+def _lines(points: Sequence[Point]) -> str:
+    return "".join(f"{json.dumps(asdict(point))}\n" for point in points)
 
 
 def run_digest(*parts: Any) -> str:

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 
 from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.scoring import Counts, count_errors
 from distillery.errors import ModelError
+from distillery.files import read_json
 from distillery.models.base import Teacher
 
 VALIDATION_FILE = "validation.json"
-"""Beside a saved teacher: `wer`, a fraction."""
 BATCH_UTTERANCES = 16
+
+
+@dataclass(frozen=True)
+class ValidationResult:
+    """What validation.json says, beside a saved teacher."""
+
+    wer: float
+    """On the transcribed validation utterances, as a fraction."""
 
 
 def validation_wer(teacher: Teacher, data: PreparedData) -> float:
@@ -50,8 +58,8 @@ def check_not_poor(folder: Path, student: str, control_wer: float, *, allow_poor
         ModelError: the teacher is worse, and may not go on.
     """
     try:
-        wer = float(json.loads((folder / VALIDATION_FILE).read_text("utf-8"))["wer"])
-    except (OSError, ValueError, KeyError, TypeError):
+        wer = read_json(folder / VALIDATION_FILE, ValidationResult).wer
+    except (OSError, ValueError):
         return f"teacher not compared with the control: {folder / VALIDATION_FILE} holds no WER"
     found = (
         f"teacher: validation WER {100 * wer:.2f} %, that of the control of student {student!r}, "

@@ -7,7 +7,7 @@ import torch
 
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.text import Vocabulary
-from distillery.distill.start import initialise, spaced_layers
+from distillery.distill.start import SlicedTeacher, initialise, spaced_layers
 from distillery.errors import ModelError, StageError
 from distillery.models.recogniser import Recogniser
 from distillery.params.models import (
@@ -78,11 +78,7 @@ def test_a_sliced_student_is_made_of_its_teachers_parts(
     depth = "num_blocks" if architecture is CONVOLUTIONS else "num_layers"
     student = recogniser(architecture.model_copy(update={depth: len(chosen)}))
     record = initialise(student, "slim", "teacher", tmp_path, teacher.weights_digest)
-    assert record == {
-        "source": "teacher",
-        "weights": teacher.weights_digest,
-        "teacher_layers": chosen,
-    }
+    assert record == SlicedTeacher("teacher", teacher.weights_digest, chosen)
     theirs, own = teacher.network.state_dict(), student.network.state_dict()
     seen = 0
     for index, source in enumerate(chosen):

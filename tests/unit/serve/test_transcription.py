@@ -220,7 +220,15 @@ def test_a_file_of_another_model_or_kind_is_left_alone(
     ):
         transcribe_folder(student, folder, out)
     assert out.read_bytes() == before
-    for content in (b"my notes\n", b"[]\n", b'{"path": 3, "model": "a", "text": ""}\n', b"{}\n"):
+    strange = (
+        b"my notes\n",
+        b"[]\n",
+        b"{}\n",
+        b'{"path": 3, "text": "", "duration_seconds": 1.0, "model": "a"}\n',
+        b'{"path": "a.wav", "text": "", "model": "a"}\n',
+        b'{"path": "a.wav", "text": "", "duration_seconds": 1.0, "model": "a", "by": "b"}\n',
+    )
+    for content in strange:
         out.write_bytes(content)
         with pytest.raises(TranscriptsError, match="line 1 was not written by transcribe"):
             transcribe_folder(student, folder, out)

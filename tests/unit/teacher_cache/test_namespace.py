@@ -8,6 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillery.errors import CacheError, CacheMismatch
+from distillery.params.cache import CacheParams, PayloadParams
+from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.namespace import NAMESPACE_FILE, Namespace, flatten
 
 TEACHER = {
@@ -159,3 +161,59 @@ def test_another_schema_is_refused(tmp_path: Path) -> None:
     saved(tmp_path, replace(BASE, schema_version=1))
     with pytest.raises(CacheError, match="schema 1, this Distillery reads 2; run make cache"):
         Namespace.read(tmp_path)
+
+
+SAVED_TEACHER = {
+    "architecture": {
+        "conv_channels": 32,
+        "dropout": 0.2,
+        "hidden_size": 192,
+        "num_layers": 2,
+        "time_reduction": 4,
+        "type": "conv_bilstm",
+    },
+    "fingerprint": "e66261776d3c21d3405a6c8f26bc4988ce51245cf06a5bae9b22a12fff8b6d58",
+    "frame_shift_seconds": 0.04,
+    "gives_frames": True,
+    "layers": {"last": 384, "project": 192, "recurrent.0": 384, "recurrent.1": 384},
+    "preprocessing": {
+        "features": {
+            "hop_seconds": 0.01,
+            "normalise": "bands",
+            "num_mels": 64,
+            "window_seconds": 0.025,
+        },
+        "sample_rate_hz": 16000,
+    },
+    "tokens": "8dd3431a452d05613a28e7c47ba0d6371099a8f5fb4089db7fb4cb35dfa8de79",
+    "weights": "9cc8f836180c0081a1bf37b2f30f1a63aba61c9c2587bc3477dbe4fb2c779b7d",
+}
+SAVED_NAMESPACE = {
+    "beam_size": None,
+    "blank": 0,
+    "compute_dtype": "float32",
+    "digest": "0a54dd82dd87664a5b9af7abbef196dc2eb5c4e99a22698036f561f776fa9798",
+    "frame_shift_seconds": 0.04,
+    "hidden": {"last": 384},
+    "num_hypotheses": 1,
+    "payload": {"kind": "u8"},
+    "schema_version": 2,
+    "teacher": SAVED_TEACHER,
+    "tokens": ["<blank>", "|", "'", *"abcdefghijklmnopqrstuvwxyz"],
+}
+"""As an earlier Distillery wrote it."""
+
+
+def test_a_saved_namespace_is_the_one_that_its_teacher_has_today(tmp_path: Path) -> None:
+    (tmp_path / NAMESPACE_FILE).write_text(json.dumps(SAVED_NAMESPACE))
+    saved = Namespace.read(tmp_path)
+    assert saved.folder_name == "0a54dd82dd87664a"
+    assert saved.to_json() == SAVED_NAMESPACE
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    (teacher / "fingerprint.json").write_text(json.dumps(SAVED_TEACHER))
+    places = Places(tmp_path, teacher, tmp_path / "cache")
+    payload = PayloadParams(hidden_layers=("last",))
+    present = expected_namespace(places, CacheParams(payload=payload), saved.tokens)
+    assert present == saved
+    saved.check(present)

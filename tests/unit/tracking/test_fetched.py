@@ -11,7 +11,7 @@ import torch
 from distillery.architectures.known import ARCHITECTURES, STUDENTS
 from distillery.data.manifest import PreparedData
 from distillery.data.text import Vocabulary
-from distillery.distill.start import initialise
+from distillery.distill.start import RegisteredStudent, initialise
 from distillery.errors import ModelError, StageError
 from distillery.models.recogniser import Recogniser
 from distillery.params.models import CRNNParams, FeatureParams, SeparableConvParams
@@ -186,12 +186,7 @@ def test_a_student_goes_on_from_all_weights_of_a_registered_one(tmp_path: Path) 
     assert student.weights_digest != registered.weights_digest
     record = first_weights(student, tmp_path / "models")
     assert student.weights_digest == registered.weights_digest
-    assert record == {
-        "source": MODEL,
-        "name": "tiny",
-        "version": "3",
-        "weights": registered.weights_digest,
-    }
+    assert record == RegisteredStudent(MODEL, "tiny", "3", registered.weights_digest)
 
 
 def test_dropout_is_no_part_of_the_network_that_must_be_the_same(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from distillery.language_model.decoder import LanguageModelDecoder
 from distillery.language_model.settings import read_tuned
 from distillery.language_model.tuning import log_probs_of
 from distillery.models.decoding import score_texts
-from distillery.models.fingerprint import Fingerprint, digest_of, read_fingerprint
+from distillery.models.fingerprint import read_fingerprint
 from distillery.params.whole import Params
 from distillery.register.metrics import model_metrics
 from distillery.teacher_cache.filling.audit import audit, check_audit
@@ -174,9 +174,8 @@ def test_texts_alone_are_audited_as_they_were_decoded(copy: Path) -> None:
 
 def test_a_teacher_of_texts_cannot_be_searched(copy: Path) -> None:
     folder = copy / "models/teacher"
-    fields = asdict(replace(read_fingerprint(folder), gives_frames=False))
-    del fields["fingerprint"]
-    Fingerprint(**fields, fingerprint=digest_of(fields)).save(folder)
+    other = replace(read_fingerprint(folder), gives_frames=False)
+    replace(other, fingerprint=other.digest).save(folder)
     with pytest.raises(ModelError, match=r"set language_model\.for_teacher to false"):
         cache(copy)
 
