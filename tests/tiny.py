@@ -145,7 +145,7 @@ def write_params(root: Path, params: dict[str, Any]) -> None:
 
 def copy_code(root: Path) -> None:
     """Start a workspace with a copy of the code, and of what DVC knows of it."""
-    root.mkdir()
+    root.mkdir(exist_ok=True)
     shutil.copy(ROOT / "dvc.yaml", root)
     for name in ("distillery", "tasks"):
         shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))

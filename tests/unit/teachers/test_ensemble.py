@@ -31,7 +31,7 @@ from tasks.distill import distill
 from tasks.fetch import fetch
 from tasks.prepare import prepare
 from tasks.teacher import teacher
-from tests.tiny import speak, tiny_params, write_corpus, write_params
+from tests.tiny import copy_code, speak, tiny_params, write_corpus, write_params
 from tests.unit.tracking.test_fetched import CRNN, MODEL, put, recogniser, wanted
 
 ABC = Vocabulary.from_alphabet("abc")
@@ -57,6 +57,9 @@ class Teller(Recogniser):
         return Outputs(
             None, heard.num_frames, heard.hidden, self.says, [self.sure] * len(self.says)
         )
+
+
+CODE = "models/code/teacher.json"
 
 
 def teller(*texts: str, sure: float = 0.5, **changes: Any) -> Teller:
@@ -400,6 +403,7 @@ def test_a_killed_run_goes_on_with_the_member_that_it_was_training(
 
 
 def test_a_registered_student_may_be_a_member(root: Path) -> None:
+    copy_code(root)
     plain = settings(seeded(1), {"kind": "registry", "model": MODEL})
     write_params(root, plain)
     place = root / "models/registered/teacher"
@@ -413,6 +417,10 @@ def test_a_registered_student_may_be_a_member(root: Path) -> None:
         "members/1/source.json",
     ]
     assert not (place / "none.txt").exists()
+    assert [Path(file).stem for file in json.loads((root / CODE).read_text())] == [
+        *("conv_bilstm", "crnn"),  # of the members
+        *("base", "ensemble", "joined", "registered", "rover", "token_map", "trained"),
+    ]
     teacher(root)
     folder = root / "models/teacher"
     assert json.loads((folder / "source.json").read_text())["members"][1]["version"] == "3"

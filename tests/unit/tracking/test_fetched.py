@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from distillery.data.manifest import PreparedData
 from distillery.data.text import Vocabulary
 from distillery.distill.start import RegisteredStudent, initialise
 from distillery.errors import ModelError, StageError
+from distillery.files import digest_of_file
 from distillery.models.recogniser import Recogniser
 from distillery.params.models import CRNNParams, FeatureParams, SeparableConvParams
 from distillery.params.stages import FetchStageParams
@@ -24,7 +26,7 @@ from distillery.tracking.fetched import check_model, put_model, read_source, wan
 from distillery.training.validation import validation_wer
 from tasks.fetch import fetch
 from tasks.prepare import prepare
-from tests.tiny import LETTERS, RATE_HZ, tiny_params, write_corpus, write_params
+from tests.tiny import LETTERS, RATE_HZ, copy_code, tiny_params, write_corpus, write_params
 
 MODEL = "models:/tiny@champion"
 CRNN = CRNNParams(type="crnn", conv_channels=4, hidden_size=8)
@@ -144,6 +146,7 @@ def test_a_model_that_is_absent_another_or_changed_is_named(tmp_path: Path) -> N
 def test_the_stage_leaves_a_note_where_nothing_is_wanted_and_removes_former_students(
     tmp_path: Path,
 ) -> None:
+    copy_code(tmp_path)
     write_params(tmp_path, settings(conv=MODEL, two=None))
     put(recogniser(), tmp_path / "models/registered/students/conv", tmp_path)
     (tmp_path / "models/registered/students/former").mkdir()
@@ -165,6 +168,58 @@ def test_the_stage_leaves_a_note_where_nothing_is_wanted_and_removes_former_stud
     write_params(tmp_path, settings(conv=None, two=None))
     fetch(tmp_path)
     assert [path.name for path in (base / "students/conv").iterdir()] == ["none.txt"]
+
+
+def test_the_stage_writes_what_code_each_model_has_to_itself(tmp_path: Path) -> None:
+    copy_code(tmp_path)
+    plain = settings(conv=None, two=None)
+    plain["distill"]["students"]["two"]["architecture"] = CRNN.model_dump()
+    write_params(tmp_path, plain)
+    fetch(tmp_path)
+    folder = tmp_path / "models/code"
+    rooms = tmp_path / "distillery/architectures", tmp_path / "distillery/teachers"
+
+    def noted(name: str) -> list[str]:
+        content = json.loads((folder / name).read_text())
+        for file, digest in content.items():
+            assert digest == digest_of_file(tmp_path / file)
+        return [file.removeprefix("distillery/") for file in content]
+
+    assert noted("students/conv.json") == ["architectures/separable_conv.py"]
+    assert noted("students/two.json") == ["architectures/crnn.py"]
+    assert noted("teacher.json") == [
+        "architectures/conv_bilstm.py",
+        "teachers/base.py",
+        "teachers/trained.py",
+    ]
+    before = (folder / "students/conv.json").read_bytes()
+    (rooms[0] / "crnn.py").write_text("# another\n")
+    (rooms[1] / "whisper.py").write_text("# another\n")
+    fetch(tmp_path)
+    assert (folder / "students/conv.json").read_bytes() == before
+    noted("students/two.json")
+    del plain["distill"]["students"]["two"]
+    plain["teacher"] = {"kind": "registry", "model": MODEL}
+    put(recogniser(), tmp_path / "models/registered/teacher", tmp_path)
+    write_params(tmp_path, plain)
+    fetch(tmp_path)
+    assert [path.name for path in (folder / "students").iterdir()] == ["conv.json"]
+    assert noted("teacher.json") == [
+        "architectures/crnn.py",  # which the registered student is
+        "teachers/base.py",
+        "teachers/registered.py",
+    ]
+
+
+def test_a_registered_teacher_of_an_architecture_that_is_gone_is_named(tmp_path: Path) -> None:
+    copy_code(tmp_path)
+    put(recogniser(), tmp_path / "models/registered/teacher", tmp_path)
+    known = tmp_path / "distillery/architectures/known.py"
+    known.write_text(known.read_text().replace('    "crnn": CRNN,\n', ""))
+    write_params(tmp_path, settings() | {"teacher": {"kind": "registry", "model": MODEL}})
+    message = "architecture 'crnn', expected one of causal_conv, conformer, conv_bilstm, separable"
+    with pytest.raises(ModelError, match=message):
+        fetch(tmp_path)
 
 
 def test_the_stage_says_what_has_not_been_fetched(tmp_path: Path) -> None:
