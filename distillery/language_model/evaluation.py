@@ -56,18 +56,20 @@ def decode_with_language_model(
     """
     decoders: dict[tuple[str, ...], LanguageModelDecoder] = {}
     decoded = {}
-    for name, recogniser in recognisers.items():
-        if not recogniser.gives_frames:
-            continue
-        tokens = recogniser.vocabulary.tokens
-        if tokens not in decoders:
-            with tempfile.TemporaryDirectory() as folder:
-                write_language_model(data, recogniser.vocabulary, params, Path(folder))
-                decoders[tokens] = untuned_decoder(Path(folder), recogniser.vocabulary, params)
-        decoder = decoders[tokens]
-        tuned = tune_for(decoder, data, recogniser, params)
-        for line in describe(str(name), tuned):
-            logger.info("%s", line)
-        items = log_probs_of(recogniser, data, rows)
-        decoded[name] = Decoded([texts[0] for texts in decoder.n_best(items)], tuned)
+    with tempfile.TemporaryDirectory() as temporary:  # weights are tried with the files at hand
+        for name, recogniser in recognisers.items():
+            if not recogniser.gives_frames:
+                continue
+            tokens = recogniser.vocabulary.tokens
+            if tokens not in decoders:
+                folder = Path(temporary) / str(len(decoders))
+                folder.mkdir()
+                write_language_model(data, recogniser.vocabulary, params, folder)
+                decoders[tokens] = untuned_decoder(folder, recogniser.vocabulary, params)
+            decoder = decoders[tokens]
+            tuned = tune_for(decoder, data, recogniser, params)
+            for line in describe(str(name), tuned):
+                logger.info("%s", line)
+            items = log_probs_of(recogniser, data, rows)
+            decoded[name] = Decoded([texts[0] for texts in decoder.n_best(items)], tuned)
     return decoded
