@@ -138,9 +138,9 @@ def render(table: pd.DataFrame, champions: Sequence[str] = ()) -> Table:
             shown.add_section()
         former = row.data
         spread = "" if pd.isna(row.wer_sd) else f" ± {100 * row.wer_sd:.1f}"
-        crown = " (champion)" if set(row.runs.split()) & set(champions) else ""
+        mark = " (champion)" if set(row.runs.split()) & set(champions) else ""
         shown.add_row(
-            f"{row.name}{crown}",
+            f"{row.name}{mark}",
             f"{row.corpus}@{row.data[:6]}",
             str(row.seeds),
             f"{100 * row.wer:.1f}{spread}",

@@ -75,14 +75,14 @@ def _draw_wers(axes: Axes, rows: Sequence[Retraining]) -> None:
 
 
 def _draw_champions(axes: Axes, rows: Sequence[Retraining]) -> None:
-    crowned = [
+    promoted = [
         place
         for place, row in enumerate(rows)
         if row.alias == "champion" and row.version != row.former_champion  # or it just stayed
     ]
     axes.scatter(
-        crowned,
-        [_percent(rows[place].wer) for place in crowned],
+        promoted,
+        [_percent(rows[place].wer) for place in promoted],
         marker="*",
         s=180,
         color=STUDENT_COLOUR,
@@ -90,7 +90,7 @@ def _draw_champions(axes: Axes, rows: Sequence[Retraining]) -> None:
         zorder=3,
         label="became champion",
     )
-    for place in crowned:
+    for place in promoted:
         axes.annotate(
             f"v{rows[place].version}",
             (place, _percent(rows[place].wer)),

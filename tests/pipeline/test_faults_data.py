@@ -224,7 +224,7 @@ def test_a_lock_that_a_killed_dvc_left_stops_nobody(copy: Path, left: str) -> No
 
 
 @pytest.mark.slow
-def test_a_champion_that_was_deleted_is_said_so_and_the_next_run_crowns_another(
+def test_a_champion_that_was_deleted_is_said_so_and_the_next_run_sets_another(
     copy: Path,
 ) -> None:
     settings(copy)

@@ -52,11 +52,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 num_parameters=1,
             ),
         )
-    crown(root, "1")
+    set_champion(root, "1")
     return root
 
 
-def crown(root: Path, version: str) -> None:
+def set_champion(root: Path, version: str) -> None:
     tracking = Tracking(Params.model_validate(tiny_params()).register, root)
     tracking.client.set_registered_model_alias("tiny", CHAMPION, version)
 
@@ -65,7 +65,7 @@ def crown(root: Path, version: str) -> None:
 def bare(shop: Path) -> Path:
     """The shop with nothing fetched and the first version as champion."""
     shutil.rmtree(shop / "models", ignore_errors=True)
-    crown(shop, "1")
+    set_champion(shop, "1")
     return shop
 
 
@@ -88,7 +88,7 @@ def test_what_is_not_here_is_fetched_and_stays_when_its_alias_moves(bare: Path) 
     check_model(folder, ALIAS, "conv")
     wanted = bare / "student-1/model.safetensors"
     assert (folder / "model.safetensors").read_bytes() == wanted.read_bytes()
-    crown(bare, "2")
+    set_champion(bare, "2")
     assert fetch(bare, settings(), follow=()) == []
     assert held(bare) == "1"
 
@@ -97,7 +97,7 @@ def test_an_alias_is_followed_for_those_that_run_anyway_and_by_the_command(bare:
     teacher = {"kind": "registry", "model": ALIAS}
     both = Params.model_validate(settings().model_dump() | {"teacher": teacher})
     fetch(bare, both, follow=())
-    crown(bare, "2")
+    set_champion(bare, "2")
     assert fetch(bare, both, follow=["teacher"]) == [f"teacher: {ALIAS} is version 2, fetched"]
     assert (held(bare, "teacher"), held(bare)) == ("2", "1")
     assert fetch(bare, both) == [
@@ -113,7 +113,7 @@ def test_a_candidate_for_the_teacher_is_fetched_alone_and_follows_its_alias(
     wanted = Params.model_validate(settings().model_dump() | {"teacher": teacher})
     base = tmp_path / "candidate"
     assert fetch_teacher(bare, wanted, base) == [f"teacher: {ALIAS} is version 1, fetched"]
-    crown(bare, "2")
+    set_champion(bare, "2")
     assert fetch_teacher(bare, wanted, base) == [f"teacher: {ALIAS} is version 2, fetched"]
     assert [path.name for path in base.iterdir()] == ["teacher"]
     assert not (bare / "models/registered").exists()
@@ -259,7 +259,7 @@ def test_dvc_is_asked_again_once_the_flow_has_followed_an_alias(
     plain = wanted.model_dump(mode="json")
     plain["distill"]["students"]["conv"]["objective"] = {"teacher_share": 0.4}
     write_params(tmp_path, plain)
-    crown(bare, "2")
+    set_champion(bare, "2")
     run = distillation.Run(tmp_path, Params.model_validate(plain), {})
     with disable_run_logger():
         assert distillation.prepare.fn(run) == "unchanged"
@@ -315,7 +315,7 @@ def test_the_flow_makes_the_champion_teacher_and_start_and_then_rests(
         assert run.params["init"] == "models:/tiny/2"
 
     # Another champion: nothing of it is read until something else changes.
-    crown(bare, "2")
+    set_champion(bare, "2")
     lock = (root / "dvc.lock").read_bytes()
     again = run_module(root, "flows.run").stdout
     for target in ("prepare", "fetch", "teacher", "cache", "distill@conv-0", "evaluate"):

@@ -62,7 +62,7 @@ def test_an_interval_that_rounding_put_beside_its_value_is_drawn(tmp_path: Path)
     assert (tmp_path / "history.png").stat().st_size > 0
 
 
-def test_a_champion_that_stays_is_not_crowned_again(tmp_path: Path, figures: list[Figure]) -> None:
+def test_a_champion_that_stays_is_not_marked_again(tmp_path: Path, figures: list[Figure]) -> None:
     stays = run(4, 0.2, "champion")
     stays.former_champion = stays.version
     plot_history([run(3, 0.2, "champion"), stays], tmp_path / "h.png")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from distillery.register.gate.rules import (
     rule_wer,
     rule_wer_interval,
 )
-from distillery.register.gate.verdict import Ruling, Verdict, markdown, render
+from distillery.register.gate.verdict import Ruling, Verdict, markdown, parse_verdict, render
 
 NUM_RESAMPLES = 4000
 
@@ -212,7 +213,7 @@ def test_a_verdict_is_shown_with_its_figures_and_read_back() -> None:
     settings = GateParams(min_utterances=0)
     rulings = judge([form([2] * 4)], [form([1] * 4)], None, settings, NUM_RESAMPLES)
     verdict = Verdict("3", "challenger", "it is worse", True, "2", 0.2, 0.1, 4, tuple(rulings))
-    assert Verdict.from_json(verdict.to_json()) == verdict
+    assert parse_verdict(json.dumps(asdict(verdict))) == verdict
     assert verdict.tags["gate.failed"] == "wer (torch), wer_interval (torch)"
     assert verdict.metrics["gate/torch/wer"] == pytest.approx(0.1)
     text = render(verdict)
