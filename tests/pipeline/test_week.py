@@ -121,7 +121,7 @@ def test_the_table_says_what_a_night_did() -> None:
     page = report(mornings, "0123456789abcdef", 90, "week.png")
     assert "commit 0123456789ab;" in page
     assert "(week.png)" in page
-    assert "**Monday.** The night said: *all rules passed*." in page
+    assert "**Monday.** The run reported: *all rules passed*." in page
 
 
 @pytest.mark.slow
