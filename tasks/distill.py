@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,12 @@ from distillery.augmentations.augmenter import SOUNDS_FILE
 from distillery.data.manifest import PreparedData
 from distillery.distill.distillation import Distillation, Trained
 from distillery.distill.filtering import FILTER_FILE
-from distillery.distill.generations import GENERATIONS_FILE, Generations, record_of
+from distillery.distill.generations import (
+    GENERATIONS_FILE,
+    GenerationRecord,
+    Generations,
+    record_of,
+)
 from distillery.distill.start import INIT_FILE
 from distillery.files import Json, whole_folder, write_json
 from distillery.params.file import PARAMS_FILE
@@ -36,19 +42,7 @@ def distill(root: Path, student: str, seed: int) -> None:
     everything = DistillStageParams.load(root / PARAMS_FILE)
     settings = everything.distill
     places = Places.in_workspace(root)
-    cache = TeacherCache.open_current(places.cache)
-    cache.namespace.check(expected_namespace(places, everything.cache, cache.namespace.tokens))
-    data = PreparedData.open(places.data)
-    run = Distillation(
-        data,
-        cache,
-        student,
-        settings.for_seed(seed),
-        root / "scratch",
-        root / "models",
-        speed_factors=everything.cache.speed_factors,
-        root=root,
-    )
+    run = _run_of(root, everything, student, seed)
     item = f"{student}/seed-{seed}"
     curves = root / f"curves/students/{item}.jsonl"
     control_curves = root / f"curves/controls/{item}.jsonl"
@@ -75,18 +69,44 @@ def distill(root: Path, student: str, seed: int) -> None:
         logger.info("control is false: whether the teacher is worse than a control is unknown")
         control_curves.parent.mkdir(parents=True, exist_ok=True)
         control_curves.write_text("")
-    notes: dict[str, object] = {
-        INIT_FILE: trained.init and asdict(trained.init),
-        SOUNDS_FILE: run.effects.digests or None,
-    }
-    if run.filtered is not None:
-        notes[FILTER_FILE] = asdict(run.filtered.report())
-    if earlier:
-        notes[GENERATIONS_FILE] = [asdict(item) for item in [*earlier, record_of(run, trained)]]
-    _save(trained, root / "models/students" / item, notes)
+    _save(trained, root / "models/students" / item, _notes_of(run, trained, earlier))
     begun = control and control.init
     _save(control, root / "models/controls" / item, {INIT_FILE: begun and asdict(begun)})
     generations.clean_up()
+
+
+def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int) -> Distillation:
+    """Return a student's training from the cache, which must be the present teacher's.
+
+    Raises:
+        CacheMismatch: it is another's.
+    """
+    places = Places.in_workspace(root)
+    cache = TeacherCache.open_current(places.cache)
+    cache.namespace.check(expected_namespace(places, everything.cache, cache.namespace.tokens))
+    return Distillation(
+        PreparedData.open(places.data),
+        cache,
+        student,
+        everything.distill.for_seed(seed),
+        root / "scratch",
+        root / "models",
+        speed_factors=everything.cache.speed_factors,
+        root=root,
+    )
+
+
+def _notes_of(
+    run: Distillation, trained: Trained, earlier: Sequence[GenerationRecord]
+) -> dict[str, object]:
+    """Return the JSON files that lie beside a student, by name; None: this one has no such file."""
+    records = [*earlier, record_of(run, trained)] if earlier else []
+    return {
+        INIT_FILE: trained.init and asdict(trained.init),
+        SOUNDS_FILE: run.effects.digests or None,
+        FILTER_FILE: None if run.filtered is None else asdict(run.filtered.report()),
+        GENERATIONS_FILE: [asdict(item) for item in records] or None,
+    }
 
 
 def _save(trained: Trained | None, folder: Path, notes: Json) -> None:

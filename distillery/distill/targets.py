@@ -1,4 +1,8 @@
-"""TODO: targets."""
+"""What the cache says of a training set's utterances, as batches want it.
+
+Frames, hidden states and weighted texts, by the rows of the training set instead of the cache's;
+nothing of hypotheses that the filter dropped.
+"""
 
 from __future__ import annotations
 

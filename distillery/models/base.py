@@ -1,4 +1,8 @@
-"""TODO: base."""
+"""What a teacher is to the cache, the audit and the evaluation: one protocol for all kinds.
+
+`Recogniser`, which every model trained here is, answers to it; so do the pre-trained ones and the
+ensembles of distillery/teachers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""TODO: backend."""
+"""A CTC model as it was published: waveforms at its own rate in, scores over its own tokens out.
+
+`Backend` is what pretrained.py asks of one; `TorchBackend` does most of it for PyTorch modules,
+whose subclasses say where their layers are.
+"""
 
 from __future__ import annotations
 

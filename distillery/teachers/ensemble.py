@@ -161,13 +161,7 @@ class Ensemble:
         layers: Sequence[str] = (),
         precision: str = "fp32",
     ) -> Outputs:
-        """Return what the members say together about one batch.
-
-        Args:
-            inputs: waveforms `(batch, samples)`.
-            lengths: their samples `(batch,)`.
-            layers: hidden layers wanted, of `layer_widths`.
-            precision: arithmetic of the members: fp32, bf16 or fp16.
+        """Return what the members say together about a batch of waveforms; see `Teacher`.
 
         Raises:
             ModelError: there is no such layer, or two members cut an utterance into frames whose

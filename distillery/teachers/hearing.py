@@ -1,4 +1,4 @@
-"""TODO: hearing."""
+"""How pre-trained models hear audio: resampled, and long audio cut into pieces with context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""TODO: onnx_backend."""
+"""A CTC model in an ONNX file, run by onnxruntime; see `Backend`.
+
+A file with foreign operators, or with data outside its folder, is refused.
+"""
 
 from __future__ import annotations
 

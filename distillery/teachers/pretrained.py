@@ -200,9 +200,6 @@ class PretrainedTeacher:
     def extract(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Return waveforms at the model's rate `(batch, samples)` and their lengths `(batch,)`.
 
-        Args:
-            waveforms: float32 audio in [-1, 1) at `sample_rate_hz`, each `(samples,)`.
-
         Raises:
             ModelError: one is longer than the model takes at once, and long audio is not cut.
         """
@@ -240,16 +237,10 @@ class PretrainedTeacher:
         layers: Sequence[str] = (),
         precision: str = "fp32",
     ) -> Outputs:
-        """Return what the model says about one batch.
-
-        Args:
-            inputs: waveforms at the model's rate `(batch, samples)`.
-            lengths: `(batch,)`.
-            layers: hidden layers wanted.
-            precision: arithmetic: fp32, bf16 or fp16.
+        """Return what the model says about waveforms at its rate `(batch, samples)`; see `Teacher`.
 
         Raises:
-            ModelError: it has no such layer.
+            ModelError: it has no such layer, or the model's scores are no numbers.
         """
         check_layers(self, layers)
         scores, hidden = self._run(inputs, lengths, layers, precision)

@@ -1,4 +1,7 @@
-"""TODO: published."""
+"""Models in Hugging Face's layout: where their folders are, and what their settings files say.
+
+Nothing that a model brings along is run: a configuration that names code is refused.
+"""
 
 from __future__ import annotations
 

@@ -246,9 +246,6 @@ class WhisperTeacher:
     def extract(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Return features `(batch, mels, feature_frames)`, padded to 30 s, and lengths `(batch,)`.
 
-        Args:
-            waveforms: float32 audio in [-1, 1) at `sample_rate_hz`, each `(samples,)`.
-
         Raises:
             ModelError: one is longer than Whisper can take.
         """
@@ -282,13 +279,7 @@ class WhisperTeacher:
         layers: Sequence[str] = (),
         precision: str = "fp32",
     ) -> Outputs:
-        """Return the best texts of each utterance, and states of the encoder.
-
-        Args:
-            inputs: features `(batch, mels, feature_frames)`.
-            lengths: real feature frames `(batch,)`.
-            layers: hidden layers wanted, of `layer_widths`.
-            precision: arithmetic: fp32, bf16 or fp16.
+        """Return the best texts of features `(batch, mels, feature_frames)`, and encoder states.
 
         Raises:
             ModelError: there is no such layer, or the model's scores are no numbers.

@@ -1,4 +1,4 @@
-"""TODO: curves."""
+"""What a training run leaves besides weights: curves, its result, its checkpoint's name."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from distillery.data.text import Vocabulary
 from distillery.training.batches import TrainingSet
 
 DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a checkpoint
-
-
 Terms = Mapping[str, Tensor]
 
 

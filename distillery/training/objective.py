@@ -1,4 +1,8 @@
-"""TODO: objective."""
+"""What training minimises, as the trainer sees it; CTC on transcripts is the plain one.
+
+What students learn from a teacher besides is in distillery/distill/objective.py, so that a teacher
+depends on no loss but CTC.
+"""
 
 from __future__ import annotations
 
