@@ -1,9 +1,9 @@
 """summary.json: written as it was before its content had types, and read whatever wrote it.
 
-tests/expected/reports_before_records holds reports of the version before: of its demo, one student
 tests/expected/reports_before_records holds reports of the version before: of its demo, with one
 student left, and of the workspace of `test_evaluate.two_seeds` with a second student that streams,
 without a control, and with a language model.
+"""
 
 import json
 from pathlib import Path
