@@ -1,4 +1,4 @@
-"""TODO: targets."""
+"""What the cached teacher says about the utterances of a training set, batch by batch."""
 
 from __future__ import annotations
 

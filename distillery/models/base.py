@@ -1,4 +1,4 @@
-"""TODO: base."""
+"""What the cache, the audit and the evaluation ask of a teacher, of whatever kind."""
 
 from __future__ import annotations
 

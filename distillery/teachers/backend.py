@@ -1,4 +1,4 @@
-"""TODO: backend."""
+"""A published CTC model alone: waveforms at its own rate in, scores over its own tokens out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from distillery.models.recogniser import (
-    digest_of_weights,
-    save_weights,
-)
+from distillery.models.recogniser import digest_of_weights, save_weights
 from distillery.teachers.token_map import TokenTable
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -1,4 +1,4 @@
-"""TODO: hearing."""
+"""Audio as a pre-trained model hears it: at its rate, long recordings cut into pieces."""
 
 from __future__ import annotations
 

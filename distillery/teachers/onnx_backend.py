@@ -1,4 +1,4 @@
-"""TODO: onnx_backend."""
+"""An ONNX file in a running session; refused where it needs code or files from elsewhere."""
 
 from __future__ import annotations
 

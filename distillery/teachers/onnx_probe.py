@@ -1,4 +1,4 @@
-"""TODO: onnx_probe."""
+"""What a run of an ONNX file tells: its inputs and outputs, its frames, whether it masks padding."""
 
 from __future__ import annotations
 

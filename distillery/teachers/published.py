@@ -1,4 +1,4 @@
-"""TODO: published."""
+"""Files of a published model in Hugging Face's layout: found here or fetched, and read."""
 
 from __future__ import annotations
 

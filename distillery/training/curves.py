@@ -1,4 +1,4 @@
-"""TODO: curves."""
+"""What a training run is measured by: its validation set, its learning curves, where it ended."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ from distillery.training.batches import TrainingSet
 from distillery.training.points import Point, lines_of
 
 DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a checkpoint
-
-
 Terms = Mapping[str, Tensor]
+"""What an objective consists of, by name; `loss` is what is minimised."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""TODO: objective."""
+"""What a network is trained towards; the teacher and every control learn from transcripts alone."""
 
 from __future__ import annotations
 
