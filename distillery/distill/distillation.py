@@ -34,9 +34,10 @@ from distillery.params.models import FeatureParams
 from distillery.params.objective import ObjectiveParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.batches import TrainingSet
-from distillery.training.curves import Curves, Point, run_digest
+from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
 from distillery.training.objective import Objective, TranscriptObjective
+from distillery.training.points import Point
 from distillery.training.trainer import Trainer
 
 RATIO_TOLERANCE = 1e-6

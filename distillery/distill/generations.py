@@ -25,7 +25,8 @@ from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
-from distillery.training.curves import Point, read_points, run_digest
+from distillery.training.curves import run_digest
+from distillery.training.points import Point, read_points
 
 GENERATIONS_FILE = "generations.json"
 ROWS_FILE = "curves.json"

@@ -71,6 +71,7 @@ def adapt(
 
 
 def warn_of_rate(model_hz: int, data_hz: int) -> None:
+    """Warn where a corpus has a lower rate than a model was made for."""
     if data_hz < model_hz:
         logger.warning(
             "teacher: made for %d Hz, the corpus has %d Hz and is resampled: nothing above %d Hz "

@@ -15,10 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from distillery.models.recogniser import (
-    digest_of_weights,
-    save_weights,
-)
+from distillery.models.recogniser import digest_of_weights, save_weights
 from distillery.teachers.token_map import TokenTable
 
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}

@@ -16,7 +16,7 @@ from typing import Any
 from distillery.data.manifest import PreparedData
 from distillery.files import Json
 from distillery.models.base import Teacher
-from distillery.training.curves import Point
+from distillery.training.points import Point
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from distillery.params.base import MEMBERS
 from distillery.params.teacher import EnsembleTeacherParams
 from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
 from distillery.teachers.ensemble import Ensemble
-from distillery.training.curves import Point, read_points
+from distillery.training.points import Point, read_points
 from distillery.training.validation import validation_wer
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from torch import Tensor
 
 from distillery.data.text import Vocabulary
 from distillery.training.batches import TrainingSet
+from distillery.training.points import Point, lines_of
 
 DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a checkpoint
 Terms = Mapping[str, Tensor]
+"""What an objective consists of, by name; `loss` is what is minimised."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +37,6 @@ class FitResult:
     num_epochs: int
     best_epoch: int
     best_wer: float
-
-
-@dataclass(frozen=True)
-class Point:
-    """One value of a learning curve; fields stand in this order in the file."""
-
-    key: str
-    """What it is, such as `valid/wer`."""
-    value: int | float
-    """As it was logged: a whole number stays one."""
-    step: int
-    """Training steps until then."""
-    timestamp: int
-    """Milliseconds since the epoch."""
-
-
-def read_points(path: Path) -> list[Point]:
-    """Return the points of a file of curves, in their order."""
-    return [Point(**json.loads(line)) for line in path.read_text("utf-8").splitlines()]
 
 
 class Curves:
@@ -76,7 +59,7 @@ class Curves:
     def restore(self, points: Sequence[Point]) -> None:
         """Start again from the points of a checkpoint."""
         self.points = list(points)
-        self.path.write_text(_lines([*self.earlier, *points]))
+        self.path.write_text(lines_of([*self.earlier, *points]))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line per value; the time-stamp in milliseconds never changes again."""
@@ -84,11 +67,7 @@ class Curves:
         points = [Point(self.prefix + key, value, step, now) for key, value in values.items()]
         self.points += points
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(_lines(points))
-
-
-def _lines(points: Sequence[Point]) -> str:
-    return "".join(f"{json.dumps(asdict(point))}\n" for point in points)
+            file.write(lines_of(points))
 
 
 def run_digest(*parts: Any) -> str:

@@ -29,8 +29,9 @@ from distillery.models.decoding import greedy_tokens
 from distillery.models.layers import Network
 from distillery.params.training import TrainingParams
 from distillery.training.batches import Moment, TrainingSet
-from distillery.training.curves import DIGEST_BYTES, Curves, FitResult, Point, Terms, Validation
+from distillery.training.curves import DIGEST_BYTES, Curves, FitResult, Terms, Validation
 from distillery.training.objective import NetworkOutputs, Objective
+from distillery.training.points import Point
 from distillery.training.spec_augment import spec_augment
 
 logger = logging.getLogger(__name__)

@@ -212,7 +212,7 @@ def test_other_settings_do_not_go_on_with_what_was_left(
     assert first == again
     assert len(list((copy / "scratch/generations/conv-0").glob("1-*"))) == 1
     _, (other,) = run(objective={"teacher_share": 0.9}).train_earlier(curves)
-    assert other["weights"] != first["weights"]
+    assert other.weights != first.weights
     assert len(list((copy / "scratch/generations/conv-0").glob("1-*"))) == 2
 
 

@@ -208,7 +208,7 @@ def test_it_is_saved_and_loaded_whole(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="members/1/model.safetensors: no such file"):
         load_teacher(tmp_path)
     (tmp_path / "config.json").write_text('{"kind": "ensemble"}')
-    with pytest.raises(ModelError, match="cannot be used: 'architecture'; run make teacher"):
+    with pytest.raises(ModelError, match="cannot be used: architecture: Field required; run make"):
         load_teacher(tmp_path)
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from distillery.distill.generations import Finished, GenerationRecord
 from distillery.files import read_json, write_json
-from distillery.training.curves import Curves, Point, read_points
+from distillery.training.curves import Curves
+from distillery.training.points import Point, read_points
 
 SAVED = """{"key": "train/loss", "value": 3.780735989411672, "step": 36, "timestamp": 1795968450763}
 {"key": "train/utterances", "value": 12, "step": 36, "timestamp": 1795968450763}
