@@ -8,8 +8,8 @@ from pathlib import Path
 
 from distillery.data.manifest import PreparedData
 from distillery.params.whole import Params
-from distillery.studies import data_curve
-from flows.looking_back import results
+from distillery.studies import curve_report, data_curve
+from flows.looking_back.results import mlflow_link
 from flows.stages import pipeline
 from tasks.studies.curve import curve, log_curve
 
@@ -37,12 +37,10 @@ def run(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
             for seed in settings.distill.seeds:
                 done = pipeline.run_stage(root, pipeline.distill_target(student, seed), emit)
                 logger.info("%s: %s (%.1f s)", done.target, done.outcome, done.seconds)
-    summary = curve(root)
+    results = curve(root)
     reports = root / "reports"
-    emit(f"\n{data_curve.render(summary)}\n")
-    emit(f"Written: {reports / data_curve.CSV_FILE}, {reports / data_curve.PLOT_FILE}")
-    logged = log_curve(root, summary)
-    link = results.mlflow_link(
-        logged["tracking_uri"], logged["experiment_id"], logged["runs"]["parent"]
-    )
+    emit(f"\n{curve_report.render(results)}\n")
+    emit(f"Written: {reports / curve_report.CSV_FILE}, {reports / curve_report.PLOT_FILE}")
+    logged = log_curve(root, results)
+    link = mlflow_link(logged.tracking_uri, logged.experiment_id, logged.run_id)
     emit(f"MLflow run: {link}  (make ui)")

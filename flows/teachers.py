@@ -8,9 +8,9 @@ from pathlib import Path
 
 from distillery.errors import BusyError, DistilleryError
 from distillery.params.whole import Params
-from distillery.studies import teacher_choice
+from distillery.studies import teacher_report
 from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
-from flows.looking_back import results
+from flows.looking_back.results import mlflow_link
 from flows.stages import pipeline
 from tasks.studies.teacher_study import FOLDER
 from tasks.studies.teachers import log_teachers, teachers
@@ -33,15 +33,13 @@ def run(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
         TrackingError: MLflow cannot be reached or refuses; by then all else is done.
         DistilleryError: nothing can be compared.
     """
-    summary = teachers(root, get_ready(root, settings, emit))
+    choice = teachers(root, get_ready(root, settings, emit))
     reports = root / "reports"
-    emit(f"\n{teacher_choice.render(summary)}\n")
-    names = (teacher_choice.CSV_FILE, teacher_choice.JSON_FILE, teacher_choice.PLOT_FILE)
+    emit(f"\n{teacher_report.render(choice)}\n")
+    names = (teacher_report.CSV_FILE, teacher_report.JSON_FILE, teacher_report.PLOT_FILE)
     emit(f"Written: {', '.join(str(reports / name) for name in names)}")
-    logged = log_teachers(root, summary)
-    link = results.mlflow_link(
-        logged["tracking_uri"], logged["experiment_id"], logged["runs"]["parent"]
-    )
+    logged = log_teachers(root, choice)
+    link = mlflow_link(logged.tracking_uri, logged.experiment_id, logged.run_id)
     emit(f"MLflow run: {link}  (make ui)")
 
 

@@ -42,11 +42,6 @@ class Estimate(BaseModel):
         """Return a result over seeds as an estimate."""
         return cls(value=result.mean, sd=result.sd, low=result.low, high=result.high)
 
-    @classmethod
-    def among(cls, entries: Mapping[str, Any], name: str) -> Self:
-        """Return the estimate that stands under a name among the entries of JSON."""
-        return cls(**{part: entries[f"{name}{ending}"] for part, ending in ENDINGS.items()})
-
     def entries(self, name: str) -> dict[str, float | None]:
         """Return its parts as they stand in JSON, each under the name and an ending."""
         return {f"{name}{ending}": getattr(self, part) for part, ending in ENDINGS.items()}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from distillery.files import Json
 from distillery.losses.known import SPARSE_FRAME_LOSSES
@@ -153,7 +152,7 @@ def _rate_problem(facts: TeacherFacts, distill: DistillParams, student: str) -> 
 
 def _without(objective: ObjectiveParams, problems: Mapping[str, str]) -> ObjectiveParams:
     """Return an objective without some terms; `sequence` takes the place of `frame`."""
-    changes: dict[str, Any] = {}
+    changes: dict[str, object] = {}
     if "frame" in problems:
         changes["frame"] = FrameLossParams(weight=0.0)
     if "hidden" in problems:
@@ -172,7 +171,7 @@ def pilot_settings(settings: Params, fit: Fit) -> DistillParams:
         fit: of the pilot's student and the teacher.
     """
     distill, pilot = settings.distill, settings.teacher_candidates.pilot
-    student: dict[str, Any] = {"objective": fit.objective}
+    student: dict[str, object] = {"objective": fit.objective}
     if "init" in fit.problems:
         student["init"] = None
     augmentation = distill.augmentation

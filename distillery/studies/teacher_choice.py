@@ -1,4 +1,4 @@
-"""Teachers compared before one is chosen: figures, their order, and what is told at the end.
+"""Teachers compared before one is chosen: what was found out of each, their figures, their order.
 
 Everything is measured on the transcribed validation split, so that the test split stays unseen by
 the choice. The order is that of what a pilot student gained over its control, for the recogniser
@@ -11,29 +11,19 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
-from distillery.console import as_text, new_table
 from distillery.data.scoring import SeedsResult, count_errors, rate_over_seeds
 from distillery.evaluate.comparison import verdict
 from distillery.evaluate.evaluate import describe
 from distillery.evaluate.predictions import BOOTSTRAP_SEED
-from distillery.evaluate.records import Estimate
-from distillery.evaluate.tables import MISSING, with_interval
-from distillery.files import write_bytes, write_json
+from distillery.evaluate.records import Estimate, Record
+from distillery.evaluate.summary import TestData
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.whole import Params
 from distillery.studies.fit import Fit
-from distillery.studies.plots import plot_teachers
-
-CSV_FILE, JSON_FILE, PLOT_FILE = "teachers.csv", "teachers.json", "teachers.png"
-MEGABYTE = 1e6
-Summary = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -78,6 +68,114 @@ class Candidate:
         return next((fit for fit in self.fits if fit.student == student), None)
 
 
+# --- figures, as teachers.json holds them ------------------------------------------------------
+
+
+class FitRow(Record):
+    """Whether one student can learn from the teacher."""
+
+    problems: Mapping[str, str]
+    """By what cannot work: `frame`, `hidden`, `init` or `crop`; why not."""
+    works: str
+    """The terms that work, such as `sequence, hidden`."""
+
+
+class PilotRow(Record):
+    """What a teacher's pilot gained; rates are means over its seeds."""
+
+    learns: str | None
+    """The terms that its student learnt by."""
+    student_wer: Estimate
+    """WER of the student that learnt from the teacher."""
+    control_wer: Estimate
+    """WER of the same network, trained without."""
+    gain_wer: Estimate
+    """The control's WER minus the student's."""
+    verdict: str
+    """The gain in a sentence."""
+
+
+class CandidateRow(Record):
+    """The figures of one teacher; those that are unknown are None."""
+
+    name: str
+    """A key of `teacher_candidates.teachers`, or `teacher`."""
+    kind: str
+    """As under `teacher.kind`."""
+    problem: str | None
+    """Why it cannot work at all."""
+    parameters: int | None
+    """Numbers that it consists of."""
+    tokens: int | None
+    """Size of its vocabulary."""
+    frame_shift_seconds: float | None
+    """Time between two of its frames."""
+    gives_frames: bool | None
+    """Whether it says something about the students' tokens frame by frame; if not, texts alone."""
+    calibration_error: float | None
+    """Expected calibration error, as a fraction."""
+    calibrated_over: str | None
+    """What that counts: `tokens`, or `texts` of a teacher that gives no frames."""
+    seconds_per_hour: float | None
+    """Its time for an hour of audio, in seconds."""
+    cache_bytes_per_hour: float | None
+    """What its outputs take on disk for an hour of audio."""
+    fits: Mapping[str, FitRow]
+    """By student."""
+    pilot_problem: str | None
+    """Why no pilot was trained, where the teacher itself works."""
+    wer: Estimate | None = None
+    """Its word error rate."""
+    pilot: PilotRow | None = None
+    """What a student gained from it."""
+
+
+class PilotSettings(Record):
+    """What the pilots were trained with."""
+
+    student: str
+    """A name under `distill.students`."""
+    fraction: float
+    """Share of the training audio that they learnt from."""
+    hours: float
+    """That audio."""
+    num_epochs: int
+    """Passes over it."""
+    seeds: tuple[int, ...]
+    """What student and control were trained from."""
+
+
+class Lead(Record):
+    """How the best teacher compares with the next."""
+
+    first: str
+    """Name of the one whose student gained most."""
+    second: str
+    """Name of the next."""
+    gain_wer: Estimate
+    """How much more the student of the first gained."""
+    significant: bool
+    """Whether the interval of that excludes zero."""
+
+
+class TeacherChoice(Record):
+    """All figures of a comparison of teachers; rates and gains are fractions."""
+
+    confidence: float
+    """Coverage of the intervals."""
+    data: TestData
+    """The validation utterances that all were measured on."""
+    pilot: PilotSettings
+    """What the pilots were trained with."""
+    candidates: tuple[CandidateRow, ...]
+    """In the order of what their pilots gained; behind them those without a pilot, by their WER,
+    and at the end those that cannot work."""
+    lead: Lead | None
+    """None where fewer than two pilots were trained."""
+    disagreement: Mapping[str, Mapping[str, float]]
+    """By two teachers: word edits between their texts by their mean number of words."""
+
+
 @dataclass(frozen=True)
 class Errors:
     """Word errors on the validation split."""
@@ -96,6 +194,11 @@ class Errors:
         """Return the errors in each utterance `(utterances,)`."""
         pairs = zip(self.references, hypotheses, strict=True)
         return np.array([count_errors(words, said.split()).errors for words, said in pairs])
+
+    def of_pilots(self, item: Candidate) -> tuple[np.ndarray, np.ndarray]:
+        """Return the errors of students and of controls, each `(seeds, utterances)`."""
+        students = [self.of(pilot.student) for pilot in item.pilots]
+        return np.stack(students), np.stack([self.of(pilot.control) for pilot in item.pilots])
 
     def rate(self, errors: np.ndarray) -> SeedsResult:
         """Return the rate of errors, or of differences of them, `(seeds, utterances)`."""
@@ -117,10 +220,8 @@ def disagreement(first: Sequence[str], second: Sequence[str]) -> float:
 
 def summarise(
     candidates: Sequence[Candidate], rows: pd.DataFrame, pilot_hours: float, settings: Params
-) -> dict[str, Any]:
-    """Return all figures, the candidates in the order of what their pilots gained.
-
-    Those without a pilot stand behind, by their WER, and at the end those that cannot work.
+) -> TeacherChoice:
+    """Return all figures.
 
     Args:
         candidates: what was found out.
@@ -133,269 +234,84 @@ def summarise(
     rated = sorted((_rated(item, errors, settings) for item in candidates), key=_order)
     heard = {item.name: item.texts for item in candidates if item.texts is not None}
     pairs = {(a, b): disagreement(heard[a], heard[b]) for a, b in itertools.combinations(heard, 2)}
-    names = [row["name"] for row in rated if row["name"] in heard]
-    return {
-        "confidence": settings.evaluate.confidence,
-        "data": describe(rows).entries(),
-        "pilot": {
-            "student": settings.pilot_student,
-            "fraction": pilot.fraction,
-            "hours": pilot_hours,
-            "num_epochs": pilot.num_epochs,
-            "seeds": list(pilot.seeds),
-        },
-        "candidates": rated,
-        "lead": _lead(candidates, rated, errors),
-        "disagreement": {
+    names = [row.name for row in rated if row.name in heard]
+    return TeacherChoice(
+        confidence=settings.evaluate.confidence,
+        data=describe(rows),
+        pilot=PilotSettings(
+            student=settings.pilot_student,
+            fraction=pilot.fraction,
+            hours=pilot_hours,
+            num_epochs=pilot.num_epochs,
+            seeds=pilot.seeds,
+        ),
+        candidates=tuple(rated),
+        lead=_lead(candidates, rated, errors),
+        disagreement={
             a: {b: pairs.get((a, b), pairs.get((b, a), 0.0)) for b in names} for a in names
         },
-    }
+    )
 
 
-def _rated(item: Candidate, errors: Errors, settings: Params) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "name": item.name,
-        "kind": item.kind,
-        "problem": item.problem,
-        "parameters": item.num_parameters,
-        "tokens": item.num_tokens,
-        "frame_shift_seconds": item.frame_shift_seconds,
-        "gives_frames": item.gives_frames,
-        "calibration_error": item.calibration_error,
-        "calibrated_over": item.calibrated_over,
-        "seconds_per_hour": item.seconds_per_hour,
-        "cache_bytes_per_hour": item.cache_bytes_per_hour,
-        "fits": {
-            fit.student: {"problems": dict(fit.problems), "works": fit.works} for fit in item.fits
-        },
-        "pilot_problem": item.pilot_problem,
-    }
+def _rated(item: Candidate, errors: Errors, settings: Params) -> CandidateRow:
+    fits = {fit.student: FitRow(problems=dict(fit.problems), works=fit.works) for fit in item.fits}
+    wer = None
     if item.texts is not None:
-        row |= Estimate.of(errors.rate(errors.of(item.texts)[None])).entries("wer")
-    if item.pilots:
-        fit = item.fit_of(settings.pilot_student)
-        student, control = _pilot_errors(item, errors)
-        gain = errors.rate(control - student)
-        row["pilot"] = {
-            "learns": fit.works if fit else None,
-            **Estimate.of(errors.rate(student)).entries("student_wer"),
-            **Estimate.of(errors.rate(control)).entries("control_wer"),
-            **Estimate.of(gain).entries("gain_wer"),
-            "verdict": verdict(gain),
-        }
-    return row
+        wer = Estimate.of(errors.rate(errors.of(item.texts)[None]))
+    return CandidateRow(
+        name=item.name,
+        kind=item.kind,
+        problem=item.problem,
+        parameters=item.num_parameters,
+        tokens=item.num_tokens,
+        frame_shift_seconds=item.frame_shift_seconds,
+        gives_frames=item.gives_frames,
+        calibration_error=item.calibration_error,
+        calibrated_over=item.calibrated_over,
+        seconds_per_hour=item.seconds_per_hour,
+        cache_bytes_per_hour=item.cache_bytes_per_hour,
+        fits=fits,
+        pilot_problem=item.pilot_problem,
+        wer=wer,
+        pilot=_piloted(item, errors, settings.pilot_student) if item.pilots else None,
+    )
 
 
-def _pilot_errors(item: Candidate, errors: Errors) -> tuple[np.ndarray, np.ndarray]:
-    """Return word errors of students and of controls, each `(seeds, utterances)`."""
-    students = [errors.of(pilot.student) for pilot in item.pilots]
-    return np.stack(students), np.stack([errors.of(pilot.control) for pilot in item.pilots])
+def _piloted(item: Candidate, errors: Errors, pilot_student: str) -> PilotRow:
+    fit = item.fit_of(pilot_student)
+    student, control = errors.of_pilots(item)
+    gain = errors.rate(control - student)
+    return PilotRow(
+        learns=fit.works if fit else None,
+        student_wer=Estimate.of(errors.rate(student)),
+        control_wer=Estimate.of(errors.rate(control)),
+        gain_wer=Estimate.of(gain),
+        verdict=verdict(gain),
+    )
 
 
-def _order(row: Summary) -> tuple[bool, bool, float, float]:
-    gain = row["pilot"]["gain_wer"] if "pilot" in row else 0.0
-    return row["problem"] is not None, "pilot" not in row, -gain, row.get("wer", math.inf)
+def _order(row: CandidateRow) -> tuple[bool, bool, float, float]:
+    gain = 0.0 if row.pilot is None else row.pilot.gain_wer.value
+    wer = math.inf if row.wer is None else row.wer.value
+    return row.problem is not None, row.pilot is None, -gain, wer
 
 
 def _lead(
-    candidates: Sequence[Candidate], rated: Sequence[Summary], errors: Errors
-) -> dict[str, Any] | None:
+    candidates: Sequence[Candidate], rated: Sequence[CandidateRow], errors: Errors
+) -> Lead | None:
     """Return how much more the first one's students gained than the second one's."""
     by_name = {item.name: item for item in candidates}
-    names = [row["name"] for row in rated if "pilot" in row]
+    names = [row.name for row in rated if row.pilot is not None]
     if len(names) < 2:
         return None
     gains = []
     for name in names[:2]:
-        student, control = _pilot_errors(by_name[name], errors)
+        student, control = errors.of_pilots(by_name[name])
         gains.append(control - student)
-    result = errors.rate(gains[0] - gains[1])
-    return {
-        "first": names[0],
-        "second": names[1],
-        **Estimate.of(result).entries("gain_wer"),
-        "significant": result.significant,
-    }
-
-
-# --- what is told ------------------------------------------------------------------------------
-
-
-def table_of(summary: Summary) -> pd.DataFrame:
-    """Return the figures as a table, one row per candidate."""
-    rows = []
-    for row in summary["candidates"]:
-        pilot = row.get("pilot", {})
-        rows.append(
-            {
-                "teacher": row["name"],
-                "kind": row["kind"],
-                **{name: row.get(name) for name in ("wer", "wer_low", "wer_high")},
-                **{
-                    name: row[name]
-                    for name in (
-                        "calibration_error",
-                        "calibrated_over",
-                        "seconds_per_hour",
-                        "cache_bytes_per_hour",
-                        "parameters",
-                        "tokens",
-                        "frame_shift_seconds",
-                        "gives_frames",
-                    )
-                },
-                "fits": "; ".join(_fit_words(row)),
-                "pilot_learns": pilot.get("learns"),
-                **{
-                    f"pilot_{name}": pilot.get(name)
-                    for name in (
-                        *_columns("student_wer"),
-                        *_columns("control_wer"),
-                        *_columns("gain_wer"),
-                    )
-                },
-                "problem": row["problem"] or row["pilot_problem"],
-            }
-        )
-    whole = {"parameters": "Int64", "tokens": "Int64"}
-    return pd.DataFrame(rows).astype(whole)
-
-
-def _columns(name: str) -> tuple[str, ...]:
-    return (name, f"{name}_sd", f"{name}_low", f"{name}_high")
-
-
-def write_report(summary: Summary, folder: Path) -> None:
-    """Write the figures, the table and the picture of the choice.
-
-    Args:
-        summary: what `summarise` returns.
-        folder: receives teachers.json, teachers.csv and teachers.png.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    csv = table_of(summary).to_csv(index=False, float_format="%.6f")
-    write_json(folder / JSON_FILE, summary)
-    write_bytes(folder / CSV_FILE, csv.encode())
-    plot_teachers(summary, folder / PLOT_FILE)
-
-
-def render(summary: Summary) -> str:
-    """Return the choice as text for the terminal, 100 columns wide."""
-    items: list[Table | str] = [_main_table(summary), *remarks(summary)]
-    if len(summary["disagreement"]) > 1:
-        heading = "Disagreement: word edits between two teachers' texts by their mean length, %"
-        items += ["", heading, _disagreement_table(summary)]
-    return as_text(*items)
-
-
-def _main_table(summary: Summary) -> Table:
-    data = summary["data"]
-    title = f"Validation split: {data['utterances']} utterances, {data['words']} words"
-    interval = f"[{100 * summary['confidence']:g} %]"
-    table = new_table(title)
-    table.add_column("teacher\n(kind)", overflow="fold")
-    for header in (
-        f"WER %\n{interval}",
-        "ECE %",
-        "s per\nhour",
-        "MB per\nhour",
-        "students\nthat fit",
-        f"its student,\nWER %\n{interval}",
-        f"gain,\npoints\n{interval}",
-    ):
-        table.add_column(header, justify="right", no_wrap=True)
-    for row in summary["candidates"]:
-        table.add_row(*_cells(row))
-    return table
-
-
-def _cells(row: Summary) -> list[str]:
-    if row["problem"]:
-        return [f"{row['name']}\n({row['kind']})", *[MISSING] * 7]
-    pilot, fits = row.get("pilot"), row["fits"].values()
-    error, size = row["calibration_error"], row["cache_bytes_per_hour"]
-    return [
-        f"{row['name']}\n({row['kind']})",
-        with_interval(Estimate.among(row, "wer"), "\n") if "wer" in row else MISSING,
-        MISSING if error is None else f"{100 * error:.1f}",
-        MISSING if row["seconds_per_hour"] is None else f"{row['seconds_per_hour']:.3g}",
-        MISSING if size is None else f"{size / MEGABYTE:.3g}",
-        f"{sum(not fit['problems'] for fit in fits)} of {len(fits)}",
-        with_interval(Estimate.among(pilot, "student_wer"), "\n") if pilot else MISSING,
-        with_interval(Estimate.among(pilot, "gain_wer"), "\n") if pilot else MISSING,
-    ]
-
-
-def remarks(summary: Summary) -> list[str]:
-    """Return what stands below the table: the pilot, the verdict, what fits not, what failed."""
-    pilot, rows = summary["pilot"], summary["candidates"]
-    seeds = ", ".join(map(str, pilot["seeds"]))
-    controls = sorted(
-        {round(100 * row["pilot"]["control_wer"], 1) for row in rows if "pilot" in row}
+    more = errors.rate(gains[0] - gains[1])
+    return Lead(
+        first=names[0],
+        second=names[1],
+        gain_wer=Estimate.of(more),
+        significant=more.significant,
     )
-    lines = [
-        f"pilot: student {pilot['student']}, {pilot['hours']:.3g} h "
-        f"({100 * pilot['fraction']:g} %) of the training audio, {pilot['num_epochs']} epochs, "
-        f"seed {seeds}; control WER {' or '.join(f'{wer:g}' for wer in controls) or MISSING} %"
-    ]
-    if advice := _advice(summary):
-        lines.append(advice)
-    if of_texts := [row["name"] for row in rows if row["calibrated_over"] == "texts"]:
-        lines.append(f"{', '.join(of_texts)}: ECE of whole texts, not to be compared with others'")
-    lines += [f"{row['name']}: {text}" for row in rows for text in _fit_words(row)]
-    lines += [
-        f"{row['name']}: no pilot: {row['pilot_problem']}" for row in rows if row["pilot_problem"]
-    ]
-    lines += [f"{row['name']}: cannot work: {row['problem']}" for row in rows if row["problem"]]
-    return lines
-
-
-def _fit_words(row: Summary) -> list[str]:
-    """Return for each student that fits not quite: why, and what works."""
-    lines = []
-    for student, fit in row["fits"].items():
-        if fit["problems"]:
-            why = "; ".join(f"no {what}, for {reason}" for what, reason in fit["problems"].items())
-            lines.append(f"student {student}: {why}; what works: {fit['works']}")
-    return lines
-
-
-def _advice(summary: Summary) -> str | None:
-    """Return which teacher to take, and how sure that is."""
-    tried = [row for row in summary["candidates"] if "pilot" in row]
-    if not tried:
-        return None
-    first, gain = tried[0], 100 * tried[0]["pilot"]["gain_wer"]
-    words = f"best teacher: {first['name']}, whose student gained {gain:.1f} points of WER"
-    if lead := summary["lead"]:
-        more, low, high = (100 * lead[f"gain_wer{end}"] for end in ("", "_low", "_high"))
-        sure = "" if lead["significant"] else ", no significant lead"
-        words += f", {more:.1f} ({low:.1f} to {high:.1f}) more than with {lead['second']}{sure}"
-    best = min((row for row in tried if "wer" in row), key=lambda row: row["wer"], default=first)
-    if best["name"] != first["name"]:
-        words += f"; {best['name']} is the better recogniser"
-    return words
-
-
-def _disagreement_table(summary: Summary) -> Table:
-    names = list(summary["disagreement"])
-    table = new_table()
-    table.add_column("", overflow="fold")
-    for name in names:
-        table.add_column(name, justify="right", overflow="fold")
-    for a in names:
-        values = summary["disagreement"][a]
-        table.add_row(a, *("" if a == b else f"{100 * values[b]:.1f}" for b in names))
-    return table
-
-
-def metrics(summary: Summary) -> dict[str, float]:
-    """Return the figures as MLflow keeps them, by candidate."""
-    found: dict[str, float | None] = {}
-    for row in summary["candidates"]:
-        names = ("wer", "calibration_error", "seconds_per_hour", "cache_bytes_per_hour")
-        found |= {f"{row['name']}/{name}": row.get(name) for name in (*names, "parameters")}
-        pilot = row.get("pilot", {})
-        for name in ("student_wer", "control_wer", "gain_wer"):
-            found |= {f"{row['name']}/pilot_{key}": pilot.get(key) for key in _columns(name)}
-    return {name: float(value) for name, value in found.items() if value is not None}

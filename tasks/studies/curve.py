@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -25,7 +23,8 @@ from distillery.files import whole_folder
 from distillery.models.recogniser import WEIGHTS_FILE
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
-from distillery.studies import data_curve
+from distillery.studies import curve_report, data_curve
+from distillery.studies.curve_results import CurveResults, score
 from distillery.studies.data_curve import CurveModel
 from distillery.teacher_cache.filling.audit import audit_before_training
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
@@ -34,7 +33,7 @@ from distillery.teachers.saved import load_teacher
 from distillery.training.curves import run_digest
 from tasks.stage import Snapshot, run_stage, snapshot
 from tasks.studies.made_from import Note, Study, inputs_of, read_note, rows_of, write_note
-from tasks.studies.report_run import Report, log_report
+from tasks.studies.report_run import LoggedRun, Report, log_report
 
 ROLE = "curve"
 MADE_FROM_FILE = "made_from.json"
@@ -42,14 +41,14 @@ MADE_FROM_FILE = "made_from.json"
 logger = logging.getLogger(__name__)
 
 
-def curve(root: Path) -> dict[str, Any]:
+def curve(root: Path) -> CurveResults:
     """Train what is missing on the curves, score them, and write reports/curve.csv and .png.
 
     Args:
         root: a workspace whose cache is up to date, and `distill` too where all data are a point.
 
     Returns:
-        What `data_curve.score` returns.
+        All figures.
     """
     settings = Params.load(root / PARAMS_FILE)
     data = PreparedData.open(root / "data/prepared")
@@ -59,9 +58,9 @@ def curve(root: Path) -> dict[str, Any]:
         if model.is_stages and not (model.folder(root) / WEIGHTS_FILE).exists():
             raise StageError(f"{model.folder(root)}: holds no {model.role}; run make distill")
     _train_all(CurveStudy(root, settings, data), [m for m in models if not m.is_stages])
-    summary = data_curve.score(root, data, settings)
-    data_curve.write_report(summary, root / "reports")
-    return summary
+    results = score(root, data, settings)
+    curve_report.write_report(results, root / "reports")
+    return results
 
 
 class TrainedNote(Note):
@@ -187,11 +186,8 @@ def _save(trained: Trained, folder: Path, digest: str, curves: Path) -> None:
     curves.unlink()
 
 
-def log_curve(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def log_curve(root: Path, results: CurveResults) -> LoggedRun:
     """Log the curves as an MLflow run of their own; equal curves and settings are logged once.
-
-    Returns:
-        Where the run is: `tracking_uri`, `experiment_id` and, in `runs`, `parent`.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses; the report stays where it is.
@@ -202,9 +198,9 @@ def log_curve(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
             ROLE,
             "make curve",
             made_from=("data/prepared", "models/teacher"),
-            text=data_curve.render(summary),
-            files=(data_curve.CSV_FILE, data_curve.PLOT_FILE),
-            points=data_curve.metrics(summary, int(time.time() * 1000)),
+            text=curve_report.render(results),
+            files=(curve_report.CSV_FILE, curve_report.PLOT_FILE),
+            points=curve_report.metrics(results, int(time.time() * 1000)),
         ),
     )
 

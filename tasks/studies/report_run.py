@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from distillery.credentials import without_credentials
 from distillery.params.file import PARAMS_FILE
@@ -37,11 +36,20 @@ class Report:
     """Final figures."""
 
 
-def log_report(root: Path, report: Report) -> dict[str, Any]:
-    """Log a report as a run; an equal one under equal settings is logged once.
+@dataclass(frozen=True)
+class LoggedRun:
+    """Where a run is."""
 
-    Returns:
-        Where the run is: `tracking_uri`, `experiment_id` and, in `runs`, `parent`.
+    tracking_uri: str
+    """MLflow's address, without credentials."""
+    experiment_id: str
+    """The experiment that the run is in."""
+    run_id: str
+    """The run."""
+
+
+def log_report(root: Path, report: Report) -> LoggedRun:
+    """Log a report as a run; an equal one under equal settings is logged once.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses; the report stays where it is.
@@ -70,8 +78,4 @@ def log_report(root: Path, report: Report) -> dict[str, Any]:
             for file in report.files:
                 tracking.client.log_artifact(run, str(root / "reports" / file))
             tracking.end_run(run)
-    return {
-        "tracking_uri": without_credentials(tracking.uri),
-        "experiment_id": tracking.experiment_id,
-        "runs": {"parent": run},
-    }
+    return LoggedRun(without_credentials(tracking.uri), tracking.experiment_id, run)

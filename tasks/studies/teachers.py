@@ -19,7 +19,6 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -29,10 +28,10 @@ from distillery.data.manifest import PreparedData
 from distillery.errors import DistilleryError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
-from distillery.studies import teacher_choice
-from distillery.studies.teacher_choice import Candidate
+from distillery.studies import teacher_report
+from distillery.studies.teacher_choice import Candidate, TeacherChoice, summarise
 from tasks.stage import run_stage
-from tasks.studies.report_run import Report, log_report
+from tasks.studies.report_run import LoggedRun, Report, log_report
 from tasks.studies.teacher_study import TeacherStudy
 from tasks.studies.trial import Progress, Trial
 from tasks.teacher import KeptCheckpoint
@@ -43,7 +42,7 @@ PHASES = 3  # of every candidate: made, examined, cached; its pilots come on top
 logger = logging.getLogger(__name__)
 
 
-def teachers(root: Path, failed: Mapping[str, str] | None = None) -> dict[str, Any]:
+def teachers(root: Path, failed: Mapping[str, str] | None = None) -> TeacherChoice:
     """Compare all candidates, and write reports/teachers.json, .csv and .png.
 
     Args:
@@ -51,7 +50,7 @@ def teachers(root: Path, failed: Mapping[str, str] | None = None) -> dict[str, A
         failed: why some candidates cannot be tried, by name.
 
     Returns:
-        What `teacher_choice.summarise` returns.
+        All figures.
 
     Raises:
         CorpusError: the validation split holds no transcripts, or the pilot's share no audio.
@@ -60,9 +59,9 @@ def teachers(root: Path, failed: Mapping[str, str] | None = None) -> dict[str, A
     study = TeacherStudy(root, settings, PreparedData.open(root / "data/prepared"))
     found = try_all(study, failed or {})
     hours = study.share.split("train")["duration_seconds"].sum() / SECONDS_PER_HOUR
-    summary = teacher_choice.summarise(found, study.valid_rows, float(hours), settings)
-    teacher_choice.write_report(summary, root / "reports")
-    return summary
+    choice = summarise(found, study.valid_rows, float(hours), settings)
+    teacher_report.write_report(choice, root / "reports")
+    return choice
 
 
 def try_all(study: TeacherStudy, failed: Mapping[str, str]) -> list[Candidate]:
@@ -130,25 +129,21 @@ def _attempt(
     return replace(candidate, pilot_problem=why)
 
 
-def log_teachers(root: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
+def log_teachers(root: Path, choice: TeacherChoice) -> LoggedRun:
     """Log the comparison as an MLflow run of its own; an equal one is logged once.
-
-    Returns:
-        Where the run is: `tracking_uri`, `experiment_id` and, in `runs`, `parent`.
 
     Raises:
         TrackingError: MLflow cannot be reached or refuses; the report stays where it is.
     """
-    choice = teacher_choice
     return log_report(
         root,
         Report(
             ROLE,
             "make teachers",
             made_from=("data/prepared",),
-            text=choice.render(summary),
-            files=(choice.CSV_FILE, choice.JSON_FILE, choice.PLOT_FILE),
-            metrics=choice.metrics(summary),
+            text=teacher_report.render(choice),
+            files=(teacher_report.CSV_FILE, teacher_report.JSON_FILE, teacher_report.PLOT_FILE),
+            metrics=teacher_report.metrics(choice),
         ),
     )
 

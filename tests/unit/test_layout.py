@@ -39,6 +39,7 @@ MIRRORS_NOTHING = {
     "augmentations/test_time_warp.py": "a setting that is refused",
     "losses/test_sparse_kl.py": "kl.py on sparse targets",
     "studies/test_curve.py": "tasks/studies/curve.py",
+    "studies/test_made_from.py": "tasks/studies/made_from.py",
     "studies/test_teachers.py": "tasks/studies/teachers.py",
     "teacher_cache/test_crash.py": "writers of shards.py and store.py that are killed",
     "teacher_cache/test_faults.py": "damage to what all modules here write",

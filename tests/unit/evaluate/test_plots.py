@@ -11,11 +11,16 @@ from matplotlib.figure import Figure
 
 from distillery.distill.filtering import ConfidenceCounts, FilterReport
 from distillery.evaluate import plots
+from distillery.evaluate.comparison import Comparison
 from distillery.evaluate.curves import CurvePoint
+from distillery.evaluate.rates import Rates
 from distillery.evaluate.records import Estimate
-from distillery.evaluate.summary import ModelRow, SeedRow
+from distillery.evaluate.summary import ModelRow, SeedRow, TestData
 from distillery.studies import plots as study_plots
+from distillery.studies.curve_results import CurveFigures, CurveResults, SeedFigures, ShareResult
+from distillery.studies.data_curve import Amount
 from distillery.studies.plots import plot_data_curve, plot_teachers
+from distillery.studies.teacher_choice import CandidateRow, PilotRow, PilotSettings, TeacherChoice
 
 
 def model(role: str, name: str, parameters: int, wer: float, factor: float) -> ModelRow:
@@ -104,52 +109,77 @@ FILTER = FilterReport(
 )
 
 
-def on_curve(name: str, hours: float, fraction: float, **wers: float) -> dict[str, Any]:
+def rate(value: float, below: float, above: float) -> Estimate:
+    return Estimate(value=value, sd=None, low=value - below, high=value + above)
+
+
+def rates(wer: Estimate) -> Rates:
+    counts = {"substitutions": 0, "deletions": 0, "insertions": 0, "words": 0}
+    return Rates(wer=wer, cer=wer, empty_fraction=0.0, **counts)
+
+
+def on_curve(name: str, hours: float, fraction: float, **wers: float) -> ShareResult:
     """Return one amount of data on a student's curve: two seeds, a tenth apart."""
-    return {
-        "name": name,
-        "hours": hours,
-        "fraction": fraction,
-        **{
-            role: {
-                "wer": wer,
-                "wer_low": wer - 0.02,
-                "wer_high": wer + 0.05,
-                "by_seed": [{"seed": 0, "wer": wer - 0.05}, {"seed": 1, "wer": wer + 0.05}],
-            }
-            for role, wer in wers.items()
-        },
+    figures = {
+        role: CurveFigures(
+            rates(rate(wer, 0.02, 0.05)),
+            (SeedFigures(0, 9, wer - 0.05), SeedFigures(1, 9, wer + 0.05)),
+        )
+        for role, wer in wers.items()
     }
+    gain = Comparison(
+        excess_wer=rate(0.1, 0.0, 0.0),
+        gain_wer=None,
+        gain_significant=False,
+        gap_closed=None,
+        gap_closed_sd=None,
+        verdict="",
+        by_seed=(),
+    )
+    amount = Amount(fraction, 10, hours, hours, 10)
+    return ShareResult(name, amount, gain, figures["student"], figures.get("control"))
 
 
-DATA_CURVE: dict[str, Any] = {
-    "confidence": 0.95,
-    "seeds": [0, 1],
-    "teacher": {"wer": 0.1, "wer_low": 0.08, "wer_high": 0.13},
-    "points": [
+DATA_CURVE = CurveResults(
+    confidence=0.95,
+    seeds=(0, 1),
+    data=TestData(utterances=8, words=17, hours=0.1, speakers=2),
+    teacher=rates(Estimate(value=0.1, sd=None, low=0.08, high=0.13)),
+    points=(
         on_curve("conv", 0.5, 0.25, control=0.8, student=0.6),
         on_curve("conv", 2.0, 1.0, control=0.4, student=0.3),
         on_curve("crnn", 0.5, 0.25, control=0.9, student=0.7),
         on_curve("crnn", 2.0, 1.0, control=0.5, student=0.2),
-    ],
-}
+    ),
+)
 
 
-def tried(name: str, wer: float, gain: float) -> dict[str, Any]:
+def tried(name: str, wer: float, gain: float) -> CandidateRow:
     """Return a candidate for the teacher, its figures a hundredth to each side."""
-    return {
-        "name": name,
-        **{"wer": wer, "wer_low": wer - 0.01, "wer_high": wer + 0.01},
-        "pilot": {"gain_wer": gain, "gain_wer_low": gain - 0.01, "gain_wer_high": gain + 0.01},
-    }
+    pilot = PilotRow(
+        learns="frame",
+        student_wer=rate(wer, 0.01, 0.01),
+        control_wer=rate(wer, 0.01, 0.01),
+        gain_wer=rate(gain, 0.01, 0.01),
+        verdict="",
+    )
+    return lost(name).model_copy(update={"wer": rate(wer, 0.01, 0.01), "pilot": pilot})
 
 
-TEACHERS: dict[str, Any] = {
-    "confidence": 0.95,
-    "pilot": {"student": "conv"},
-    "candidates": [tried("kind", 0.2, 0.1), tried("sharp", 0.1, 0.05), {"name": "lost"}],
-    "disagreement": {"kind": {"kind": 0.0, "sharp": 0.3}, "sharp": {"kind": 0.3, "sharp": 0.0}},
-}
+def lost(name: str) -> CandidateRow:
+    """Return a candidate of which nothing is known."""
+    unknown = dict.fromkeys(set(CandidateRow.model_fields) - {"wer", "pilot"})
+    return CandidateRow(**{**unknown, "name": name, "kind": "trained", "fits": {}})
+
+
+TEACHERS = TeacherChoice(
+    confidence=0.95,
+    data=TestData(utterances=8, words=17, hours=0.1, speakers=2),
+    pilot=PilotSettings(student="conv", fraction=0.5, hours=1.0, num_epochs=2, seeds=(0,)),
+    candidates=(tried("kind", 0.2, 0.1), tried("sharp", 0.1, 0.05), lost("lost")),
+    lead=None,
+    disagreement={"kind": {"kind": 0.0, "sharp": 0.3}, "sharp": {"kind": 0.3, "sharp": 0.0}},
+)
 DRAWINGS = {
     "teachers": lambda path: plot_teachers(TEACHERS, path),
     "learning_curves": lambda path: plots.plot_learning_curves(CURVES, ROWS, path),
@@ -389,8 +419,8 @@ def test_every_seed_is_a_pale_point_on_a_curve(figures: list[Figure]) -> None:
 
 
 def test_a_curve_without_controls_has_students_alone(figures: list[Figure]) -> None:
-    points = [on_curve("conv", 0.5, 0.25, student=0.6), on_curve("conv", 2.0, 1.0, student=0.3)]
-    plot_data_curve({**DATA_CURVE, "points": points}, Path("unused"))
+    points = (on_curve("conv", 0.5, 0.25, student=0.6), on_curve("conv", 2.0, 1.0, student=0.3))
+    plot_data_curve(replace(DATA_CURVE, points=points), Path("unused"))
     assert legend(figures[0]) == ["teacher, all data", "student conv"]
 
 
@@ -408,5 +438,6 @@ def test_gains_stand_over_the_teachers_wer_beside_how_they_disagree(figures: lis
 
 
 def test_teachers_that_all_failed_leave_empty_axes(figures: list[Figure]) -> None:
-    plot_teachers({**TEACHERS, "candidates": [], "disagreement": {}}, Path("unused"))
+    nothing = {"candidates": (), "disagreement": {}}
+    plot_teachers(TEACHERS.model_copy(update=nothing), Path("unused"))
     assert not figures[0].axes[0].containers and not figures[0].axes[1].texts

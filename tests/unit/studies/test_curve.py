@@ -255,9 +255,9 @@ def test_a_dead_mlflow_costs_nothing_and_says_what_to_do(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     dead = {**tiny_params()["register"], "tracking_uri": "http://127.0.0.1:9"}
     write_params(copy, with_curve(register=dead))
-    summary = curve(copy)
+    results = curve(copy)
     with pytest.raises(TrackingError, match=r"MLflow at http://127\.0\.0\.1:9.* run make curve$"):
-        log_curve(copy, summary)
+        log_curve(copy, results)
     assert (copy / "reports/curve.png").exists()
 
 
@@ -272,7 +272,7 @@ def test_a_curve_whose_logging_broke_off_is_logged_into_the_same_run(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (copy / "dvc.lock").write_text(LOCK)
-    summary = curve(copy)
+    results = curve(copy)
     end_run = Tracking.end_run
 
     def break_off(self: Tracking, run: str, status: str = "FINISHED") -> None:
@@ -280,14 +280,14 @@ def test_a_curve_whose_logging_broke_off_is_logged_into_the_same_run(
 
     monkeypatch.setattr(Tracking, "end_run", break_off)
     with pytest.raises(TrackingError, match="the network is down.* run make curve$"):
-        log_curve(copy, summary)
+        log_curve(copy, results)
     monkeypatch.setattr(Tracking, "end_run", end_run)
-    first, second = log_curve(copy, summary), log_curve(copy, summary)
+    first, second = log_curve(copy, results), log_curve(copy, results)
     assert first == second
     client = Tracking(Params.load(copy / "params.yaml").register, copy).client
-    found = client.search_runs([first["experiment_id"]])
-    assert [run.info.run_id for run in found] == [first["runs"]["parent"]]
+    found = client.search_runs([first.experiment_id])
+    assert [run.info.run_id for run in found] == [first.run_id]
     assert found[0].info.status == "FINISHED"
     assert found[0].data.tags["dvc.teacher.md5"] == "fedcba9876543210"
     write_params(copy, with_curve(evaluate={"num_resamples": 300}))
-    assert log_curve(copy, summary)["runs"] != first["runs"]
+    assert log_curve(copy, results).run_id != first.run_id

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,9 +10,14 @@ import pytest
 
 from distillery.params.objective import ObjectiveParams
 from distillery.params.whole import Params
-from distillery.studies import teacher_choice
 from distillery.studies.fit import Fit
-from distillery.studies.teacher_choice import Candidate, PilotResult
+from distillery.studies.teacher_choice import (
+    Candidate,
+    PilotResult,
+    TeacherChoice,
+    disagreement,
+    summarise,
+)
 from tests.tiny import tiny_params
 
 TEXTS = ["a b", "c d", "e f", "g h"]  # 8 words
@@ -59,106 +61,59 @@ KIND = candidate("kind", ["a b", "c d", "e", "g"], ["a b", "c d", "e f", "g"])
 LOST = Candidate("lost", "registry", "models:/nobody@champion: no such model")
 
 
-def summary(*candidates: Candidate) -> dict[str, Any]:
-    return teacher_choice.summarise(candidates, ROWS, 0.5, SETTINGS)
+def choice(*candidates: Candidate) -> TeacherChoice:
+    return summarise(candidates, ROWS, 0.5, SETTINGS)
 
 
 def test_what_a_student_gained_ranks_not_what_the_teacher_hears() -> None:
-    found = summary(LOST, SHARP, KIND)
-    assert [row["name"] for row in found["candidates"]] == ["kind", "sharp", "lost"]
-    kind, sharp, lost = found["candidates"]
-    assert (kind["wer"], sharp["wer"]) == (2 / 8, 1 / 8)
-    assert kind["pilot"]["control_wer"] == sharp["pilot"]["control_wer"] == 4 / 8
-    assert (kind["pilot"]["student_wer"], sharp["pilot"]["student_wer"]) == (1 / 8, 3 / 8)
-    assert (kind["pilot"]["gain_wer"], sharp["pilot"]["gain_wer"]) == (3 / 8, 1 / 8)
-    assert kind["pilot"]["gain_wer_low"] <= 3 / 8 <= kind["pilot"]["gain_wer_high"]
-    assert "pilot" not in lost and "wer" not in lost
-    assert found["lead"]["gain_wer"] == 2 / 8
-    assert (found["lead"]["first"], found["lead"]["second"]) == ("kind", "sharp")
+    found = choice(LOST, SHARP, KIND)
+    assert [row.name for row in found.candidates] == ["kind", "sharp", "lost"]
+    kind, sharp, lost = found.candidates
+    assert kind.wer is not None and sharp.wer is not None
+    assert (kind.wer.value, sharp.wer.value) == (2 / 8, 1 / 8)
+    assert kind.pilot is not None and sharp.pilot is not None
+    assert kind.pilot.control_wer.value == sharp.pilot.control_wer.value == 4 / 8
+    assert (kind.pilot.student_wer.value, sharp.pilot.student_wer.value) == (1 / 8, 3 / 8)
+    assert (kind.pilot.gain_wer.value, sharp.pilot.gain_wer.value) == (3 / 8, 1 / 8)
+    assert kind.pilot.gain_wer.low <= 3 / 8 <= kind.pilot.gain_wer.high
+    assert lost.pilot is None and lost.wer is None
+    assert found.lead is not None
+    assert found.lead.gain_wer.value == 2 / 8
+    assert (found.lead.first, found.lead.second) == ("kind", "sharp")
 
 
 def test_without_a_pilot_the_better_recogniser_stands_first_behind_those_with_one() -> None:
     untried = [replace(item, pilots=(), pilot_problem="too little") for item in (KIND, SHARP)]
     other = candidate("other", ["", "", "", ""], ["a", "c", "e", ""])
-    found = summary(LOST, *untried, other)
-    assert [row["name"] for row in found["candidates"]] == ["other", "sharp", "kind", "lost"]
-    assert found["lead"] is None
+    found = choice(LOST, *untried, other)
+    assert [row.name for row in found.candidates] == ["other", "sharp", "kind", "lost"]
+    assert found.lead is None
 
 
 def test_a_gain_is_the_mean_over_the_seeds() -> None:
     two = replace(KIND, pilots=(*KIND.pilots, PilotResult(4, CONTROL, CONTROL)))
-    (row,) = summary(two)["candidates"]
-    assert row["pilot"]["gain_wer"] == pytest.approx((3 / 8 + 0) / 2)
-    assert row["pilot"]["gain_wer_sd"] == pytest.approx(3 / 8 / 2**0.5)
+    (row,) = choice(two).candidates
+    assert row.pilot is not None
+    assert row.pilot.gain_wer.value == pytest.approx((3 / 8 + 0) / 2)
+    assert row.pilot.gain_wer.sd == pytest.approx(3 / 8 / 2**0.5)
 
 
 def test_disagreement_is_the_same_from_both_sides() -> None:
     # 1 edit; 7 and 6 words
-    assert teacher_choice.disagreement(SHARP.texts or [], KIND.texts or []) == pytest.approx(2 / 13)
-    assert teacher_choice.disagreement(["a"], ["b c"]) == teacher_choice.disagreement(
-        ["b c"], ["a"]
-    )
-    assert teacher_choice.disagreement(["", ""], ["", ""]) == 0.0
-    found = summary(LOST, SHARP, KIND)["disagreement"]
+    assert disagreement(SHARP.texts or [], KIND.texts or []) == pytest.approx(2 / 13)
+    assert disagreement(["a"], ["b c"]) == disagreement(["b c"], ["a"])
+    assert disagreement(["", ""], ["", ""]) == 0.0
+    found = choice(LOST, SHARP, KIND).disagreement
     assert list(found) == ["kind", "sharp"]
     assert found["kind"]["sharp"] == found["sharp"]["kind"] == pytest.approx(2 / 13)
     assert found["kind"]["kind"] == 0.0
 
 
-def test_the_table_tells_all_and_fits_a_terminal() -> None:
-    misfit = Fit("conv", {"frame": "it gives texts"}, ObjectiveParams())
-    kind = replace(KIND, fits=(misfit,), calibrated_over="texts")
-    text = teacher_choice.render(summary(LOST, SHARP, kind))
-    assert max(map(len, text.splitlines())) <= 100
-    for words in (
-        "Validation split: 4 utterances, 8 words",
-        "0.5 h (25 %) of the training audio, 2 epochs, seed 3; control WER 50 %",
-        "best teacher: kind, whose student gained 37.5 points of WER, 25.0",
-        "more than with sharp",
-        "sharp is the better recogniser",
-        "kind: student conv: no frame, for it gives texts; what works: frame, sequence",
-        "kind: ECE of whole texts",
-        "lost: cannot work: models:/nobody@champion: no such model",
-        "1 of 1",
-        "0 of 1",
-        "3.5",
-        "15.4",  # 2 / 13
-    ):
-        assert words in " ".join(text.split()), words
-
-
-def test_names_and_kinds_stand_in_one_line_beside_wide_figures() -> None:
-    two = PilotResult(4, ["", "", "", ""], CONTROL)  # several seeds: means with their spread
-    wide = replace(KIND, name="conformer-90", kind="transformers", pilots=(*KIND.pilots, two))
-    text = teacher_choice.render(summary(wide, SHARP))
-    first = [line.split()[0] for line in text.splitlines() if line.strip()]
-    assert {"conformer-90", "(transformers)"} <= set(first)
-    assert max(map(len, text.splitlines())) <= 100
-
-
-def test_a_table_of_one_teacher_that_failed_is_a_table() -> None:
-    found = summary(LOST)
-    text = teacher_choice.render(found)
-    assert "lost: cannot work" in text and "best teacher" not in text
-    assert teacher_choice.metrics(found) == {}
-
-
-def test_the_report_is_a_table_a_picture_and_all_figures(tmp_path: Path) -> None:
-    found = summary(SHARP, KIND, LOST)
-    teacher_choice.write_report(found, tmp_path / "reports")
-    assert json.loads((tmp_path / "reports/teachers.json").read_text()) == found
-    with open(tmp_path / "reports/teachers.csv", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["teacher"] for row in rows] == ["kind", "sharp", "lost"]
-    assert rows[0]["pilot_gain_wer"] == "0.375000"
-    assert (rows[0]["parameters"], rows[2]["parameters"]) == ("1000", "")
-    assert rows[2]["problem"] == LOST.problem
-    assert (tmp_path / "reports/teachers.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_metrics_bear_the_candidates_name_and_leave_out_what_is_unknown() -> None:
-    found = teacher_choice.metrics(summary(KIND, LOST))
-    assert found["kind/wer"] == 2 / 8
-    assert found["kind/pilot_gain_wer"] == 3 / 8
-    assert "kind/pilot_gain_wer_sd" not in found  # one seed
-    assert not [name for name in found if name.startswith("lost")]
+def test_the_file_of_figures_has_flat_rates_and_nothing_of_what_is_unknown() -> None:
+    content = choice(LOST, KIND).entries()
+    kind, lost = content["candidates"]
+    assert (kind["wer"], kind["wer_sd"]) == (2 / 8, None)
+    assert {"wer", "wer_low", "wer_high", "pilot", "problem", "fits"} <= set(kind)
+    assert {"gain_wer", "gain_wer_sd", "gain_wer_low", "gain_wer_high"} <= set(kind["pilot"])
+    assert "wer" not in lost and "pilot" not in lost
+    assert content["lead"] is None and lost["pilot_problem"] is None
