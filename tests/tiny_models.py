@@ -39,13 +39,14 @@ def tiny_bundle(
     extractor_mode: str = "group_norm",
     normalise: bool = False,
     num_layers: int = 2,
+    width: int = 16,
 ) -> Wav2Vec2ASRBundle:
     """Return a bundle as torchaudio.pipelines holds them, its model small."""
     params = {
         "extractor_mode": extractor_mode,
         "extractor_conv_layer_config": CONVOLUTIONS,
         "extractor_conv_bias": extractor_mode == "layer_norm",
-        "encoder_embed_dim": 16,
+        "encoder_embed_dim": width,
         "encoder_projection_dropout": 0.1,
         "encoder_pos_conv_kernel": 16,
         "encoder_pos_conv_groups": 4,

@@ -53,24 +53,47 @@ def noise(seconds: float, seed: int = 0, rate: int = RATE) -> np.ndarray:
     return random.normal(0, 0.1, round(seconds * rate)).astype(np.float32)
 
 
-def outputs(teacher: PretrainedTeacher, *waveforms: np.ndarray) -> Outputs:
-    return teacher.forward(*teacher.extract(waveforms), ["layers.0", "layers.1", "last"])
+def outputs(
+    teacher: PretrainedTeacher, *waveforms: np.ndarray, dtype: torch.dtype = torch.float32
+) -> Outputs:
+    inputs, lengths = teacher.extract(waveforms)
+    return teacher.forward(inputs.to(dtype), lengths, ["layers.0", "layers.1", "last"])
 
 
 def assert_padding_changes_nothing(teacher: PretrainedTeacher) -> None:
+    """Compare a batch with its utterances alone: in double precision, then in single.
+
+    In single precision a kernel that a CPU has for one batch size and not for another rounds
+    differently: 4e-5 in WavLM's hidden values, which reach 13. In double precision nothing is left
+    of that, and what is left would be padding that was heard.
+    """
     waveforms = [noise(seconds, seed) for seed, seconds in enumerate((0.61, 1.0, 0.33))]
-    together = outputs(teacher, *waveforms)
+    in_single = outputs(teacher, *waveforms)
+    alone_in_single = [outputs(teacher, waveform) for waveform in waveforms]
+    teacher.backend.module.double()
+    together = outputs(teacher, *waveforms, dtype=torch.float64)
     for row, waveform in enumerate(waveforms):
-        alone = outputs(teacher, waveform)
-        assert alone.log_probs is not None and together.log_probs is not None
+        alone = outputs(teacher, waveform, dtype=torch.float64)
         (count,) = alone.num_frames
         assert together.num_frames[row] == count == len(waveform) // 320
-        assert alone.log_probs[0].std() > 0.1  # an output that never changes would prove nothing
-        np.testing.assert_allclose(together.log_probs[row, :count], alone.log_probs[0], atol=2e-5)
-        for name, values in alone.hidden.items():
-            np.testing.assert_allclose(
-                together.hidden[name][row, :count], values[0], atol=2e-5, err_msg=name
-            )
+        assert alone.log_probs is not None
+        assert alone.log_probs.std() > 0.1  # an output that never changes would prove nothing
+        wanted = by_name(alone, 0, count)
+        for name, values in by_name(together, row, count).items():
+            np.testing.assert_allclose(values, wanted[name], rtol=1e-6, atol=1e-6, err_msg=name)
+        for found in (by_name(in_single, row, count), by_name(alone_in_single[row], 0, count)):
+            for name, values in found.items():
+                rounding = 1e-5 * np.abs(wanted[name]).max()
+                np.testing.assert_allclose(
+                    values, wanted[name], rtol=0, atol=rounding, err_msg=name
+                )
+
+
+def by_name(said: Outputs, row: int, num_frames: int) -> dict[str, np.ndarray]:
+    """Return hidden states and log-probabilities `(frames, …)` of one utterance of a batch."""
+    assert said.log_probs is not None
+    found = {**said.hidden, "log_probs": said.log_probs}
+    return {name: values[row, :num_frames] for name, values in found.items()}
 
 
 @pytest.mark.parametrize("extractor_mode", ["group_norm", "layer_norm"])
@@ -231,9 +254,29 @@ def test_weights_that_give_nan_are_an_error_not_a_text() -> None:
         make_teacher(backend).transcribe([noise(0.5)])
 
 
-def test_half_precision_stays_near(tmp_path: Path) -> None:
-    teacher = make_teacher(bundle_backend())
+def test_half_precision_stays_near() -> None:
+    """As near as it explains that weights, and what every layer says, are rounded to 8 bits."""
+    # 16 channels in each group of the convolution of positions: with 6, 8 or 12 and a kernel of 16
+    # oneDNN 3.10 computes it wrong by 100 % in bf16 on CPUs with AMX. Published models have 48 and
+    # more, which it computes rightly.
+    backend = bundle_backend(width=64)
+    teacher = make_teacher(backend)
     inputs = teacher.extract([noise(0.5)])
     full, half = teacher.forward(*inputs), teacher.forward(*inputs, precision="bf16")
-    assert full.log_probs is not None and half.log_probs is not None
-    assert 0 < np.abs(full.log_probs - half.log_probs).max() < 0.5
+    with torch.no_grad():
+        for parameter in backend.module.parameters():
+            parameter.copy_(parameter.bfloat16())
+    for layer in backend.module.modules():
+        if not list(layer.children()):
+            layer.register_forward_hook(lambda _layer, _inputs, said: said.bfloat16().float())
+    rounded = teacher.forward(*inputs)
+    assert full.log_probs is not None
+    explained, found = (distance(item, full) for item in (rounded, half))
+    assert 0 < found < 4 * explained
+    assert explained < 0.1
+
+
+def distance(one: Outputs, other: Outputs) -> float:
+    """Return the root mean square between two outputs' log-probabilities."""
+    assert one.log_probs is not None and other.log_probs is not None
+    return float(np.sqrt(np.mean((one.log_probs - other.log_probs) ** 2)))
