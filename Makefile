@@ -50,7 +50,7 @@ demo: install ## set-up, then the whole pipeline on generated speech
 	$(FLOW)
 
 .PHONY: run
-run: install ## the whole pipeline on what params.yaml says
+run: install ## the whole pipeline, with the settings of params.yaml
 	$(FLOW)
 
 .PHONY: prepare
@@ -81,30 +81,6 @@ evaluate: install ## stage: all models on the test split
 register: install ## stage: results and students into MLflow and its registry
 	$(FLOW) --only register
 
-# --- comparisons ----------------------------------------------------------------------------------
-
-.PHONY: curve
-curve: install ## WER against hours of training audio, for students, controls and the teacher
-	$(FLOW) --curve
-
-.PHONY: teachers
-teachers: install ## compare candidates for the teacher, by what a short distillation gains
-	$(FLOW) --teachers
-
-# --- retraining -----------------------------------------------------------------------------------
-
-.PHONY: retrain
-retrain: install ## retrain once, now, if anything is new; FORCE=1 does although nothing is
-	$(FLOW) --retrain $(if $(FORCE),--force)
-
-.PHONY: schedule
-schedule: install ## retrain when retraining.cron in params.yaml says, until Ctrl-C
-	@exec $(PYTHON) -m flows.servers.schedule --prefect-port $(PREFECT_PORT)
-
-.PHONY: week
-week: install ## seven nights of retraining in minutes, in a clone under scratch/week
-	@$(PYTHON) -m examples.week $(if $(OUT),--out "$(OUT)")
-
 # --- results --------------------------------------------------------------------------------------
 
 .PHONY: ui
@@ -112,7 +88,7 @@ ui: install ## MLflow and Prefect in the browser, on loopback, until Ctrl-C
 	@exec $(PYTHON) -m flows.servers.ui --mlflow-port $(MLFLOW_PORT) --prefect-port $(PREFECT_PORT)
 
 .PHONY: compare
-compare: install ## the leaderboard of all students that MLflow knows
+compare: install ## print the leaderboard of all students that MLflow knows
 	@$(PYTHON) -m flows.looking_back.compare
 
 .PHONY: report
@@ -127,20 +103,20 @@ reproduce: install ## make a student again from its lineage and compare: RUN=<ML
 # --- models ---------------------------------------------------------------------------------------
 
 .PHONY: sample
-sample: install ## a clip of the test split becomes sample.wav, to try things with; another: INDEX=3
+sample: install ## write a clip of the test split to sample.wav, to try things with; another: INDEX=3
 	@$(PYTHON) -m distillery.commands.main sample $(INDEX)
 
 .PHONY: transcribe
-transcribe: install ## text, by the champion: make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl
+transcribe: install ## recordings to text, with the champion: make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl
 	@test -n "$(FILES)$(DIR)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl' >&2; exit 2; }
 	@$(PYTHON) -m distillery.commands.main transcribe $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
 
 .PHONY: serve
-serve: install ## the champion over HTTP, on loopback, until Ctrl-C
+serve: install ## serve the champion over HTTP, on loopback, until Ctrl-C
 	@exec $(PYTHON) -m flows.servers.serve --host "$(SERVE_HOST)" --port $(SERVE_PORT)
 
 .PHONY: champion
-champion: install ## the versions: which is champion, since when, and what the gate said
+champion: install ## list the versions: which is champion, since when, and what the gate said
 	@$(PYTHON) -m distillery.commands.main champion
 
 .PHONY: promote
@@ -152,72 +128,32 @@ promote: install ## make a version champion by hand: make promote VERSION=3
 rollback: install ## swap the champion and the previous one
 	@$(PYTHON) -m distillery.commands.main rollback
 
-# --- stores ---------------------------------------------------------------------------------------
+# --- retraining -----------------------------------------------------------------------------------
 
-# ARGS="…" passes options: --json for programs, --help lists the others.
-.PHONY: cache-stats
-cache-stats: install ## the teacher cache: utterances, hours, bytes, blank frames, shards
-	@$(PYTHON) -m distillery.commands.main cache stats $(ARGS)
+.PHONY: retrain
+retrain: install ## retrain once, now, if anything is new; FORCE=1: in any case
+	$(FLOW) --retrain $(if $(FORCE),--force)
 
-.PHONY: cache-verify
-cache-verify: install ## read and check every record; ARGS=--repair drops what is damaged
-	@$(PYTHON) -m distillery.commands.main cache verify $(ARGS)
+.PHONY: schedule
+schedule: install ## retrain when retraining.cron in params.yaml says, until Ctrl-C
+	@exec $(PYTHON) -m flows.servers.schedule --prefect-port $(PREFECT_PORT)
 
-.PHONY: cache-audit
-cache-audit: install ## compare random utterances with the live teacher
-	@$(PYTHON) -m distillery.commands.main cache audit $(ARGS)
+.PHONY: week
+week: install ## seven nights of retraining in minutes, in a clone under scratch/week
+	@$(PYTHON) -m examples.week $(if $(OUT),--out "$(OUT)")
 
-.PHONY: cache-gc
-cache-gc: install ## list what nothing needs; ARGS=--delete deletes it
-	@$(PYTHON) -m distillery.commands.main cache gc $(ARGS)
+# --- studies --------------------------------------------------------------------------------------
 
-.PHONY: cache-compact
-cache-compact: install ## put small shards together; ARGS=--dry-run only says what it would do
-	@$(PYTHON) -m distillery.commands.main cache compact $(ARGS)
+.PHONY: curve
+curve: install ## WER against hours of training audio, for students, controls and the teacher
+	$(FLOW) --curve
 
-.PHONY: dvc-verify
-dvc-verify: install ## hash every object of DVC's cache; ARGS=--repair drops what is damaged
-	@$(PYTHON) -m flows.stages.verify $(ARGS)
-
-# --- development ----------------------------------------------------------------------------------
-
-.PHONY: lock
-lock: ## compile requirements.txt anew from pyproject.toml
-	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra transformers --extra dev --universal \
-		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-		--custom-compile-command "make lock" -o requirements.txt
-
-# As many processes as cores. A module stays in one of them, for its tests share what is costly to
-# make, and tests/pipeline, which takes the longest, begins.
-PYTEST := $(PYTHON) -m pytest -n auto --dist loadscope --no-loadscope-reorder
-
-.PHONY: test
-test: install ## all tests
-	$(PYTEST)
-
-.PHONY: test-faults
-test-faults: install ## kills, full disks, dead servers: the slow ones, too
-	$(PYTHON) -m pytest -m "slow or not slow" tests/pipeline/test_faults_*.py
-
-.PHONY: lint
-lint: install ## ruff: format and rules
-	$(PYTHON) -m ruff format --check .
-	$(PYTHON) -m ruff check .
-
-.PHONY: types
-types: install ## mypy
-	$(PYTHON) -m mypy
-
-.PHONY: check
-check: lint types ## lint, types and unit tests
-	$(PYTEST) tests/unit
-
-.PHONY: audit
-audit: install ## known vulnerabilities in the pinned packages, by pip-audit; asks pypi.org
-	@$(PYTHON) -m flows.looking_back.audit
+.PHONY: teachers
+teachers: install ## compare candidates for the teacher, by what a short distillation gains
+	$(FLOW) --teachers
 
 .PHONY: quality
-quality: install ## a study of objectives, hours: make quality STUDY=an4_all SOURCE=data/raw/an4
+quality: install ## a study of objectives, takes hours: make quality STUDY=an4_all SOURCE=data/raw/an4
 	@test -n "$(STUDY)" -a -n "$(SOURCE)" || { echo 'error: make quality STUDY=an4_all SOURCE=data/raw/an4; studies are the files benchmarks/quality/*.yaml' >&2; exit 2; }
 	$(PYTHON) -m benchmarks.quality.study benchmarks/quality/$(STUDY).yaml --source $(SOURCE)
 
@@ -228,3 +164,67 @@ bench: install ## the benchmarks, on this workspace's teacher; results go to ben
 		case $$file in benchmarks/common.py|benchmarks/digits.py) continue ;; esac; \
 		module=$$(echo $${file%.py} | tr / .); echo "$$module"; $(PYTHON) -m $$module || exit 1; \
 	done
+
+# --- stores ---------------------------------------------------------------------------------------
+
+# ARGS="…" passes options: --json for programs, --help lists the others.
+.PHONY: cache-stats
+cache-stats: install ## what the teacher cache holds: utterances, hours, bytes, blank frames, shards
+	@$(PYTHON) -m distillery.commands.main cache stats $(ARGS)
+
+.PHONY: cache-verify
+cache-verify: install ## read and check every record; ARGS=--repair removes what is damaged
+	@$(PYTHON) -m distillery.commands.main cache verify $(ARGS)
+
+.PHONY: cache-audit
+cache-audit: install ## compare random utterances with the live teacher
+	@$(PYTHON) -m distillery.commands.main cache audit $(ARGS)
+
+.PHONY: cache-gc
+cache-gc: install ## list what is no longer needed; ARGS=--delete deletes it
+	@$(PYTHON) -m distillery.commands.main cache gc $(ARGS)
+
+.PHONY: cache-compact
+cache-compact: install ## merge small shards; ARGS=--dry-run only says what it would do
+	@$(PYTHON) -m distillery.commands.main cache compact $(ARGS)
+
+.PHONY: dvc-verify
+dvc-verify: install ## hash every object of DVC's cache; ARGS=--repair removes what is damaged
+	@$(PYTHON) -m flows.stages.verify $(ARGS)
+
+# --- development ----------------------------------------------------------------------------------
+
+.PHONY: check
+check: lint types ## lint, types and unit tests
+	$(PYTEST) tests/unit
+
+.PHONY: lint
+lint: install ## ruff: format and rules
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+
+.PHONY: types
+types: install ## mypy
+	$(PYTHON) -m mypy
+
+.PHONY: test
+test: install ## all tests
+	$(PYTEST)
+
+.PHONY: test-faults
+test-faults: install ## tests of kills, full disks, dead servers, the slow ones included
+	$(PYTHON) -m pytest -m "slow or not slow" tests/pipeline/test_faults_*.py
+
+.PHONY: audit
+audit: install ## known vulnerabilities in the pinned packages, by pip-audit; needs pypi.org
+	@$(PYTHON) -m flows.looking_back.audit
+
+.PHONY: lock
+lock: ## compile requirements.txt again from pyproject.toml
+	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra transformers --extra dev --universal \
+		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" -o requirements.txt
+
+# As many processes as cores. A module stays in one of them, for its tests share what is costly to
+# make, and tests/pipeline, which takes the longest, begins.
+PYTEST := $(PYTHON) -m pytest -n auto --dist loadscope --no-loadscope-reorder

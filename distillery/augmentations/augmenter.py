@@ -3,7 +3,7 @@
 For each utterance: reverberation, noise, gain, crop; then pairs are joined and features made. What
 is drawn is a function of the seed, the epoch, the step in it and the utterance's audio key, and
 each augmentation has a stream of its own: a run that was killed goes on with the same draws, a
-control hears what its student hears, and switching one on leaves the others' draws alone.
+control gets the same audio as its student, and switching one on leaves the others' draws alone.
 """
 
 from __future__ import annotations
@@ -117,8 +117,8 @@ class Augmenter:
             for position, row in enumerate(rows)
         ]
         groups = self._groups(batch, whole, moment)
-        heard = [self._audio(group, waveforms) for group in groups]
-        features, lengths = pad([self.extractor(waveform) for waveform in heard])
+        changed = [self._audio(group, waveforms) for group in groups]
+        features, lengths = pad([self.extractor(waveform) for waveform in changed])
         retimed = retime(batch, groups, self.rate_ratio, self.space)
         return replace(retimed, features=features, feature_lengths=lengths)
 

@@ -2,7 +2,7 @@
 
 The first one is followed by silence up to a whole frame of the student, so that the second one's
 frames are made of the same samples as before: of T1 and T2 frames exactly T1 + T2 are made. At the
-seam, frames hear a little of the other utterance, and features are normalised over both; the
+seam, frames depend a little on the other utterance, and features are normalised over both; the
 teacher's cached frames know of neither.
 """
 

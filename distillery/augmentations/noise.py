@@ -2,7 +2,7 @@
 
 y = x + a·n with a so that 10·log10(Σx² / Σ(a·n)²) is the ratio, over the whole utterance. Generated
 noise is Gaussian with a power spectrum ∝ 1/f^β (Timmer & König, 1995), β from 0, white, to 2,
-brown. It is generated once, as if somebody had recorded it: stretches of it are drawn, which takes
+brown. It is generated once, as if it had been recorded: stretches of it are drawn, which takes
 a tenth of the time that new noise does.
 """
 
@@ -22,7 +22,7 @@ from distillery.params.augmentation import NoiseParams
 EXPONENTS = tuple(np.linspace(0.0, 2.0, 9).tolist())
 GENERATED_SECONDS = 30.0
 FLAT_BELOW_HZ = 50.0
-"""Steep spectra would otherwise put all of their power where nobody hears it."""
+"""Steep spectra would otherwise put all of their power where it is inaudible."""
 
 
 class Noise(WaveformAugmentation):

@@ -90,7 +90,7 @@ def _teacher_frames(
         held = int(lengths[piece.position])
         start, end = piece.start * rate_ratio, (piece.start + piece.num_frames) * rate_ratio
         if held <= start:
-            continue  # it says nothing
+            continue  # the teacher has no output for it
         if piece is group[-1]:
             end = min(end, held)
         places.append(torch.arange(start, end).clamp(max=held - 1))

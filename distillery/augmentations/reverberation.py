@@ -45,7 +45,7 @@ class Reverberation(WaveformAugmentation):
         self.responses = responses
 
     def apply(self, waveform: Tensor, random: np.random.Generator) -> Tensor:
-        """Return the waveform `(samples,)` as it is heard in a room."""
+        """Return the waveform `(samples,)` as it sounds in a room."""
         if self.responses:
             drawn = self.responses[int(random.integers(len(self.responses)))]
             response = torch.from_numpy(drawn.astype(np.float32))
@@ -64,8 +64,8 @@ def reverberate(waveform: Tensor, response: Tensor) -> Tensor:
     unit = response / torch.linalg.vector_norm(response)
     num_heard = len(waveform) + len(response) - 1
     padded = F.pad(waveform, (0, fast_length(num_heard) - num_heard))
-    heard: Tensor = torchaudio.functional.fftconvolve(padded, unit)
-    return heard[direct : direct + len(waveform)]
+    reverberated: Tensor = torchaudio.functional.fftconvolve(padded, unit)
+    return reverberated[direct : direct + len(waveform)]
 
 
 def generate_response(

@@ -132,7 +132,7 @@ def transcribe_folder(recogniser: Transcriber, folder: Path, out: Path) -> int:
 def stream(recogniser: Recogniser, source: str, rate_hz: int | None, idle_seconds: float) -> int:
     """Print the text of a recording that still grows, as it comes, on one line.
 
-    Ctrl-C ends the recording, not the command: what was heard is printed to its end.
+    Ctrl-C ends the recording, not the command: the text of what was recorded is printed to its end.
     """
     from distillery.serve.following import follow
     from distillery.serve.streaming import StreamingRecogniser

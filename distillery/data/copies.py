@@ -4,7 +4,7 @@ Contract: its own keys. A copy is an utterance of its own: it has an audio key, 
 the teacher and the transcript of the utterance that it is made from. So nothing is re-timed.
 
 The key is derived, SHA-256 of the source's key and both rates, so that no audio has to be resampled
-to see what a cache lacks. The audit that runs the teacher again hears copies, too.
+to see what a cache lacks. The audit that runs the teacher again covers copies, too.
 
 Imports no PyTorch: a pass over a cache that lacks nothing costs no more than reading indexes.
 """

@@ -132,7 +132,7 @@ def bootstrap_interval(
     Args:
         errors: errors of each utterance `(utterances,)`.
         lengths: reference length of each utterance `(utterances,)`.
-        num_resamples: how often the test set is drawn anew.
+        num_resamples: how often the test set is resampled.
         confidence: coverage of the interval, in (0, 1).
         seed: fixes the resamples; equal seeds and sizes draw the same utterances.
 
@@ -161,7 +161,7 @@ def paired_bootstrap(
         errors_a: errors of system a in each utterance `(utterances,)`.
         errors_b: errors of system b in the same utterances `(utterances,)`.
         lengths: reference length of each utterance `(utterances,)`.
-        num_resamples: how often the test set is drawn anew.
+        num_resamples: how often the test set is resampled.
         confidence: coverage of the interval, in (0, 1).
         seed: fixes the resamples.
 
@@ -191,7 +191,7 @@ def rate_over_seeds(
     Args:
         errors: errors of each utterance under each seed `(seeds, utterances)`, or differences.
         lengths: reference length of each utterance `(utterances,)`.
-        num_resamples: how often the test set is drawn anew.
+        num_resamples: how often the test set is resampled.
         confidence: coverage of the interval, in (0, 1).
         seed: fixes the resamples, not a training.
 

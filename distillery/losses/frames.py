@@ -48,7 +48,7 @@ def pool_frames(log_probs: Tensor, lengths: Tensor, ratio: int) -> tuple[Tensor,
 def common_lengths(student: Tensor, teacher: Tensor) -> Tensor:
     """Return the frames `(batch,)` that both have; one frame more or less is tolerated.
 
-    An utterance with 0 teacher frames is one that the teacher says nothing about: 0 come back.
+    An utterance with 0 teacher frames is one without teacher output: 0 come back.
 
     Raises:
         CacheMismatch: lengths differ by more than one frame.

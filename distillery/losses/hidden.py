@@ -110,7 +110,7 @@ class HiddenLoss(nn.Module):
             lengths: frames `(batch,)`.
             teacher: states by layer, `(batch, teacher_frames, width)`, of any precision; no
                 gradient flows into them.
-            teacher_lengths: `(batch,)`; 0 where the teacher says nothing.
+            teacher_lengths: `(batch,)`; 0 where the teacher has no output.
 
         Raises:
             CacheMismatch: lengths differ by more than one frame.

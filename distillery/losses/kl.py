@@ -36,9 +36,9 @@ class FrameKL(nn.Module):
 
 
 class SparseKL(nn.Module):
-    """KL(teacher ‖ student) where the teacher tells some tokens' mass and not the others'.
+    """KL(teacher ‖ student) where the teacher gives the mass of some tokens and not of the others.
 
-    All tokens that the teacher does not tell count as one, the ghost, for both:
+    All tokens that the teacher does not give count as one, the ghost, for both:
 
         T² ( Σ_{v∈K} p_T(v) log(p_T(v) / q_T(v)) + p_T(ghost) log(p_T(ghost) / q_T(ghost)) )
 

@@ -81,7 +81,7 @@ class Drop:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Decoded:
     """One recording's audio at the prepared rate, or why there is none."""
 
     samples: np.ndarray  # int16 (samples,); empty where there is a reason
@@ -146,21 +146,21 @@ class Packing:
         self.num_hidden_transcripts = 0
         self.profile = ProfileBuilder()
 
-    def add(self, recording: Recording, split: str, heard: Heard) -> None:
+    def add(self, recording: Recording, split: str, decoded: Decoded) -> None:
         """Keep or drop one recording; those of the test split must come first."""
-        hidden = recording.text is not None and self._is_hidden(heard, split)
+        hidden = recording.text is not None and self._is_hidden(decoded, split)
         if hidden:
             recording = replace(recording, text=None)
         words = recording.text
         if words is not None:
             words = text.normalise(words, self._params.case)
-        if heard.reason is not None:
-            drop: tuple[str, str] | None = (heard.reason, heard.detail)
+        if decoded.reason is not None:
+            drop: tuple[str, str] | None = (decoded.reason, decoded.detail)
         else:
             drop = (
-                self._fault_of_length(heard)
+                self._fault_of_length(decoded)
                 or self._fault_of_text(recording, words, split)
-                or self._fault_of_both(heard, words, split)
+                or self._fault_of_both(decoded, words, split)
             )
         if drop is not None:
             self.dropped.append(Drop(recording.utterance_id, recording.source_path, *drop))
@@ -168,19 +168,19 @@ class Packing:
                 self.profile.refuse(self._unknown(words))
             return
         if split == "test":
-            self._test_keys.add(heard.key)
+            self._test_keys.add(decoded.key)
         self.num_hidden_transcripts += hidden
-        self._keep(recording, words, split, heard)
+        self._keep(recording, words, split, decoded)
 
-    def _is_hidden(self, heard: Heard, split: str) -> bool:
+    def _is_hidden(self, decoded: Decoded, split: str) -> bool:
         """Return whether `labelled_fraction` takes a transcript away; equal audio, equal answer."""
         fraction = self._params.labelled_fraction
-        return split == "train" and hash_fraction("labelled", heard.key) >= fraction
+        return split == "train" and hash_fraction("labelled", decoded.key) >= fraction
 
-    def _keep(self, recording: Recording, words: str | None, split: str, heard: Heard) -> None:
-        shard, offset = self.shards.write(heard.samples)
-        seconds = len(heard.samples) / self._params.sample_rate_hz
-        self.profile.add(split, seconds, heard.level_dbfs, heard.clipped_fraction, words)
+    def _keep(self, recording: Recording, words: str | None, split: str, decoded: Decoded) -> None:
+        shard, offset = self.shards.write(decoded.samples)
+        seconds = len(decoded.samples) / self._params.sample_rate_hz
+        self.profile.add(split, seconds, decoded.level_dbfs, decoded.clipped_fraction, words)
         self.rows.append(
             Row(
                 utterance_id=recording.utterance_id,
@@ -191,14 +191,14 @@ class Packing:
                 source_path=recording.source_path,
                 shard=shard,
                 offset_samples=offset,
-                num_samples=len(heard.samples),
+                num_samples=len(decoded.samples),
                 duration_seconds=seconds,
-                audio_key=heard.key,
+                audio_key=decoded.key,
             )
         )
 
-    def _fault_of_length(self, heard: Heard) -> tuple[str, str] | None:
-        duration_seconds = len(heard.samples) / self._params.sample_rate_hz
+    def _fault_of_length(self, decoded: Decoded) -> tuple[str, str] | None:
+        duration_seconds = len(decoded.samples) / self._params.sample_rate_hz
         if duration_seconds < self._params.min_duration_seconds:
             bound = f"at least {self._params.min_duration_seconds:g}"
             return "too_short", f"{duration_seconds:.3f} s, expected {bound} s"
@@ -229,15 +229,17 @@ class Packing:
     def _unknown(self, words: str | None) -> set[str]:
         return set(words or "") - (self._alphabet or set(words or ""))
 
-    def _fault_of_both(self, heard: Heard, words: str | None, split: str) -> tuple[str, str] | None:
-        if split != "test" and heard.key in self._test_keys:
-            return "also_in_test", f"audio {heard.key[:12]}… is also in the test split"
+    def _fault_of_both(
+        self, decoded: Decoded, words: str | None, split: str
+    ) -> tuple[str, str] | None:
+        if split != "test" and decoded.key in self._test_keys:
+            return "also_in_test", f"audio {decoded.key[:12]}… is also in the test split"
         if words is None or split != "train" or self._params.too_short_for_ctc == "keep":
             return None
         shift = compute_num_samples(
             self._params.ctc_frame_shift_seconds, self._params.sample_rate_hz
         )
-        frames, needed = -(-len(heard.samples) // shift), text.min_ctc_frames(words)
+        frames, needed = -(-len(decoded.samples) // shift), text.min_ctc_frames(words)
         if frames < needed:
             return "too_short_for_ctc", f"{frames} frames, {words!r} needs {needed}"
         return None

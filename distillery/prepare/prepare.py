@@ -42,7 +42,7 @@ from distillery.data.manifest import (
 from distillery.errors import AudioError, CorpusError, EmptyAudio
 from distillery.files import whole_folder, write_bytes, write_json
 from distillery.params.prepare import PrepareParams
-from distillery.prepare.packing import SCHEMA, Drop, Heard, Packing, Row, in_packing_order
+from distillery.prepare.packing import SCHEMA, Decoded, Drop, Packing, Row, in_packing_order
 from distillery.prepare.profile import clipped_fraction, level_dbfs, write_profile
 from distillery.prepare.splits import assign_splits
 
@@ -86,12 +86,12 @@ def prepare(
     with whole_folder(folder) as temporary:
         packing = Packing(params, temporary)
         with packing.shards:
-            for recording, heard in _hear(
+            for recording, decoded in _decode(
                 in_packing_order(recordings, splits),
                 params.sample_rate_hz,
                 num_workers,
             ):
-                packing.add(recording, splits[recording.utterance_id], heard)
+                packing.add(recording, splits[recording.utterance_id], decoded)
         dropped = sorted(packing.dropped, key=lambda drop: drop.utterance_id)
         _check_drops(dropped, len(recordings), params.max_dropped_fraction, reports)
         _check_splits(packing.rows)
@@ -149,11 +149,11 @@ def read_recordings(params: PrepareParams, source: Path) -> list[Recording]:
 # --- audio -------------------------------------------------------------------------------------
 
 
-def _hear(
+def _decode(
     recordings: Sequence[Recording], sample_rate_hz: int, num_workers: int
-) -> Iterator[tuple[Recording, Heard]]:
+) -> Iterator[tuple[Recording, Decoded]]:
     """Decode with a few threads and a bounded look-ahead; order is kept."""
-    waiting: deque[tuple[Recording, Future[Heard]]] = deque()
+    waiting: deque[tuple[Recording, Future[Decoded]]] = deque()
     todo = iter(recordings)
     with (
         # One thread inside torch: more would fight with the workers.
@@ -165,7 +165,7 @@ def _hear(
                 while len(waiting) < num_workers * LOOK_AHEAD_PER_WORKER:
                     if (recording := next(todo, None)) is None:
                         break
-                    waiting.append((recording, pool.submit(_hear_one, recording, sample_rate_hz)))
+                    waiting.append((recording, pool.submit(_decode_one, recording, sample_rate_hz)))
                 if not waiting:
                     return
                 recording, future = waiting.popleft()
@@ -176,17 +176,17 @@ def _hear(
                 future.cancel()
 
 
-def _hear_one(recording: Recording, sample_rate_hz: int) -> Heard:
+def _decode_one(recording: Recording, sample_rate_hz: int) -> Decoded:
     nothing = np.empty(0, dtype=SAMPLE_DTYPE)
     try:
         samples, rate_hz = recording.decode()
         samples = resample(samples, rate_hz, sample_rate_hz)
     except EmptyAudio as error:
-        return Heard(nothing, reason="empty", detail=str(error))
+        return Decoded(nothing, reason="empty", detail=str(error))
     except AudioError as error:
-        return Heard(nothing, reason="unreadable", detail=str(error))
+        return Decoded(nothing, reason="unreadable", detail=str(error))
     samples = np.ascontiguousarray(samples, SAMPLE_DTYPE)
-    return Heard(samples, audio_key(samples), level_dbfs(samples), clipped_fraction(samples))
+    return Decoded(samples, audio_key(samples), level_dbfs(samples), clipped_fraction(samples))
 
 
 # --- what is written and checked at the end ----------------------------------------------------

@@ -55,7 +55,7 @@ class TeacherFrames:
     log_probs: Tensor
     """`(batch, frames, vocab or kept)`, float32, at temperature 1."""
     lengths: Tensor
-    """`(batch,)`; 0 where the teacher says nothing."""
+    """`(batch,)`; 0 where the teacher has no output."""
     ids: Tensor | None = None
     """Sparse: the kept tokens `(batch, frames, kept)`, -1 where a place is empty. Dense: None."""
     softened: Tensor | None = None
@@ -87,7 +87,7 @@ START = Moment()
 
 
 class Features(Protocol):
-    """What a network hears of many utterances, such as `PackedFeatures`."""
+    """What a network gets of many utterances, such as `PackedFeatures`."""
 
     def __len__(self) -> int: ...
 
@@ -100,7 +100,7 @@ class Features(Protocol):
 
 
 class Augment(Protocol):
-    """What changes audio anew in every step, and its targets with it."""
+    """What changes audio in every step, and its targets with it."""
 
     def __call__(self, batch: Batch, rows: Sequence[int], moment: Moment) -> Batch:
         """Return a batch with features for one that has none, of some rows of a training set."""

@@ -489,7 +489,7 @@ def test_no_more_recordings_are_decoded_ahead_than_the_workers_may() -> None:
         return np.ones(10, np.int16), RATE_HZ
 
     recordings = [Recording(f"{i:03d}", "x", None, None, None, decode) for i in range(100)]
-    for index, (item, _) in enumerate(preparation._hear(recordings, RATE_HZ, 2)):
+    for index, (item, _) in enumerate(preparation._decode(recordings, RATE_HZ, 2)):
         time.sleep(0.0005)
         assert item is recordings[index]
         ahead.append(len(decoded) - index)
@@ -503,7 +503,7 @@ def test_an_error_that_is_no_fault_of_the_audio_stops_the_stage() -> None:
 
     recordings = [Recording(f"{i}", "x", None, None, None, decode) for i in range(50)]
     with pytest.raises(CorpusError, match="the library is gone"):
-        list(preparation._hear(recordings, RATE_HZ, 2))
+        list(preparation._decode(recordings, RATE_HZ, 2))
 
 
 # --- real recordings ---------------------------------------------------------------------------
