@@ -124,13 +124,7 @@ def measure(backend: OnnxBackend) -> None:
             f"{file}: cannot be run on 2 s of audio: {str(error).strip()[:300]}; export it with "
             "dynamic axes, and check teacher.sample_rate_hz"
         ) from None
-    num_tokens = len(backend.table.tokens)
-    if scores.ndim != 3 or scores.shape[0] != 1 or scores.shape[2] != num_tokens:
-        raise ModelError(
-            f"{file}: output {names.output!r} has shape {tuple(scores.shape)} for one "
-            f"utterance, expected (1, frames, {num_tokens}), for teacher.tokens holds {num_tokens} "
-            "tokens; they are another model's, or its axes are in another order"
-        )
+    _check_scores(backend, scores)
     backend.samples_per_frame, backend.window_samples = _frames_of(frames, rate, file)
     widths = {}
     for name, values in zip(names.hidden, hidden, strict=True):
@@ -155,6 +149,18 @@ def measure(backend: OnnxBackend) -> None:
         kind = "probabilities" if is_mass else "logits"
         backend.architecture = replace(backend.architecture, scores=kind)
     backend.masks_padding = names.lengths is not None and _ignores_padding(backend, noise)
+
+
+def _check_scores(backend: OnnxBackend, scores: Tensor) -> None:
+    """Make sure that one utterance's scores are one number a token, `(1, frames, tokens)`."""
+    num_tokens = len(backend.table.tokens)
+    if scores.ndim != 3 or scores.shape[0] != 1 or scores.shape[2] != num_tokens:
+        raise ModelError(
+            f"{backend.file}: output {backend.architecture.output!r} has shape "
+            f"{tuple(scores.shape)} for one utterance, expected (1, frames, {num_tokens}), for "
+            f"teacher.tokens holds {num_tokens} tokens; they are another model's, or its axes are "
+            "in another order"
+        )
 
 
 def _frames_of(frames: Callable[[int], int], rate: int, file: Path) -> tuple[int, int]:

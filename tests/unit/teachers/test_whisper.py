@@ -20,7 +20,8 @@ from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.base import Workplace
 from distillery.teachers.huggingface import take_model
 from distillery.teachers.saved import load_teacher
-from distillery.teachers.whisper import WhisperTeacher, barred_tokens
+from distillery.teachers.whisper import WhisperTeacher
+from distillery.teachers.whisper_tokens import barred_tokens
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.teacher import teacher as teach
