@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from distillery.errors import ModelError
@@ -157,14 +158,28 @@ def _own(root: Path, files: Iterable[str]) -> set[str]:
 
 
 def imported_names(file: Path) -> Iterator[str]:
-    """Yield the modules that a file imports, at whatever place, and the names that it takes."""
-    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+    """Yield the modules that a file imports, at whatever place, and the names that it takes.
+
+    What is imported for types alone is left out: it never runs.
+    """
+    yield from _names_in(file.read_text("utf-8"))
+
+
+@lru_cache(maxsize=1024)
+def _names_in(source: str) -> Sequence[str]:
+    names: list[str] = []
+    waiting: list[ast.AST] = [ast.parse(source)]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: relative import, which is not followed here"
-            yield node.module or ""
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            assert node.level == 0, f"relative import of {node.module}, which is not followed here"
+            names.append(node.module or "")
+            names += (f"{node.module}.{alias.name}" for alias in node.names)
+        elif not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            waiting += ast.iter_child_nodes(node)
+    return names
 
 
 def _files_of(root: Path, name: str) -> Iterator[str]:
