@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -198,23 +198,26 @@ def _kind_of_teacher(value: Any) -> str:
     return str(getattr(value, "kind", None))  # a number or a text is of no kind
 
 
-SingleTeacherParams = Annotated[
+SINGLE_KINDS = (
     Annotated[TrainedTeacherParams, Tag("trained")]
     | Annotated[RegistryTeacherParams, Tag("registry")]
     | Annotated[TorchaudioTeacherParams, Tag("torchaudio")]
     | Annotated[TransformersTeacherParams, Tag("transformers")]
     | Annotated[OnnxTeacherParams, Tag("onnx")]
-    | Annotated[FineTunedTeacherParams, Tag("fine_tuned")],
+    | Annotated[FineTunedTeacherParams, Tag("fine_tuned")]
+)
+"""One form for each kind of teacher that is not made of others."""
+_NAMES = ", ".join(sorted(repr(get_args(form)[1].tag) for form in get_args(SINGLE_KINDS)))
+
+SingleTeacherParams = Annotated[
+    SINGLE_KINDS,
     Discriminator(
         _kind_of_teacher,
         custom_error_type="teacher_kind",
-        custom_error_message=(
-            "kind should be 'fine_tuned', 'onnx', 'registry', 'torchaudio', 'trained', "
-            "'transformers', or 'ensemble' of these"
-        ),
+        custom_error_message=f"kind should be {_NAMES}, or 'ensemble' of these",
     ),
 ]
-"""One form for each kind of teacher that is not made of others."""
+"""Settings of a teacher that is not made of others."""
 
 
 class EnsembleTeacherParams(TeacherSection):
