@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from distillery.data.manifest import SAMPLE_SCALE
 from distillery.errors import AudioError, EmptyAudio
 
 SECONDS_PER_HOUR = 3600
+SAMPLE_SCALE = 32768.0
+"""What int16 samples are divided by for a waveform in [-1, 1)."""
 AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
 UNKNOWN_LENGTH_BYTES = 0x7FFF0000
 MAX_CHANNELS = 8

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from distillery.data.audio import resample, to_int16
-from distillery.data.manifest import SAMPLE_SCALE, PreparedData
+from distillery.data.audio import SAMPLE_SCALE, resample, to_int16
+from distillery.data.manifest import PreparedData
 
 
 def training_rows(data: PreparedData, factors: Sequence[float]) -> pd.DataFrame:

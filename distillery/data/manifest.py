@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from distillery.data.audio import SAMPLE_SCALE
 from distillery.data.text import Vocabulary
 from distillery.errors import CorpusError, ManifestError
 from distillery.files import read_json
@@ -43,7 +44,6 @@ COLUMNS = (
     "audio_key",  # sha256 of the int16 samples
 )
 SAMPLE_DTYPE = np.dtype("<i2")
-SAMPLE_SCALE = 32768.0
 
 
 @dataclass(frozen=True)

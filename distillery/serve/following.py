@@ -21,8 +21,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from distillery.data.audio import UNKNOWN_LENGTH_BYTES
-from distillery.data.manifest import SAMPLE_DTYPE, SAMPLE_SCALE
+from distillery.data.audio import SAMPLE_SCALE, UNKNOWN_LENGTH_BYTES
+from distillery.data.manifest import SAMPLE_DTYPE
 from distillery.errors import AudioError, EmptyAudio
 
 STDIN = "-"
