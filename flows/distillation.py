@@ -75,6 +75,7 @@ def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
     return isinstance(state.data, BusyError | TrackingError)
 
 
+# Of as many types as Prefect's `task` has arguments.
 _options: dict[str, Any] = {
     "cache_policy": NO_CACHE,  # DVC knows what is up to date
     "persist_result": False,

@@ -1,7 +1,7 @@
 """MLflow: the store, its runs, and learning curves that may be sent any number of times.
 
-Only this package imports mlflow: here and in `versions.py` late, for the import takes seconds, and
-in `serving_model.py`, which MLflow loads by itself.
+In the library only this package imports mlflow: here and in `versions.py` late, for the import
+takes seconds, and in `serving_model.py`, which MLflow loads by itself.
 """
 
 from __future__ import annotations

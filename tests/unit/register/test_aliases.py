@@ -35,22 +35,23 @@ NUM_ROUNDS = 4
 # half of the times as everybody does, half as on a server, where no lock helps.
 MOVER = """
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import patch
 from distillery.register import aliases
 from distillery.errors import AliasConflict
 from distillery.params.register import RegisterParams
 from distillery.tracking.store import Tracking
 root, version, rounds, uri = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 tracking = Tracking(RegisterParams(experiment="tests", tracking_uri=uri), root)
+nothing = {"registry_lock": lambda _: nullcontext(), "_check_champion": lambda *_: None}
 for number in range(rounds):
     sys.stdin.readline()
     before = aliases.read_aliases(tracking, "m")
     print("ready", flush=True)
     sys.stdin.readline()
     try:
-        if number % 2:
-            aliases._move(tracking, "m", version, before, "me", "test")
-        else:
+        with patch.multiple(aliases, **nothing) if number % 2 else nullcontext():
             aliases.set_champion(tracking, "m", version, before, "me", "test")
         print("won", flush=True)
     except AliasConflict:
