@@ -42,7 +42,7 @@ from distillery.prepare.prepare import prepare
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from distillery.training.batches import TeacherFrames, TrainingSet
 from distillery.training.curves import Curves, Validation
 from distillery.training.datasets import validation_set

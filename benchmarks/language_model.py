@@ -46,7 +46,7 @@ from distillery.language_model.tuning import (
 from distillery.models.decoding import greedy_text
 from distillery.params.language_model import LanguageModelParams
 from distillery.teacher_cache.filling.expected import Places
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 
 BEAMS = 10
 MIN_SPEED_UP = 4.0

@@ -50,7 +50,7 @@ from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.payload import payload_of
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 
 UTTERANCE_SECONDS = 5
 UTTERANCE_FRAMES = round(UTTERANCE_SECONDS / FRAME_SHIFT_SECONDS)

@@ -39,7 +39,7 @@ from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.plan import plan_batches
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 
 TEMPERATURES = (1.0, 2.0, 4.0)
 MAX_DIVERGENCE = 3e-5  # nats a frame

@@ -27,7 +27,7 @@ from distillery.params.whole import Params
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 
 PAYLOADS = ("u8", "f32")
 NUM_RESAMPLES = 1000

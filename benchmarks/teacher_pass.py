@@ -36,7 +36,7 @@ from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.plan import plan_batches
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 
 EAGER_BATCH = 16
 MIN_SPEED_UP = 2.0

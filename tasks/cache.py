@@ -19,7 +19,7 @@ from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, describe, read_report
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)

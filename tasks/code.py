@@ -37,7 +37,7 @@ ROOMS = ("distillery/architectures", "distillery/teachers")
 """Where files may be one model's own."""
 ARCHITECTURES = f"{ROOMS[0]}/known.py"
 KINDS = f"{ROOMS[1]}/kinds.py"
-LISTS = (ARCHITECTURES, KINDS, f"{ROOMS[1]}/saved.py")
+LISTS = (ARCHITECTURES, KINDS)
 
 
 def write_code(

@@ -246,7 +246,7 @@ def audit(options: argparse.Namespace) -> int:
     """Run the teacher over some utterances again and compare."""
     # These bring PyTorch.
     from distillery.teacher_cache.filling.audit import audit_saved, check_audit, tolerance
-    from distillery.teachers.saved import load_teacher
+    from distillery.teachers.kinds import load_teacher
 
     places = Places.in_workspace(options.root)
     settings = CacheStageParams.load(options.root / PARAMS_FILE).cache

@@ -56,7 +56,7 @@ from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.language_model import LanguageModelParams
 from distillery.serve.streaming import can_stream
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from distillery.evaluate.summary import TestData
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.whole import Params
 from distillery.studies.data_curve import Amount, amounts, models_of, percent
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 
 
 @dataclass(frozen=True)

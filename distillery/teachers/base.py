@@ -3,7 +3,7 @@
 A teacher turns batches of waveforms into what is cached of it. `Recogniser`, which every model
 trained here is, answers to `Teacher`; so does every pre-trained one. One file per kind: settings
 and a workplace in, a teacher out. The stage `teacher` picks by `teacher.kind`, and saves and
-fingerprints what comes back; saved.py loads it again.
+fingerprints what comes back; kinds.py loads it again.
 """
 
 from __future__ import annotations

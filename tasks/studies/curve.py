@@ -29,7 +29,7 @@ from distillery.studies.data_curve import CurveModel
 from distillery.teacher_cache.filling.audit import audit_before_training
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from distillery.training.curves import run_digest
 from tasks.stage import Snapshot, run_stage, snapshot
 from tasks.studies.made_from import Note, Study, inputs_of, read_note, rows_of, write_note

@@ -29,7 +29,7 @@ from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache, all_namespaces
 from distillery.teachers.base import Workplace
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from distillery.tracking.fetched import SOURCE_FILE
 from distillery.training.curves import run_digest
 from tasks.code import code_of_teacher, digests

@@ -25,7 +25,7 @@ from distillery.teacher_cache.filling.plan import Partition
 from distillery.teacher_cache.filling.report import PassReport
 from distillery.teacher_cache.shards import leftovers
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from tasks.prepare import prepare
 from tasks.teacher import teacher
 from tests.pipeline.conftest import (

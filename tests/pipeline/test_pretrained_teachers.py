@@ -19,7 +19,7 @@ from distillery.errors import CacheMismatch, ModelError
 from distillery.models.recogniser import Recogniser
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare

@@ -158,7 +158,7 @@ def test_what_no_model_is_made_by_trains_nobody(open_shop: OpenShop) -> None:
     """Kinds and architectures that are not set, their lists, and what comes after training."""
     shop = open_shop("trained")
     others = ("teachers/whisper", "teachers/ensemble", "architectures/conformer")
-    lists = ("architectures/known", "teachers/kinds", "teachers/saved", "params/teacher")
+    lists = ("architectures/known", "teachers/kinds", "params/teacher")
     after = ("serve/served", "register/gate/rules", "register/register", "tracking/store")
     files = [f"distillery/{name}.py" for name in (*others, *lists, *after)]
     assert shop.stale(*files, "flows/distillation.py", "tasks/register.py") == set()

@@ -17,7 +17,7 @@ from distillery.teacher_cache.filling.audit import audit
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from tasks.distill import distill
 from tests.tiny import RATE_HZ, write_params
 from tests.unit.augmentations.conftest import SPEEDS, Lab, lab_params

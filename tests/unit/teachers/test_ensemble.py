@@ -23,7 +23,7 @@ from distillery.params.teacher import EnsembleTeacherParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.ensemble import Ensemble, common_frames
 from distillery.teachers.joined import choose_way
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from distillery.tracking.fetched import read_source
 from distillery.training.trainer import Trainer
 from tasks.cache import cache

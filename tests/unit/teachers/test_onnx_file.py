@@ -20,9 +20,9 @@ from distillery.models.recogniser import Recogniser
 from distillery.params.teacher import OnnxTeacherParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.base import Workplace
+from distillery.teachers.kinds import load_teacher
 from distillery.teachers.onnx_file import read_table, take_onnx
 from distillery.teachers.pretrained import PretrainedTeacher
-from distillery.teachers.saved import load_teacher
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.teacher import teacher as teach

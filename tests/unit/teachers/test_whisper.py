@@ -19,7 +19,7 @@ from distillery.params.teacher import TransformersTeacherParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.base import Workplace
 from distillery.teachers.huggingface import take_model
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from distillery.teachers.whisper import WhisperTeacher
 from distillery.teachers.whisper_tokens import barred_tokens
 from tasks.cache import cache

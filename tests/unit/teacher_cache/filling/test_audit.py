@@ -31,7 +31,7 @@ from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.payload import Targets
 from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from tasks.cache import cache as cache_stage
 from tasks.prepare import prepare
 from tests.tiny import RATE_HZ, tiny_params, write_corpus, write_params

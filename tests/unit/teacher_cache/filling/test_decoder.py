@@ -26,7 +26,7 @@ from distillery.register.metrics import model_metrics
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.evaluate import evaluate

@@ -23,7 +23,7 @@ from distillery.teacher_cache.filling.forward import run_partition
 from distillery.teacher_cache.filling.plan import cut_into_shards, partition_batches, plan_batches
 from distillery.teacher_cache.filling.report import PassReport, describe, read_report
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.saved import load_teacher
+from distillery.teachers.kinds import load_teacher
 from tasks.prepare import prepare
 from tasks.teacher import teacher
 from tests.tiny import tiny_params, write_corpus, write_params
