@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import PREPARED
 from distillery.params.whole import Params
 from distillery.studies import curve_report, data_curve
 from flows.looking_back.results import mlflow_link
@@ -31,7 +32,7 @@ def run(root: Path, settings: Params, emit: Callable[[str], None]) -> None:
         DistilleryError: what training and evaluating raise.
     """
     # Tell what is unfit before anything is trained.
-    data_curve.amounts(PreparedData.open(root / "data/prepared"), settings)
+    data_curve.amounts(PreparedData.open(root / PREPARED), settings)
     if 1.0 in settings.curve.fractions:
         for student in settings.curve_students:
             for seed in settings.distill.seeds:

@@ -37,6 +37,7 @@ from prefect.states import Cancelled, Crashed
 from prefect.utilities.timeout import timeout
 
 from distillery.data.manifest import Summary
+from distillery.data.workspace import EVALUATION, PREPARED
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
 from distillery.files import read_json
 from distillery.params.file import PARAMS_FILE
@@ -60,7 +61,6 @@ FLOWS = ("retraining", "distillation")
 SKIPPED = "Skipped"
 ARTIFACT = "retraining"
 PLOT_FILE = "reports/retraining.png"
-EVALUATION = "reports/evaluation"
 PREPARED_FILE = "data/prepared/summary.json"
 COMMIT_SECONDS = 60.0
 
@@ -379,7 +379,7 @@ def _note_the_result(journal: Journal, settings: Params, registered: Registered)
     record, root = journal.record, journal.root
     summary = results.read_summary(root)
     wer = summary.students[registered.student].wer
-    record.data_md5 = locked_outputs(root / LOCK_FILE)["data/prepared"]
+    record.data_md5 = locked_outputs(root / LOCK_FILE)[PREPARED]
     record.teacher_wer = summary.teacher.wer.value
     record.student = registered.student
     record.wer, record.wer_low, record.wer_high = wer.value, wer.low, wer.high

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -106,12 +106,15 @@ def code_of_teacher(root: Path, settings: TeacherParams, registered: Path) -> se
     return own
 
 
-def entries(root: Path, file: str) -> Mapping[str, set[str]]:
+def entries(
+    root: Path, file: str, part: Callable[[ast.expr], ast.AST] = lambda entry: entry
+) -> Mapping[str, set[str]]:
     """Return a list's entries: to each name the files of ours that it names.
 
     Args:
         root: the workspace, which holds the code.
         file: a module with dict displays, whose keys are names and whose values name imports.
+        part: of an entry's value, which counts.
     """
     tree = ast.parse((root / file).read_text("utf-8"))
     files = {
@@ -124,22 +127,19 @@ def entries(root: Path, file: str) -> Mapping[str, set[str]]:
     for display in (node for node in ast.walk(tree) if isinstance(node, ast.Dict)):
         for key, value in zip(display.keys, display.values, strict=True):
             if isinstance(key, ast.Constant) and isinstance(key.value, str):
-                names = {node.id for node in ast.walk(value) if isinstance(node, ast.Name)}
+                names = {node.id for node in ast.walk(part(value)) if isinstance(node, ast.Name)}
                 named = set().union(*(files.get(name, set()) for name in names))
                 found.setdefault(key.value, set()).update(_within(named, ROOMS))
     return found
 
 
-def reached_files(
-    root: Path, files: Iterable[str], rooms: Collection[str] = PACKAGES, beyond: bool = False
-) -> set[str]:
+def reached_files(root: Path, files: Iterable[str], rooms: Collection[str] = PACKAGES) -> set[str]:
     """Return our own files that importing some files loads, these included, but for empty ones.
 
     Args:
         root: the workspace, which holds the code.
         files: their paths from there.
         rooms: folders that are not left.
-        beyond: whether to go through the lists to everything they name.
     """
     seen: set[str] = set()
     waiting = [*files]
@@ -147,7 +147,7 @@ def reached_files(
         file = waiting.pop()
         if file not in seen:
             seen.add(file)
-            if beyond or file not in LISTS:
+            if file not in LISTS:
                 names = imported_names(root / file)
                 waiting += _within({path for x in names for path in _files_of(root, x)}, rooms)
     return {file for file in seen if (root / file).read_text("utf-8").strip()}

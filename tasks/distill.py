@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distillery.augmentations.augmenter import SOUNDS_FILE
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import CONTROLS, CURVES, STUDENTS
 from distillery.distill.distillation import Distillation, Trained
 from distillery.distill.filtering import FILTER_FILE
 from distillery.distill.generations import (
@@ -44,8 +45,8 @@ def distill(root: Path, student: str, seed: int) -> None:
     places = Places.in_workspace(root)
     run = _run_of(root, everything, student, seed)
     item = f"{student}/seed-{seed}"
-    curves = root / f"curves/students/{item}.jsonl"
-    control_curves = root / f"curves/controls/{item}.jsonl"
+    curves = root / f"{CURVES}/students/{item}.jsonl"
+    control_curves = root / f"{CURVES}/controls/{item}.jsonl"
     generations = Generations(run, places.data, everything.cache)
     control = None
 
@@ -69,9 +70,9 @@ def distill(root: Path, student: str, seed: int) -> None:
         logger.info("control is false: whether the teacher is worse than a control is unknown")
         control_curves.parent.mkdir(parents=True, exist_ok=True)
         control_curves.write_text("")
-    _save(trained, root / "models/students" / item, _notes_of(run, trained, earlier))
+    _save(trained, root / STUDENTS / item, _notes_of(run, trained, earlier))
     begun = control and control.init
-    _save(control, root / "models/controls" / item, {INIT_FILE: begun and asdict(begun)})
+    _save(control, root / CONTROLS / item, {INIT_FILE: begun and asdict(begun)})
     generations.clean_up()
 
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import CURVES, EVALUATION, METRICS_FILE, PREPARED
 from distillery.evaluate.dvc_metrics import dvc_metrics
 from distillery.evaluate.evaluate import evaluate_models
 from distillery.evaluate.tables import render_table
@@ -22,16 +23,16 @@ def evaluate(root: Path) -> None:
     """Write reports/evaluation and reports/metrics.json under `root`."""
     settings = EvaluateStageParams.load(root / PARAMS_FILE)
     summary = evaluate_models(
-        PreparedData.open(root / "data/prepared"),
+        PreparedData.open(root / PREPARED),
         root / "models",
-        root / "curves",
+        root / CURVES,
         list(settings.distill.students),
         settings.distill.seeds,
         settings.evaluate,
-        root / "reports/evaluation",
+        root / EVALUATION,
         settings.language_model,
     )
-    write_json(root / "reports/metrics.json", dvc_metrics(summary))
+    write_json(root / METRICS_FILE, dvc_metrics(summary))
     if STARTER not in os.environ:  # the flow shows the table itself, at its end
         logger.info("\n%s", render_table(summary))
 

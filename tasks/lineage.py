@@ -14,6 +14,7 @@ from typing import TypedDict
 import yaml
 
 from distillery.credentials import without_credentials
+from distillery.data.workspace import EVALUATION, PREPARED, TEACHER, TEACHER_CACHE
 from distillery.errors import StageError
 from distillery.models.fingerprint import read_fingerprint
 from distillery.params.file import PARAMS_FILE
@@ -21,7 +22,7 @@ from distillery.teacher_cache.store import TeacherCache
 from distillery.tracking.fetched import read_source
 
 LOCK_FILE = "dvc.lock"
-RESULTS = ("data/prepared", "models/teacher", "reports/evaluation")
+RESULTS = (PREPARED, TEACHER, EVALUATION)
 PATCH_FILE = "uncommitted.patch"
 CODE = ("distillery", "tasks", "flows", "dvc.yaml", "params.yaml", "requirements.txt")
 
@@ -66,8 +67,8 @@ def read_lineage(root: Path, needed: Sequence[str] = RESULTS) -> Lineage:
         raise StageError(f"{path}: names no {', '.join(missing)}; run make run first")
     tags = {
         "dvc.lock.md5": hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(),
-        "dvc.data.md5": outputs["data/prepared"],
-        **(_teacher_tags(root, outputs) if "models/teacher" in needed else {}),
+        "dvc.data.md5": outputs[PREPARED],
+        **(_teacher_tags(root, outputs) if TEACHER in needed else {}),
         **_git_tags(root),
     }
     return Lineage(outputs, tags)
@@ -75,12 +76,10 @@ def read_lineage(root: Path, needed: Sequence[str] = RESULTS) -> Lineage:
 
 def _teacher_tags(root: Path, outputs: Mapping[str, str]) -> dict[str, str]:
     return {
-        "dvc.teacher.md5": outputs["models/teacher"],
-        "teacher.fingerprint": read_fingerprint(root / "models/teacher").fingerprint,
-        **_teacher_version(root / "models/teacher"),
-        "cache.manifest_sha256": TeacherCache.open_current(
-            root / "data/teacher_cache"
-        ).manifest_digest,
+        "dvc.teacher.md5": outputs[TEACHER],
+        "teacher.fingerprint": read_fingerprint(root / TEACHER).fingerprint,
+        **_teacher_version(root / TEACHER),
+        "cache.manifest_sha256": TeacherCache.open_current(root / TEACHER_CACHE).manifest_digest,
     }
 
 
@@ -112,7 +111,7 @@ def locked_outputs(path: Path) -> dict[str, str]:
 def data_version(root: Path) -> str:
     """Return the MD5 of the prepared data; empty where dvc.lock does not say it."""
     try:
-        return locked_outputs(root / LOCK_FILE).get("data/prepared", "")
+        return locked_outputs(root / LOCK_FILE).get(PREPARED, "")
     except StageError:
         return ""
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from distillery.credentials import without_credentials
+from distillery.data.workspace import EVALUATION
 from distillery.evaluate.summary import Summary
 from distillery.files import write_json
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
-from distillery.register.pipeline_results import EVALUATION, PipelineResults
+from distillery.register.pipeline_results import PipelineResults
 from distillery.register.register import OPEN_RUN_FILE, register_results
 from distillery.register.registered import Registered
 from distillery.register.runs import parent_name

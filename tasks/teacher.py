@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import CURVES, PREPARED, TEACHER
 from distillery.files import Json, read_json, whole_folder, write_json
 from distillery.models.fingerprint import fingerprint
 from distillery.params.file import PARAMS_FILE
@@ -31,15 +32,15 @@ def teacher(root: Path) -> None:
     """Get the teacher ready: models/teacher and curves/teacher.jsonl under `root`."""
     settings = TeacherStageParams.load(root / PARAMS_FILE).teacher
     place = Workplace(
-        PreparedData.open(root / "data/prepared"),
+        PreparedData.open(root / PREPARED),
         root / "scratch",
         root / REGISTERED / "teacher",
-        root / "curves/teacher.jsonl",
+        root / f"{CURVES}/teacher.jsonl",
         root=root,
     )
     kept = KeptCheckpoint(root)
     kept.remove_outdated()
-    kept.keep(make_teacher(settings, place, root / "models/teacher"))
+    kept.keep(make_teacher(settings, place, root / TEACHER))
 
 
 def make_teacher(

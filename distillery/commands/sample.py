@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from distillery.data.workspace import PREPARED
 from distillery.errors import CorpusError
 from distillery.files import write_bytes
 
-PREPARED_FOLDER = "data/prepared"
 SPLIT = "test"
 SAMPLE_FILE = "sample.wav"
 
@@ -45,7 +45,7 @@ def write_sample(root: Path, index: int) -> str:
 
     from distillery.data.manifest import PreparedData
 
-    data = PreparedData.open(root / PREPARED_FOLDER)
+    data = PreparedData.open(root / PREPARED)
     rows = data.split(SPLIT)
     if not 0 <= index < len(rows):
         raise CorpusError(f"clip {index}: the {SPLIT} split has {len(rows)}, counted from 0")

@@ -12,12 +12,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillery.data.workspace import PREPARED
 from distillery.errors import ManifestError, TrackingError
 from distillery.prepare.profile import PROFILE_FILE, Comparison, compare, read_profile
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION, version_of
 
-PREPARED_FOLDER = "data/prepared"
 ARTIFACT_FOLDER = "data"
 MAX_TAG_LENGTH = 5000
 COMPARED_TAG, NOBODY = "data.compared_with", "none"
@@ -92,7 +92,7 @@ def drift_from_champion(
             return Drift(former, None, f"version {former} is not in the registry any more")
         number = former
     try:
-        profile = read_profile(root / PREPARED_FOLDER / PROFILE_FILE)
+        profile = read_profile(root / PREPARED / PROFILE_FILE)
         with tempfile.TemporaryDirectory() as folder, tracking.explained():
             name = f"{ARTIFACT_FOLDER}/{PROFILE_FILE}"
             path = tracking.client.download_artifacts(str(version.run_id), name, folder)
@@ -118,7 +118,7 @@ def log_drift(
     """
     for line in drift.warnings:
         logger.warning("%s", line)
-    profile = root / PREPARED_FOLDER / PROFILE_FILE
+    profile = root / PREPARED / PROFILE_FILE
     for run in (parent, *students):
         metrics = drift.metrics if run == parent else {}
         tracking.log_values(run, params={}, metrics=metrics, tags=drift.tags)

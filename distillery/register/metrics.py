@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from distillery.data.workspace import TEACHER_CACHE
 from distillery.distill.filtering import FilterReport
 from distillery.evaluate.comparison import Comparison, SeedGain
 from distillery.evaluate.rates import Rates
@@ -171,7 +172,7 @@ def teacher_metrics(results: PipelineResults) -> dict[str, float]:
         for name, value in model_metrics(results.summary.teacher, results.summary).items()
         if name.startswith(("test/", "model/", "lm/"))
     }
-    decoder = results.root / "data/teacher_cache" / DECODER_FOLDER
+    decoder = results.root / TEACHER_CACHE / DECODER_FOLDER
     if (decoder / DECODER_FILE).exists():
         tuned = read_tuned(decoder)
         values |= {

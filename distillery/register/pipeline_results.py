@@ -6,13 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillery.data.workspace import PREPARED
 from distillery.errors import StageError
 from distillery.evaluate.summary import Summary
 from distillery.params.whole import Params
 
-PREPARED = "data/prepared"
-TEACHER = "models/teacher"
-EVALUATION = "reports/evaluation"
 CACHE_DIGEST_TAG = "cache.manifest_sha256"
 """Of the lineage: which teacher cache the students learnt from."""
 

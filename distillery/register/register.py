@@ -10,13 +10,14 @@ import pandas as pd
 
 from distillery.credentials import without_credentials
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import EVALUATION, PREPARED
 from distillery.evaluate.summary import EXPORTED_FILE, PREDICTIONS_FILE, ModelRow, SeedRow
 from distillery.register import descriptions
 from distillery.register.aliases import read_aliases
 from distillery.register.drift import Drift, drift_from_champion, log_drift
 from distillery.register.gate.promotion import Entry, Terms, decide
 from distillery.register.gate.verdict import Verdict
-from distillery.register.pipeline_results import EVALUATION, PREPARED, PipelineResults
+from distillery.register.pipeline_results import PipelineResults
 from distillery.register.registered import PARENT, Registered
 from distillery.register.runs import data_sources, log_model_runs, log_parent_run
 from distillery.serve.served import Served, choose_format

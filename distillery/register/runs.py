@@ -13,13 +13,14 @@ import pandas as pd
 
 from distillery.credentials import without_credentials
 from distillery.data.manifest import SPLITS, PreparedData
+from distillery.data.workspace import CURVES, EVALUATION, PREPARED, TEACHER
 from distillery.evaluate.summary import SeedRow
 from distillery.params.objective import ObjectiveParams
 from distillery.params.whole import Params
 from distillery.register import descriptions
 from distillery.register.gate.verdict import GATE_FILE, Verdict
 from distillery.register.metrics import cache_metrics, model_metrics, teacher_metrics
-from distillery.register.pipeline_results import EVALUATION, PREPARED, TEACHER, PipelineResults
+from distillery.register.pipeline_results import PipelineResults
 from distillery.tracking.curve_files import CurveFile
 from distillery.tracking.names import flatten, objective_name, pipeline_name, run_name, short_md5
 from distillery.tracking.store import DESCRIPTION_TAG, OBJECTIVE_TAG, DataSource, Tracking
@@ -49,7 +50,7 @@ def _objective_of(params: Params, model: str) -> str:
 
 def curve_of(root: Path, model: str) -> CurveFile:
     """Return the learning curves of a model; the teacher's bear a prefix, for it has no own run."""
-    return CurveFile(root / f"curves/{model}.jsonl", "teacher/" if model == "teacher" else "")
+    return CurveFile(root / f"{CURVES}/{model}.jsonl", "teacher/" if model == "teacher" else "")
 
 
 def model_params(params: Params, row: SeedRow, made_from: Mapping[str, object]) -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import TEACHER
 from distillery.evaluate.comparison import Comparison, compare
 from distillery.evaluate.curves import read_curves
 from distillery.evaluate.evaluate import describe
@@ -90,7 +91,7 @@ def score(root: Path, data: PreparedData, settings: Params) -> CurveResults:
     """
     rows = labelled_test_rows(data)
     models = models_of(settings)
-    places = {TrainedModel("teacher", None): root / "models/teacher"}
+    places = {TrainedModel("teacher", None): root / TEACHER}
     places |= {model.trained: model.folder(root) for model in models}
     recognisers = {trained: load_teacher(place) for trained, place in places.items()}
     for recogniser in recognisers.values():

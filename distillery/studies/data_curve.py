@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import CURVES
 from distillery.errors import CorpusError
 from distillery.evaluate.models import FOLDERS, TrainedModel
 from distillery.params.whole import Params
@@ -138,7 +139,7 @@ class CurveModel(NamedTuple):
     def learning_curve(self, root: Path) -> Path:
         """Return the file of its learning curve."""
         if self.is_stages:
-            return root / f"curves/{self.item}.jsonl"
+            return root / f"{CURVES}/{self.item}.jsonl"
         return self.folder(root) / LEARNING_CURVE_FILE
 
     def __str__(self) -> str:

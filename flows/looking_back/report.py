@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import PREPARED
 from distillery.errors import DistilleryError, StageError
 from distillery.evaluate.summary import PREDICTIONS_FILE, Summary
 from distillery.files import write_bytes
@@ -115,9 +116,9 @@ def gather(tracking: Tracking, run: str, folder: Path) -> ReportInputs:
 def recordings(root: Path, data_md5: str) -> Play | None:
     """Return where the test split's audio comes from, None where other data are prepared here."""
     try:
-        if locked_outputs(root / LOCK_FILE).get("data/prepared") != data_md5:
+        if locked_outputs(root / LOCK_FILE).get(PREPARED) != data_md5:
             return None
-        data = PreparedData.open(root / "data/prepared")
+        data = PreparedData.open(root / PREPARED)
     except DistilleryError:
         return None
     rows = {str(row.utterance_id): row for row in data.split("test").itertuples()}

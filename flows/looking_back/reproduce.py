@@ -27,12 +27,12 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery.console import new_table
+from distillery.data.workspace import EVALUATION, PREPARED, TEACHER, TEACHER_CACHE
 from distillery.errors import DistilleryError, StageError
 from distillery.evaluate.summary import Summary
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 from distillery.register.metrics import model_metrics
-from distillery.register.pipeline_results import EVALUATION
 from distillery.tracking.store import MODEL_TAG, PARENT_TAG, Tracking
 from flows import environment
 from flows.stages import pipeline as stages
@@ -46,7 +46,7 @@ COMPARED = re.compile(
 )
 """Metrics that depend on weights and data alone; seconds are measured anew each time."""
 EXIT_DIFFERENT = 1
-TEACHER_STAGES = {"teacher": "models/teacher", "cache": "data/teacher_cache"}
+TEACHER_STAGES = {"teacher": TEACHER, "cache": TEACHER_CACHE}
 """The stages before a student's that can be made again, and what each makes."""
 STARTS = ("teacher", "distill")
 
@@ -187,7 +187,7 @@ def _plan(
     origin: Origin, locked: Mapping[str, str], before: Sequence[str], seconds: float | None
 ) -> list[str]:
     """Return what will be made again and what not, in sentences."""
-    taken = ["data/prepared", *(path for stage, path in TEACHER_STAGES.items() if not before)]
+    taken = [PREPARED, *(path for stage, path in TEACHER_STAGES.items() if not before)]
     took = "" if seconds is None else f", whose training took {seconds:.0f} s then"
     return [
         "As it was, from DVC's cache: "

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from distillery.data.workspace import EVALUATION
 from distillery.evaluate.summary import Summary
 from distillery.evaluate.tables import markdown_table, render_table
 from distillery.register.gate import verdict
 from distillery.register.gate.verdict import Verdict
-from distillery.register.pipeline_results import EVALUATION
 from distillery.register.registered import Registered
 from distillery.tracking.names import charts_page, run_page
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import PREPARED, TEACHER
 from distillery.distill.distillation import Distillation, Trained
 from distillery.distill.generations import Generations
 from distillery.errors import StageError
@@ -51,7 +52,7 @@ def curve(root: Path) -> CurveResults:
         All figures.
     """
     settings = Params.load(root / PARAMS_FILE)
-    data = PreparedData.open(root / "data/prepared")
+    data = PreparedData.open(root / PREPARED)
     data_curve.amounts(data, settings)  # raises before anything is trained
     models = data_curve.models_of(settings)
     for model in models:
@@ -197,7 +198,7 @@ def log_curve(root: Path, results: CurveResults) -> LoggedRun:
         Report(
             ROLE,
             "make curve",
-            made_from=("data/prepared", "models/teacher"),
+            made_from=(PREPARED, TEACHER),
             text=curve_report.render(results),
             files=(curve_report.CSV_FILE, curve_report.PLOT_FILE),
             points=curve_report.metrics(results, int(time.time() * 1000)),

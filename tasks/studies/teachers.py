@@ -25,6 +25,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import PREPARED
 from distillery.errors import DistilleryError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
@@ -56,7 +57,7 @@ def teachers(root: Path, failed: Mapping[str, str] | None = None) -> TeacherChoi
         CorpusError: the validation split holds no transcripts, or the pilot's share no audio.
     """
     settings = Params.load(root / PARAMS_FILE)
-    study = TeacherStudy(root, settings, PreparedData.open(root / "data/prepared"))
+    study = TeacherStudy(root, settings, PreparedData.open(root / PREPARED))
     found = try_all(study, failed or {})
     hours = study.share.split("train")["duration_seconds"].sum() / SECONDS_PER_HOUR
     choice = summarise(found, study.valid_rows, float(hours), settings)
@@ -140,7 +141,7 @@ def log_teachers(root: Path, choice: TeacherChoice) -> LoggedRun:
         Report(
             ROLE,
             "make teachers",
-            made_from=("data/prepared",),
+            made_from=(PREPARED,),
             text=teacher_report.render(choice),
             files=(teacher_report.CSV_FILE, teacher_report.JSON_FILE, teacher_report.PLOT_FILE),
             metrics=teacher_report.metrics(choice),

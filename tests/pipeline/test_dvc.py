@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 from pathlib import Path
 from typing import Any, get_args
@@ -31,19 +32,36 @@ def spec_of(stage: str) -> dict[str, Any]:
 
 
 def code_reached(stage: str) -> set[str]:
-    """Return the files that a stage reaches, whatever architecture or kind of teacher is set."""
-    files = reached_files(ROOT, [f"tasks/{stage}.py"], beyond=True)
+    """Return the files that a stage reaches, whatever architecture or kind of teacher is set.
+
+    Of the list of kinds the stage `teacher` alone makes teachers; the others load them.
+    """
+    files = reached_files(ROOT, [f"tasks/{stage}.py"])
+    behind: list[str] = []
+    if KINDS in files:
+        behind += files_behind(KINDS, "make" if stage == "teacher" else "load")
+    if {ARCHITECTURES, KINDS} & files:
+        behind += files_behind(ARCHITECTURES)
+    files |= reached_files(ROOT, behind)
     return {file for file in files if not file.startswith(EXEMPT)}
+
+
+def files_behind(room: str, field: str | None = None) -> set[str]:
+    """Return what the entries of a list name, or what one field of them does, `make` or `load`."""
+
+    def of(entry: ast.expr) -> ast.AST:
+        assert isinstance(entry, ast.Call)
+        given = dict(zip(("make", "load"), entry.args, strict=False))
+        given |= {word.arg: word.value for word in entry.keywords if word.arg in ("make", "load")}
+        return given.get(field or "", ast.Pass())
+
+    found = entries(ROOT, room, of) if field else entries(ROOT, room)
+    return set().union(*found.values())
 
 
 def own_code() -> set[str]:
     """Return all files that some architecture or kind of teacher has to itself."""
-    files = [
-        file
-        for room in (ARCHITECTURES, KINDS)
-        for own in entries(ROOT, room).values()
-        for file in own
-    ]
+    files = files_behind(ARCHITECTURES) | files_behind(KINDS)
     return reached_files(ROOT, files, ROOMS) - set(LISTS)
 
 

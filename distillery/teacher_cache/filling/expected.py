@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distillery.data.text import Vocabulary
+from distillery.data.workspace import PREPARED, TEACHER, TEACHER_CACHE
 from distillery.errors import CacheError
 from distillery.files import Json
 from distillery.language_model.settings import read_decoder
@@ -32,7 +33,7 @@ class Places:
     @classmethod
     def in_workspace(cls, root: Path) -> Places:
         """Return where a workspace has them."""
-        return cls(root / "data/prepared", root / "models/teacher", root / "data/teacher_cache")
+        return cls(root / PREPARED, root / TEACHER, root / TEACHER_CACHE)
 
     @property
     def decoder(self) -> Path:

@@ -1,0 +1,11 @@
+"""Where a workspace keeps what the stages make: paths from its root, as dvc.yaml names them."""
+
+PREPARED = "data/prepared"
+TEACHER = "models/teacher"
+TEACHER_CACHE = "data/teacher_cache"
+STUDENTS = "models/students"
+"""One folder for each student, and in it one for each seed; controls likewise."""
+CONTROLS = "models/controls"
+CURVES = "curves"
+EVALUATION = "reports/evaluation"
+METRICS_FILE = "reports/metrics.json"
