@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+Make = Callable[[Path], object]
 _folder: Path | None = None
 
 
@@ -24,7 +25,7 @@ def use(factory: pytest.TempPathFactory) -> None:
     _folder = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
 
 
-def once(name: str, make: Callable[[Path], object]) -> Path:
+def once(name: str, make: Make) -> Path:
     """Return the folder `name` of this run, filled by the first worker that asks for it.
 
     Args:

@@ -11,11 +11,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distillery.tracking import store as tracking
 from distillery.tracking.store import DATABASE_FILE
 from flows import environment
 from tests import shared
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PREFECT_FILE = ".prefect/prefect.db"
 
@@ -24,6 +28,14 @@ def put_mlflow(root: Path) -> Path:
     """Give a workspace MLflow's database without experiments, and return the workspace."""
     shutil.copy(shared.once("mlflow", _make_mlflow) / DATABASE_FILE, root)
     return root
+
+
+def mlflow_of(root: Path) -> MlflowClient:
+    """Return a client of the MLflow in a workspace's own database."""
+    tracking.set_defaults()
+    from mlflow import MlflowClient
+
+    return MlflowClient(f"sqlite:///{root / DATABASE_FILE}")
 
 
 def put_prefect(root: Path) -> Path:

@@ -41,8 +41,11 @@ def make_workspace(root: Path) -> Path:
 
 
 def make_clone(root: Path) -> Path:
-    """Copy what a clone holds into `root`, with the tiny corpus and settings, and start git."""
-    root.mkdir(parents=True, exist_ok=True)
+    """Copy what a clone holds into `root`, with the tiny corpus and settings, in git."""
+    return Path(shutil.copytree(shared.once("clone", _make_clone), root, symlinks=True))
+
+
+def _make_clone(root: Path) -> None:
     for name in CLONED:
         source = ROOT / name
         if source.is_dir():
@@ -58,9 +61,10 @@ def make_clone(root: Path) -> Path:
         ["git", "init", "-q"],
         ["git", "add", "-A"],
         ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"],
+        # Copies keep the times of the code, and so the bytecode that belongs to it.
+        [sys.executable, "-m", "compileall", "-q", "distillery", "tasks", "flows"],
     ):
         subprocess.run(command, cwd=root, check=True)
-    return root
 
 
 def environment(root: Path) -> dict[str, str]:
@@ -68,7 +72,8 @@ def environment(root: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_"))
+        if not name.startswith(("PREFECT_", "MLFLOW_", "DVC_", "PYTEST_"))
+        and name != "PYTHONDONTWRITEBYTECODE"  # or hundreds of processes would compile all anew
     }
     kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
     kept |= {"DVC_SITE_CACHE_DIR": str(root / ".dvc/tmp/site"), "OMP_NUM_THREADS": "1"}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.pipeline.conftest import make_workspace, run_module
-from tests.pipeline.test_flow import query
+from tests.stores import mlflow_of
 from tests.tiny import write_params
 
 
@@ -20,11 +20,15 @@ def first_run(root: Path, settings: dict[str, Any], option: str) -> Path:
 
 def logged_runs(root: Path, role: str, metric: str) -> list[dict[str, Any]]:
     """Return a study's runs in MLflow, with the steps at which a metric was logged."""
-    return query(
-        root,
-        f"found = client.search_runs(['1'], \"tags.`distillery.role` = '{role}'\")\n"
-        "print(json.dumps([{'status': r.info.status, 'metrics': r.data.metrics,\n"
-        "  'tags': r.data.tags, 'params': r.data.params, 'steps': [m.step for m in\n"
-        f"  client.get_metric_history(r.info.run_id, '{metric}')],\n"
-        "  'artifacts': [a.path for a in client.list_artifacts(r.info.run_id)]} for r in found]))",
-    )
+    client = mlflow_of(root)
+    return [
+        {
+            "status": run.info.status,
+            "metrics": run.data.metrics,
+            "tags": run.data.tags,
+            "params": run.data.params,
+            "steps": [point.step for point in client.get_metric_history(run.info.run_id, metric)],
+            "artifacts": [item.path for item in client.list_artifacts(run.info.run_id)],
+        }
+        for run in client.search_runs(["1"], f"tags.`distillery.role` = '{role}'")
+    ]

@@ -14,8 +14,9 @@ import pytest
 from flows import doctor
 from flows.looking_back import history
 from tests.pipeline.conftest import environment, run_module
-from tests.pipeline.test_flow import lock, outputs, query, versions
+from tests.pipeline.test_flow import lock, outputs, versions
 from tests.pipeline.test_retraining import add_recording, settings
+from tests.stores import mlflow_of
 
 
 def test_one_broken_recording_is_left_out_by_name_and_all_else_goes_on(copy: Path) -> None:
@@ -229,7 +230,7 @@ def test_a_champion_that_was_deleted_is_said_so_and_the_next_run_sets_another(
 ) -> None:
     settings(copy)
     run_module(copy, "flows.run", "--retrain")
-    query(copy, "client.delete_model_version('tiny', '1'); print(0)")
+    mlflow_of(copy).delete_model_version("tiny", "1")
     gone = run_module(
         copy, "distillery.commands.main", "transcribe", "corpus/s00-0.wav", check=False
     )

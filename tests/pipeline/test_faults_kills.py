@@ -16,11 +16,11 @@ from tests.pipeline.test_flow import (
     left_behind,
     lock,
     outputs,
-    query,
     versions,
     wait_for,
 )
 from tests.pipeline.test_retraining import add_recording, settings
+from tests.stores import mlflow_of
 from tests.tiny import tiny_params, write_params
 
 STEPS = ("prepare", "fetch", "teacher", "cache", "distill@conv-0", "evaluate", "register")
@@ -103,7 +103,7 @@ def test_a_run_that_is_told_to_stop_does_so_and_the_next_goes_on(
     assert time.monotonic() - start < 30
     (record,) = history.read_history(copy)
     assert (record.status, record.step) == ("cancelled", "distill@conv-0")
-    assert query(copy, f"print(json.dumps(client.get_run({run!r}).info.status))") == "KILLED"
+    assert mlflow_of(copy).get_run(run).info.status == "KILLED"
     output = run_module(copy, "flows.run", "--retrain").stdout
     assert "goes on after epoch" in output
     assert history.read_history(copy)[-1].status == "finished"

@@ -17,16 +17,17 @@ from typing import Any
 import pytest
 
 from distillery.params.register import RegisterParams
-from distillery.register.aliases import Aliases, moves, promote, read_aliases, set_champion
+from distillery.register.aliases import Aliases, moves, promote, set_champion
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import stored_aliases
 from flows.looking_back import history
 from flows.servers import server
 from tests.pipeline import prefect_api
 from tests.pipeline.conftest import environment, kill, run_module, start_module
-from tests.pipeline.test_flow import query, versions, wait_for, wait_until_nothing_is_left
+from tests.pipeline.test_flow import mlflow_runs, versions, wait_for, wait_until_nothing_is_left
+from tests.stores import mlflow_of
 from tests.tiny import tiny_params, write_params
-from tests.unit.register.test_aliases import NUM_ROUNDS, register_three, start_mover, tell
+from tests.unit.register.test_aliases import race, register_three, start_mover
 
 MANY_EPOCHS = 400  # some seconds of training
 
@@ -102,14 +103,11 @@ def test_an_mlflow_server_killed_while_students_train_loses_nothing(copy: Path) 
     last = history.read_history(copy)[-1]
     assert (last.status, last.why) == ("finished", ["the last run failed at register"])
     assert set(last.stages.values()) == {"unchanged"}
-    points = query(
-        copy,
-        f"""
-children = client.search_runs([client.get_experiment_by_name("tiny").experiment_id],
-                              "tags.`mlflow.parentRunId` = '{last.mlflow_run}'")
-print(json.dumps([len(client.get_metric_history(c.info.run_id, "valid/wer")) for c in children]))
-""",
-    )
+    client = mlflow_of(copy)
+    points = [
+        len(client.get_metric_history(child.info.run_id, "valid/wer"))
+        for child in mlflow_runs(copy, f"tags.`mlflow.parentRunId` = '{last.mlflow_run}'")
+    ]
     assert points == [MANY_EPOCHS, MANY_EPOCHS]  # every one, and none twice
     assert versions(copy) == [1]
 
@@ -173,13 +171,7 @@ def test_two_who_promote_at_once_on_a_real_server_leave_one_champion(tmp_path: P
             version: start_mover(tmp_path / name, version, uri)
             for version, name in (("2", "mine"), ("3", "yours"))
         }
-        for _ in range(NUM_ROUNDS):
-            assert list(tell(movers).values()) == ["ready", "ready"]
-            said = tell(movers)
-            found = read_aliases(registry, "m")
-            assert set(said.values()) <= {"won", "lost"}
-            assert said[str(found.champion)] == "won"
-            assert found.previous in {"1", "2", "3"} - {found.champion}
+        for _, found in race(registry, movers):
             named = asdict(found).items()  # of those that exist
             assert stored_aliases(registry, "m") == {k: v for k, v in named if v is not None}
             assert promote(registry, "m", "1").former == found.champion

@@ -11,7 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import soundfile
@@ -30,7 +30,11 @@ from tests.pipeline.conftest import (
     run_module,
     start_module,
 )
+from tests.stores import mlflow_of
 from tests.tiny import RATE_HZ, speak, tiny_params, write_params
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 SECONDS_TO_DIE = 5.0
 
@@ -49,32 +53,16 @@ def outputs(root: Path) -> dict[str, str]:
     }
 
 
-def query(root: Path, code: str) -> Any:
-    """Ask MLflow in a process of its own; `code` prints one JSON value."""
-    script = (
-        "import json, mlflow; from mlflow import MlflowClient\n"
-        f"mlflow.set_tracking_uri({f'sqlite:///{root}/mlflow.db'!r})\n"
-        f"client = MlflowClient()\n{code}"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=root.parent,
-        env=environment(root),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+def mlflow_runs(root: Path, filters: str = "") -> list[Run]:
+    """Return the runs of a workspace's experiment, the newest first."""
+    client = mlflow_of(root)
+    experiment = client.get_experiment_by_name("tiny")
+    return list(client.search_runs([experiment.experiment_id], filters))
 
 
 def versions(root: Path) -> list[int]:
-    found = query(
-        root,
-        "found = client.search_model_versions(\"name='tiny'\")\n"
-        "print(json.dumps([int(v.version) for v in found]))",
-    )
-    return sorted(found)
+    found = mlflow_of(root).search_model_versions("name='tiny'")
+    return sorted(int(version.version) for version in found)
 
 
 def left_behind(root: Path) -> list[str]:
@@ -148,21 +136,12 @@ def test_every_promised_file_is_there(finished: Path) -> None:
 
 
 def test_mlflow_holds_a_parent_and_a_run_per_student_and_control(finished: Path) -> None:
-    runs = query(
-        finished,
-        """
-experiment = client.get_experiment_by_name("tiny")
-runs = client.search_runs([experiment.experiment_id])
-print(json.dumps([[r.info.run_id, r.info.status, r.data.params, r.data.metrics, r.data.tags]
-                  for r in runs]))
-""",
-    )
-    parents = [run for run in runs if "mlflow.parentRunId" not in run[4]]
-    assert len(parents) == 1
+    runs = mlflow_runs(finished)
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(runs) == 3
-    identifier, status, settings, metrics, tags = parents[0]
-    assert status == "FINISHED"
-    assert settings["distill.objective.teacher_share"] == "0.5"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["distill.objective.teacher_share"] == "0.5"
+    metrics, tags = parent.data.metrics, parent.data.tags
     summary = json.loads((finished / "reports/evaluation/summary.json").read_text())
     by_model = {row["model"]: row for row in summary["models"]}
     assert metrics["teacher/wer"] == pytest.approx(by_model["teacher"]["wer"])
@@ -171,56 +150,59 @@ print(json.dumps([[r.info.run_id, r.info.status, r.data.params, r.data.metrics, 
     for tag in ("git.commit", "dvc.lock.md5", "teacher.fingerprint", "cache.manifest_sha256"):
         assert tags[tag], tag
     assert tags["data.moved.what"] == "there is no champion yet"
-    children = [run for run in runs if run[4].get("mlflow.parentRunId") == identifier]
-    wers = sorted(run[3]["test/wer"] for run in children)
+    children = [
+        run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id
+    ]
+    wers = sorted(run.data.metrics["test/wer"] for run in children)
     assert wers == sorted(by_model[name]["wer"] for name in ("students/conv", "controls/conv"))
-    curves = query(
-        finished,
-        f"print(json.dumps([len(client.get_metric_history(r, 'valid/wer')) "
-        f"for r in {[run[0] for run in children]}]))",
-    )
-    assert curves == [3, 3]  # one point an epoch
+    client = mlflow_of(finished)
+    curves = [client.get_metric_history(run.info.run_id, "valid/wer") for run in children]
+    assert [len(points) for points in curves] == [3, 3]  # one point an epoch
 
 
 def test_mlflows_pages_tell_runs_apart_and_say_first_what_came_of_them(finished: Path) -> None:
     registered = json.loads((finished / "reports/registered.json").read_text())
-    runs, experiment, version = query(
-        finished,
-        f"""
-runs = {{model: client.get_run(run).data for model, run in {registered["runs"]!r}.items()}}
-version = client.get_model_version("tiny", {registered["version"]!r})
-print(json.dumps([{{model: [data.tags, data.params] for model, data in runs.items()}},
-                  client.get_experiment({registered["experiment_id"]!r}).tags,
-                  version.description]))
-""",
-    )
-    data = lock(finished)["prepare"]["outs"][0]["md5"][:6]
-    names = {model: tags["mlflow.runName"] for model, (tags, _) in runs.items()}
+    client = mlflow_of(finished)
+    runs = {model: client.get_run(run).data for model, run in registered["runs"].items()}
+    experiment = client.get_experiment(registered["experiment_id"])
+    version = client.get_model_version("tiny", registered["version"]).description
+    md5 = lock(finished)["prepare"]["outs"][0]["md5"][:6]
+    names = {model: data.tags["mlflow.runName"] for model, data in runs.items()}
     assert names == {
-        "parent": f"conv-T2-share0.5 on corpus@{data}",
-        "students/conv/seed-0": f"conv@{data}-T2-share0.5",
-        "controls/conv/seed-0": f"conv@{data}-control",
+        "parent": f"conv-T2-share0.5 on corpus@{md5}",
+        "students/conv/seed-0": f"conv@{md5}-T2-share0.5",
+        "controls/conv/seed-0": f"conv@{md5}-control",
     }
-    settings = runs["students/conv/seed-0"][1]
+    settings = runs["students/conv/seed-0"].params
     assert settings["objective.name"] == "T2-share0.5"
-    assert (settings["data.corpus"], settings["data.md5"]) == ("corpus", data)
-    descriptions = {model: tags["mlflow.note.content"] for model, (tags, _) in runs.items()}
+    assert (settings["data.corpus"], settings["data.md5"]) == ("corpus", md5)
+    descriptions = {model: data.tags["mlflow.note.content"] for model, data in runs.items()}
     assert descriptions["parent"].startswith("Student `conv` from seed 0, WER ")
     assert descriptions["controls/conv/seed-0"].startswith("Control `conv` from seed 0: WER ")
     assert version.startswith("Gate: version 1 is champion: the first champion.")
-    for text in (*descriptions.values(), version, experiment["mlflow.note.content"]):
+    for text in (*descriptions.values(), version, experiment.tags["mlflow.note.content"]):
         assert "student conv |" in text
-        assert f"data `{data}" in text
-    assert "#/experiments/" in experiment["mlflow.note.content"].splitlines()[0]
+        assert f"data `{md5}" in text
+    assert "#/experiments/" in experiment.tags["mlflow.note.content"].splitlines()[0]
 
 
 def test_the_registered_model_answers_in_a_fresh_process(finished: Path) -> None:
     audio = base64.b64encode((finished / "corpus/s00-0.wav").read_bytes()).decode()
-    answer = query(
-        finished,
+    script = (
+        f"import json, mlflow; mlflow.set_tracking_uri('sqlite:///{finished}/mlflow.db')\n"
         f"model = mlflow.pyfunc.load_model('models:/tiny@champion')\n"
-        f"print(json.dumps(list(model.predict([{{'audio_b64': {audio!r}}}]))))",
+        f"print(json.dumps(list(model.predict([{{'audio_b64': {audio!r}}}]))))"
     )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=finished.parent,
+        env=environment(finished),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
     assert len(answer) == 1
     assert isinstance(answer[0], str)
     kept = [path.suffix for path in (finished / "mlartifacts").rglob("*") if path.is_file()]
@@ -256,16 +238,11 @@ def test_a_second_run_runs_no_stage_and_registers_nothing_new(finished: Path) ->
         assert f"{target}: unchanged" in output
     assert (finished / "dvc.lock").read_bytes() == before
     assert versions(finished) == known
-    parents = query(
-        finished,
-        """
-runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
-print(json.dumps([r.data.metrics.get("teacher/wer") for r in runs
-                  if "mlflow.parentRunId" not in r.data.tags]))
-""",
-    )
+    parents = [
+        run.data for run in mlflow_runs(finished) if "mlflow.parentRunId" not in run.data.tags
+    ]
     assert len(parents) >= 2
-    assert None not in parents
+    assert all("teacher/wer" in parent.metrics for parent in parents)
 
 
 def test_dvc_repro_agrees_with_the_flow(finished: Path, tmp_path: Path) -> None:
@@ -362,23 +339,18 @@ def test_another_seed_trains_only_that_seed_and_shows_means(copy: Path) -> None:
     valid_wers = {row["seed"]: row["valid_wer"] for row in student["by_seed"]}
     assert valid_wers[registered["seed"]] == min(valid_wers.values())
     assert list(registered["versions"]) == ["conv"]  # one version a student
-    metrics, children = query(
-        copy,
-        f"""
-parent = client.get_run({registered["runs"]["parent"]!r})
-children = client.search_runs([parent.info.experiment_id],
-                              f"tags.`mlflow.parentRunId` = '{{parent.info.run_id}}'")
-print(json.dumps([parent.data.metrics,
-                  [[c.data.tags["distillery.model"], c.data.metrics] for c in children]]))
-""",
-    )
+    parent = registered["runs"]["parent"]
+    metrics = mlflow_of(copy).get_run(parent).data.metrics
+    by_model = {
+        child.data.tags["distillery.model"]: child.data.metrics
+        for child in mlflow_runs(copy, f"tags.`mlflow.parentRunId` = '{parent}'")
+    }
     assert metrics["test/wer"] == pytest.approx(student["wer"])
     assert metrics["test/wer_sd"] == pytest.approx(student["wer_sd"])
     assert {"gain/wer", "gain/sd", "gain/low", "gain/high"} <= metrics.keys()
-    assert sorted(model for model, _ in children) == sorted(
+    assert sorted(by_model) == sorted(
         f"{role}/conv/seed-{seed}" for role in ("students", "controls") for seed in (0, 1)
     )
-    by_model = dict(children)
     for row in student["by_seed"]:
         assert by_model[row["model"]]["test/wer"] == pytest.approx(row["wer"])
     again = run_module(copy, "flows.run").stdout

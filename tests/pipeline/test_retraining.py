@@ -24,7 +24,8 @@ from flows.servers import server
 from flows.stages.lock import workspace_lock
 from tests.pipeline import prefect_api
 from tests.pipeline.conftest import ROOT, environment, kill, run_module, start_module
-from tests.pipeline.test_flow import query, wait_for, wait_until_nothing_is_left
+from tests.pipeline.test_flow import mlflow_runs, wait_for, wait_until_nothing_is_left
+from tests.stores import mlflow_of
 from tests.tiny import RATE_HZ, speak, tiny_params, write_params
 
 QUICK = {"pull": True, "retries": 0}
@@ -58,14 +59,6 @@ def add_recording(root: Path, name: str = "new") -> None:
     soundfile.write(root / f"corpus/{name}.wav", speak("cab ab", 999), RATE_HZ)
     with open(root / "corpus/manifest.csv", "a", encoding="utf-8") as file:
         file.write(f"{name}.wav,,s05,train\n")
-
-
-def num_mlflow_runs(root: Path) -> int:
-    return query(
-        root,
-        "experiment = client.get_experiment_by_name('tiny')\n"
-        "print(len(client.search_runs([experiment.experiment_id])))",
-    )
 
 
 def retrain(root: Path, *arguments: str, status: int = 0) -> str:
@@ -128,17 +121,17 @@ def test_a_new_recording_goes_all_the_way_and_then_there_is_nothing_new(
         artifacts={"flow_run_id": {"any_": [run["id"]]}, "key": {"any_": ["retraining"]}},
     )
     assert artifact["data"] == page
-    tags = query(shop, f"print(json.dumps(client.get_run({record.mlflow_run!r}).data.tags))")
-    assert tags["retraining.run"] == record.run
+    run = mlflow_of(shop).get_run(str(record.mlflow_run))
+    assert run.data.tags["retraining.run"] == record.run
     assert (shop / "reports/retraining.png").stat().st_size > 0
 
-    before = num_mlflow_runs(shop)
+    before = len(mlflow_runs(shop))
     assert "nothing new: the corpus and all else are as they were" in retrain(shop)
     nothing = history.read_history(shop)[-1]
     assert nothing.status == "nothing new"
     assert nothing.seconds is not None
     assert nothing.seconds < 30
-    assert num_mlflow_runs(shop) == before
+    assert len(mlflow_runs(shop)) == before
     assert prefect_api.runs_of(api, shop)[0]["name"].endswith(": nothing new")
     assert len(list((shop / "reports/retraining").glob("*.md"))) == 1
 

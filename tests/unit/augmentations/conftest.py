@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
@@ -20,7 +23,9 @@ from distillery.training.batches import START, Batch, Moment
 from tasks.cache import cache
 from tasks.prepare import prepare
 from tasks.teacher import teacher
+from tests import shared
 from tests.tiny import tiny_params, write_corpus, write_params
+from tests.unit.augmentations.alignment import divergence, stand_in_place
 
 SPEEDS = [0.9, 1.1]
 
@@ -86,6 +91,26 @@ class Lab:
         )
 
 
+def assert_heard_in_place(lab: Lab, scratch: Path, augmentation: dict[str, Any]) -> None:
+    """Make sure that audio is changed, targets are not, and a live teacher agrees with them."""
+    batch, plain = lab.batch(scratch, augmentation=augmentation), lab.batch(scratch)
+    assert not torch.equal(batch.features, plain.features)
+    assert torch.equal(batch.teacher_log_probs, plain.teacher_log_probs)
+    pairs = list(zip(targets_of(batch), lab.said(batch), strict=True))
+    assert stand_in_place(pairs)
+    assert np.mean([divergence(*pair) for pair in pairs]) < 0.2
+
+
+def assert_draws_repeat(
+    augmentation: Callable[[Tensor, np.random.Generator], Tensor], waveform: Tensor
+) -> None:
+    """Make sure that a generator's seed decides what comes of a waveform `(samples,)`."""
+    one, two, three = (augmentation(waveform, np.random.default_rng(seed)) for seed in (5, 5, 6))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, three)
+    assert one.shape == waveform.shape
+
+
 def targets_of(batch: Batch) -> list[np.ndarray]:
     """Return a batch's re-timed targets without padding, each `(frames, vocab)`."""
     pairs = zip(batch.teacher_log_probs.numpy(), batch.teacher_lengths.tolist(), strict=True)
@@ -93,16 +118,19 @@ def targets_of(batch: Batch) -> list[np.ndarray]:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def lab() -> Lab:
     """A workspace in which prepare, teacher and cache have run; nobody may change it."""
-    root = tmp_path_factory.mktemp("lab")
-    write_corpus(root / "corpus", unlabelled=1)
-    write_params(root, lab_params())
-    for stage in (prepare, teacher, cache):
-        stage(root)
+    root = shared.once("lab", _make_lab)
     return Lab(
         root,
         PreparedData.open(root / "data/prepared"),
         TeacherCache.open_current(root / "data/teacher_cache"),
         Recogniser.load(root / "models/teacher", ARCHITECTURES),
     )
+
+
+def _make_lab(root: Path) -> None:
+    write_corpus(root / "corpus", unlabelled=1)
+    write_params(root, lab_params())
+    for stage in (prepare, teacher, cache):
+        stage(root)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,9 @@ from distillery.errors import ParamsError
 from distillery.params.augmentation import AugmentationParams
 from distillery.params.whole import Params
 from distillery.training.batches import Batch, Moment
-from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
+from tests.kills import killed_after_two_epochs
 from tests.tiny import tiny_params, write_params
 from tests.unit.augmentations.alignment import Pair, stand_in_place
 from tests.unit.augmentations.conftest import Lab, lab_params, targets_of
@@ -135,23 +134,6 @@ def copy_of(lab: Lab, folder: Path, **distill: Any) -> Path:
 
 def weights(root: Path, kind: str) -> bytes:
     return (root / f"models/{kind}/conv/seed-0/model.safetensors").read_bytes()
-
-
-def killed_after_two_epochs(monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]) -> None:
-    save = Trainer._save
-
-    class KilledError(Exception):
-        pass
-
-    def save_and_die(self: Trainer) -> None:
-        save(self)
-        if self.epoch == 2:
-            raise KilledError
-
-    monkeypatch.setattr(Trainer, "_save", save_and_die)
-    with pytest.raises(KilledError):
-        work()
-    monkeypatch.undo()
 
 
 def test_a_killed_run_goes_on_to_the_same_weights(

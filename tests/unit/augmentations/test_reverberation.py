@@ -12,20 +12,19 @@ import torch
 from distillery.augmentations.reverberation import Reverberation, generate_response, reverberate
 from distillery.params.augmentation import ReverberationParams
 from tests.tiny import RATE_HZ
-from tests.unit.augmentations.alignment import common_lag, divergence, stand_in_place
-from tests.unit.augmentations.conftest import Lab, targets_of
+from tests.unit.augmentations.alignment import common_lag, stand_in_place
+from tests.unit.augmentations.conftest import (
+    Lab,
+    assert_draws_repeat,
+    assert_heard_in_place,
+    targets_of,
+)
 
 MILD = {"probability": 1.0, "rt60_seconds": [0.05, 0.15], "direct_db": [5, 10]}
 
 
 def test_a_live_teacher_says_the_same_in_the_same_places(lab: Lab, tmp_path: Path) -> None:
-    batch = lab.batch(tmp_path, augmentation={"reverberation": MILD})
-    plain = lab.batch(tmp_path)
-    assert not torch.equal(batch.features, plain.features)
-    assert torch.equal(batch.teacher_log_probs, plain.teacher_log_probs)
-    pairs = list(zip(targets_of(batch), lab.said(batch), strict=True))
-    assert stand_in_place(pairs)
-    assert np.mean([divergence(*pair) for pair in pairs]) < 0.2
+    assert_heard_in_place(lab, tmp_path, {"reverberation": MILD})
 
 
 def test_a_recorded_rooms_delay_moves_nothing(lab: Lab, tmp_path: Path) -> None:
@@ -80,8 +79,4 @@ def test_the_shortest_rooms_are_rooms() -> None:
 
 def test_draws_repeat_with_their_generator() -> None:
     rooms = Reverberation(ReverberationParams(probability=1.0), RATE_HZ)
-    waveform = torch.sin(torch.arange(2000) / 7)
-    one, two, three = (rooms(waveform, np.random.default_rng(seed)) for seed in (5, 5, 6))
-    assert torch.equal(one, two)
-    assert not torch.equal(one, three)
-    assert one.shape == waveform.shape
+    assert_draws_repeat(rooms, torch.sin(torch.arange(2000) / 7))

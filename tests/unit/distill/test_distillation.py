@@ -28,24 +28,19 @@ from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.batches import TrainingSet
 from distillery.training.objective import NetworkOutputs
-from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare
 from tasks.teacher import teacher
+from tests.kills import killed_after_two_epochs
 from tests.tiny import RATE_HZ, speak, tiny_params, write_corpus, write_params
+from tests.tiny_workspaces import put_cache
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which prepare, teacher and cache have run."""
-    root = tmp_path_factory.mktemp("workspace")
-    write_corpus(root / "corpus", unlabelled=1)
-    write_params(root, tiny_params())
-    prepare(root)
-    teacher(root)
-    cache(root)
-    return root
+    return put_cache(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture
@@ -576,20 +571,7 @@ def test_a_killed_distillation_goes_on_with_its_projections_and_heads(
     enrich(copy, control=False)
     killed = Path(shutil.copytree(copy, tmp_path / "killed"))
     distill(copy, "conv", 0)
-    save = Trainer._save
-
-    class KilledError(Exception):
-        pass
-
-    def save_and_die(self: Trainer) -> None:
-        save(self)
-        if self.epoch == 2:
-            raise KilledError
-
-    monkeypatch.setattr(Trainer, "_save", save_and_die)
-    with pytest.raises(KilledError):
-        distill(killed, "conv", 0)
-    monkeypatch.undo()
+    killed_after_two_epochs(monkeypatch, lambda: distill(killed, "conv", 0))
     distill(killed, "conv", 0)
     assert weights(killed / "models/students/conv/seed-0") == weights(
         copy / "models/students/conv/seed-0"

@@ -21,21 +21,14 @@ from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.store import TeacherCache
 from tasks.cache import cache
 from tasks.distill import distill
-from tasks.prepare import prepare
-from tasks.teacher import teacher
-from tests.tiny import tiny_params, write_corpus, write_params
+from tests.tiny import tiny_params, write_params
+from tests.tiny_workspaces import put_cache
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace in which prepare, teacher and cache have run."""
-    root = tmp_path_factory.mktemp("workspace")
-    write_corpus(root / "corpus", unlabelled=1)
-    settings(root, 1)
-    prepare(root)
-    teacher(root)
-    cache(root)
-    return root
+    return put_cache(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture

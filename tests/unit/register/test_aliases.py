@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -184,18 +185,25 @@ def test_who_decided_on_a_champion_that_is_gone_decides_again(registry: Tracking
 
 def test_two_at_once_leave_one_champion(registry: Tracking) -> None:
     movers = {v: start_mover(registry.root, v, registry.uri) for v in ("2", "3")}
-    for number in range(NUM_ROUNDS):
-        assert list(tell(movers).values()) == ["ready", "ready"]
-        said = tell(movers)
-        found = read_aliases(registry, "m")
-        assert set(said.values()) <= {"won", "lost"}
-        assert said[str(found.champion)] == "won"
-        assert found.previous in {"1", "2", "3"} - {found.champion}
+    for number, (said, found) in enumerate(race(registry, movers)):
         if number % 2 == 0:
             assert sorted(said.values()) == ["lost", "won"]
             assert found.previous == "1"
         promote(registry, "m", "1")
     assert [process.wait() for process in movers.values()] == [0, 0]
+
+
+def race(
+    registry: Tracking, movers: dict[str, subprocess.Popen[str]]
+) -> Iterator[tuple[dict[str, str], Aliases]]:
+    """Yield, round by round, what the movers of two versions said, and the aliases after that."""
+    for _ in range(NUM_ROUNDS):
+        assert list(tell(movers).values()) == ["ready", "ready"]
+        said, found = tell(movers), read_aliases(registry, "m")
+        assert set(said.values()) <= {"won", "lost"}
+        assert said[str(found.champion)] == "won"
+        assert found.previous in {"1", "2", "3"} - {found.champion}
+        yield said, found
 
 
 def start_mover(root: Path, version: str, uri: str) -> subprocess.Popen[str]:

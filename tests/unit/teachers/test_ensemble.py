@@ -29,9 +29,9 @@ from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.fetch import fetch
-from tasks.prepare import prepare
 from tasks.teacher import teacher
-from tests.tiny import copy_code, speak, tiny_params, write_corpus, write_params
+from tests.tiny import copy_code, speak, tiny_params, write_params
+from tests.tiny_tellers import Hypotheses, Teller
 from tests.unit.tracking.test_fetched import CRNN, MODEL, put, recogniser, wanted
 
 ABC = Vocabulary.from_alphabet("abc")
@@ -39,32 +39,21 @@ CLIPS = [speak("ab", 1), speak("cab ba", 2)]
 SLOW = CRNN.model_copy(update={"time_reduction": 2})
 
 
-class Teller(Recogniser):
-    """Says what it is told to, in texts."""
+class Told(Teller):
+    """Says what it is told to."""
 
-    says: Sequence[Sequence[tuple[str, float]]] = ()
-    sure: float = 0.5
-    gives_frames = False  # type: ignore[assignment]
+    says: Sequence[Hypotheses] = ()
 
-    def forward(
-        self,
-        features: Tensor,
-        lengths: Tensor,
-        layers: Sequence[str] = (),
-        precision: str = "fp32",
-    ) -> Outputs:
-        heard = super().forward(features, lengths, layers, precision)
-        return Outputs(
-            None, heard.num_frames, heard.hidden, self.says, [self.sure] * len(self.says)
-        )
+    def texts_of(self, num_frames: Sequence[int]) -> Sequence[Hypotheses]:
+        return self.says
 
 
 CODE = "models/code/teacher.json"
 
 
-def teller(*texts: str, sure: float = 0.5, **changes: Any) -> Teller:
+def teller(*texts: str, sure: float = 0.5, **changes: Any) -> Told:
     plain = recogniser(**changes)
-    found = Teller(
+    found = Told(
         plain.network, plain.architecture, plain.features, plain.vocabulary, plain.sample_rate_hz
     )
     found.says, found.sure = [[(text, -1.0), ("a", -3.0)] for text in texts], sure
@@ -312,20 +301,10 @@ def seeded(seed: int) -> dict[str, Any]:
     return {"training": {**tiny_params()["teacher"]["training"], "seed": seed, "num_epochs": 2}}
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("prepared")
-    write_corpus(root / "corpus", num_speakers=6, per_speaker=2)
-    write_params(root, tiny_params())
-    prepare(root)
-    return root
-
-
 @pytest.fixture
-def root(prepared: Path, tmp_path: Path) -> Path:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/prepared").symlink_to(prepared / "data/prepared")
-    return tmp_path
+def root(prepared: Path) -> Path:
+    """Where the stages make one."""
+    return prepared
 
 
 def points_of(root: Path) -> list[tuple[str, float]]:

@@ -8,21 +8,15 @@ from typing import Any
 
 import pytest
 
-from tasks.prepare import prepare
 from tasks.teacher import teacher
-from tests.tiny import copy_code, tiny_params, write_corpus, write_params
+from tests.tiny import tiny_params, write_params
+from tests.tiny_workspaces import put_teacher
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with a teacher; its code is a copy that a test may change."""
-    root = tmp_path_factory.mktemp("kept") / "workspace"
-    copy_code(root)
-    write_corpus(root / "corpus")
-    write_params(root, tiny_params())
-    prepare(root)
-    teacher(root)
-    return root
+    return put_teacher(tmp_path_factory.mktemp("kept"))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import yaml
-from torch import Tensor
 
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
@@ -14,52 +13,36 @@ from distillery.errors import CacheError, CacheMismatch, ModelError
 from distillery.files import write_json
 from distillery.models.base import Teacher
 from distillery.models.fingerprint import fingerprint
-from distillery.models.recogniser import CONFIG_FILE, Outputs, Recogniser
+from distillery.models.recogniser import CONFIG_FILE, Recogniser
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.shards import Hypothesis
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers import saved as loading
 from tasks.cache import cache
 from tasks.distill import distill
-from tasks.prepare import prepare
 from tasks.teacher import teacher
-from tests.tiny import tiny_params, write_corpus, write_params
+from tests.tiny import tiny_params, write_params
+from tests.tiny_tellers import Hypotheses, Teller
 
 KIND = "teller"
 
 
-class Teller(Recogniser):
-    """Keeps its frames to itself: says the first of them are texts, two of each utterance."""
+class Counter(Teller):
+    """Says two texts of each utterance, by the number of its frames."""
 
-    @property
-    def gives_frames(self) -> bool:
-        return False
+    sure = 0.75
 
     @property
     def config(self) -> dict[str, Any]:
         return {**super().config, "kind": KIND}
 
-    def forward(
-        self,
-        features: Tensor,
-        lengths: Tensor,
-        layers: Sequence[str] = (),
-        precision: str = "fp32",
-    ) -> Outputs:
-        heard = super().forward(features, lengths, layers, precision)
-        texts = [f"ab {'c' * (1 + n % 2)}".strip() for n in heard.num_frames]
-        said = [[(text, -1.0), ("ba", -2.0)] for text in texts]
-        return Outputs(None, heard.num_frames, heard.hidden, said, [0.75] * len(said))
-
-    def transcribe(self, waveforms: Any) -> list[str]:
-        outputs = self.forward(*self.extract(waveforms))
-        assert outputs.hypotheses is not None
-        return [items[0][0] for items in outputs.hypotheses]
+    def texts_of(self, num_frames: Sequence[int]) -> Sequence[Hypotheses]:
+        return [[(f"ab {'c' * (1 + n % 2)}", -1.0), ("ba", -2.0)] for n in num_frames]
 
 
 def load_teller(folder: Path, device: str) -> Teacher:
     plain = Recogniser.load(folder, ARCHITECTURES, device)
-    return Teller(
+    return Counter(
         plain.network,
         plain.architecture,
         plain.features,
@@ -70,10 +53,9 @@ def load_teller(folder: Path, device: str) -> Teacher:
 
 
 @pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with a teacher of that kind, and what the cache keeps of it."""
     monkeypatch.setattr(loading, "LOADERS", {**loading.LOADERS, KIND: load_teller})
-    write_corpus(tmp_path / "corpus", num_speakers=6, per_speaker=2)
     settings = tiny_params(
         cache={"payload": {"hidden_layers": ["last"], "num_hypotheses": 2}, "audit_utterances": 2}
     )
@@ -81,15 +63,14 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "frame": {"weight": 0.0},
         "hidden": {"layers": {"last": "last"}},
     }
-    write_params(tmp_path, settings)
-    prepare(tmp_path)
-    teacher(tmp_path)
-    folder = tmp_path / "models/teacher"
+    write_params(prepared, settings)
+    teacher(prepared)
+    folder = prepared / "models/teacher"
     teller = load_teller(folder, "cpu")
     write_json(folder / CONFIG_FILE, teller.config)
     fingerprint(teller).save(folder)
-    cache(tmp_path)
-    return tmp_path
+    cache(prepared)
+    return prepared
 
 
 def test_texts_and_hidden_states_are_cached_without_frames(root: Path) -> None:

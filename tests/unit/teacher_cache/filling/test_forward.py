@@ -24,9 +24,7 @@ from distillery.teacher_cache.filling.plan import cut_into_shards, partition_bat
 from distillery.teacher_cache.filling.report import PassReport, describe, read_report
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.kinds import load_teacher
-from tasks.prepare import prepare
-from tasks.teacher import teacher
-from tests.tiny import tiny_params, write_corpus, write_params
+from tests.tiny_workspaces import put_teacher
 
 LAYERS = ("recurrent.0", "project")
 
@@ -34,12 +32,7 @@ LAYERS = ("recurrent.0", "project")
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A workspace with prepared audio and a teacher: 32 utterances of training audio."""
-    root = tmp_path_factory.mktemp("workspace")
-    write_corpus(root / "corpus")
-    write_params(root, tiny_params())
-    prepare(root)
-    teacher(root)
-    return root
+    return put_teacher(tmp_path_factory.mktemp("workspace"))
 
 
 @pytest.fixture
