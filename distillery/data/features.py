@@ -27,6 +27,9 @@ from distillery.device import num_threads
 from distillery.files import write_bytes
 from distillery.params.models import FeatureParams
 
+FILE_LAYOUT = "1.0 1"
+"""Of the packed file; part of the digest in its name, so another layout has other files."""
+
 logger = logging.getLogger(__name__)
 Samples = TypeVar("Samples", int, np.ndarray)
 
@@ -132,7 +135,7 @@ def pack_features(
         scratch: folder for the packed file; may be deleted at any time between runs.
     """
     extractor = LogMel(params, data.sample_rate_hz)
-    spec = f"{params.model_dump_json()} {data.sample_rate_hz} 1.0 1"
+    spec = f"{params.model_dump_json()} {data.sample_rate_hz} {FILE_LAYOUT}"
     digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[:20]
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / f"features-{digest}.npy"
