@@ -20,7 +20,7 @@ def choose_device(wanted: str) -> str:
         ModelError: a GPU was asked for and there is none.
     """
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelError("device: 'cuda' was asked for, this machine shows no GPU; use 'auto'")
+        raise ModelError("device: 'cuda' is set, this machine shows no GPU; use 'auto'")
     return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
 
 
@@ -38,9 +38,7 @@ def choose_precision(wanted: str, device: str) -> str:
     if wanted == "auto":
         return "bf16" if computes_bf16 else "fp32"
     if wanted == "bf16" and not computes_bf16:
-        logger.warning(
-            "precision: 'bf16' was asked for, this %s emulates it, slowly; use 'auto'", device
-        )
+        logger.warning("precision: 'bf16' is set, this %s emulates it, slowly; use 'auto'", device)
     return wanted
 
 

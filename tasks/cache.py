@@ -1,7 +1,7 @@
 """Stage `cache`: one teacher pass over every training utterance that is not cached yet.
 
-It ends with an audit, pass or no pass: what was cached by other code or libraries than today's must
-train nobody.
+It ends with an audit, pass or no pass: what was cached by other code than today's must train
+nobody.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def locked_outputs(path: Path) -> dict[str, str]:
     except FileNotFoundError:
         raise StageError(f"{path}: no such file; run make run first") from None
     except (yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
-        raise StageError(f"{path}: damaged ({error!r}); run make run to write it anew") from error
+        raise StageError(f"{path}: damaged ({error!r}); run make run to write it again") from error
 
 
 def data_version(root: Path) -> str:

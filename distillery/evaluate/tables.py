@@ -256,7 +256,7 @@ def remarks(summary: Summary) -> list[str]:
 def complaint(row: Row) -> str | None:
     """Return a sentence about a model that is of no use yet, None of one that may be."""
     if row.empty_fraction > MOSTLY:
-        fault = f"says nothing on {100 * row.empty_fraction:.0f} % of the utterances"
+        fault = f"gives no text for {100 * row.empty_fraction:.0f} % of the utterances"
     elif row.wer.value > 1:
         fault = f"makes more errors than there are words ({100 * row.wer.value:.0f} %)"
     else:

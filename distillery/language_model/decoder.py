@@ -186,7 +186,13 @@ def _checked_lexicon(path: Path, vocabulary: Vocabulary) -> Path:
     if not lines:
         raise ModelError(f"{path}: holds no word; run make cache")
     for number, line in enumerate(lines, 1):
-        unknown = [token for token in line.split()[1:] if token not in vocabulary.tokens]
+        _, *spelling = line.split() or [""]
+        if not spelling:
+            raise ModelError(
+                f"{path}: line {number}: {line[:60]!r} has no spelling, expected a word and its "
+                "tokens; run make cache"
+            )
+        unknown = [token for token in spelling if token not in vocabulary.tokens]
         if unknown:
             raise ModelError(
                 f"{path}: line {number}: {line[:60]!r} spells with {unknown[0]!r}, which is none "

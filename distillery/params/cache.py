@@ -69,4 +69,4 @@ class CacheParams(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the teacher runs; auto takes a GPU if there is one."""
     audit_utterances: NonNegativeInt = 4
-    """Utterances on which the live teacher is compared with the cache before training; 0: none."""
+    """Utterances on which the stage, at its end, compares the teacher with the cache; 0: none."""

@@ -18,7 +18,7 @@ from distillery.params.base import (
 
 
 class GateParams(Section):
-    """What a new student must show, in every form of it, before it becomes champion.
+    """What a new student must show, in every format, before it becomes champion.
 
     Rates of errors and their differences are fractions: 0.01 is one point of WER.
     """

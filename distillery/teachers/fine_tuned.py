@@ -243,7 +243,7 @@ def _check_lengths(rows: pd.DataFrame, longest_seconds: float) -> None:
     if longest["duration_seconds"] > longest_seconds:
         raise ModelError(
             f"utterance {longest['utterance_id']!r}: {longest['duration_seconds']:.1f} s of audio, "
-            f"training hears it whole and takes {longest_seconds:g} s; set teacher.longest_seconds "
+            f"training takes it whole, up to {longest_seconds:g} s; set teacher.longest_seconds "
             "higher where memory allows, or prepare.max_duration_seconds lower"
         )
 

@@ -262,7 +262,7 @@ def _read_preprocessing(folder: Path) -> Published:
     if joint.exists() and "feature_extractor" in (content := read_published(joint)):
         return dict(content["feature_extractor"])
     raise ModelError(
-        f"{alone}: no such file; it says at which rate and how normalised the model hears audio, "
+        f"{alone}: no such file; it says which sample rate and normalisation the model takes, "
         "download it with the weights"
     )
 

@@ -191,7 +191,7 @@ class WhisperTeacher:
         if heard != wanted:
             raise ModelError(
                 f"teacher: preprocessor_config.json gives {heard[0]} mels x {heard[1]} frames, the "
-                f"weights hear {wanted[0]} x {wanted[1]}; take both from one model"
+                f"weights take {wanted[0]} x {wanted[1]}; take both from one model"
             )
         if len(tokenizer) > sizes.vocab_size:
             raise ModelError(

@@ -220,7 +220,7 @@ class Trainer:
         except Exception as error:  # damaged, or of another version: it may fail in many ways
             raise ModelError(
                 f"{self.checkpoint}: cannot be resumed from ({str(error)[:200]}); "
-                "delete this file and run again, training then starts anew"
+                "delete this file and run again, training then starts from the beginning"
             ) from None
         self.best_state, self.best_wer = state["best_state"], state["best_wer"]
         self.best_epoch, self.epoch, self.step = (

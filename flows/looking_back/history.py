@@ -194,7 +194,7 @@ def _rows(record: Retraining) -> list[tuple[str, str]]:
         ("took", f"{record.seconds:.0f} s" if record.seconds is not None else ""),
         ("to do", "; ".join(record.why)),
         ("stages", ", ".join(f"{name} {outcome}" for name, outcome in record.stages.items())),
-        ("teacher heard", _teacher(record)),
+        ("teacher pass", _teacher(record)),
         ("data", _data(record)),
         ("teacher's WER %", _percent(record.teacher_wer)),
         ("student", record.student or ""),

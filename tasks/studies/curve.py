@@ -87,7 +87,7 @@ class CurveStudy(Study):
         return cache
 
     def audit(self) -> None:
-        """Compare the cache with the live teacher, as before every training."""
+        """Compare the cache with the live teacher, before anything is trained."""
         teacher = Places.in_workspace(self.root).teacher
         for line in audit_before_training(
             self.cache, self.data, teacher, load_teacher, self.settings.cache

@@ -107,8 +107,6 @@ def inputs_of(root: Path, stage: str, *items: str) -> dict[str, object]:
     for name, state in snapshot(root, stage, *items).items():
         if not isinstance(state, tuple):
             inputs[name] = state
-        elif name.endswith(".py"):
-            inputs[name] = digest_of_file(root / name)
     return inputs
 
 

@@ -151,7 +151,7 @@ def formats_of_version(
     recogniser = Recogniser.load(folder, ARCHITECTURES)
     if recogniser.sample_rate_hz != split.data.sample_rate_hz:
         raise ModelError(
-            f"it hears {recogniser.sample_rate_hz} Hz and the test split has "
+            f"it takes {recogniser.sample_rate_hz} Hz and the test split has "
             f"{split.data.sample_rate_hz} Hz"
         )
     letters = "".join(sorted(set("".join(split.rows["text"]))))

@@ -15,7 +15,7 @@ from distillery.console import as_text, new_table
 from distillery.files import write_json
 
 GATE_FILE = "reports/gate.json"
-HEADERS = ("rule", "form", "figure", "limit", "")
+HEADERS = ("rule", "format", "figure", "limit", "")
 MARKS = {True: "passed", False: "FAILED"}
 NOT_BINDING = "failed, not served"
 

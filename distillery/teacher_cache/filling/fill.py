@@ -1,6 +1,6 @@
 """The stage `cache` without the teacher: what is missing, in which batches, what it cost.
 
-Imports no model code, so that a pass with nothing to do costs no more than reading indexes.
+Imports no model code: looking at what a pass would do costs no more than reading indexes.
 """
 
 from __future__ import annotations

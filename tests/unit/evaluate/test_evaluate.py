@@ -681,7 +681,7 @@ def test_the_untrained_have_no_validation_wer() -> None:
 @pytest.mark.parametrize(
     ("empty", "wer", "sentence"),
     [
-        (0.97, 0.98, "student conv says nothing on 97 % of the utterances: it needs more data, "),
+        (0.97, 0.98, "student conv gives no text for 97 % of the utterances: it needs more data, "),
         (0.1, 1.25, "student conv makes more errors than there are words (125 %): it needs more "),
         (0.5, 1.0, None),
     ],

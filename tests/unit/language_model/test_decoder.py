@@ -171,6 +171,8 @@ def copy(folder: Path, target: Path, **changes: str) -> Path:
         ({"lm": ""}, r"lm\.arpa: no such file; run make cache"),
         ({"lm": "\\data\\\nngram 1=x\n"}, r"lm\.arpa: not a language model that KenLM reads: "),
         ({"lexicon": ""}, r"lexicon\.txt: no such file; run make cache"),
+        ({"lexicon": "a\ta |\nb\n"}, r"lexicon\.txt: line 2: 'b' has no spelling, expected a word"),
+        ({"lexicon": "a\ta |\n\n"}, r"lexicon\.txt: line 2: '' has no spelling, expected a word"),
         ({"lexicon": "ac\ta c |\n"}, r"lexicon\.txt: line 1: 'ac\\ta c \|' spells with 'c'"),
     ],
 )

@@ -64,3 +64,11 @@ def test_the_report_is_a_table_a_picture_and_all_figures(tmp_path: Path) -> None
     assert (rows[0]["parameters"], rows[2]["parameters"]) == ("1000", "")
     assert rows[2]["problem"] == LOST.problem
     assert (tmp_path / "reports/teachers.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_metrics_bear_the_candidates_name_and_leave_out_what_is_unknown() -> None:
+    found = teacher_report.metrics(choice(KIND, LOST))
+    assert found["kind/wer"] == 2 / 8
+    assert found["kind/pilot_gain_wer"] == 3 / 8
+    assert "kind/pilot_gain_wer_sd" not in found  # one seed
+    assert not [name for name in found if name.startswith("lost")]

@@ -257,7 +257,7 @@ def test_parts_of_two_models_are_refused(data: PreparedData, tmp_path: Path) -> 
     wider = write_whisper(tmp_path / "c", seconds=6)
     hears = "preprocessor_config.json"
     (deeper / hears).write_bytes((wider / hears).read_bytes())
-    with pytest.raises(ModelError, match=r"gives 8 mels x 600 frames, the weights hear 8 x 400"):
+    with pytest.raises(ModelError, match=r"gives 8 mels x 600 frames, the weights take 8 x 400"):
         take(data, deeper)
     small = write_whisper(tmp_path / "d")
     tokens = json.loads((small / "tokenizer.json").read_text())

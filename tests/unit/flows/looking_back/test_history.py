@@ -137,7 +137,7 @@ def test_a_page_says_what_happened_and_what_comes_next(tmp_path: Path) -> None:
         "ended at the step `evaluate`. Nothing is lost",
         "| to do | new data: corpus changed |",
         "| stages | prepare ran, teacher unchanged |",
-        "| teacher heard | 3 utterances in 1.2 s |",
+        "| teacher pass | 3 utterances in 1.2 s |",
         "| data | 1.50 h, 900 utterances (DVC abc) |",
         "| its WER % | 12.5 [10.0, 15.0] |",
         "| verdict | below \\| above |",

@@ -332,7 +332,7 @@ def test_without_the_gate_the_newest_is_champion(place: Place) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"sample_rate_hz": 16000}, "it hears 16000 Hz and the test split has 8000 Hz"),
+        ({"sample_rate_hz": 16000}, "it takes 16000 Hz and the test split has 8000 Hz"),
         (
             {"vocabulary": Vocabulary.from_alphabet("ab")},
             "it has no token for ['c'], which the test split holds",
