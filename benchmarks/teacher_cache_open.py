@@ -4,7 +4,8 @@
 
 The caches are synthetic: real indexes of utterances of 5 seconds, over records of one byte. Opening
 means `TeacherCache(folder)`, ready to look keys up, index files in the page cache. Each is measured
-in a process of its own. The idle pass runs the stage `cache` where everything is cached already.
+in a process of its own. The idle pass is the one of the stage `cache` where everything is cached
+already, without the audit that follows it.
 Times are CPU time. Rows go to benchmarks/results/teacher_cache_open.json.
 """
 
@@ -50,7 +51,6 @@ from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.payload import payload_of
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers.kinds import load_teacher
 
 UTTERANCE_SECONDS = 5
 UTTERANCE_FRAMES = round(UTTERANCE_SECONDS / FRAME_SHIFT_SECONDS)
@@ -203,6 +203,13 @@ def prepare_idle(root: Path, count: int) -> None:
     blocks = payload_of(namespace.payload, len(vocabulary), 0).encode(log_probs)
     record = np.concatenate([block.reshape(-1).view(np.uint8) for block in blocks])
     write_indexes(cache, count, PER_HOUR, record)
+
+
+def load_teacher(folder: Path, device: str) -> Any:
+    """Load the teacher, and PyTorch with it: a pass with nothing to do asks for neither."""
+    from distillery.teachers import kinds
+
+    return kinds.load_teacher(folder, device)
 
 
 def run_idle(root: Path) -> dict[str, Any]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from distillery.params.whole import Params
 from distillery.register.aliases import Aliases, read_aliases, rollback
-from distillery.register.gate.verdict import read_verdict, render
+from distillery.register.gate.verdict import markdown, read_verdict, render
+from distillery.register.registered import Registered
 from distillery.tracking.store import Tracking
-from flows.looking_back.results import gate_markdown, text
+from flows.looking_back.results import read_summary, text
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.evaluate import evaluate
@@ -23,12 +23,12 @@ from tasks.prepare import prepare
 from tasks.register import register
 from tasks.teacher import teacher
 from tests.stores import put_mlflow
-from tests.tiny import tiny_params, write_corpus, write_params
+from tests.tiny import copy_code, tiny_params, write_corpus, write_params
 
 STUDENT = "models/students/conv/seed-{seed}"
 
 
-def train(root: Path, seed: int, num_epochs: int) -> dict[str, Any]:
+def train(root: Path, seed: int, num_epochs: int) -> Registered:
     """Train a student that tells letters apart after some twenty epochs, and register it."""
     settings = tiny_params(distill={"seeds": [seed], "control": False})
     settings["distill"]["training"]["num_epochs"] = num_epochs
@@ -50,6 +50,7 @@ def lock(root: Path, student: str) -> None:
 
 def test_a_worse_student_stays_challenger_and_a_better_one_becomes_champion(tmp_path: Path) -> None:
     root = put_mlflow(tmp_path)
+    copy_code(root)
     write_corpus(root / "corpus", per_speaker=8)
     write_params(root, tiny_params())
     for stage in (prepare, fetch, teacher, cache):
@@ -57,12 +58,12 @@ def test_a_worse_student_stays_challenger_and_a_better_one_becomes_champion(tmp_
     tracking = Tracking(Params.model_validate(tiny_params()).register, root)
 
     first = train(root, seed=0, num_epochs=1)
-    assert (first["version"], first["alias"]) == ("1", "champion")
+    assert (first.version, first.alias) == ("1", "champion")
     better = train(root, seed=0, num_epochs=40)
-    assert (better["version"], better["alias"]) == ("2", "champion")
+    assert (better.version, better.alias) == ("2", "champion")
     assert read_aliases(tracking, "tiny") == Aliases("2", "1", None)
     worse = train(root, seed=1, num_epochs=1)
-    assert (worse["version"], worse["alias"]) == ("3", "challenger")
+    assert (worse.version, worse.alias) == ("3", "challenger")
     assert read_aliases(tracking, "tiny") == Aliases("2", "1", "3")
 
     verdict = read_verdict(root)
@@ -76,18 +77,18 @@ def test_a_worse_student_stays_challenger_and_a_better_one_becomes_champion(tmp_
     assert verdict.wer == student["wer"]
     version = tracking.client.get_model_version("tiny", "2")
     assert verdict.against_wer == float(version.tags["test.wer"])  # heard again: the same
-    run = tracking.client.get_run(worse["runs"]["parent"])
+    run = tracking.client.get_run(worse.parent_run)
     assert run.data.tags["gate.alias"] == "challenger"
     assert run.data.tags["gate.against"] == "2"
     assert run.data.metrics["gate/torch/wer"] > 0
     assert run.data.metrics["gate/champion_wer"] == verdict.against_wer
     kept = [item.path for item in tracking.client.list_artifacts(run.info.run_id)]
     assert "gate.json" in kept
-    shown = text(root, worse)
+    shown = text(read_summary(root), worse, verdict)
     assert render(verdict) in shown
-    assert "| wer | torch |" in str(gate_markdown(root))
+    assert "| wer | torch |" in markdown(verdict)
 
     rollback(tracking, "tiny")
     again = train(root, seed=0, num_epochs=40)
-    assert (again["version"], again["alias"]) == ("2", "previous")  # it waits for a person
+    assert (again.version, again.alias) == ("2", "previous")  # it waits for a person
     assert read_aliases(tracking, "tiny") == Aliases("1", "2", "3")

@@ -61,7 +61,7 @@ def test_lineage_is_one_line() -> None:
 def test_the_gates_table_has_no_column_of_sentences() -> None:
     assert markdown(VERDICT) == (
         "Gate: version 7 is champion: all rules passed.\n\n"
-        "| rule | form | figure | limit | ruling |\n"
+        "| rule | format | figure | limit | ruling |\n"
         "| :-- | :-- | --: | --: | :-- |\n"
         "| wer | torch | -1.00 points | +0.00 points | passed |\n"
     )

@@ -251,7 +251,7 @@ def test_what_cannot_be_written_is_named(student: Recogniser, folder: Path, tmp_
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))  # as if the disk were full then
     try:
-        with pytest.raises(TranscriptsError, match=r"cannot be written \(File too large\); mend"):
+        with pytest.raises(TranscriptsError, match=r"be written \(File too large\); fix that"):
             transcribe_folder(student, folder, out, 2.0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

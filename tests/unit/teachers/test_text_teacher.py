@@ -17,7 +17,7 @@ from distillery.models.recogniser import CONFIG_FILE, Recogniser
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.shards import Hypothesis
 from distillery.teacher_cache.store import TeacherCache
-from distillery.teachers import saved as loading
+from distillery.teachers import kinds
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.teacher import teacher
@@ -55,7 +55,7 @@ def load_teller(folder: Path, device: str) -> Teacher:
 @pytest.fixture
 def root(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with a teacher of that kind, and what the cache keeps of it."""
-    monkeypatch.setattr(loading, "LOADERS", {**loading.LOADERS, KIND: load_teller})
+    monkeypatch.setattr(kinds, "KINDS", {**kinds.KINDS, KIND: kinds.Kind(load=load_teller)})
     settings = tiny_params(
         cache={"payload": {"hidden_layers": ["last"], "num_hypotheses": 2}, "audit_utterances": 2}
     )
@@ -122,7 +122,7 @@ def test_layers_of_a_pretrained_teacher_start_no_student(root: Path) -> None:
         """A teacher that is no network of ours."""
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loading, "LOADERS", {KIND: lambda *_: Stranger()})
+        patch.setattr(kinds, "KINDS", {KIND: kinds.Kind(load=lambda *_: Stranger())})
         settings = yaml.safe_load((root / "params.yaml").read_text())
         settings["distill"]["students"] = {
             "sliced": {
@@ -145,10 +145,10 @@ def test_a_kind_that_nobody_knows_is_named(root: Path) -> None:
     with pytest.raises(
         ModelError, match=r"kind 'oracle', expected one of .*'recogniser'.*'teller'"
     ):
-        loading.load_teacher(folder)
+        kinds.load_teacher(folder)
     (folder / CONFIG_FILE).write_text("[]")
     with pytest.raises(ModelError, match="cannot be used"):
-        loading.load_teacher(folder)
+        kinds.load_teacher(folder)
     (folder / CONFIG_FILE).unlink()
     with pytest.raises(ModelError, match="holds no config.json; expected a saved teacher"):
-        loading.load_teacher(folder)
+        kinds.load_teacher(folder)
