@@ -25,7 +25,7 @@ from flows.fetch import fetch as fetch_models
 from flows.fetch import readers_that_run_anyway
 from flows.looking_back import results
 from flows.looking_back.live import LiveCurves
-from flows.names import flow_run_name
+from flows.names import flow_run_name, label_run
 from flows.stages.pipeline import STAGES, Pipeline, distill_target
 from flows.stages.storage import push
 from tasks import register as register_stage
@@ -138,19 +138,20 @@ def register(run: Run) -> Registered:
 
 
 @flow(name="distillation", flow_run_name=flow_run_name, persist_result=False)
-def distillation(root: str, until: str = "register", trigger: str = "manual") -> Registered | None:
-    """Run the pipeline in a workspace, whose lock the caller holds.
+def distillation(until: str = "register", trigger: str = "manual") -> Registered | None:
+    """Run the pipeline in the workspace that is the current folder; the caller holds its lock.
 
     Args:
-        root: the workspace.
         until: the last stage to run.
         trigger: what started this, for the record.
 
     Returns:
         What was registered; None where the pipeline ends before `register`.
     """
-    settings = Params.load(Path(root) / PARAMS_FILE)
-    run = Run(Path(root), settings, {"trigger": trigger})
+    root = Path.cwd()
+    label_run(root)
+    settings = Params.load(root / PARAMS_FILE)
+    run = Run(root, settings, {"trigger": trigger})
     through(run, until)
     if run.pipeline.anything_ran:
         _push(run.root)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 from prefect import runtime
 from prefect.client.orchestration import get_client
+from prefect.types import KeyValueLabels
 
 from distillery.errors import DistilleryError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 
+HOST_LABEL, WORKSPACE_LABEL = "distillery.host", "distillery.workspace"
+
 
 def flow_run_name() -> str:
     """Return the name of the flow run that begins, `an4, schedule, 2026-01-31 03:00` (UTC)."""
     given = runtime.flow_run.parameters
-    root = Path(given.get("root", ".")).resolve()
     until = given.get("until", "register")
     parts = [
-        _data(root),
+        _data(Path.cwd()),
         given.get("trigger", "schedule"),
         f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
         *([f"until {until}"] if until != "register" else []),
@@ -34,6 +37,18 @@ def _data(root: Path) -> str:
         return Params.load(root / PARAMS_FILE).prepare.title
     except DistilleryError:  # the flow says what is wrong with it
         return root.name
+
+
+def workspace_labels(root: Path) -> KeyValueLabels:
+    """Return what tells the runs of a workspace from those of others on the same Prefect server."""
+    return {HOST_LABEL: socket.gethostname(), WORKSPACE_LABEL: str(root.resolve())}
+
+
+def label_run(root: Path) -> None:
+    """Say of the present flow run which workspace it works in."""
+    with contextlib.suppress(Exception), get_client(sync_client=True) as client:
+        # Prefect is only a view.
+        client.update_flow_run_labels(runtime.flow_run.id, workspace_labels(root))
 
 
 def add_reason(why: Sequence[str]) -> None:

@@ -51,7 +51,7 @@ from flows.distillation import Run, conclude, through
 from flows.fetch import fetch
 from flows.looking_back import history, results
 from flows.looking_back.history import Retraining
-from flows.names import add_reason, flow_run_name
+from flows.names import add_reason, flow_run_name, label_run, workspace_labels
 from flows.stages import storage
 from flows.stages.lock import LOCK_FILE, check_workspace, workspace_lock
 from flows.stages.pipeline import STAGES, Changes, changed_targets, targets
@@ -100,7 +100,7 @@ def leave_a_trace(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) ->
 
     Prefect calls it in the process that watched the run, when that was killed or cancelled.
     """
-    root = Path(flow_run.parameters.get("root", ".")).resolve()
+    root = Path.cwd()
     record = history.unfinished(root)
     if record is not None and record.flow_run == str(flow_run.id):
         status: history.Status = "crashed" if state.type == StateType.CRASHED else "cancelled"
@@ -115,11 +115,13 @@ def leave_a_trace(flow: Flow[..., Any], flow_run: FlowRun, state: State[Any]) ->
     on_cancellation=[leave_a_trace],
     on_crashed=[leave_a_trace],
 )
-def retraining(root: str = ".", trigger: str = "schedule", force: bool = False) -> Any:
-    """Retrain in a workspace if there is a reason.
+def retraining(trigger: str = "schedule", force: bool = False) -> Any:
+    """Retrain in the workspace that is the current folder, if there is a reason.
+
+    The folder is no parameter: whoever may start a run through Prefect's API would choose whose
+    code it imports.
 
     Args:
-        root: the workspace.
         trigger: what started this, for the record.
         force: whether to run although nothing is new.
 
@@ -128,8 +130,9 @@ def retraining(root: str = ".", trigger: str = "schedule", force: bool = False) 
     """
     if runtime.deployment.id is not None:
         die_with_parent()  # what watches a scheduled run may be killed, and would leave it behind
-    folder = Path(root).resolve()
+    folder = Path.cwd()
     environment.apply(folder)
+    label_run(folder)
     environment.expected_errors_without_traceback()
     record = _new_record(trigger)
     with contextlib.ExitStack() as stack:
@@ -444,7 +447,7 @@ def _bury_the_dead(root: Path, now: datetime) -> None:
             flow_filter=FlowFilter(name=FlowFilterName(any_=list(FLOWS))),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=alive)),
         ):
-            here = Path(other.parameters.get("root", "")).resolve() == root
+            here = workspace_labels(root).items() <= other.labels.items()
             began = other.start_time
             if here and str(other.id) != str(own) and began is not None and began < now:
                 message = f"its process was killed; found out by run {own}"

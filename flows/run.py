@@ -108,7 +108,7 @@ def _run_one(root: Path, settings: Params, stage: str) -> None:
 def _run_flow(root: Path, until: str, trigger: str) -> None:
     with _prefect(root):
         flow = importlib.import_module("flows.distillation").distillation
-        registered = flow(str(root), until, trigger)
+        registered = flow(until, trigger)
     if registered is not None:
         _show(root, registered)
     elif until == "evaluate":
@@ -125,7 +125,7 @@ def _retrain(root: Path, force: bool, trigger: str) -> int:
     Params.load(root / PARAMS_FILE)
     with _prefect(root):
         module = importlib.import_module("flows.retraining")
-        state = module.retraining(str(root), trigger, force, return_state=True)
+        state = module.retraining(trigger, force, return_state=True)
         if state.name == module.SKIPPED:
             raise BusyError(state.message)
         done = state.result()
@@ -141,12 +141,12 @@ def _retrain(root: Path, force: bool, trigger: str) -> int:
 @contextlib.contextmanager
 def _prefect(root: Path) -> Iterator[None]:
     """Provide Prefect, its imports done while the server starts."""
-    with server.prefect_server(root) as patience:
+    with server.prefect_server(root) as wait_until_ready:
         for module in ("dvc.repo", "mlflow", "prefect"):
             importlib.import_module(module)
         environment.expected_errors_without_traceback()
         environment.expected_errors_once()
-        server.wait_until_healthy(os.environ["PREFECT_API_URL"], patience)
+        wait_until_ready()
         try:
             yield
         finally:

@@ -23,6 +23,7 @@ from distillery.params.retraining import RetrainingParams
 from distillery.params.whole import Params
 from flows import environment
 from flows.servers import server
+from flows.servers.password import CLIENT_VARIABLE, PASSWORD_FILE, for_server
 from flows.stages.lock import check_workspace
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ def serve(root: Path, settings: RetrainingParams, port: int) -> None:
         StageError: no Prefect server comes up.
     """
     with contextlib.ExitStack() as stack:
-        found = os.environ.get("PREFECT_API_URL") or server.ui_server(root)
+        found = os.environ.get("PREFECT_API_URL")
+        if not found:
+            found = server.ui_server(root)
+            os.environ[CLIENT_VARIABLE] = for_server(root)
         api, log = found or server.api_on(port), root / LOG_FILE
         if not found:
             own = stack.enter_context(server.whole_server(root, "schedule", port, log))
@@ -88,7 +92,8 @@ def serve(root: Path, settings: RetrainingParams, port: int) -> None:
             server.announce(root, port, own, log)
         sys.stdout.write(
             f"retraining at {settings.cron} ({settings.timezone}); pages: "
-            f"{api.removesuffix('/api')}\nnow, once: make retrain. Ctrl-C ends the schedule.\n"
+            f"{api.removesuffix('/api')}\nThe pages ask for the password in {PASSWORD_FILE}.\n"
+            "now, once: make retrain. Ctrl-C ends the schedule.\n"
         )
         sys.stdout.flush()
         runner = importlib.import_module("prefect.runner").Runner(name=NAME, limit=MAX_RUNS)
@@ -96,7 +101,7 @@ def serve(root: Path, settings: RetrainingParams, port: int) -> None:
             flow,
             name=NAME,
             schedules=[schedule],
-            parameters={"root": str(root), "trigger": "schedule"},
+            parameters={"trigger": "schedule"},
         )
         asyncio.run(_run_until_told(runner))
 

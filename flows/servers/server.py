@@ -7,6 +7,7 @@ Its history stays in PREFECT_HOME, where `make ui` shows it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -24,6 +26,7 @@ from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
 from flows import environment
 from flows.environment import path_with_this_python
+from flows.servers.password import CLIENT_VARIABLE, SERVER_VARIABLE, check_ours, for_server, is_ours
 from tasks.stage import STARTER
 
 UI_FILE = ".prefect/ui.json"
@@ -71,27 +74,31 @@ def until_stopped(root: Path, serve: Callable[[], None]) -> int:
 
 
 @contextlib.contextmanager
-def prefect_server(root: Path) -> Iterator[float]:
-    """Provide a Prefect API until the block ends, and set PREFECT_API_URL to it.
+def prefect_server(root: Path) -> Iterator[Callable[[], None]]:
+    """Provide a Prefect API until the block ends, and set its address and password for Prefect.
 
-    It may still be starting when the block begins: `wait_until_healthy` as many seconds as given.
+    It may still be starting when the block begins; what the block is given waits until it answers.
     """
-    if "PREFECT_API_URL" in os.environ:
-        yield SET_SECONDS
+    found = os.environ.get("PREFECT_API_URL")
+    if not found and (found := ui_server(root)):
+        os.environ.update({"PREFECT_API_URL": found, CLIENT_VARIABLE: for_server(root)})
+    if found:
+        yield functools.partial(wait_until_healthy, found, SET_SECONDS)
         return
-    if url := ui_server(root):
-        os.environ["PREFECT_API_URL"] = url
-        yield SET_SECONDS
-        return
-    port = free_port()
+    port, secret = free_port(), for_server(root)
     # No pages, so that Prefect prints no link to them; empty, for it would guess one if unset.
-    ours = {"PREFECT_API_URL": api_on(port), "PREFECT_UI_URL": ""}
+    ours = {"PREFECT_API_URL": api_on(port), "PREFECT_UI_URL": "", CLIENT_VARIABLE: secret}
     os.environ.update(ours)
     log = Path(os.environ["PREFECT_HOME"]) / "server.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    process = _start(port, log)
+    process = _start(port, log, secret)
+
+    def wait() -> None:
+        wait_until_healthy(api_on(port), START_SECONDS)
+        check_ours(port)
+
     try:
-        yield START_SECONDS
+        yield wait
     finally:
         stop(process)
         for name in ours:
@@ -143,12 +150,13 @@ def answers(url: str) -> bool:
 
 
 def ui_server(root: Path) -> str | None:
-    """Return the API of this workspace's `make ui`, if that is up."""
+    """Return the API of this workspace's `make ui`, if that is up and nobody else's."""
     try:
-        url = json.loads((root / UI_FILE).read_text("utf-8"))["prefect_api"]
+        url = str(json.loads((root / UI_FILE).read_text("utf-8"))["prefect_api"])
+        port = urllib.parse.urlsplit(url).port
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    return str(url) if is_healthy(url) else None
+    return url if port is not None and is_ours(port) and is_healthy(url) else None
 
 
 def free_port() -> int:
@@ -267,7 +275,12 @@ def whole_server(
         "--host=127.0.0.1",
         f"--port={port}",
         log=log,
-        environment={"PREFECT_API_URL": url, "PREFECT_UI_API_URL": url, **_own_pages_only(port)},
+        environment={
+            "PREFECT_API_URL": url,
+            "PREFECT_UI_API_URL": url,
+            **_own_pages_only(port),
+            **_asking_for(for_server(root)),
+        },
     )
     try:
         yield process
@@ -283,6 +296,7 @@ def announce(root: Path, port: int, process: subprocess.Popen[bytes], log: Path)
         StageError: it does not come up.
     """
     wait_for("Prefect", f"{api_on(port)}/health", process, log)
+    check_ours(port)
     (root / UI_FILE).parent.mkdir(parents=True, exist_ok=True)
     write_bytes(root / UI_FILE, json.dumps({"prefect_api": api_on(port)}).encode())
 
@@ -292,7 +306,7 @@ def api_on(port: int) -> str:
     return f"http://127.0.0.1:{port}/api"
 
 
-def _start(port: int, log: Path) -> subprocess.Popen[bytes]:
+def _start(port: int, log: Path, secret: str) -> subprocess.Popen[bytes]:
     return start_child(
         "uvicorn",
         "--factory",
@@ -302,7 +316,7 @@ def _start(port: int, log: Path) -> subprocess.Popen[bytes]:
         "--log-level=warning",
         "--lifespan=on",
         log=log,
-        environment={**OWN_SETTINGS, **_own_pages_only(port)},
+        environment={**OWN_SETTINGS, **_own_pages_only(port), **_asking_for(secret)},
     )
 
 
@@ -313,3 +327,8 @@ def _own_pages_only(port: int) -> dict[str, str]:
     """
     origins = ",".join(f"http://{host}:{port}" for host in ("127.0.0.1", "localhost"))
     return {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins}
+
+
+def _asking_for(secret: str) -> dict[str, str]:
+    """Return settings by which Prefect's server asks for a password, and itself knows it."""
+    return {SERVER_VARIABLE: secret, CLIENT_VARIABLE: secret}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -18,6 +19,7 @@ from distillery.params.whole import Params
 from distillery.tracking.names import charts_page, runs_page
 from distillery.tracking.store import Tracking, tracking_uri
 from flows.servers import server
+from flows.servers.password import NUM_BYTES, PASSWORD_FILE, USER, password
 
 LOG_FOLDER = "scratch"
 CHECK_SECONDS = 0.5
@@ -76,7 +78,8 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
             server.wait_for("MLflow", health, children["MLflow"], logs / "mlflow.log")
         if "Prefect" in children:
             server.announce(root, prefect_port, children["Prefect"], logs / "prefect.log")
-        sys.stdout.write("\n".join([*pages, "Ctrl-C stops both.", ""]))
+        asked = f"They ask for a password, which is in {PASSWORD_FILE}; MLflow's user is {USER}."
+        sys.stdout.write("\n".join([*pages, asked, "Ctrl-C stops both.", ""]))
         sys.stdout.flush()
         _watch(children, logs)
 
@@ -85,6 +88,7 @@ def _mlflow(root: Path, settings: RegisterParams, port: int, log: Path) -> subpr
     return server.start_child(
         "mlflow",
         "server",
+        "--app-name=basic-auth",
         "--host=127.0.0.1",
         f"--port={port}",
         "--workers=1",
@@ -93,8 +97,32 @@ def _mlflow(root: Path, settings: RegisterParams, port: int, log: Path) -> subpr
         "--default-artifact-root",
         (root / "mlartifacts").as_uri(),
         log=log,
-        environment={"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+        environment={
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+            **_asking_mlflow(root, log.with_name("mlflow-users.ini")),
+        },
     )
+
+
+def _asking_mlflow(root: Path, settings: Path) -> dict[str, str]:
+    """Return the environment by which MLflow's server asks for the workspace's password.
+
+    MLflow keeps users in a database of their own, made anew at each start: the one user's password
+    is the file's.
+    """
+    users = settings.with_suffix(".db")
+    users.unlink(missing_ok=True)
+    settings.write_text(
+        "[mlflow]\ndefault_permission = NO_PERMISSIONS\n"
+        f"database_uri = sqlite:///{users.resolve()}\n"
+        "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
+    )
+    return {
+        "MLFLOW_AUTH_CONFIG_PATH": str(settings.resolve()),
+        "MLFLOW_AUTH_ADMIN_USERNAME": USER,
+        "MLFLOW_AUTH_ADMIN_PASSWORD": password(root),
+        "MLFLOW_FLASK_SERVER_SECRET_KEY": secrets.token_hex(NUM_BYTES),
+    }
 
 
 def _watch(children: dict[str, subprocess.Popen[bytes]], logs: Path) -> None:

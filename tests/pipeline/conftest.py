@@ -22,6 +22,7 @@ CLONED = ("distillery", "tasks", "flows", "dvc.yaml", ".dvcignore", ".gitignore"
 RUN_SECONDS = 300
 CANARY = "c4nary-in-the-mine"
 """Must turn up nowhere: test_security.py looks for it in all that a run leaves."""
+PASSWORD = "what-the-servers-of-these-tests-ask-for"
 SECRETS = dict.fromkeys(
     (
         "AWS_SECRET_ACCESS_KEY",
@@ -158,7 +159,7 @@ def prefect_of_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
     root, port = put_prefect(tmp_path_factory.mktemp("prefect")), server.free_port()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PREFECT_HOME", str(root / ".prefect"))
-        process = server._start(port, root / "server.log")
+        process = server._start(port, root / "server.log", PASSWORD)
     try:
         server.wait_until_healthy(server.api_on(port), RUN_SECONDS)
         yield server.api_on(port)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
 import time
@@ -14,8 +15,12 @@ from typing import Any
 
 import pytest
 
+from flows.names import workspace_labels
 from flows.servers import server
-from tests.pipeline.conftest import environment
+from flows.servers.password import CLIENT_VARIABLE, PASSWORD_FILE, SERVER_VARIABLE
+from tests.pipeline.conftest import PASSWORD, environment
+
+BASIC = base64.b64encode(PASSWORD.encode()).decode()
 
 
 @contextmanager
@@ -25,6 +30,7 @@ def prefect_server(folder: Path, port: int) -> Iterator[subprocess.Popen[bytes]]
         "PREFECT_HOME": str(folder),
         "PREFECT_SERVER_UI_ENABLED": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        SERVER_VARIABLE: PASSWORD,
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in settings.items():
@@ -39,13 +45,15 @@ def use(root: Path, api: str) -> None:
     path = root / server.UI_FILE
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps({"prefect_api": api}))
+    secret = root / PASSWORD_FILE
+    secret.write_text(PASSWORD)
+    secret.chmod(0o600)
 
 
 def post(api: str, path: str, **body: Any) -> Any:
     """Ask Prefect's API, again while its database is busy, which it calls 503."""
-    request = urllib.request.Request(
-        f"{api}/{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
+    headers = {"Content-Type": "application/json", "Authorization": f"Basic {BASIC}"}
+    request = urllib.request.Request(f"{api}/{path}", json.dumps(body).encode(), headers)
     for tries_left in reversed(range(10)):
         try:
             with urllib.request.urlopen(request, timeout=30) as answer:
@@ -59,7 +67,7 @@ def post(api: str, path: str, **body: Any) -> Any:
 def runs_of(api: str, root: Path) -> list[dict[str, Any]]:
     """Return the runs of a workspace's flows, newest first."""
     found = post(api, "flow_runs/filter", sort="EXPECTED_START_TIME_DESC", limit=200)
-    return [run for run in found if run["parameters"].get("root") == str(root)]
+    return [run for run in found if workspace_labels(root).items() <= run["labels"].items()]
 
 
 def prefect(root: Path, api: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -70,6 +78,7 @@ def prefect(root: Path, api: str, *arguments: str) -> subprocess.CompletedProces
         env=environment(root)
         | {
             "PREFECT_API_URL": api,
+            CLIENT_VARIABLE: PASSWORD,
             "PREFECT_HOME": str(root / ".prefect"),
             "DISTILLERY_ROOT": str(root),
         },
