@@ -40,6 +40,7 @@ from flows.doctor import WORKSPACE_LOCK
 from flows.looking_back import history
 from flows.looking_back.history import Retraining
 from flows.servers import server
+from flows.servers.password import CLIENT_VARIABLE, for_server
 
 GRAMMAR = "examples/week-grammar.yaml"
 DEPLOYMENT = "retraining/schedule"
@@ -61,12 +62,14 @@ def schedule(workspace: Path, log: Path) -> Iterator[None]:
             log=log,
             environment={"PREFECT_RUNNER_POLL_FREQUENCY": "2"},
         )
-    os.environ["PREFECT_API_URL"] = server.api_on(port)
+    ours = {"PREFECT_API_URL": server.api_on(port), CLIENT_VARIABLE: for_server(workspace)}
+    os.environ.update(ours)
     try:
         server.wait_for("Prefect", f"{server.api_on(port)}/health", process, log)
         yield
     finally:
-        del os.environ["PREFECT_API_URL"]
+        for name in ours:
+            del os.environ[name]
         server.stop(process)
 
 
