@@ -65,9 +65,16 @@ def post(api: str, path: str, **body: Any) -> Any:
 
 
 def runs_of(api: str, root: Path) -> list[dict[str, Any]]:
-    """Return the runs of a workspace's flows, newest first."""
-    found = post(api, "flow_runs/filter", sort="EXPECTED_START_TIME_DESC", limit=200)
-    return [run for run in found if workspace_labels(root).items() <= run["labels"].items()]
+    """Return the runs of a workspace's flows that have begun, newest first."""
+    return [run for run in all_runs(api) if workspace_labels(root).items() <= run["labels"].items()]
+
+
+def all_runs(api: str) -> list[dict[str, Any]]:
+    """Return every run that a server knows, newest first."""
+    found: list[dict[str, Any]] = post(
+        api, "flow_runs/filter", sort="EXPECTED_START_TIME_DESC", limit=200
+    )
+    return found
 
 
 def prefect(root: Path, api: str, *arguments: str) -> subprocess.CompletedProcess[str]:
