@@ -23,7 +23,6 @@ from distillery.prepare.splits import hash_fraction
 MODELS = "models/curve"
 LEARNING_CURVE_FILE = "learning_curve.jsonl"
 SALT = "curve"
-ROLES = ("control", "student")
 
 
 def percent(fraction: float) -> str:

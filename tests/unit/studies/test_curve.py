@@ -14,7 +14,6 @@ import soundfile
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError, StageError, TrackingError
 from distillery.params.whole import Params
-from distillery.studies import data_curve
 from distillery.studies.data_curve import CurveModel
 from distillery.tracking.store import Tracking
 from distillery.training.trainer import Trainer
@@ -192,13 +191,13 @@ def test_data_that_a_share_holds_train_again(copy: Path, epochs: list[str]) -> N
 def test_an_interrupted_curve_goes_on_where_it_stopped(
     copy: Path, epochs: list[str], interrupt: Interrupt, stopped_after: int
 ) -> None:
-    expected = {role: weights(copy, model(role)) for role in data_curve.ROLES}
+    expected = {role: weights(copy, model(role)) for role in ("control", "student")}
     table = rows_of(copy)
     shutil.rmtree(copy / "models/curve")
     interrupt(stopped_after, lambda: curve(copy))
     curve(copy)
     assert epochs == [STUDENT] * NUM_EPOCHS + [CONTROL] * NUM_EPOCHS
-    assert {role: weights(copy, model(role)) for role in data_curve.ROLES} == expected
+    assert {role: weights(copy, model(role)) for role in ("control", "student")} == expected
     assert rows_of(copy) == table
     left = {path.name.split("-")[0] for path in (copy / "scratch").glob("*.pt")}
     assert left <= {"teacher"}  # the stage keeps that one
