@@ -35,7 +35,8 @@ def mlflow_of(root: Path) -> MlflowClient:
     tracking.set_defaults()
     from mlflow import MlflowClient
 
-    return MlflowClient(f"sqlite:///{root / DATABASE_FILE}")
+    uri = f"sqlite:///{root / DATABASE_FILE}"
+    return MlflowClient(uri, uri)  # alone, the first says nothing of the registry
 
 
 def put_prefect(root: Path) -> Path:
