@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from torchaudio.datasets import LIBRISPEECH
-
 from distillery.corpora.archives import fetch_archive
 from distillery.corpora.base import Recording, require
 from distillery.errors import CorpusError
@@ -80,6 +78,8 @@ def _read_part(params: PrepareParams, source: Path, part: str, split: str) -> It
         f"{FOLDER}/{part}/<speaker>/<chapter>/*.flac and *.trans.txt",
         partial(download_librispeech, part=part),
     )
+    from torchaudio.datasets import LIBRISPEECH  # waits here, for it takes two seconds
+
     dataset = LIBRISPEECH(source, url=part, download=False)
     for index in range(len(dataset)):
         try:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchaudio.datasets import SPEECHCOMMANDS
-
 from distillery.corpora.archives import fetch_archive
 from distillery.corpora.base import Recording, require
 from distillery.errors import CorpusError
@@ -31,6 +29,8 @@ def read_speechcommands(params: PrepareParams, source: Path) -> Iterator[Recordi
         CorpusError: the corpus, one of its lists or a listed file is missing.
     """
     require(source / FOLDER / VERSION, params, source, LAYOUT, download_speechcommands)
+    from torchaudio.datasets import SPEECHCOMMANDS  # waits here, for it takes two seconds
+
     for subset, split in SUBSETS.items():
         try:
             dataset = SPEECHCOMMANDS(source, url=VERSION, subset=subset, download=False)

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from tqdm import tqdm
 
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
@@ -156,8 +155,7 @@ def _decode(
     waiting: deque[tuple[Recording, Future[Decoded]]] = deque()
     todo = iter(recordings)
     with (
-        # One thread inside torch: more would fight with the workers.
-        ThreadPoolExecutor(num_workers, "decode", torch.set_num_threads, (1,)) as pool,
+        ThreadPoolExecutor(num_workers, "decode") as pool,
         tqdm(total=len(recordings), desc="prepare", unit="utt", disable=None) as progress,
     ):
         try:
@@ -180,6 +178,8 @@ def _decode_one(recording: Recording, sample_rate_hz: int) -> Decoded:
     nothing = np.empty(0, dtype=SAMPLE_DTYPE)
     try:
         samples, rate_hz = recording.decode()
+        if rate_hz != sample_rate_hz:
+            _use_one_thread()
         samples = resample(samples, rate_hz, sample_rate_hz)
     except EmptyAudio as error:
         return Decoded(nothing, reason="empty", detail=str(error))
@@ -187,6 +187,13 @@ def _decode_one(recording: Recording, sample_rate_hz: int) -> Decoded:
         return Decoded(nothing, reason="unreadable", detail=str(error))
     samples = np.ascontiguousarray(samples, SAMPLE_DTYPE)
     return Decoded(samples, audio_key(samples), level_dbfs(samples), clipped_fraction(samples))
+
+
+def _use_one_thread() -> None:
+    """Keep what resamples to this thread: more would fight with the other workers."""
+    import torch  # waits here: most corpora need no resampling, and none of PyTorch's two seconds
+
+    torch.set_num_threads(1)
 
 
 # --- what is written and checked at the end ----------------------------------------------------
