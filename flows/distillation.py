@@ -5,6 +5,7 @@ prepare → fetch → teacher → cache → distill → evaluate → register
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from flows.fetch import readers_that_run_anyway
 from flows.looking_back import results
 from flows.looking_back.live import LiveCurves
 from flows.names import flow_run_name, label_run
-from flows.stages.pipeline import STAGES, Pipeline, distill_target
+from flows.stages.pipeline import STAGES, Pipeline, distill_target, targets
+from flows.stages.side_by_side import places
 from flows.stages.storage import push
 from tasks import register as register_stage
 
@@ -68,6 +70,16 @@ class Run:
         logger.info("%s: %s (%.1f s)", target, done.outcome, done.seconds)
         self.outcomes[target] = done.outcome
         return done.outcome
+
+    def train_ahead(self) -> None:
+        """Train what the stages `distill` are going to save."""
+        logger, start = get_run_logger(), time.monotonic()
+        names = targets(self.settings, "distill")
+        self.at(names[0])
+        with self.live.following(*names):
+            ready = self.pipeline.train_ahead(logger.info)
+        if ready:
+            logger.info("trained for %s (%.1f s)", ", ".join(ready), time.monotonic() - start)
 
 
 def _may_pass(_task: Task[..., Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -114,6 +126,12 @@ def teacher(run: Run) -> str:
 def cache(run: Run) -> str:
     """Store the teacher's outputs."""
     return run.stage("cache")
+
+
+@task(name="train", task_run_name="train side by side", **_options)
+def train(run: Run) -> None:
+    """Train students and controls side by side, as far as that is faster than in turn."""
+    run.train_ahead()
 
 
 @task(name="distill", task_run_name="distill ({student}, seed {seed})", **_options)
@@ -177,6 +195,8 @@ def through(run: Run, until: str = "register") -> None:
         if "cache" in wanted:
             cache(run)
         if "distill" in wanted:
+            if len(places(settings)) > 1:
+                train(run)
             for student in settings.distill.students:
                 for seed in settings.distill.seeds:
                     distill(run, student, seed)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 from distillery.augmentations.augmenter import SOUNDS_FILE
 from distillery.data.manifest import PreparedData
@@ -29,6 +30,7 @@ from distillery.training.validation import check_not_poor
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)
+ROLES = ("control", "student")
 NO_CONTROL = "distill.control is false: no control was trained.\n"
 
 
@@ -40,40 +42,94 @@ def distill(root: Path, student: str, seed: int) -> None:
         student: a name under distill.students.
         seed: one of distill.seeds.
     """
-    everything = DistillStageParams.load(root / PARAMS_FILE)
-    settings = everything.distill
-    places = Places.in_workspace(root)
-    run = _run_of(root, everything, student, seed)
-    item = f"{student}/seed-{seed}"
-    curves = root / f"{CURVES}/students/{item}.jsonl"
-    control_curves = root / f"{CURVES}/controls/{item}.jsonl"
-    generations = Generations(run, places.data, everything.cache)
+    job = _Job.of(root, student, seed)
     control = None
-
-    def train_control(run: Distillation, num_epochs: int) -> Trained:
-        trained = run.train_control(control_curves, num_epochs)
-        if run.objective.uses_teacher:
-            allowed = everything.teacher.allow_poor
-            wer = trained.valid_wer
-            logger.info("%s", check_not_poor(places.teacher, student, wer, allow_poor=allowed))
-        return trained
-
-    if settings.control and generations.steps_are_known:
-        control = train_control(run, settings.training.num_epochs)  # tells a poor teacher early
-    run, earlier = generations.train_earlier(curves)
+    if job.has_control and job.generations.steps_are_known:
+        control = job.train_control()  # tells a poor teacher early
+    run, earlier = job.generations.train_earlier(job.curves(STUDENTS))
     for line in run.filtered.lines() if run.filtered else ():
         logger.info("%s", line)
-    trained = run.train_student(curves)
-    if settings.control and control is None:
-        control = train_control(run, trained.num_epochs)
-    if not settings.control:
+    trained = run.train_student(job.curves(STUDENTS))
+    if job.has_control and control is None:
+        control = job.train_control(trained.num_epochs)
+    if not job.has_control:
         logger.info("control is false: whether the teacher is worse than a control is unknown")
-        control_curves.parent.mkdir(parents=True, exist_ok=True)
-        control_curves.write_text("")
-    _save(trained, root / STUDENTS / item, _notes_of(run, trained, earlier))
+        job.curves(CONTROLS).parent.mkdir(parents=True, exist_ok=True)
+        job.curves(CONTROLS).write_text("")
+    _save(trained, root / STUDENTS / job.item, _notes_of(run, trained, earlier))
     begun = control and control.init
-    _save(control, root / CONTROLS / item, {INIT_FILE: begun and asdict(begun)})
-    generations.clean_up()
+    _save(control, root / CONTROLS / job.item, {INIT_FILE: begun and asdict(begun)})
+    job.generations.clean_up()
+
+
+def train_ahead(root: Path, student: str, seed: int, role: str) -> None:
+    """Train one of the two models of a stage, and leave its last checkpoint for that stage.
+
+    Student and control train side by side so. Where the control's number of steps depends on the
+    student, the process of the student trains both, and that of the control has nothing to do.
+
+    Args:
+        root: the workspace; scratch/ receives checkpoints and curves/ the curves.
+        student: a name under distill.students.
+        seed: one of distill.seeds.
+        role: `student` or `control`.
+    """
+    job = _Job.of(root, student, seed)
+    is_known = job.generations.steps_are_known
+    if role == "control":
+        if job.has_control and is_known:
+            job.train_control()
+        return
+    run, _ = job.generations.train_earlier(job.curves(STUDENTS))
+    trained = run.train_student(job.curves(STUDENTS))
+    if job.has_control and not is_known:
+        job.train_control(trained.num_epochs)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One student from one seed, and its control."""
+
+    root: Path
+    params: DistillStageParams
+    generations: Generations
+    item: str
+    """Such as `conv/seed-0`: where its models and curves lie."""
+
+    @classmethod
+    def of(cls, root: Path, student: str, seed: int) -> Self:
+        """Read settings and teacher cache."""
+        params = DistillStageParams.load(root / PARAMS_FILE)
+        run = _run_of(root, params, student, seed)
+        generations = Generations(run, Places.in_workspace(root).data, params.cache)
+        return cls(root, params, generations, f"{student}/seed-{seed}")
+
+    @property
+    def has_control(self) -> bool:
+        return self.params.distill.control
+
+    def curves(self, folder: str) -> Path:
+        """Return the file of curves of the student, or of the control."""
+        return self.root / CURVES / f"{Path(folder).name}/{self.item}.jsonl"
+
+    def train_control(self, num_epochs: int | None = None) -> Trained:
+        """Train the control, for all epochs by default, and compare it with the teacher.
+
+        Raises:
+            ModelError: the teacher is worse.
+        """
+        run = self.generations.first
+        epochs = num_epochs or self.params.distill.training.num_epochs
+        trained = run.train_control(self.curves(CONTROLS), epochs)
+        if run.objective.uses_teacher:
+            line = check_not_poor(
+                Places.in_workspace(self.root).teacher,
+                run.name,
+                trained.valid_wer,
+                allow_poor=self.params.teacher.allow_poor,
+            )
+            logger.info("%s", line)
+        return trained
 
 
 def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int) -> Distillation:
@@ -128,8 +184,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train one student and its control.")
     parser.add_argument("student", help="a name under distill.students in params.yaml")
     parser.add_argument("seed", type=int, help="one of distill.seeds")
+    parser.add_argument(
+        "--ahead", choices=ROLES, help="train this one only, and leave it for the stage to save"
+    )
     options = parser.parse_args()
-    run_stage(distill, Path.cwd(), options.student, options.seed)
+    item = (Path.cwd(), options.student, options.seed)
+    if options.ahead:
+        # What the stage reads is its to guard; a checkpoint of other inputs has another name.
+        run_stage(train_ahead, *item, options.ahead, guard=False)
+    run_stage(distill, *item)
 
 
 if __name__ == "__main__":

@@ -58,10 +58,10 @@ def run_stage(function: Callable[..., object], *arguments: object, guard: bool =
         guard: whether to fail when what the stage reads changes while it runs; off for the stage
             that dvc.yaml does not know.
     """
-    if "DVC_STAGE" in os.environ:
+    if STARTER in os.environ or "DVC_STAGE" in os.environ:
         die_with_parent()
-        if _left_by_dvc():
-            sys.exit(EXIT_TERMINATED)
+    if "DVC_STAGE" in os.environ and _left_by_dvc():
+        sys.exit(EXIT_TERMINATED)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_TERMINATED))
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     try:

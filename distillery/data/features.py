@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import logging
@@ -139,15 +140,17 @@ def pack_features(
     digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[:20]
     scratch.mkdir(parents=True, exist_ok=True)
     path = scratch / f"features-{digest}.npy"
-    packed = _open_packed(path, params.num_mels)
-    if packed is None:
-        bar = tqdm(rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False)
-        with num_threads(1), bar:
-            waveforms = (torch.from_numpy(waveform_of(data, row)) for row in bar)
-            parts = [extractor(waveform).half().numpy() for waveform in waveforms]
-        _save_packed(path, parts)
+    with open(path.with_suffix(".lock"), "wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of trainings side by side one computes, the others wait
         packed = _open_packed(path, params.num_mels)
-        assert packed is not None
+        if packed is None:
+            bar = tqdm(rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False)
+            with num_threads(1), bar:
+                waveforms = (torch.from_numpy(waveform_of(data, row)) for row in bar)
+                parts = [extractor(waveform).half().numpy() for waveform in waveforms]
+            _save_packed(path, parts)
+            packed = _open_packed(path, params.num_mels)
+            assert packed is not None
     return packed
 
 

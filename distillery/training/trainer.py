@@ -88,7 +88,10 @@ class Trainer:
         plan = self._plan(self.epoch)
         last_epoch = self.stop_after or self.params.num_epochs
         total = self.step + (last_epoch - self.epoch) * len(plan)
-        with tqdm(total=total, initial=self.step, desc=self.name, unit="step") as bar:
+        bar = tqdm(
+            total=total, initial=self.step, desc=self.name, unit="step", disable=total == self.step
+        )
+        with bar:
             while self.epoch < last_epoch and not self._out_of_patience():
                 terms = self._train_epoch(bar)
                 wer = self.validate()

@@ -49,9 +49,9 @@ class LiveCurves:
         self._warned = False
 
     @contextlib.contextmanager
-    def following(self, target: str) -> Iterator[None]:
-        """Follow a stage's curves until the block ends."""
-        models = models_of(self.params, target)
+    def following(self, *targets: str) -> Iterator[None]:
+        """Follow the curves of some stages until the block ends."""
+        models = [model for target in targets for model in models_of(self.params, target)]
         if not models:
             yield
             return

@@ -18,9 +18,10 @@ from typing import Literal
 from distillery.errors import BusyError, StageError
 from distillery.files import write_bytes
 from distillery.params.whole import Params
+from flows.stages import side_by_side
 from flows.stages.lock import lock_bytes, restore_if_damaged, wait_for_the_dying
 from flows.stages.objects import drop_damaged, drop_damaged_folders, locked_outs
-from flows.stages.process import Emit, run_dvc
+from flows.stages.process import Emit, reason, run_dvc
 from flows.stages.storage import RESTORE_ATTEMPTS, fetch_objects
 
 STAGES = ("prepare", "fetch", "teacher", "cache", "distill", "evaluate")
@@ -92,6 +93,29 @@ def changed_targets(root: Path, names: Sequence[str]) -> Mapping[str, Changes]:
         raise StageError(f"DVC cannot tell the state of {root}: {_chain(error)}") from error
 
 
+def without_results(root: Path, names: Sequence[str]) -> list[str]:
+    """Return those of some stages that DVC would run: not up to date, and not in its run cache.
+
+    Raises:
+        BusyError, StageError: as `changed_targets`.
+    """
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
+    changed = changed_targets(root, names)
+    found = []
+    with contextlib.chdir(root), Repo(str(root)) as repo:
+        for name in filter(changed.__contains__, names):
+            try:
+                with repo.lock:
+                    stage = repo.stage.load_one(name=name)
+                    stage.save_deps()
+                    repo.stage_cache.restore(stage, dry=True)
+            except DvcException:  # what else is wrong, `dvc repro` says
+                found.append(name)
+    return found
+
+
 def use_git_if_present(root: Path) -> None:
     """Let DVC work in a folder that came without its Git history, such as an unpacked archive."""
     local = root / ".dvc/config.local"
@@ -121,7 +145,7 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
     if status:
         if any(sign in tail for sign in BUSY_SIGNS):
             raise BusyError(f"stage {target}: DVC is busy here; run again when it is done\n{tail}")
-        raise StageError(f"stage {target}: {_reason(lines, status)}")
+        raise StageError(f"stage {target}: {reason(lines, status)}")
     if left := changed_targets(root, [target]):
         raise StageError(
             f"stage {target}: ended well, but DVC does not confirm it: {left}; is the disk full? "
@@ -129,6 +153,27 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
         )
     restored = any(RESTORED_SIGN in line for line in lines)
     return StageRun(target, "restored" if restored else "ran", time.monotonic() - start)
+
+
+def train_ahead(root: Path, params: Params, names: Sequence[str], emit: Emit) -> list[str]:
+    """Train what some stages `distill` would train, side by side where there is room for two.
+
+    Returns:
+        The stages that have something to save now.
+
+    Raises:
+        BusyError: another DVC process works here.
+        StageError: a training failed.
+    """
+    where = side_by_side.places(params)
+    if len(where) == 1 or not names:
+        return []
+    ready = without_results(root, names)
+    jobs = [job for name in ready for job in side_by_side.jobs_of(name, params)]
+    if len(jobs) < 2:
+        return []
+    side_by_side.train(root, jobs, where, emit)
+    return ready
 
 
 class Pipeline:
@@ -140,6 +185,7 @@ class Pipeline:
 
     def __init__(self, root: Path, params: Params) -> None:
         self.root = root
+        self.params = params
         self.anything_ran = False
         self._names = [name for stage in STAGES for name in targets(params, stage)]
         self._changed: Container[str] | None = None
@@ -147,6 +193,17 @@ class Pipeline:
     def look_again(self) -> None:
         """Forget what DVC said."""
         self._changed = None
+
+    def train_ahead(self, emit: Emit) -> list[str]:
+        """Train what the stages `distill` would train, side by side; see side_by_side.py.
+
+        Returns:
+            The stages that have something to save now.
+        """
+        names = targets(self.params, "distill")
+        if not self.anything_ran and self._changed is not None:
+            names = [name for name in names if name in self._changed]
+        return train_ahead(self.root, self.params, names, emit)
 
     def bring_up_to_date(self, target: str, emit: Emit) -> StageRun:
         """Run one stage if it needs to; see `run_stage`."""
@@ -185,15 +242,6 @@ def _reproduce(root: Path, target: str, emit: Emit) -> tuple[int, Sequence[str]]
         return run_dvc(root, ["repro", "--single-item", target], emit)
     finally:
         restore_if_damaged(root, former)
-
-
-def _reason(lines: Sequence[str], status: int) -> str:
-    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-    if errors:
-        start = list(lines).index(f"error: {errors[-1]}")
-        following = [line for line in list(lines)[start + 1 :] if not line.startswith("ERROR:")]
-        return "\n".join([errors[-1], *following])
-    return f"failed with status {status}; its last lines:\n" + "\n".join(lines)
 
 
 def _chain(error: BaseException) -> str:

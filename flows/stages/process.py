@@ -11,8 +11,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO
 
 from flows import environment
@@ -52,15 +53,11 @@ def run_dvc(
         The exit status and the last lines.
     """
     path = [str(THIS_CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
-    process = subprocess.Popen(
+    process = start_child(
+        root,
         # -P: not what the workspace calls `flows`, if it has any.
-        [sys.executable, "-P", "-m", "flows.servers.child", "dvc", *arguments],
-        cwd=root,
-        env=environment.for_stages() | {"PYTHONPATH": os.pathsep.join(path)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+        ["-P", "-m", "flows.servers.child", "dvc", *arguments],
+        {"PYTHONPATH": os.pathsep.join(path)},
     )
     assert process.stdout is not None
     lines: deque[str] = deque(maxlen=KEPT_LINES)
@@ -78,11 +75,42 @@ def run_dvc(
         status = process.wait()
     finally:
         timer.cancel()
-        _end(process)
+        end(process)
     if late.is_set():
         lines.append(f"stopped, for it took longer than {seconds:g} s")
         status = status or EXIT_TIMEOUT
     return status, lines
+
+
+def start_child(
+    root: Path, arguments: Sequence[str], variables: Mapping[str, str] = MappingProxyType({})
+) -> subprocess.Popen[bytes]:
+    """Start this Python in a session of its own; main threads alone may, for stages die with them.
+
+    Args:
+        root: its current folder.
+        arguments: its arguments.
+        variables: of its environment, beside those of every stage.
+    """
+    return subprocess.Popen(
+        [sys.executable, *arguments],
+        cwd=root,
+        env=environment.for_stages() | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def reason(lines: Sequence[str], status: int) -> str:
+    """Return why a stage failed, from its last lines."""
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    if errors:
+        start = list(lines).index(f"error: {errors[-1]}")
+        following = [line for line in list(lines)[start + 1 :] if not line.startswith("ERROR:")]
+        return "\n".join([errors[-1], *following])
+    return f"failed with status {status}; its last lines:\n" + "\n".join(lines)
 
 
 def _stop_late(process: subprocess.Popen[bytes], late: threading.Event) -> None:
@@ -91,7 +119,8 @@ def _stop_late(process: subprocess.Popen[bytes], late: threading.Event) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a child and all that it started, and wait until they are gone."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)

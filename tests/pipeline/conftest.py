@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows.servers import server
+from flows.stages.side_by_side import JOBS
 from tests import shared
 from tests.stores import put_mlflow, put_prefect
 from tests.tiny import tiny_params, write_corpus, write_params
@@ -77,7 +78,11 @@ def environment(root: Path) -> dict[str, str]:
         and name != "PYTHONDONTWRITEBYTECODE"  # or hundreds of processes would compile all anew
     }
     kept["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), kept["PATH"]])
-    kept |= {"DVC_SITE_CACHE_DIR": str(root / ".dvc/tmp/site"), "OMP_NUM_THREADS": "1"}
+    kept |= {
+        "DVC_SITE_CACHE_DIR": str(root / ".dvc/tmp/site"),
+        "OMP_NUM_THREADS": "1",
+        JOBS: "1",  # or every training of a few steps would import PyTorch once more
+    }
     return kept
 
 
@@ -101,12 +106,12 @@ def run_module(
     return done
 
 
-def start_module(root: Path, *arguments: str) -> subprocess.Popen[bytes]:
-    """Start `python -m …` in the workspace, in a session of its own."""
+def start_module(root: Path, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:
+    """Start `python -m …` in the workspace, in a session of its own, with some more variables."""
     return subprocess.Popen(
         [sys.executable, "-m", *arguments],
         cwd=root,
-        env=environment(root),
+        env=environment(root) | variables,
         stdin=subprocess.DEVNULL,
         stdout=open(root / "out.log", "ab"),  # the child keeps it
         stderr=subprocess.STDOUT,

@@ -5,14 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from tests.pipeline import prefect_api
 from tests.pipeline.conftest import make_workspace, run_module
 from tests.stores import mlflow_of
 from tests.tiny import write_params
 
 
-def first_run(root: Path, settings: dict[str, Any], option: str) -> Path:
+def first_run(root: Path, settings: dict[str, Any], option: str, api: str) -> Path:
     """Return a workspace in which a study is the first command that ran; first.log says how."""
-    make_workspace(root)
+    prefect_api.use(make_workspace(root), api)
     write_params(root, settings)
     (root / "first.log").write_text(run_module(root, "flows.run", option).stdout)
     return root

@@ -29,9 +29,10 @@ def settings() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(tmp_path_factory: pytest.TempPathFactory, prefect_of_copies: str) -> Path:
     """A workspace in which `make curve` is the first command that ran."""
-    return first_run(tmp_path_factory.mktemp("curve") / "workspace", settings(), "--curve")
+    root = tmp_path_factory.mktemp("curve") / "workspace"
+    return first_run(root, settings(), "--curve", prefect_of_copies)
 
 
 def weights(root: Path) -> dict[str, tuple[int, bytes]]:

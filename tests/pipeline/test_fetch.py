@@ -18,6 +18,7 @@ from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION, Candidate, register_version
 from flows import distillation
 from flows.fetch import fetch, fetch_teacher, readers_that_run_anyway
+from tests.pipeline import prefect_api
 from tests.pipeline.conftest import ROOT, make_workspace, run_module
 from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_params
@@ -271,9 +272,10 @@ def test_dvc_is_asked_again_once_the_flow_has_followed_an_alias(
 
 
 def test_the_flow_makes_the_champion_teacher_and_start_and_then_rests(
-    bare: Path, tmp_path: Path
+    bare: Path, tmp_path: Path, prefect_of_copies: str
 ) -> None:
     root = make_workspace(tmp_path / "workspace")
+    prefect_api.use(root, prefect_of_copies)
     plain = tiny_params(register={"tracking_uri": f"sqlite:///{bare}/mlflow.db"})
     plain["teacher"] = {"kind": "registry", "model": ALIAS}
     plain["distill"]["students"]["conv"] = {

@@ -359,7 +359,7 @@ def test_another_seed_trains_only_that_seed_and_shows_means(copy: Path) -> None:
     assert outputs(copy) == after
 
 
-def test_a_flow_killed_while_distilling_leaves_nothing_and_goes_on(
+def test_a_flow_killed_while_it_trains_side_by_side_leaves_nothing_and_goes_on(
     untouched: Path, copy: Path, tmp_path: Path
 ) -> None:
     settings = tiny_params()
@@ -367,14 +367,15 @@ def test_a_flow_killed_while_distilling_leaves_nothing_and_goes_on(
     write_params(copy, settings)
     (copy / server.UI_FILE).unlink()  # its own Prefect server is to leave nothing, either
     before = (copy / "dvc.lock").read_bytes()
-    process = start_module(copy, "flows.run", "--until", "distill")
-    wait_for(lambda: list((copy / "scratch").glob("student-conv-*.pt")))
+    process = start_module(copy, "flows.run", "--until", "distill", DISTILLERY_JOBS="2")
+    for role in ("student", "control"):
+        wait_for(lambda role=role: list((copy / "scratch").glob(f"{role}-conv-*.pt")))
     kill(process)
     wait_until_nothing_is_left(copy)
     assert (copy / "dvc.lock").read_bytes() == before
     output = run_module(copy, "flows.run", "--until", "distill").stdout
     assert "cache: unchanged" in output
-    assert "goes on after epoch" in output
+    assert output.count("goes on after epoch") == 2
     unbroken = copy_of(untouched, tmp_path / "unbroken")
     write_params(unbroken, settings)
     run_module(unbroken, "flows.run", "--only", "distill")

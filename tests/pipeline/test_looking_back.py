@@ -17,13 +17,15 @@ from distillery.tracking.store import Tracking
 from flows.looking_back import compare, report
 from flows.looking_back.reproduce import PLACE, Compared, Origin, find_origin, worktree
 from tasks.lineage import locked_outputs
+from tests.pipeline import prefect_api
 from tests.pipeline.conftest import make_workspace, run_module
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def root(tmp_path_factory: pytest.TempPathFactory, prefect_of_copies: str) -> Path:
     """A workspace whose code was changed, its run finished, and its models gone since."""
     root = make_workspace(tmp_path_factory.mktemp("reproduce") / "workspace")
+    prefect_api.use(root, prefect_of_copies)
     with open(root / "distillery/data/text.py", "a", encoding="utf-8") as file:
         file.write("\nCHANGED = True\n")  # uncommitted
     (root / "distillery/added.py").write_text('"""New, and not committed either."""\n')

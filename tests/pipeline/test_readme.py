@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.stages.side_by_side import JOBS
 from tests.pipeline.conftest import ROOT, environment, make_workspace
 from tests.tiny import tiny_params, write_params
 
@@ -60,7 +61,7 @@ def test_the_readmes_code_blocks_run_in_order(clone: Path) -> None:
         done = subprocess.run(
             command,
             cwd=clone,
-            env=environment(clone),
+            env={name: value for name, value in environment(clone).items() if name != JOBS},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

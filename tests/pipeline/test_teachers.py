@@ -28,9 +28,10 @@ def settings() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def compared(tmp_path_factory: pytest.TempPathFactory, prefect_of_copies: str) -> Path:
     """A workspace in which `make teachers` is the first command that ran."""
-    return first_run(tmp_path_factory.mktemp("teachers") / "workspace", settings(), "--teachers")
+    root = tmp_path_factory.mktemp("teachers") / "workspace"
+    return first_run(root, settings(), "--teachers", prefect_of_copies)
 
 
 def runs(root: Path) -> list[dict[str, Any]]:
