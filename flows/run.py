@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the pipeline, or one stage, in the current folder and return the exit status."""
     options = _parser().parse_args(arguments)
     root = Path.cwd()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    server.obey_signals()
     environment.apply(root)
     try:
         if options.retrain:

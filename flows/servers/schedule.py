@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prefect-port", type=int, default=4200)
     options = parser.parse_args(arguments)
     root = Path.cwd()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    server.obey_signals()
     environment.apply(root)
     try:
         settings = Params.load(root / PARAMS_FILE)

@@ -49,6 +49,15 @@ OWN_SETTINGS = {
 }
 
 
+def obey_signals() -> None:
+    """End this process on SIGTERM and on Ctrl-C, also where a shell started it in the background.
+
+    Shells have such processes ignore Ctrl-C, and then `kill -INT`, too.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def until_stopped(root: Path, serve: Callable[[], None]) -> int:
     """Serve until SIGTERM or Ctrl-C.
 
@@ -59,9 +68,7 @@ def until_stopped(root: Path, serve: Callable[[], None]) -> int:
     Returns:
         The exit status, after an error of ours was said.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    # A shell that starts it in the background would have it ignore this one.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    obey_signals()
     environment.apply(root)
     try:
         serve()
