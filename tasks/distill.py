@@ -55,7 +55,10 @@ def distill(root: Path, student: str, seed: int) -> None:
         if run.objective.uses_teacher:
             allowed = everything.teacher.allow_poor
             wer = trained.valid_wer
-            logger.info("%s", check_not_poor(places.teacher, student, wer, allow_poor=allowed))
+            found = check_not_poor(
+                places.teacher, student, wer, allow_poor=allowed, unit=run.data.unit
+            )
+            logger.info("%s", found)
         return trained
 
     if settings.control and generations.steps_are_known:

@@ -1,14 +1,16 @@
 """One form for what is written in several: the part of the text rule that looks beyond ASCII.
 
-    folded      forms of a letter that mean the letter, by their Unicode decomposition: full and half
-                width, presentation forms, mathematical letters, ligatures (`ﬁ`, `ĳ`), Roman numbers.
-                Not superscripts, fractions and circled numbers, which mean something else (`10²` is
-                no 102), nor letters of an orthography: Thai and Lao `ำ`, Armenian `և`, Hangul `ㄱ`
-    dropped     what is not seen: format characters (soft hyphen, zero width space, word joiner, marks
-                of direction, byte-order mark), variation selectors, fillers; and Arabic's tatweel
+    folded      forms of a letter that mean the letter, by their Unicode decomposition: full and
+                half width, presentation forms, mathematical letters, ligatures (`ﬁ`, `ĳ`), Roman
+                numbers. Not superscripts, fractions and circled numbers, which mean something else
+                (`10²` is no 102), nor letters of an orthography: Thai and Lao `ำ`, Armenian `և`,
+                Hangul `ㄱ`
+    dropped     what is not seen: format characters (soft hyphen, zero width space, word joiner,
+                marks of direction, byte-order mark), variation selectors, fillers; and Arabic's
+                tatweel
     signs       kept inside a word, if the alphabet has them: ZWJ and ZWNJ next to a virama, ZWNJ
                 between Arabic letters, the middle dot of Catalan (`col·lecció`) and Gascon (`n·h`),
-                Hebrew's gershayim (`צה״ל`), which stands for a quotation mark typed in its place
+                Hebrew's gershayim (`צה״ל`), also where a quotation mark was typed for it
     reading     Hebrew points and Arabic tashkeel, which most texts go without: dropped unless the
                 alphabet has them
 

@@ -63,5 +63,3 @@ def unit_of(characters: Mapping[str, int]) -> Unit:
             letters += count
             without += count * bool(WITHOUT_SPACES.match(unicodedata.name(character, "")))
     return Unit.CHARACTER if 2 * without > letters else Unit.WORD
-
-

@@ -6,7 +6,8 @@ A text W scores, for the log-probabilities X of an acoustic model,
 
 with CTC's P(W|X), summed over the alignments that the beams keep, and the n-gram model's P(W).
 A word that the lexicon lacks cannot be written. Weight and word score are those of the lowest word
-error rate on the validation split.
+error rate on the validation split. A lexicon that spells without word boundaries is one of
+characters: these are the words then, spaces stand where they are heard, and errors are theirs.
 
 Sources: Graves and Jaitly (2014), "Towards End-To-End Speech Recognition with Recurrent Neural
 Networks", for the score; Kahn et al. (2022), "Flashlight", arXiv 2201.12465, for the search.
@@ -29,6 +30,7 @@ from tqdm import tqdm
 
 from distillery.data.scoring import Counts, count_errors
 from distillery.data.text import SPACE, Vocabulary
+from distillery.data.units import Unit
 from distillery.errors import ModelError
 from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE
 from distillery.language_model.settings import SearchSettings, Tuned, read_tuned
@@ -58,6 +60,8 @@ class LanguageModelDecoder:
         self._lexicon = _checked_lexicon(folder / LEXICON_FILE, vocabulary)
         self._tokens = list(vocabulary.tokens)
         self._boundary = vocabulary.tokens.index(SPACE)
+        self._vocabulary = vocabulary
+        self.unit = _unit_of(self._lexicon)
         self._model: Any = str(folder / ARPA_FILE)
         try:
             with _quiet():
@@ -113,16 +117,23 @@ class LanguageModelDecoder:
             frames[-1, self._boundary] = 0.0
             texts: dict[str, None] = {}
             for result in self._search.decode(frames.ctypes.data, *frames.shape):
-                words = (self._words.get_entry(index) for index in result.words if index >= 0)
-                texts[" ".join(words)] = None
+                texts[self._text(result)] = None
                 if len(texts) == num_hypotheses:
                     break
             found.append(list(texts))
         return found
 
+    def _text(self, found: Any) -> str:
+        """Return what the search found as a text; where words are characters, spaces are tokens."""
+        if self.unit is Unit.WORD:
+            words = (self._words.get_entry(index) for index in found.words if index >= 0)
+            return " ".join(words)
+        tokens = [token for token, _ in itertools.groupby(found.tokens) if token >= 0]
+        return self._vocabulary.decode(tokens)
+
     def text_score(self, text: str) -> float:
         """Return what a text of known words scores before anything is heard, in nats."""
-        words, state = text.split(), self._model.start(False)
+        words, state = self.unit.parts(text), self._model.start(False)
         total = 0.0
         for word in words:
             state, score = self._model.score(state, self._words.get_index(word))
@@ -157,19 +168,20 @@ def tune(
         key=lambda pair: (pair[0], abs(pair[1]), pair[1]),
     )
     tried: list[Tuned] = []
-    greedy = _word_error_rate(references, [greedy_text(item, vocabulary) for item in items])
+    best_paths = [greedy_text(item, vocabulary) for item in items]
+    greedy = _rate(references, best_paths, decoder.unit)
     for pair in tqdm(pairs, desc="language model", unit="pair", delay=SECONDS_BEFORE_BAR):
         decoder.use(replace(decoder.settings, weight=pair[0], word_score=pair[1]))
         texts = [found[0] for found in decoder.n_best(items)]
-        tried.append(Tuned(decoder.settings, _word_error_rate(references, texts), greedy))
+        tried.append(Tuned(decoder.settings, _rate(references, texts, decoder.unit), greedy))
     best = min(tried, key=lambda tuned: tuned.valid_wer)  # the first of several
     decoder.use(best.settings)
     return best
 
 
-def _word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float:
+def _rate(references: Sequence[str], texts: Sequence[str], unit: Unit) -> float:
     pairs = zip(references, texts, strict=True)
-    counts = (count_errors(reference.split(), text.split()) for reference, text in pairs)
+    counts = (count_errors(unit.parts(reference), unit.parts(text)) for reference, text in pairs)
     return sum(counts, Counts(0, 0, 0, 0)).rate
 
 
@@ -199,6 +211,12 @@ def _checked_lexicon(path: Path, vocabulary: Vocabulary) -> Path:
                 f"of the {len(vocabulary)} tokens; run make cache"
             )
     return path
+
+
+def _unit_of(lexicon: Path) -> Unit:
+    """Return what a lexicon, already checked, has as its words."""
+    with open(lexicon, encoding="utf-8") as lines:
+        return Unit.WORD if next(lines).split()[-1] == SPACE else Unit.CHARACTER
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from distillery.console import as_text, new_table
+from distillery.data.units import Unit
 from distillery.files import write_json
 
 GATE_FILE = "reports/gate.json"
@@ -80,6 +81,8 @@ class Verdict:
     """In the test split."""
     rulings: tuple[Ruling, ...] = ()
     """Of every rule on every format; none where nothing had to be judged."""
+    unit: Unit = Unit.WORD
+    """What errors are counted in."""
 
     @property
     def failed(self) -> list[Ruling]:
