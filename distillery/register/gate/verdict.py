@@ -82,7 +82,7 @@ class Verdict:
     rulings: tuple[Ruling, ...] = ()
     """Of every rule on every format; none where nothing had to be judged."""
     unit: Unit = Unit.WORD
-    """What errors are counted in."""
+    """What errors are counted in; in gate.json only where it is not the word."""
 
     @property
     def failed(self) -> list[Ruling]:
@@ -119,7 +119,10 @@ def write_verdict(root: Path, model_name: str, verdict: Verdict) -> None:
     """
     path = root / GATE_FILE
     path.parent.mkdir(exist_ok=True)
-    write_json(path, {"model": model_name, **asdict(verdict)})
+    content = {"model": model_name, **asdict(verdict)}
+    if verdict.unit is Unit.WORD:  # as ever since
+        del content["unit"]
+    write_json(path, content)
 
 
 def parse_verdict(text: str) -> Verdict:

@@ -202,7 +202,8 @@ def test_the_seed_that_is_registered_is_the_best_on_the_validation_split() -> No
     assert (candidate.seed, candidate.md5, candidate.run) == (3, "md5-3", "run-3")
     assert candidate.folder == Path("root/models/students/conv/seed-3")
     assert (candidate.test_wer, candidate.valid_wer) == (0.6, 0.4)
-    assert candidate.tags == {**LINEAGE, "test.wer_mean": "0.5", "test.wer_sd": "0.07"}
+    means = {"test.wer_mean": "0.5", "test.wer_sd": "0.07"}
+    assert candidate.tags == {**LINEAGE, **means, "unit": "word"}
     assert "from seed 3, the best on the validation split of 2 seeds" in candidate.description
 
 
