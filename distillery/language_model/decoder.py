@@ -6,8 +6,11 @@ A text W scores, for the log-probabilities X of an acoustic model,
 
 with CTC's P(W|X), summed over the alignments that the beams keep, and the n-gram model's P(W).
 A word that the lexicon lacks cannot be written. Weight and word score are those of the lowest word
-error rate on the validation split. A lexicon that spells without word boundaries is one of
-characters: these are the words then, spaces stand where they are heard, and errors are theirs.
+error rate on the validation split.
+
+A lexicon that spells without word boundaries is one of characters, which are what is counted then.
+The search needs no lexicon for them, and must have none: a word of one token could last for one
+frame only. It knows no word score, which orders the texts that it found instead.
 
 Sources: Graves and Jaitly (2014), "Towards End-To-End Speech Recognition with Recurrent Neural
 Networks", for the score; Kahn et al. (2022), "Flashlight", arXiv 2201.12465, for the search.
@@ -20,6 +23,7 @@ import itertools
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +36,7 @@ from distillery.data.scoring import Counts, count_errors
 from distillery.data.text import SPACE, Vocabulary
 from distillery.data.units import Unit
 from distillery.errors import ModelError
-from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE
+from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE, parts_of
 from distillery.language_model.settings import SearchSettings, Tuned, read_tuned
 from distillery.models.decoding import BLANK_INDEX, greedy_text
 
@@ -86,21 +90,28 @@ class LanguageModelDecoder:
         from torchaudio.models.decoder import ctc_decoder
 
         self.settings = settings
-        built = ctc_decoder(
-            str(self._lexicon),
-            self._tokens,
-            self._model,
-            beam_size=settings.beam_size,
-            beam_threshold=settings.beam_threshold,
-            lm_weight=settings.weight * math.log(10),  # KenLM's logarithms are decimal
-            word_score=settings.word_score,
-            log_add=True,
-            blank_token=self._tokens[BLANK_INDEX],
-            sil_token=SPACE,
-        )
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as words:
+            # Where tokens are words, the search takes their numbers for those of words, too.
+            words.write("".join(f"{token}\n" for token in self._tokens))
+            words.flush()
+            by_words = self.unit is Unit.WORD
+            built = ctc_decoder(
+                str(self._lexicon) if by_words else None,
+                self._tokens,
+                self._model,
+                lm_dict=None if by_words else words.name,
+                beam_size=settings.beam_size,
+                beam_threshold=settings.beam_threshold,
+                lm_weight=settings.weight * math.log(10),  # KenLM's logarithms are decimal
+                word_score=settings.word_score,
+                log_add=True,
+                blank_token=self._tokens[BLANK_INDEX],
+                sil_token=SPACE,
+            )
         # Its call makes tensors of tokens and times for every beam, which takes as long as half
         # the search; texts need neither.
-        self._search, self._words, self._model = built.decoder, built.word_dict, built.lm
+        self._search, self._model = built.decoder, built.lm
+        self._words = built.word_dict
 
     def n_best(self, items: Sequence[np.ndarray], num_hypotheses: int = 1) -> list[list[str]]:
         """Return up to so many different texts of each utterance, best first.
@@ -111,35 +122,49 @@ class LanguageModelDecoder:
         """
         found = []
         for item in items:
+            if self.unit is Unit.CHARACTER:
+                found.append(self._texts_of_characters(item)[:num_hypotheses])
+                continue
             # Spellings end in a word boundary, which the last word's audio need not: give it one.
             frames = np.full((len(item) + 1, len(self._tokens)), IMPOSSIBLE, np.float32)
             frames[:-1] = np.maximum(item, IMPOSSIBLE)
             frames[-1, self._boundary] = 0.0
             texts: dict[str, None] = {}
             for result in self._search.decode(frames.ctypes.data, *frames.shape):
-                texts[self._text(result)] = None
+                words = (self._words.get_entry(index) for index in result.words if index >= 0)
+                texts[" ".join(words)] = None
                 if len(texts) == num_hypotheses:
                     break
             found.append(list(texts))
         return found
 
-    def _text(self, found: Any) -> str:
-        """Return what the search found as a text; where words are characters, spaces are tokens."""
-        if self.unit is Unit.WORD:
-            words = (self._words.get_entry(index) for index in found.words if index >= 0)
-            return " ".join(words)
-        tokens = [token for token, _ in itertools.groupby(found.tokens) if token >= 0]
-        return self._vocabulary.decode(tokens)
+    def _texts_of_characters(self, item: np.ndarray) -> list[str]:
+        """Return the different texts of an utterance, best first.
+
+        Args:
+            item: its log-probabilities `(frames, vocab)`.
+        """
+        if not len(item):
+            return [""]
+        frames = np.maximum(item, IMPOSSIBLE).astype(np.float32, order="C")
+        scores: dict[str, float] = {}
+        for result in self._search.decode(frames.ctypes.data, *frames.shape):
+            tokens = [token for token, _ in itertools.groupby(result.tokens) if token >= 0]
+            text = self._vocabulary.decode(tokens)
+            score = result.score + self.settings.word_score * len(self.unit.parts(text))
+            scores[text] = max(score, scores.get(text, -math.inf))
+        return sorted(scores, key=lambda text: -scores[text])
 
     def text_score(self, text: str) -> float:
         """Return what a text of known words scores before anything is heard, in nats."""
-        words, state = self.unit.parts(text), self._model.start(False)
-        total = 0.0
-        for word in words:
+        state, total = self._model.start(False), 0.0
+        for word in parts_of(text, self.unit):
             state, score = self._model.score(state, self._words.get_index(word))
             total += float(score)
         total += float(self._model.finish(state)[1])
-        return self.settings.weight * math.log(10) * total + self.settings.word_score * len(words)
+        return self.settings.weight * math.log(10) * total + self.settings.word_score * len(
+            self.unit.parts(text)
+        )
 
 
 def tune(

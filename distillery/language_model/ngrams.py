@@ -3,8 +3,8 @@
     lm.arpa      the model in the ARPA format, logarithms to base 10
     lexicon.txt  every word and its spelling in the tokens of CTC models: `two` TAB `t w o |`
 
-Where characters are what texts are counted in, they stand for the words, and no word boundary
-stands behind them: `天` TAB `天`.
+Where characters are what texts are counted in, they stand for the words, `|` for a space between
+them, and no word boundary stands behind their spellings: `天` TAB `天`.
 
 The estimate is interpolated modified Kneser-Ney smoothing, for a history h of n - 1 words, h' that
 history without its first word, and c the count of an n-gram:
@@ -145,10 +145,15 @@ def _plain_counts(texts: Iterable[str], order: int, unit: Unit) -> list[Counter[
     """Return how often every n-gram of 1 to `order` words stands in the sentences."""
     counts: list[Counter[NGram]] = [Counter() for _ in range(order)]
     for text in texts:
-        words = (START, *unit.parts(text), END)
+        words = (START, *parts_of(text, unit), END)
         for n in range(1, order + 1):
             counts[n - 1].update(words[i : i + n] for i in range(len(words) - n + 1))
     return counts
+
+
+def parts_of(text: str, unit: Unit) -> list[str]:
+    """Return what n-grams are of: words, or characters and the spaces between them, as tokens."""
+    return text.split() if unit is Unit.WORD else list(SPACE.join(text.split()))
 
 
 def _adjusted_counts(plain: Counter[NGram], longer: Counter[NGram]) -> Counter[NGram]:
@@ -185,6 +190,6 @@ def write_lexicon(
         unit: what the words are; no boundary stands behind a character.
     """
     boundary = [SPACE] if unit is Unit.WORD else []
-    spelt = sorted(word for word in words if not vocabulary.unknown(word))
+    spelt = sorted(word for word in words if word != SPACE and not vocabulary.unknown(word))
     lines = (f"{word}\t{' '.join([*word, *boundary])}\n" for word in spelt)
     write_bytes(path, "".join(lines).encode())
