@@ -113,7 +113,7 @@ class PrepareParams(Section):
                 "holds no character, expected those that transcripts may hold; null takes those of "
                 "the training texts"
             )
-        for position, character in enumerate(alphabet):
+        for character in alphabet:
             if character == text.SPACE:
                 raise ValueError(f"{_named(character)} stands for the space in tokens; remove it")
             if character.isspace() and character != " ":
@@ -121,9 +121,15 @@ class PrepareParams(Section):
                     f"{_named(character)} is white space, which texts hold as spaces alone; remove "
                     "it (in YAML a block, `|`, ends in a newline: write the characters in quotes)"
                 )
-            if character != " " and character in alphabet[:position]:
-                raise ValueError(f"{_named(character)} stands twice, expected once; remove one")
-        return alphabet
+        letters = [letter for letter in _letters(alphabet) if letter != " "]
+        for position, letter in enumerate(letters):
+            if letter in letters[:position]:
+                raise ValueError(f"{_named(letter)} stands twice, expected once; remove one")
+        once = dict.fromkeys(alphabet.replace(" ", ""))
+        if len(once) == len(alphabet.replace(" ", "")):
+            return alphabet
+        # Letters with marks share parts, each a character by itself; marks in front join with none.
+        return "".join(sorted(once, key=lambda c: unicodedata.category(c)[0] != "M"))
 
     @model_validator(mode="after")
     def _characters_that_texts_can_hold(self) -> PrepareParams:
@@ -148,7 +154,18 @@ class PrepareParams(Section):
         return (self.corpus == "manifest" and Path(self.source).name) or self.corpus
 
 
-def _named(character: str) -> str:
-    """Return a character with its number and name in Unicode, for one may not see it."""
-    name = unicodedata.name(character, "without a name")
-    return f"{character!r} (U+{ord(character):04X}, {name})"
+def _letters(alphabet: str) -> list[str]:
+    """Return characters with the combining marks behind them, which a space keeps off."""
+    letters: list[str] = []
+    for character in alphabet:
+        if unicodedata.category(character)[0] == "M" and letters and letters[-1] != " ":
+            letters[-1] += character
+        else:
+            letters.append(character)
+    return letters
+
+
+def _named(letter: str) -> str:
+    """Return a letter with its numbers and names in Unicode, for one may not see it."""
+    names = [f"U+{ord(c):04X}, {unicodedata.name(c, 'without a name')}" for c in letter]
+    return f"{letter!r} ({' + '.join(names)})"

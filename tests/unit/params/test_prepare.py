@@ -83,6 +83,16 @@ def test_decomposed_letters_become_one_character() -> None:
     assert prepare(alphabet="\u0301abc").alphabet == "\u0301abc"  # in front it is a mark by itself
 
 
+def test_letters_that_no_single_character_stands_for_may_share_their_parts() -> None:
+    # U+0958 and U+0959 are two characters each in NFC, whoever typed them.
+    assert prepare(alphabet="क\u0958ख\u0959").alphabet == "\u093cकख"
+    assert prepare(alphabet="क क\u093c ख ख\u093c").alphabet == "\u093cकख"
+    mixed = prepare(alphabet="xax\u0301").alphabet
+    assert mixed == prepare(alphabet=mixed).alphabet == "\u0301xa"  # and no á
+    with pytest.raises(ValidationError, match=r"U\+0915.* \+ U\+093C.*stands twice"):
+        prepare(alphabet="\u0958कक\u093c")
+
+
 def test_the_settings_name_the_key(tmp_path: Path) -> None:
     write_params(tmp_path, tiny_params(prepare={"alphabet": "abc|"}))
     with pytest.raises(ParamsError, match=r"prepare\.alphabet: '\|'"):
