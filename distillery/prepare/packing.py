@@ -153,7 +153,7 @@ class Packing:
             recording = replace(recording, text=None)
         words = recording.text
         if words is not None:
-            words = text.normalise(words, self._params.case)
+            words = text.normalise(words, self._params.case, self._params.alphabet)
         if decoded.reason is not None:
             drop: tuple[str, str] | None = (decoded.reason, decoded.detail)
         else:

@@ -15,7 +15,6 @@ import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +37,7 @@ from distillery.data.manifest import (
     Summary,
     audio_key,
 )
+from distillery.data.units import Unit, unit_of
 from distillery.errors import AudioError, CorpusError, EmptyAudio
 from distillery.files import whole_folder, write_bytes, write_json
 from distillery.params.prepare import PrepareParams
@@ -98,7 +98,7 @@ def prepare(
         summary = _summarise(params, packing, dropped, split_rule)
         _write_manifest(temporary / MANIFEST_FILE, packing.rows)
         write_bytes(temporary / DROPPED_FILE, _as_csv(dropped))
-        write_json(temporary / SUMMARY_FILE, asdict(summary))
+        write_json(temporary / SUMMARY_FILE, summary.entries)
         write_profile(temporary, packing.profile.profile())
     _log_summary(summary)
     return summary
@@ -260,7 +260,15 @@ def _summarise(
         splits={split: _count(rows, split) for split in SPLITS},
         num_hidden_transcripts=packing.num_hidden_transcripts,
         dropped=dict(sorted(Counter(drop.reason for drop in dropped).items())),
+        unit=_unit(params, rows),
     )
+
+
+def _unit(params: PrepareParams, rows: Iterable[Row]) -> Unit:
+    """Return what errors are counted in, by the settings or as the transcripts' script has it."""
+    if params.unit != "auto":
+        return Unit(params.unit)
+    return unit_of(Counter(c for row in rows if row.text is not None for c in row.text))
 
 
 def _alphabet_of(rows: Iterable[Row]) -> str:
@@ -302,6 +310,11 @@ def _log_summary(summary: Summary) -> None:
         lines.append(
             f"{split:<8}{counts.num_utterances:>12}{counts.num_unlabelled:>12}"
             f"{counts.num_speakers:>10}{counts.hours:>9.3f}"
+        )
+    if summary.unit is Unit.CHARACTER:
+        lines.append(
+            "unit: character (CER), for most letters are of a script without spaces between words, "
+            "or prepare.unit says so"
         )
     if hidden := summary.num_hidden_transcripts:
         lines.append(f"hidden: transcripts of {hidden} training utterances")

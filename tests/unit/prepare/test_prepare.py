@@ -605,3 +605,47 @@ def test_too_few_transcripts_for_a_trained_teacher_are_told(
     assert (said is None) == is_enough
     if said:
         assert "split train holds 5.0 minutes of transcribed audio" in said
+
+
+# --- every script ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "expected"),
+    [
+        ("今天 天气好", "auto", "character"),
+        ("今天 天气好", "word", "word"),
+        ("one two", "auto", "word"),
+        ("one two", "character", "character"),
+        ("안녕하세요 세계", "auto", "word"),
+    ],
+)
+def test_the_unit_is_decided_once_and_kept(
+    corpus: Corpus, text: str, unit: str, expected: str
+) -> None:
+    for split in SPLITS:
+        corpus.add(split, split, text=text)
+        corpus.add(f"bare-{split}", split, text="")
+    data = corpus.prepare(unit=unit, alphabet=None)
+    assert data.unit == expected
+    written = json.loads((corpus.prepared / "summary.json").read_text("utf-8"))
+    assert written.get("unit", "word") == expected
+    assert ("unit" in written) == (expected != "word")  # words are as they were
+
+
+def test_without_transcripts_the_unit_is_the_word(corpus: Corpus) -> None:
+    for split in SPLITS:
+        corpus.add(split, split, text="")
+    assert corpus.prepare().unit == "word"
+
+
+def test_signs_that_the_alphabet_lacks_drop_no_utterance(corpus: Corpus) -> None:
+    corpus.add_one_per_split()
+    corpus.add("dot", "train", text="col·lecció")
+    corpus.add("soft", "train", text="one\u00ad two\u200b")
+    plain = corpus.prepare(alphabet="abcdefghijklmnopqrstuvwxyzó'").frame.set_index("utterance_id")
+    assert plain.loc["dot", "text"] == "collecció"
+    assert plain.loc["soft", "text"] == "one two"
+    data = corpus.prepare(alphabet=None)
+    assert data.frame.set_index("utterance_id").loc["dot", "text"] == "col·lecció"
+    assert "·" in data.summary.alphabet and "·" in data.vocabulary.tokens
