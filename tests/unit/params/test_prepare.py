@@ -40,7 +40,7 @@ def prepare(**changes: Any) -> PrepareParams:
         ("ab’", r"U\+2019.*makes \"'\" of it; write \"'\" in its place"),
         ("ab€", r"U\+20AC"),
         ("abＣ", r"U\+FF23"),
-        ("abﬁ", r"U\+FB01.*makes 'fi' of it; write 'fi' in its place \\["),
+        ("abﬁ", r"U\+FB01.*makes 'fi' of it; write 'fi' in its place \["),
         ("مـ", r"U\+0640"),
         ("ab\ufeff", r"U\+FEFF"),
         ("ab‧", r"U\+2027"),
