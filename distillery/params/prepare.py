@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -122,9 +123,8 @@ class PrepareParams(Section):
                     "it (in YAML a block, `|`, ends in a newline: write the characters in quotes)"
                 )
         letters = [letter for letter in _letters(alphabet) if letter != " "]
-        for position, letter in enumerate(letters):
-            if letter in letters[:position]:
-                raise ValueError(f"{_named(letter)} stands twice, expected once; remove one")
+        if repeated := [letter for letter, count in Counter(letters).items() if count > 1]:
+            raise ValueError(f"{_named(repeated[0])} stands twice, expected once; remove one")
         once = dict.fromkeys(alphabet.replace(" ", ""))
         if len(once) == len(alphabet.replace(" ", "")):
             return alphabet
@@ -138,10 +138,9 @@ class PrepareParams(Section):
             if found == character:
                 continue
             becomes = "a space" if found == " " else repr(found) if found else "nothing"
-            by_case = found.casefold() == character.casefold()
-            advice = (
-                f"write {found!r} in its place, or set case to keep" if by_case else "remove it"
-            )
+            advice = f"write {found!r} in its place" if found.strip() else "remove it"
+            if text.meaning(character, "keep") == character:
+                advice += ", or set case to keep"
             raise ValueError(
                 f"alphabet: {_named(character)} stands in no text, for the text rule with case "
                 f"{self.case} makes {becomes} of it; {advice}"

@@ -156,7 +156,8 @@ def corpus_text(text: str, vocabulary: Vocabulary) -> str:
         vocabulary: the corpus's tokens.
     """
     spelt = normalise(text, case_of(vocabulary), vocabulary.tokens)
-    return " ".join("".join(c for c in spelt if c == " " or c in vocabulary.tokens).split())
+    known = frozenset(vocabulary.tokens)  # thousands, where characters are syllables or words
+    return " ".join("".join(c for c in spelt if c == " " or c in known).split())
 
 
 def collapse(best: Sequence[int], blank: int) -> list[int]:
