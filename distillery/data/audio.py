@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from distillery.data.decoding.blocks import read_blocks
 from distillery.data.decoding.channels import SAMPLE_SCALE, Mixer, to_int16
@@ -30,6 +33,10 @@ AUDIO_SUFFIXES = tuple(
     sorted(f".{name}" for name in f"{_SUFFIXES_OF_LIBSNDFILE} {_SUFFIXES_OF_FFMPEG}".split())
 )
 """Names of recordings, for whoever searches a folder."""
+LOW_BYTES_PER_SECOND = 4000
+"""Of recordings that tell no length: they are taken for longer rather than for shorter ones."""
+MAX_HEADER_SECONDS = 1e6
+"""Longer recordings have a header that does not know their length."""
 MAX_CHANNELS = 8
 """Of recordings whose length is limited, too: compressed silence could have any number."""
 
@@ -43,6 +50,8 @@ class Audio:
     rate_hz: int
     caution: str | None = None
     """What is wrong with its channels: a sentence without its name."""
+    seconds: float = 0.0
+    """How long the recording is, also where its samples were not kept."""
 
 
 def compute_num_samples(duration_seconds: float, sample_rate_hz: int) -> int:
@@ -59,6 +68,17 @@ def find_audio(folder: Path) -> list[Path]:
         and not path.name.startswith(".")  # such as ._a.wav, macOS's notes about a.wav
         and not path.is_dir()
     )
+
+
+def estimate_seconds(path: Path) -> float:
+    """Return how long a recording is by its header, or else by its size; 0 where there is none."""
+    try:
+        seconds = float(soundfile.info(os.fsencode(path)).duration)
+        if seconds < MAX_HEADER_SECONDS:
+            return seconds
+    except Exception:  # whatever is wrong with it, decoding says so
+        pass
+    return path.stat().st_size / LOW_BYTES_PER_SECOND if path.exists() else 0.0
 
 
 class Reader:
@@ -115,6 +135,7 @@ def read_audio(
     name: str | None = None,
     max_seconds: float | None = None,
     channel: int | None = None,
+    keep_seconds: float = math.inf,
 ) -> Audio:
     """Return a recording in one channel.
 
@@ -125,14 +146,22 @@ def read_audio(
         name: how errors call it; the path by default.
         max_seconds: as of `Reader.blocks`.
         channel: as of `Reader`.
+        keep_seconds: a longer recording is decoded to its end without keeping samples.
 
     Raises:
         AudioError: as `Reader.blocks`.
     """
     reader = Reader(source, name, channel)
-    found = list(reader.blocks(max_seconds))
-    samples = np.concatenate([block for block, _ in found]) if len(found) > 1 else found[0][0]
-    return Audio(samples, found[0][1], reader.caution)
+    found: list[np.ndarray] = []
+    num_samples = rate_hz = 0
+    for block, rate_hz in reader.blocks(max_seconds):
+        num_samples += len(block)
+        if num_samples > keep_seconds * rate_hz:
+            found.clear()
+        else:
+            found.append(block)
+    samples = found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int16), *found])
+    return Audio(samples, rate_hz, reader.caution, num_samples / rate_hz)
 
 
 def decode(

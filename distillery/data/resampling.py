@@ -18,6 +18,13 @@ MAX_KERNEL_SIZE = 2**21
 """
 
 
+def needs_torch(rate_hz: int, target_hz: int) -> bool:
+    """Return whether `resample` takes torchaudio's kernel for these rates."""
+    common = math.gcd(rate_hz, target_hz)
+    size = (rate_hz // common) * (target_hz // common)
+    return rate_hz != target_hz and size <= MAX_KERNEL_SIZE
+
+
 def resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
     """Return int16 samples `(ceil(samples · target_hz / rate_hz),)` at another rate.
 
@@ -31,9 +38,8 @@ def resample(samples: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
     """
     if rate_hz == target_hz:
         return samples
-    common = math.gcd(rate_hz, target_hz)
     waveform = samples.astype(np.float32) / np.float32(SAMPLE_SCALE)
-    if (rate_hz // common) * (target_hz // common) > MAX_KERNEL_SIZE:
+    if not needs_torch(rate_hz, target_hz):
         import soxr
 
         changed = soxr.resample(waveform, rate_hz, target_hz)

@@ -24,10 +24,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
-from distillery.data.audio import AUDIO_SUFFIXES, load_audio
+from distillery.data.audio import estimate_seconds, find_audio, load_audio
 from distillery.data.lengths import in_batches_by_length
 from distillery.errors import AudioError, TranscriptsError
 from distillery.files import write_bytes
@@ -121,24 +120,18 @@ def transcribe_folder(
 
 
 def find_recordings(folder: Path) -> dict[str, float]:
-    """Return the recordings below a folder: path relative to it → seconds, by their headers.
+    """Return the recordings below a folder: path relative to it → seconds, about.
 
-    A header that cannot be read counts as 0 seconds; decoding then says what is wrong.
+    Where a header cannot be read or tells no length, the size of the file has to do.
 
     Raises:
         AudioError: there are none.
     """
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir():
-            try:
-                seconds = float(soundfile.info(os.fsencode(path)).duration)
-            except (soundfile.SoundFileError, RuntimeError, OSError):
-                seconds = 0.0
-            found[str(path.relative_to(folder))] = seconds
+    found = {str(path.relative_to(folder)): estimate_seconds(path) for path in find_audio(folder)}
     if not found:
         raise AudioError(
-            f"{folder}: holds no recording, expected {', '.join(AUDIO_SUFFIXES)} files"
+            f"{folder}: holds no recording, expected WAV, FLAC, MP3, OGG files or others that "
+            "docs/your-own-data.md lists"
         )
     return found
 
