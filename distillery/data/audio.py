@@ -66,19 +66,24 @@ def find_audio(folder: Path) -> list[Path]:
         for path in folder.rglob("*")
         if path.suffix.lower() in AUDIO_SUFFIXES
         and not path.name.startswith(".")  # such as ._a.wav, macOS's notes about a.wav
-        and not path.is_dir()
+        and not os.path.isdir(path)  # noqa: PTH112 (raises nothing where access is denied)
     )
 
 
 def estimate_seconds(path: Path) -> float:
     """Return how long a recording is by its header, or else by its size; 0 where there is none."""
+    if not os.path.isfile(path):  # noqa: PTH113 (a pipe would be waited for)
+        return 0.0
     try:
         seconds = float(soundfile.info(os.fsencode(path)).duration)
-        if seconds < MAX_HEADER_SECONDS:
-            return seconds
     except Exception:  # whatever is wrong with it, decoding says so
-        pass
-    return path.stat().st_size / LOW_BYTES_PER_SECOND if path.exists() else 0.0
+        seconds = math.inf
+    if seconds < MAX_HEADER_SECONDS:
+        return seconds
+    try:
+        return path.stat().st_size / LOW_BYTES_PER_SECOND
+    except OSError:
+        return 0.0
 
 
 class Reader:
@@ -176,8 +181,9 @@ def decode(
     return audio.samples, audio.rate_hz
 
 
-def to_waveform(samples: np.ndarray) -> np.ndarray:
-    """Return int16 samples as float32 in [-1, 1)."""
+def waveform_at(audio: Audio, sample_rate_hz: int) -> np.ndarray:
+    """Return a recording as float32 `(samples,)` in [-1, 1) at the rate asked for."""
+    samples = resample(audio.samples, audio.rate_hz, sample_rate_hz)
     return samples.astype(np.float32) / np.float32(SAMPLE_SCALE)
 
 
@@ -192,5 +198,4 @@ def load_audio(
     Raises:
         AudioError: as `read_audio`.
     """
-    samples, rate = decode(source, name, max_seconds)
-    return to_waveform(resample(samples, rate, sample_rate_hz))
+    return waveform_at(read_audio(source, name, max_seconds), sample_rate_hz)

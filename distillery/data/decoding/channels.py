@@ -24,7 +24,8 @@ SAMPLE_SCALE = 32768.0
 
 def to_int16(waveform: np.ndarray) -> np.ndarray:
     """Return float samples in [-1, 1) as int16, rounded to the nearest, clipped at full scale."""
-    scaled = np.rint(waveform * np.float32(SAMPLE_SCALE))
+    with np.errstate(over="ignore"):  # infinity is clipped as well
+        scaled = np.rint(waveform * np.float32(SAMPLE_SCALE))
     return np.clip(scaled, -32768, 32767).astype(np.int16)
 
 
@@ -68,11 +69,14 @@ class Mixer:
                 )
             one = np.ascontiguousarray(samples[:, chosen])
             return one if is_int else to_int16(one)
-        mixed: np.ndarray = samples.mean(axis=1, dtype=np.float32)  # (samples,)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mixed: np.ndarray = samples.mean(axis=1, dtype=np.float32)  # (samples,)
         waveform = samples.astype(np.float32)
         if is_int:
             mixed = mixed / np.float32(SAMPLE_SCALE)
             waveform = waveform / np.float32(SAMPLE_SCALE)
+        if not is_int and not np.isfinite(mixed).all():
+            raise AudioError(f"{self._name}: holds samples too large to be mixed")
         self._look_at(np.clip(waveform, -1, 1), np.clip(mixed, -1, 1), rate_hz)
         return to_int16(mixed)
 

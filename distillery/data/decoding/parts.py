@@ -46,6 +46,8 @@ MEDIA = {
     b"\xff\xf9": "aac",
 }
 """First bytes of what FFmpeg alone reads, and how it calls the kind."""
+OGG_CODECS = (b"\x7fFLAC", b"Speex ")
+"""First packets of codecs in Ogg that libsndfile does not read, or not as others write them."""
 ISO_BOXES = {b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot", b"styp"}
 TRANSPORT_PACKET_BYTES = 188
 
@@ -91,7 +93,10 @@ def find_parts(source: Source) -> list[Part]:
         return _mpeg_parts(source, start, source.size) or whole
     if source.at(0, 4) == ogg.MAGIC:
         links = ogg.find_links(source)
-        return whole if len(links) == 1 else [Part(*link) for link in links]
+        media = "ogg" if any(mark in source.at(0, 64) for mark in OGG_CODECS) else None
+        if len(links) == 1 and media is None:
+            return whole
+        return [Part(*link, media=media) for link in links]
     if source.at(start, 4) == b"fLaC":
         return _flac_parts(source, start) or whole
     return _container_parts(source) or whole
