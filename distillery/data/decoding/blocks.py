@@ -23,6 +23,8 @@ BLOCK_SAMPLES = 2**18
 """Of all channels together: 1 MiB of floats."""
 UNKNOWN_FRAMES = 2**62
 RATES_HZ = (1000, 768_000)
+MPEG_DELAY_SAMPLES = 2 * 1152
+"""Which decoders of MP3 may leave out at the start: their delay, and frames that lean on others."""
 TOLERANCE_SECONDS = 0.5
 """How much shorter than its header says a container of video may be: encoders pad."""
 
@@ -95,6 +97,8 @@ def _sound_blocks(source: Source, part: Part) -> Iterator[Block]:
         dtype = "int16" if file.subtype == "PCM_16" else "float32"
         most = max(1, BLOCK_SAMPLES // file.channels)
         promised = file.frames if file.frames < UNKNOWN_FRAMES else 0
+        if part.min_samples is not None:
+            promised = part.min_samples - MPEG_DELAY_SAMPLES
         limit = part.max_samples if part.max_samples is not None else UNKNOWN_FRAMES
         num_read = 0
         while num_read < limit:
@@ -105,11 +109,17 @@ def _sound_blocks(source: Source, part: Part) -> Iterator[Block]:
             yield samples, file.samplerate
         if num_read < min(promised, limit):
             raise AudioError(
-                f"{source.name}: ends after {num_read} of {promised} samples; the file is cut short"
+                f"{source.name}: ends after {num_read} of {promised} samples; the file is cut "
+                "short or damaged"
             )
 
 
 def _open_sound(source: Source, part: Part) -> soundfile.SoundFile:
+    if part.min_samples is not None:
+        file = _SoundFile(Window(source, part.start, part.end))
+        if file.frames >= part.min_samples or not part.prefix:
+            return file
+        file.close()
     if not part.is_whole or source.path is None:
         return _SoundFile(Window(source, part.start, part.end, part.prefix))
     if source.path.suffix.lower() in HEADERLESS:

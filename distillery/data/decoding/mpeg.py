@@ -1,7 +1,8 @@
 """Streams of MPEG audio frames (MP3), found by walking from frame to frame.
 
-Decoders guess a stream's length from its first frame where no header tells it (Xing's, Info, VBRI),
-stop at the first of several joined streams, and say nothing where one ends within a frame. Layout
+Decoders guess a stream's length from its first frame where no header tells it (Xing's, Info, VBRI)
+and end there, stop at the first of several joined streams, and say nothing where one ends within a
+frame. Layout
 of frames: ISO/IEC 11172-3 and 13818-3; of the header that counts them: Xing's, as LAME writes it.
 """
 
@@ -57,6 +58,13 @@ class Frame:
         return self.version, self.layer, self.rate_hz, self.is_mono
 
     @property
+    def num_samples(self) -> int:
+        """Samples that it holds."""
+        if self.layer == 1:
+            return 384
+        return 576 if self.layer == 3 and self.version != 3 else 1152
+
+    @property
     def tag_place(self) -> int:
         """Where a frame that counts the others says so."""
         if self.version == 3:
@@ -72,6 +80,8 @@ class Stream:
     end: int
     prefix: bytes
     """A frame to put in front, which tells the decoder how many follow; empty where one does."""
+    num_samples: int | None
+    """In all frames; None where a frame counts them."""
 
 
 @dataclass
@@ -176,8 +186,11 @@ def find_streams(source: Source, start: int, end: int) -> list[Stream]:
                 f"{source.name}: ends after {stream.count} of {stream.promised} MP3 frames; the "
                 "file is cut short"
             )
-        prefix = b"" if stream.has_xing else _counting_frame(stream.first, stream.count)
-        streams.append(Stream(stream.start, stream.end, prefix))
+        prefix, num_samples = b"", None
+        if not stream.has_xing:
+            prefix = _counting_frame(stream.first, stream.count)
+            num_samples = stream.count * stream.first.num_samples
+        streams.append(Stream(stream.start, stream.end, prefix, num_samples))
     return streams
 
 
@@ -186,17 +199,21 @@ def _walk(reader: _Reader, name: str, place: int, end: int) -> list[_Counting]:
     is_new = True
     while place < end:
         frame = reader.frame(place)
+        if frame is not None and found and frame.kind != found[-1].kind:
+            following = reader.frame(place + frame.length)  # another stream, or noise like one
+            if following is None or following.kind != frame.kind:
+                frame = None
         if frame is None:
             if size := tag_bytes(reader.at(place, APE_BYTES)):
                 place, is_new = place + size, True
                 continue
-            following = _next_frame(reader, place + 1, end)
-            if following is None:
+            resumed = _next_frame(reader, place + 1, end)
+            if resumed is None:
                 rest = reader.at(place, min(end - place, 4))
                 if found and len(rest) < 4 and rest[:1] == b"\xff":
                     raise _cut_short(name, len(rest))
                 break
-            place = following
+            place = resumed
             continue
         if place + frame.length > end:
             if found and frame.kind == found[-1].kind:

@@ -19,7 +19,8 @@ def find_links(source: Source) -> list[tuple[int, int]]:
     """Return where each link begins and ends.
 
     Raises:
-        AudioError: a link ends before its last page, or a page before its last byte.
+        AudioError: a link ends before its last page, a page before its last byte, or something
+            else stands between pages.
     """
     starts: list[int] = []
     running: set[bytes] = set()  # serial numbers of streams without their last page
@@ -28,16 +29,19 @@ def find_links(source: Source) -> list[tuple[int, int]]:
     while place < source.size:
         header = source.at(place, HEADER_BYTES + 255)
         if header[:4] != MAGIC:
-            place = source.find(MAGIC, place + 1)
-            if place < 0:
+            following = source.find(MAGIC, place + 1)
+            if following < 0:
                 break
-            continue
+            raise AudioError(
+                f"{source.name}: no page of Ogg begins at byte {place}, one does at {following}; "
+                "the file is damaged, or what was joined there was cut short"
+            )
         length = _page_bytes(header)
         if length is None or place + length > source.size:
             raise AudioError(f"{source.name}: ends within a page of Ogg; the file is cut short")
         flags, serial = header[5], header[14:18]
         if flags & FIRST:
-            if not is_beginning:
+            if not is_beginning or serial in running:
                 _check_ended(source, running)
                 starts.append(place)
             running.add(serial)

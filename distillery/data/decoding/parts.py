@@ -64,6 +64,8 @@ class Part:
     """FFmpeg's name of the kind; None: libsndfile reads it."""
     is_whole: bool = False
     """Whether it is the recording as it is."""
+    min_samples: int | None = None
+    """How many there are, where the decoder guesses; `prefix` tells it, should it guess less."""
     max_samples: int | None = None
     """Where the decoder would go on beyond the last one: how many there are."""
 
@@ -148,9 +150,12 @@ def _check_gsm(source: Source) -> None:
 
 def _mpeg_parts(source: Source, start: int, end: int) -> list[Part]:
     streams = mpeg.find_streams(source, start, end)
-    if len(streams) == 1 and not streams[0].prefix and end == source.size:
+    if len(streams) == 1 and streams[0].num_samples is None and end == source.size:
         return []  # as it is
-    return [Part(stream.start, stream.end, stream.prefix) for stream in streams]
+    return [
+        Part(stream.start, stream.end, stream.prefix, min_samples=stream.num_samples)
+        for stream in streams
+    ]
 
 
 def _flac_parts(source: Source, start: int) -> list[Part]:

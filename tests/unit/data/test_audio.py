@@ -92,7 +92,7 @@ def test_a_file_cut_in_half_is_refused(tmp_path: Path, write_recording, kind: st
     path = tmp_path / f"a.{kind}"
     write_recording(path, 1.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(AudioError, match=r"; the file is cut short$|lost sync"):
+    with pytest.raises(AudioError, match=r"; the file is cut short|lost sync"):
         decode(path)
 
 
