@@ -123,7 +123,7 @@ class Mixer:
                 if abs(alike) < LIKE and self._are_apart(pair):
                     return (
                         f"its channels {first} and {second} hold different sounds (correlation "
-                        f"{alike:.2f}), such as two talkers; choose one of them"
+                        f"{abs(alike):.2f}), such as two talkers; choose one of them"
                     )
         return None
 
