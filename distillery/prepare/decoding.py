@@ -150,8 +150,10 @@ def _cut_file(
             for index, audio in cut_segments(
                 reader, segments, params.max_duration_seconds + SPARE_SECONDS
             ):
-                refused = isinstance(audio, AudioError)
-                decoded = _refused(audio) if refused else measure(audio, params)
+                if isinstance(audio, AudioError):
+                    decoded = _refused(audio)
+                else:
+                    decoded = measure(audio, params)
                 out.write(decoded.samples.data)
                 kept = _Kept(replace(decoded, samples=NOTHING), num_written, len(decoded.samples))
                 num_written += len(decoded.samples)

@@ -8,7 +8,7 @@ one: some of its kinds are lists of other files and addresses, which an upload m
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -32,7 +32,7 @@ Block = tuple[np.ndarray, int]
 """Samples `(samples, channels)`, int16 or float32 in [-1, 1), and their rate in hertz."""
 
 
-class _SoundFile(soundfile.SoundFile):
+class _SoundFile(soundfile.SoundFile):  # type: ignore[misc]  # it brings no types
     """A file that is read from its beginning to its end: soundfile seeks otherwise at every read.
 
     Some codecs cannot seek, and where the length is unknown or a guess, seeking fails or lies.
@@ -91,7 +91,7 @@ def _check_rate(name: str, rate: int, before: int | None) -> None:
         )
 
 
-def _sound_blocks(source: Source, part: Part) -> Iterator[Block]:
+def _sound_blocks(source: Source, part: Part) -> Generator[Block, None, None]:
     """Yield what libsndfile reads."""
     with _open_sound(source, part) as file:
         dtype = "int16" if file.subtype == "PCM_16" else "float32"
@@ -128,18 +128,18 @@ def _open_sound(source: Source, part: Part) -> soundfile.SoundFile:
     return _SoundFile(os.dup(source.descriptor))
 
 
-def _media_blocks(source: Source, part: Part) -> Iterator[Block]:
+def _media_blocks(source: Source, part: Part) -> Generator[Block, None, None]:
     """Yield what FFmpeg reads of a container's best audio stream."""
     try:
         import av
     except ImportError:
         raise AudioError(
             f"{source.name}: a recording of kind {part.media} (AAC, MP4, WebM and the like), which "
-            "the extra `media` reads; install it (pip install 'distillery[media]'), or convert the "
-            "recording to WAV or FLAC"
+            "the extra `media` reads; install it (make install, or pip install 'distillery[media]'), "
+            "or convert the recording to WAV or FLAC"
         ) from None
     window = Window(source, part.start, part.end)
-    with av.open(window, format=part.media, metadata_errors="replace") as container:
+    with av.open(window, mode="r", format=part.media, metadata_errors="replace") as container:
         stream = container.streams.best("audio")
         if stream is None:
             raise AudioError(f"{source.name}: holds no audio, expected a recording")
@@ -150,11 +150,16 @@ def _media_blocks(source: Source, part: Part) -> Iterator[Block]:
             if packet.is_corrupt:
                 raise AudioError(f"{source.name}: packet {num_packets} is damaged or cut short")
             for frame in packet.decode():
+                assert isinstance(frame, av.AudioFrame)
                 for plane in resampler.resample(frame):
                     rate = plane.sample_rate
                     num_samples += plane.samples
                     yield np.ascontiguousarray(plane.to_ndarray().T), rate
-        promised = float(stream.duration * stream.time_base) if stream.duration else 0.0
+        promised = (
+            float(stream.duration * stream.time_base)
+            if stream.duration and stream.time_base
+            else 0.0
+        )
         if num_samples < (promised - TOLERANCE_SECONDS) * rate:
             raise AudioError(
                 f"{source.name}: ends after {num_samples / max(rate, 1):.3f} of {promised:.3f} s; "

@@ -284,14 +284,11 @@ def _counting_frame(first: Frame, count: int) -> bytes:
     if first.layer != 3:
         return b""
     header = first.header | 1 << 16  # no checksum
-    for bitrate_index in range(1, 15):
-        header = header & ~0xF200 | bitrate_index << 12
-        frame = parse_frame(header.to_bytes(4, "big"))
-        assert frame is not None
-        if frame.length >= XING_BYTES:
-            break
+    sizes = (header & ~0xF200 | bitrate_index << 12 for bitrate_index in range(1, 15))
+    frames = (parse_frame(size.to_bytes(4, "big")) for size in sizes)
+    frame = next(frame for frame in frames if frame is not None and frame.length >= XING_BYTES)
     content = bytearray(frame.length)
-    content[:4] = header.to_bytes(4, "big")
+    content[:4] = frame.header.to_bytes(4, "big")
     place = frame.tag_place
     content[place : place + 12] = b"Xing" + (1).to_bytes(4, "big") + count.to_bytes(4, "big")
     return bytes(content)

@@ -203,7 +203,7 @@ def _without_size(source: Source, extent: Extent) -> list[Part]:
             "that wrote it did not end well: convert it with one that reads to the end of a file"
         )
     head = bytearray(source.at(0, extent.start))
-    order: Literal["big", "little"] = "big" if head[:4] in (b"RIFX", b".snd") else "little"
+    order: Literal["big", "little"] = "big" if bytes(head[:4]) in (b"RIFX", b".snd") else "little"
     unknown = ALL_ONES.to_bytes(4, order)
     head[extent.size_place : extent.size_place + 4] = unknown
     if head[8:12] == b"WAVE":

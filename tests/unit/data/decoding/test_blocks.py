@@ -67,7 +67,9 @@ def test_webm_is_read_at_the_rate_of_its_codec() -> None:
 def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     m4a = b"\0\0\0\x18ftypM4A \0\0\0\0M4A mp42"
-    with pytest.raises(AudioError, match=r"^a\.m4a: a .*; install it \(pip install 'distillery\["):
+    with pytest.raises(
+        AudioError, match=r"^a\.m4a: a .*; install it \(make install, or pip install 'dist"
+    ):
         decode(m4a, "a.m4a")
 
 
