@@ -73,6 +73,21 @@ def test_without_the_extra_its_name_is_told(monkeypatch: pytest.MonkeyPatch) -> 
         decode(m4a, "a.m4a")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n/etc/passwd\n",
+        b"ffconcat version 1.0\nfile '/etc/passwd'\n",
+        b"v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=audio 9 RTP/AVP 0\n",
+        b"<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'><Period/></MPD>",
+    ],
+    ids=["hls", "concat", "sdp", "dash"],
+)
+def test_lists_of_other_files_and_addresses_are_no_recordings(content: bytes) -> None:
+    with pytest.raises(AudioError, match="cannot be decoded: Format not recognised"):
+        decode(content + b" " * 500)
+
+
 def test_a_video_without_sound_is_named() -> None:
     av = pytest.importorskip("av", reason="PyAV, the extra `media`, is not here")
     import io

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-import random
 import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from distillery.data.audio import decode, to_int16
 from distillery.data.decoding.containers import find_extent
@@ -18,7 +19,6 @@ from distillery.errors import AudioError
 from tests.recordings import kinds, tone, written
 
 RATE_HZ = 8000
-NUM_CUTS = 4
 TELL_NO_LENGTH = {"IRCAM", "PAF", "PVF", "XI"}
 """Whose headers hold none: a cut is noticed by nobody."""
 LOSSLESS = {"PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE", "ALAC_16", "ALAC_24", "ALAC_32"}
@@ -82,14 +82,20 @@ def test_whole_files_are_what_another_decoder_finds(num_channels: int) -> None:
     assert num_compared > (60 if num_channels == 1 else 50)
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_files_cut_anywhere_are_refused_or_whole(seed: int) -> None:
-    draw = random.Random(seed)
+@settings(max_examples=6, deadline=None, derandomize=True)
+@given(
+    seconds=st.floats(0.1, 0.6),
+    seed=st.integers(0, 9),
+    shares=st.lists(st.floats(0.0, 1.0), min_size=3, max_size=3),
+)
+def test_files_cut_anywhere_are_refused_or_whole(
+    seconds: float, seed: int, shares: list[float]
+) -> None:
+    samples = tone(seconds, RATE_HZ, seed)
     for container, subtype in KINDS:
-        samples = tone(draw.uniform(0.1, 0.6), RATE_HZ, seed)
         content = written(samples, container, RATE_HZ, subtype=subtype)
         whole, _ = decode(content)
-        places = [draw.randrange(1, len(content)) for _ in range(NUM_CUTS)] + [len(content) - 1]
+        places = [max(1, round(share * (len(content) - 1))) for share in shares]
         for place in places:
             try:
                 heard, _ = decode(content[:place])
