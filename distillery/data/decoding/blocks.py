@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from distillery.data.decoding.mpeg import skip_tags
 from distillery.data.decoding.parts import HEADERLESS, Part, find_parts
 from distillery.data.decoding.source import Source, Window, opened
 from distillery.errors import AudioError
@@ -56,9 +57,11 @@ def read_blocks(source: Path | bytes, name: str) -> Iterator[Block]:
     """
     with _as_audio_error(name), opened(source, name) as opening:
         rate_before = None
-        for part in find_parts(opening):
+        tags = skip_tags(opening)
+        recording = opening.without(tags) if tags else opening
+        for part in find_parts(recording):
             reader = _media_blocks if part.media is not None else _sound_blocks
-            with closing(reader(opening, part)) as blocks:
+            with closing(reader(recording, part)) as blocks:
                 for samples, rate in blocks:
                     _check_rate(name, rate, rate_before)
                     rate_before = rate
@@ -96,13 +99,24 @@ def _sound_blocks(source: Source, part: Part) -> Generator[Block, None, None]:
     with _open_sound(source, part) as file:
         dtype = "int16" if file.subtype == "PCM_16" else "float32"
         most = max(1, BLOCK_SAMPLES // file.channels)
-        promised = file.frames if file.frames < UNKNOWN_FRAMES else 0
+        promised = part.promised_samples or (file.frames if file.frames < UNKNOWN_FRAMES else 0)
         if part.min_samples is not None:
             promised = part.min_samples - MPEG_DELAY_SAMPLES
         limit = part.max_samples if part.max_samples is not None else UNKNOWN_FRAMES
         num_read = 0
         while num_read < limit:
-            samples = file.read(min(most, limit - num_read), dtype=dtype, always_2d=True)
+            # Up to what is promised first: what a decoder finds wrong behind that is no sound.
+            wanted = part.promised_samples - num_read
+            try:
+                samples = file.read(
+                    min(most, limit - num_read, wanted if wanted > 0 else most),
+                    dtype=dtype,
+                    always_2d=True,
+                )
+            except soundfile.LibsndfileError:
+                if wanted == 0 and part.promised_samples:
+                    break
+                raise
             if not len(samples):
                 break
             num_read += len(samples)
@@ -134,9 +148,9 @@ def _media_blocks(source: Source, part: Part) -> Generator[Block, None, None]:
         import av
     except ImportError:
         raise AudioError(
-            f"{source.name}: a recording of kind {part.media} (AAC, MP4, WebM and the like), which "
-            "the extra `media` reads; install it (make install, or pip install 'distillery[media]'), "
-            "or convert the recording to WAV or FLAC"
+            f"{source.name}: a recording of kind {part.media} (as are AAC, MP4, WebM), which the "
+            "extra `media` reads; install it (make install, or pip install 'distillery[media]') or "
+            "convert the recording to WAV or FLAC"
         ) from None
     window = Window(source, part.start, part.end)
     with av.open(window, mode="r", format=part.media, metadata_errors="replace") as container:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from distillery.data.decoding.source import Source
 
@@ -18,7 +19,27 @@ UNKNOWN_LENGTH_BYTES = 0x7FFF0000
 ALL_ONES = 2**32 - 1
 MAX_CHUNKS = 10_000
 MPEG_LAYER_3, GSM_610 = 0x55, 0x31
+MAX_NAME_BYTES = 64
+CAF_EDIT_BYTES = 4
+"""In front of the samples of a CAF file, and counted with them."""
 GSM_BLOCK_BYTES, GSM_BLOCK_SAMPLES = 65, 320
+
+
+@dataclass(frozen=True)
+class SizeField:
+    """A number in a header that says how many bytes of samples follow."""
+
+    place: int
+    width: int
+    """Of the number, in bytes."""
+    order: Literal["big", "little"]
+    extra: int = 0
+    """What it counts beside the samples."""
+
+    def holding(self, size: int) -> bytes:
+        """Return the number for a size; all ones where it does not fit."""
+        most = 2 ** (8 * self.width) - 1
+        return min(size + self.extra, most).to_bytes(self.width, self.order)
 
 
 @dataclass(frozen=True)
@@ -28,8 +49,8 @@ class Extent:
     start: int
     size: int | None
     """As the header has it; None: it does not know."""
-    size_place: int | None = None
-    """Where the header of a WAV or AU file says that size."""
+    size_field: SizeField | None = None
+    """Where the header says that size, if it can be set."""
     ends: tuple[int, ...] = ()
     """Where, by its header, the whole file may end."""
     format_code: int | None = None
@@ -75,7 +96,7 @@ def _wav(source: Source, head: bytes) -> Extent | None:
     if head[8:12] != b"WAVE":
         return None
     order = ">" if head[:4] == b"RIFX" else "<"
-    code, rate_bytes, large = None, 0, None
+    code, rate_bytes, large, field = None, 0, None, None
     for name, place, size in chunks(source, 12, order):
         content = source.at(place, 28)
         if name == b"fmt ":
@@ -83,14 +104,15 @@ def _wav(source: Source, head: bytes) -> Extent | None:
             rate_bytes = int(struct.unpack(f"{order}I", content[8:12])[0])
         elif name == b"ds64":
             large = int(struct.unpack("<Q", content[8:16])[0])
+            field = SizeField(place + 8, 8, "little")
         elif name == b"data":
             whole = 8 + int(struct.unpack(f"{order}I", head[4:8])[0])
-            place_of_size = place - 4
             if size == ALL_ONES and large is not None:
-                known: int | None = large or None
+                known = None if large in (0, 2**64 - 1) else large
             else:
+                field = SizeField(place - 4, 4, "big" if order == ">" else "little")
                 known = None if size >= UNKNOWN_LENGTH_BYTES else size
-            return Extent(place, known, place_of_size, (whole,), code, rate_bytes)
+            return Extent(place, known, field, (whole,), code, rate_bytes)
     return None
 
 
@@ -99,8 +121,10 @@ def _aiff(source: Source, head: bytes) -> Extent | None:
     wanted = b"SSND" if head[8:12] in (b"AIFF", b"AIFC") else b"BODY"
     for name, place, size in chunks(source, 12, ">"):
         if name == wanted:
-            known = None if size >= UNKNOWN_LENGTH_BYTES else size
-            return Extent(place, known, ends=(whole,))
+            extra = 8 if wanted == b"SSND" else 0  # two numbers in front of the samples
+            known = None if size >= UNKNOWN_LENGTH_BYTES else max(0, size - extra)
+            field = SizeField(place - 4, 4, "big", extra)
+            return Extent(place + extra, known, field, (whole,))
     return None
 
 
@@ -109,7 +133,8 @@ def _au(source: Source, head: bytes) -> Extent | None:
     start, size, coding, rate, channels = struct.unpack(f"{order}5I", head[4:24])
     width = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(coding, 0)
     known = None if size >= UNKNOWN_LENGTH_BYTES else size
-    return Extent(start, known, 8, bytes_per_second=rate * channels * width)
+    field = SizeField(8, 4, "big" if order == ">" else "little")
+    return Extent(start, known, field, bytes_per_second=rate * channels * width)
 
 
 def _w64(source: Source, head: bytes) -> Extent | None:
@@ -122,31 +147,32 @@ def _w64(source: Source, head: bytes) -> Extent | None:
         if header[:4] == b"data":
             known = None if size < 24 or size >= 2**62 else size - 24
             whole = int(struct.unpack("<Q", head[16:24])[0])
-            return Extent(place + 24, known, ends=(whole,))
+            return Extent(place + 24, known, SizeField(place + 16, 8, "little", 24), (whole,))
         place += max(24, size + -size % 8)
     return None
 
 
 def _caf(source: Source, head: bytes) -> Extent | None:
     place = 8
-    last: tuple[bytes, int, int] | None = None
-    data: tuple[int, int] | None = None
+    end: int | None = None
+    data: Extent | None = None
     for _ in range(MAX_CHUNKS):
         header = source.at(place, 12)
-        if len(header) < 12:
+        if len(header) < 12 or not all(0x20 <= byte < 0x7F for byte in header[:4]):
+            if data is not None and data.size in (0, CAF_EDIT_BYTES) and header:
+                return replace(data, size=None)  # it was never written
             break
         size = int(struct.unpack(">q", header[4:])[0])
         if header[:4] == b"data":
+            data = Extent(place + 12, size, SizeField(place + 4, 8, "big"))
             if size < 0:
-                return Extent(place + 12, None)
-            data = place + 12, size
-        last = header[:4], place + 12, size
-        place += 12 + max(0, size)
-    if data is None or last is None:
+                return replace(data, size=None)
+        place = end = place + 12 + max(0, size)
+    if data is None or data.size is None or end is None:
         return None
     # What follows the samples may say how they are packed: it counts.
-    start, size = data
-    return Extent(start, max(size, last[1] + last[2] - start), ends=(start + size,))
+    ends = (data.start + data.size,)
+    return replace(data, size=max(data.size, end - data.start), ends=ends)
 
 
 def _sphere(source: Source, head: bytes) -> Extent | None:
@@ -209,6 +235,8 @@ def _mat4(source: Source, head: bytes) -> Extent | None:
     start = place = 0
     for _ in range(2):  # the rate, then the samples
         kind, rows, columns, _, length = struct.unpack(f"{order}5I", source.at(place, 20))
+        if not 0 < length <= MAX_NAME_BYTES or not rows or not columns:
+            return None
         width = (8, 4, 4, 2, 2, 1)[kind // 10 % 10]
         start = place + 20 + length
         place = start + rows * columns * width

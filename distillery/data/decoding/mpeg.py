@@ -36,6 +36,9 @@ EXACT_COUNTS = (b"LAME", b"Lavc", b"Lavf")
 """Encoders that do not count the frame of the header itself."""
 MOST_STRAY_FRAMES = 2
 MAX_STREAMS = 1000
+MAX_JUNK_BYTES = 2**16
+SURE_FRAMES = 6
+"""So many in a row are no chance."""
 ID3_BYTES, ID3V1_BYTES, APE_BYTES = 10, 128, 32
 
 
@@ -165,6 +168,22 @@ def looks_like_mpeg(source: Source, start: int, end: int) -> bool:
     return (following is not None and following.kind == frame.kind) or (
         start + frame.length >= min(end, source.size)
     )
+
+
+def find_start(source: Source) -> int | None:
+    """Return where frames begin behind some bytes that are none; None: nowhere near the start."""
+    reader = _Reader(source)
+    place: int | None = 0
+    end = min(source.size, MAX_JUNK_BYTES)
+    while (place := _next_frame(reader, place, end)) is not None:
+        after, count = place, 0
+        first = reader.frame(place)
+        while (frame := reader.frame(after)) is not None and first and frame.kind == first.kind:
+            after, count = after + frame.length, count + 1
+            if count == SURE_FRAMES:
+                return place
+        place += 1
+    return None
 
 
 def find_streams(source: Source, start: int, end: int) -> list[Stream]:

@@ -7,11 +7,9 @@ joined; a header that tells no length, or a wrong one, is mended in front of the
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from distillery.data.decoding import mpeg, ogg
 from distillery.data.decoding.containers import (
-    ALL_ONES,
     GSM_610,
     GSM_BLOCK_BYTES,
     GSM_BLOCK_SAMPLES,
@@ -26,6 +24,8 @@ from distillery.errors import AudioError, EmptyAudio
 
 LEAST_STRAY_SECONDS = 0.1
 """Bytes behind the samples that no header accounts for are samples from here on, no leftovers."""
+FLAC_HEAD_BYTES, FLAC_TOTAL = 26, 2**36 - 1
+"""Up to the end of the number of samples, and the bits of it."""
 FLAC_MAGICS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
 HEADERLESS = {".gsm", ".vox", ".sd2"}
 """Kinds that libsndfile tells by the name alone."""
@@ -68,10 +68,12 @@ class Part:
     """How many there are, where the decoder guesses; `prefix` tells it, should it guess less."""
     max_samples: int | None = None
     """Where the decoder would go on beyond the last one: how many there are."""
+    promised_samples: int = 0
+    """What the header says, where that was kept from the decoder: more may follow."""
 
 
 def find_parts(source: Source) -> list[Part]:
-    """Return what to decode, in order.
+    """Return what to decode of a source without tags in front, in order.
 
     Raises:
         EmptyAudio: the header is all that there is.
@@ -90,23 +92,26 @@ def find_parts(source: Source) -> list[Part]:
                 "the file is cut short"
             )
         return [Part(0, source.size, media=media)]
-    start = mpeg.skip_tags(source)
-    if mpeg.looks_like_mpeg(source, start, source.size):
-        return _mpeg_parts(source, start, source.size) or whole
+    if mpeg.looks_like_mpeg(source, 0, source.size):
+        return _mpeg_parts(source, 0, source.size) or whole
     if source.at(0, 4) == ogg.MAGIC:
         links = ogg.find_links(source)
         media = "ogg" if any(mark in source.at(0, 64) for mark in OGG_CODECS) else None
         if len(links) == 1 and media is None:
             return whole
         return [Part(*link, media=media) for link in links]
-    if source.at(start, 4) == b"fLaC":
-        return _flac_parts(source, start) or whole
-    return _container_parts(source) or whole
+    if source.at(0, 4) == FLAC_MAGICS[0][:4]:
+        return _flac_parts(source)
+    if (extent := find_extent(source)) is not None:
+        return _container_parts(source, extent) or whole
+    if (start := mpeg.find_start(source)) is not None:
+        return _mpeg_parts(source, start, source.size)
+    return whole
 
 
 def media_kind(source: Source) -> str | None:
     """Return FFmpeg's name of a kind that libsndfile does not read; None: it may read this."""
-    head = source.at(mpeg.skip_tags(source), 16)
+    head = source.at(0, 16)
     if head[4:8] in ISO_BOXES:
         return "mov"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
@@ -150,7 +155,8 @@ def _check_gsm(source: Source) -> None:
 
 def _mpeg_parts(source: Source, start: int, end: int) -> list[Part]:
     streams = mpeg.find_streams(source, start, end)
-    if len(streams) == 1 and streams[0].num_samples is None and end == source.size:
+    is_all = start == 0 and end == source.size
+    if is_all and len(streams) == 1 and streams[0].num_samples is None:
         return []  # as it is
     return [
         Part(stream.start, stream.end, stream.prefix, min_samples=stream.num_samples)
@@ -158,57 +164,63 @@ def _mpeg_parts(source: Source, start: int, end: int) -> list[Part]:
     ]
 
 
-def _flac_parts(source: Source, start: int) -> list[Part]:
+def _flac_parts(source: Source) -> list[Part]:
+    """Return each of the joined files; how long it says that it is, the decoder is not told.
+
+    It would end there, whatever follows.
+    """
     starts = [0]
-    place = start + 4
     while True:
-        found = [hit for magic in FLAC_MAGICS if (hit := source.find(magic, place)) >= 0]
-        if not found:
+        found = [source.find(magic, starts[-1] + 4) for magic in FLAC_MAGICS]
+        if max(found) < 0:
             break
-        starts.append(min(found))
-        place = min(found) + 4
-    ends = [*starts[1:], source.size]
-    return [Part(*pair) for pair in zip(starts, ends, strict=True)] if len(starts) > 1 else []
+        starts.append(min(place for place in found if place >= 0))
+    parts = []
+    for start, end in zip(starts, [*starts[1:], source.size], strict=True):
+        head = bytearray(source.at(start, FLAC_HEAD_BYTES))
+        if len(head) < FLAC_HEAD_BYTES:
+            raise AudioError(f"{source.name}: ends within its header; the file is cut short")
+        promised = int.from_bytes(head[21:26], "big") & FLAC_TOTAL
+        head[21] &= 0xF0
+        head[22:26] = bytes(4)
+        parts.append(Part(start + FLAC_HEAD_BYTES, end, bytes(head), promised_samples=promised))
+    return parts
 
 
-def _container_parts(source: Source) -> list[Part]:
+def _container_parts(source: Source, extent: Extent) -> list[Part]:
     """Return parts of a file of samples behind a header; none where it is read as it is."""
-    extent = find_extent(source)
-    if extent is None:
-        return []
-    if extent.size == 0:
-        return _without_size(source, extent)
-    _check_extent(source, extent)
-    end = source.size if extent.size is None else extent.start + extent.size
+    if extent.size:
+        _check_extent(source, extent)
+    is_known = bool(extent.size)
+    end = extent.start + extent.size if extent.size else source.size
     if extent.format_code == MPEG_LAYER_3:
         return _mpeg_parts(source, extent.start, end)
-    if extent.size is None:
-        return []
+    most = None
     if extent.format_code == GSM_610:  # libsndfile takes the byte that pads them for a block
-        count = extent.size // GSM_BLOCK_BYTES * GSM_BLOCK_SAMPLES
-        return [Part(0, source.size, is_whole=True, max_samples=count)]
+        most = (end - extent.start) // GSM_BLOCK_BYTES * GSM_BLOCK_SAMPLES
+    if not is_known:
+        return _without_size(source, extent, most)
     _refuse_joined(source, extent)
     _check_rest(source, extent, end)
-    return []
+    return [] if most is None else [Part(0, source.size, is_whole=True, max_samples=most)]
 
 
-def _without_size(source: Source, extent: Extent) -> list[Part]:
-    """Return the part of a file whose recorder never wrote how long it became."""
+def _without_size(source: Source, extent: Extent, max_samples: int | None) -> list[Part]:
+    """Return the part of a file whose header does not know how long it became."""
     rest = source.size - extent.start
-    if rest <= 0 or _are_chunks(source, extent.start):
+    if rest <= 0 or (extent.size == 0 and _are_chunks(source, extent.start)):
         raise EmptyAudio(f"{source.name}: holds no samples; expected speech")
-    if extent.size_place is None:
+    field = extent.size_field
+    if field is None:
+        if extent.size is None:
+            return []
         raise AudioError(
             f"{source.name}: its header promises no samples, {rest} bytes follow it; the program "
             "that wrote it did not end well: convert it with one that reads to the end of a file"
         )
     head = bytearray(source.at(0, extent.start))
-    order: Literal["big", "little"] = "big" if bytes(head[:4]) in (b"RIFX", b".snd") else "little"
-    unknown = ALL_ONES.to_bytes(4, order)
-    head[extent.size_place : extent.size_place + 4] = unknown
-    if head[8:12] == b"WAVE":
-        head[4:8] = unknown
-    return [Part(extent.start, source.size, bytes(head))]
+    head[field.place : field.place + field.width] = field.holding(rest)
+    return [Part(extent.start, source.size, bytes(head), max_samples=max_samples)]
 
 
 def _refuse_joined(source: Source, extent: Extent) -> None:
@@ -247,7 +259,8 @@ def _are_chunks(source: Source, place: int) -> bool:
     if place >= source.size:
         return True
     end = place
-    for name, start, size in chunks(source, place, "<"):
+    order = ">" if source.at(0, 4) in (b"FORM", b"RIFX") else "<"
+    for name, start, size in chunks(source, place, order):
         if not all(0x20 <= byte < 0x7F for byte in name) or start + size > source.size:
             break
         end = start + size + size % 2

@@ -6,7 +6,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from distillery.errors import AudioError, EmptyAudio
@@ -28,13 +28,20 @@ class Source:
     """Of the open file, where they are not."""
     path: Path | None = None
     """Of that file."""
+    base: int = 0
+    """Where in there the recording begins."""
 
     def at(self, offset: int, count: int) -> bytes:
         """Return bytes from an offset on; fewer, or none, at the end."""
         count = max(0, min(count, self.size - offset))
+        offset += self.base
         if self.content is not None:
             return self.content[offset : offset + count]
         return os.pread(self.descriptor, count, offset)
+
+    def without(self, count: int) -> Source:
+        """Return all but so many bytes at the start."""
+        return replace(self, base=self.base + count, size=max(0, self.size - count), path=None)
 
     def find(self, wanted: bytes, start: int) -> int:
         """Return where some bytes occur from an offset on; -1: nowhere."""

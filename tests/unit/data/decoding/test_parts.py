@@ -56,6 +56,60 @@ def test_an_au_file_that_does_not_know_its_length_is_read_to_its_end(size: int) 
     np.testing.assert_array_equal(decode(bytes(content))[0], whole)
 
 
+UNKNOWN_SIZES = (
+    ("AIFF", b"SSND", ">I", (0, 8, 0xFFFFFFFF, 0x7FFFFFFF)),
+    ("W64", b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0O\x8e\xdb\x8a", "<Q", (0, 24, 2**64 - 1)),
+    ("CAF", b"data", ">q", (-1, 0, 4)),
+    ("RF64", b"ds64\x1c\0\0\0", "<Q", (0, 2**64 - 1)),
+    ("SVX", b"BODY", ">I", (0, 0xFFFFFFFF)),
+)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "form", "sizes"), UNKNOWN_SIZES, ids=[row[0] for row in UNKNOWN_SIZES]
+)
+def test_others_that_do_not_know_their_length_are_read_to_their_end(
+    kind: str, name: bytes, form: str, sizes: tuple[int, ...]
+) -> None:
+    content = bytearray(written(tone(1.0), kind, subtype="PCM_16"))
+    whole = decode(bytes(content))[0]
+    place = content.index(name) + len(name) + (8 if kind == "RF64" else 0)
+    for size in sizes:
+        content[place : place + struct.calcsize(form)] = struct.pack(form, size)
+        np.testing.assert_array_equal(decode(bytes(content))[0], whole, str(size))
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "FLAC", "OGG", "MP3"])
+def test_tags_in_front_are_no_sound(kind: str) -> None:
+    tag = b"ID3\x04\0\0\0\0\x01\x00" + b"x" * 128
+    content = written(tone(1.0), kind)
+    np.testing.assert_array_equal(decode(tag + content)[0], decode(content)[0])
+
+
+@pytest.mark.parametrize("promised", [1, 1000, 15999])
+def test_flac_that_holds_more_than_it_promises_is_read_to_its_end(promised: int) -> None:
+    content = bytearray(written(tone(1.0), "FLAC"))
+    whole = decode(bytes(content))[0]
+    content[22:26] = promised.to_bytes(4, "big")
+    np.testing.assert_array_equal(decode(bytes(content))[0], whole)
+    content[22:26] = (16001).to_bytes(4, "big")
+    with pytest.raises(AudioError, match="ends after 16000 of 16001 samples"):
+        decode(bytes(content))
+
+
+@pytest.mark.parametrize("rest", [b"TAG" + bytes(125), bytes(5000), b"\xff" * 900, b"words " * 99])
+def test_what_lies_behind_a_whole_flac_file_is_no_sound(rest: bytes) -> None:
+    content = written(tone(1.0), "FLAC")
+    np.testing.assert_array_equal(decode(content + rest)[0], decode(content)[0])
+
+
+def test_an_mp3_stream_that_was_joined_late_is_read_from_its_first_frame() -> None:
+    content = mp3(tone(2.0), with_count=False)
+    whole = decode(content)[0]
+    assert 0 <= len(whole) - len(decode(content[33:])[0]) <= 2 * 576
+    np.testing.assert_array_equal(decode(bytes(700) + content)[0], whole)
+
+
 def test_an_empty_wav_with_notes_behind_it_is_empty() -> None:
     content = written(np.empty(0, np.int16), "WAV") + b"LIST\4\0\0\0INFO"
     with pytest.raises(EmptyAudio, match="holds no samples"):
