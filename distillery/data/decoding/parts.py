@@ -26,7 +26,7 @@ LEAST_STRAY_SECONDS = 0.1
 """Bytes behind the samples that no header accounts for are samples from here on, no leftovers."""
 FLAC_HEAD_BYTES, FLAC_TOTAL = 26, 2**36 - 1
 """Up to the end of the number of samples, and the bits of it."""
-FLAC_MAGICS = (b"fLaC\0\0\0\x22", b"fLaC\x80\0\0\x22")
+FLAC_MAGIC, FLAC_FIRST_BLOCKS = b"fLaC", (b"\0\0\0\x22", b"\x80\0\0\x22")
 HEADERLESS = {".gsm", ".vox", ".sd2"}
 """Kinds that libsndfile tells by the name alone."""
 GSM_FRAME_BYTES = 33
@@ -100,7 +100,7 @@ def find_parts(source: Source) -> list[Part]:
         if len(links) == 1 and media is None:
             return whole
         return [Part(*link, media=media) for link in links]
-    if source.at(0, 4) == FLAC_MAGICS[0][:4]:
+    if source.at(0, 4) == FLAC_MAGIC:
         return _flac_parts(source)
     if (extent := find_extent(source)) is not None:
         return _container_parts(source, extent) or whole
@@ -169,12 +169,10 @@ def _flac_parts(source: Source) -> list[Part]:
 
     It would end there, whatever follows.
     """
-    starts = [0]
-    while True:
-        found = [source.find(magic, starts[-1] + 4) for magic in FLAC_MAGICS]
-        if max(found) < 0:
-            break
-        starts.append(min(place for place in found if place >= 0))
+    starts, place = [0], 0
+    while (place := source.find(FLAC_MAGIC, place + 1)) >= 0:
+        if source.at(place + 4, 4) in FLAC_FIRST_BLOCKS:
+            starts.append(place)
     parts = []
     for start, end in zip(starts, [*starts[1:], source.size], strict=True):
         head = bytearray(source.at(start, FLAC_HEAD_BYTES))
