@@ -14,6 +14,7 @@ from distillery.params.base import (
     Fraction,
     NonEmptyText,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
@@ -67,6 +68,9 @@ class PrepareParams(Section):
     """Whether a missing public corpus may be downloaded into the source folder."""
     sample_rate_hz: SampleRate = 16000
     """Rate of the prepared audio in hertz; keep 8 kHz recordings at 8000."""
+    channel: Literal["mix"] | NonNegativeInt = "mix"
+    """Which channel is taken of recordings that have several, counted from 0; `mix` averages them
+    all. Channels that cancel, or hold two talkers, are told and listed in channels.csv."""
     case: Literal["lower", "upper", "keep"] = "lower"
     """What the normaliser does with letter case."""
     alphabet: str | None = "abcdefghijklmnopqrstuvwxyz'"
