@@ -38,7 +38,7 @@ class SizeField:
 
     def holding(self, size: int) -> bytes:
         """Return the number for a size; all ones where it does not fit."""
-        most = 2 ** (8 * self.width) - 1
+        most = (1 << 8 * self.width) - 1
         return min(size + self.extra, most).to_bytes(self.width, self.order)
 
 
