@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from distillery.data.manifest import PreparedData
+from distillery.data.workspace import PREPARED, SPLITS_FILE
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import PrepareStageParams
 from distillery.prepare import prepare as preparation
@@ -16,11 +17,17 @@ def prepare(root: Path) -> None:
     """Prepare the corpus that params.yaml names.
 
     Args:
-        root: the workspace: params.yaml is read there, data/prepared written.
+        root: the workspace: params.yaml is read there, data/prepared and data/splits.csv written.
     """
     everything = PrepareStageParams.load(root / PARAMS_FILE)
-    settings, folder = everything.prepare, root / "data" / "prepared"
-    preparation.prepare(settings, root / settings.source, folder, root / "reports")
+    settings, folder = everything.prepare, root / PREPARED
+    preparation.prepare(
+        settings,
+        root / settings.source,
+        folder,
+        root / "reports",
+        decisions=root / SPLITS_FILE,
+    )
     caution = preparation.too_little_to_learn(PreparedData.open(folder))
     if caution and everything.teacher.kind == "trained":
         logger.warning("%s", caution)

@@ -6,6 +6,7 @@ lists and names, never audio. Public corpora add `download_<name>(source)`.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -60,6 +61,11 @@ def listed_file(source: Path, name: str) -> Path:
             "restore the published corpus"
         )
     return source / path
+
+
+def fold_speaker(name: str) -> str:
+    """Return what is the same for spellings of a speaker that differ by blanks or case alone."""
+    return " ".join(unicodedata.normalize("NFC", name).split()).casefold()
 
 
 Reader = Callable[[PrepareParams, Path], Iterable[Recording]]
