@@ -19,7 +19,7 @@ from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
-from distillery.data.manifest import SPLITS
+from distillery.data.manifest import SPLITS, PreparedData
 from distillery.errors import ManifestError
 from distillery.files import write_bytes
 from distillery.params.prepare import PrepareParams
@@ -37,8 +37,10 @@ class Terms:
 
     corpus: str
     source: str
-    valid_fraction: float
-    test_fraction: float
+    """As the settings have it; empty where it is not known."""
+    valid_fraction: float | None
+    """None: not known."""
+    test_fraction: float | None
 
     @classmethod
     def of(cls, params: PrepareParams) -> Terms:
@@ -72,7 +74,9 @@ class Decisions:
         common, names say nothing; equal audio still does.
         """
         now, then = Terms.of(params), self.terms
-        if (now.valid_fraction, now.test_fraction) != (then.valid_fraction, then.test_fraction):
+        if None not in (then.valid_fraction, then.test_fraction) and (
+            (now.valid_fraction, now.test_fraction) != (then.valid_fraction, then.test_fraction)
+        ):
             return Recall(
                 note="splits are drawn anew: prepare.valid_fraction and prepare.test_fraction are "
                 f"{now.valid_fraction:g} and {now.test_fraction:g}, they were "
@@ -122,6 +126,16 @@ class Prepared(Protocol):
         """SHA-256 of its samples."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A row of a manifest."""
+
+    utterance_id: str
+    speaker: str | None
+    split: str
+    audio_key: str
+
+
 def read_decisions(path: Path) -> Decisions | None:
     """Return what was decided; None where nothing was.
 
@@ -146,13 +160,13 @@ def read_decisions(path: Path) -> Decisions | None:
 
 
 def write_decisions(
-    path: Path, params: PrepareParams, former: Decisions | None, rows: Iterable[Prepared]
+    path: Path, terms: Terms, former: Decisions | None, rows: Iterable[Prepared]
 ) -> None:
     """Write what was decided, what is not in the corpus any more included.
 
     Args:
         path: data/splits.csv.
-        params: the settings drawn with.
+        terms: what was drawn from.
         former: what the file said, where that was taken into account.
         rows: what is prepared now.
     """
@@ -162,9 +176,27 @@ def write_decisions(
             row.utterance_id, row.speaker or "", row.split, row.audio_key[:KEY_LENGTH]
         )
     buffer = io.StringIO(newline="")
-    buffer.write(f"{MARK}{TypeAdapter(Terms).dump_json(Terms.of(params)).decode()}\n")
+    buffer.write(f"{MARK}{TypeAdapter(Terms).dump_json(terms).decode()}\n")
     writer = csv.DictWriter(buffer, HEADER, lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(decided[key]) for key in sorted(decided))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_bytes(path, buffer.getvalue().encode())
+
+
+def keep_splits_of(folder: Path, path: Path) -> None:
+    """Write down the decisions that prepared data show, where there are prepared data.
+
+    Args:
+        folder: the prepared data.
+        path: data/splits.csv.
+    """
+    try:
+        data = PreparedData.open(folder)
+    except ManifestError:
+        return
+    frame = data.frame
+    speakers = (name if isinstance(name, str) else None for name in frame["speaker"])
+    columns = (frame["utterance_id"], speakers, frame["split"], frame["audio_key"])
+    rows = (Shown(*row) for row in zip(*columns, strict=True))
+    write_decisions(path, Terms(data.summary.corpus, "", None, None), None, rows)

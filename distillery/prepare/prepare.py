@@ -42,7 +42,7 @@ from distillery.errors import AudioError, CorpusError, EmptyAudio
 from distillery.files import whole_folder, write_bytes, write_json
 from distillery.params.prepare import PrepareParams
 from distillery.prepare.checks import as_csv, check_drops, check_labels, check_splits
-from distillery.prepare.kept import KEY_LENGTH, Recall, read_decisions, write_decisions
+from distillery.prepare.kept import KEY_LENGTH, Recall, Terms, read_decisions, write_decisions
 from distillery.prepare.levels import measure, overdriven_fraction
 from distillery.prepare.packing import SCHEMA, Decoded, Drop, Packing, Row, in_packing_order
 from distillery.prepare.profile import write_profile
@@ -115,7 +115,7 @@ def prepare(
         profile = packing.profile()
         write_profile(temporary, profile)
     if decisions is not None:
-        write_decisions(decisions, params, recall.decisions, packing.rows)
+        write_decisions(decisions, Terms.of(params), recall.decisions, packing.rows)
     for line in remarks(packing.rows, profile.repeated, recall.kept):
         logger.info("%s", line)
     logger.info("prepared %s\n%s", summary.corpus, table(summary, packing.rows))

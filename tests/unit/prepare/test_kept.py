@@ -16,7 +16,7 @@ from distillery.corpora.base import Recording
 from distillery.data.manifest import PreparedData
 from distillery.errors import ManifestError
 from distillery.params.prepare import PrepareParams
-from distillery.prepare.kept import read_decisions, write_decisions
+from distillery.prepare.kept import Terms, keep_splits_of, read_decisions, write_decisions
 from distillery.prepare.prepare import prepare
 from distillery.prepare.splits import Kept, assign_splits
 
@@ -86,7 +86,7 @@ def test_no_utterance_moves_as_data_grow(
         rows = [
             Done(r.utterance_id, r.speaker, splits[r.utterance_id], r.utterance_id) for r in corpus
         ]
-        write_decisions(path, params, found, rows)
+        write_decisions(path, Terms.of(params), found, rows)
 
 
 class Folder:
@@ -206,6 +206,22 @@ def test_another_corpus_with_the_same_speakers_is_drawn_by_itself(folder: Folder
         folder.add(f"b{number}.wav", 100 + number, f"s{2 + number % 8}")
     splits = folder.prepare(source="another")  # type: ignore[arg-type]
     assert set(splits.values()) == {"train", "valid", "test"}
+
+
+def test_data_of_old_show_what_was_decided(folder: Folder) -> None:
+    for number in range(40):
+        folder.add(f"{number}.wav", number, f"s{number % 5}" if number % 2 else "")
+    decided = {f"{number}.wav": ("train", "valid", "test")[number % 3] for number in range(40)}
+    for row in folder.rows:
+        row["split"], row["speaker"] = decided[row["path"]], ""
+    folder.prepare()
+    (folder.root / "data/splits.csv").unlink()
+    keep_splits_of(folder.root / "data/prepared", folder.root / "data/splits.csv")
+    for row in folder.rows:
+        row["split"] = ""
+    assert folder.prepare(valid_fraction=0.2) == decided
+    keep_splits_of(folder.root / "nothing", folder.root / "no.csv")
+    assert not (folder.root / "no.csv").exists()
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", '# {"corpus": "an4"}\nutterance_id\n'])
