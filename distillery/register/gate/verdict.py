@@ -77,9 +77,14 @@ class Verdict:
     against_wer: float | None = None
     """That version's, on the same utterances and in the same run."""
     num_utterances: int = 0
-    """In the test split."""
+    """Of the test split, that both were judged on."""
     rulings: tuple[Ruling, ...] = ()
     """Of every rule on every format; none where nothing had to be judged."""
+    num_left_out: int | None = None
+    """Test utterances that the other version learnt from; None where it does not say, or there is
+    no other."""
+    note: str = ""
+    """What a person should know of them, a sentence; empty where there is nothing."""
 
     @property
     def failed(self) -> list[Ruling]:
@@ -103,6 +108,8 @@ class Verdict:
         values = {f"gate/{item.form}/{item.rule}": float(item.figure) for item in self.rulings}
         if self.against_wer is not None:
             values["gate/champion_wer"] = self.against_wer
+        if self.num_left_out is not None:
+            values["gate/left_out"] = float(self.num_left_out)
         return values
 
 
@@ -146,7 +153,8 @@ def read_verdict(root: Path, model_name: str | None = None) -> Verdict | None:
 def sentence(verdict: Verdict) -> str:
     """Return the verdict in a sentence."""
     alias = verdict.alias or "without an alias"
-    return f"Gate: version {verdict.version} is {alias}: {verdict.reason}."
+    note = f" {verdict.note}" if verdict.note else ""
+    return f"Gate: version {verdict.version} is {alias}: {verdict.reason}.{note}"
 
 
 def render(verdict: Verdict) -> str:
