@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from distillery.corpora.lists import find_file
 from distillery.data.audio import decode
 from distillery.errors import CorpusError
 from distillery.params.prepare import PrepareParams
@@ -56,11 +57,18 @@ def listed_file(source: Path, name: str) -> Path:
     """
     path = PurePosixPath(name)
     if path.is_absolute() or {"..", ""} & set(name.split("/")) or not name.isprintable():
-        raise CorpusError(
-            f"{source}: its lists name {name[:NUM_SHOWN_CHARACTERS]!r}, expected a file inside; "
-            "restore the published corpus"
-        )
-    return source / path
+        raise _no_file_inside(source, name)
+    try:
+        return find_file(source, path)
+    except (OSError, ValueError):  # far too long, a loop of links
+        raise _no_file_inside(source, name) from None
+
+
+def _no_file_inside(source: Path, name: str) -> CorpusError:
+    return CorpusError(
+        f"{source}: its lists name {name[:NUM_SHOWN_CHARACTERS]!r}, expected a file inside; "
+        "restore the published corpus"
+    )
 
 
 def fold_speaker(name: str) -> str:

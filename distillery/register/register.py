@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
@@ -54,7 +55,10 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
         predictions = pd.read_parquet(results.root / EVALUATION / PREDICTIONS_FILE)
         sources = data_sources(data, results)
         runs = log_model_runs(tracking, parent, results, sources, predictions)
-        candidates = _candidates(tracking, results, runs, data)
+        candidates = [
+            replace(item, trained_on=_trained_on(tracking, results, item.name, data))
+            for item in _candidates(results, runs, test_digest(data))
+        ]
         versions = {
             item.name: register_version(tracking, settings.model_name, item, settings.serve_limits)
             for item in candidates
@@ -132,11 +136,10 @@ def test_digest(data: PreparedData) -> str:
 
 
 def _candidates(
-    tracking: Tracking, results: PipelineResults, runs: Mapping[str, str], data: PreparedData
+    results: PipelineResults, runs: Mapping[str, str], digest_of_test: str
 ) -> list[Candidate]:
     """Return of each student the seed of the lowest validation WER."""
     candidates = []
-    digest_of_test = test_digest(data)
     for row in results.summary.students.values():
         assert row.best_seed is not None  # students have one
         best = row.of_seed(row.best_seed)
@@ -160,7 +163,6 @@ def _candidates(
                 valid_wer=best.valid_wer,
                 num_parameters=best.parameters,
                 served=_served(results, row, best),
-                trained_on=_trained_on(tracking, results, row.name, data),
             )
         )
     return candidates

@@ -1,0 +1,128 @@
+"""The text lists of corpora, as editors and tools of all kinds leave them, and the files they name.
+
+A list is UTF-8, with or without a byte-order mark, or UTF-16 or UTF-32 with one. Other encodings
+cannot be told from each other, so they are refused, with the line. A file is found by its name also
+where the two are composed differently, as macOS and Linux compose accents.
+"""
+
+from __future__ import annotations
+
+import codecs
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from distillery.errors import CorpusError, DistilleryError
+
+# UTF-32 first: its mark begins like UTF-16's.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+NUM_SHOWN_BYTES = 20
+
+
+def read_text(path: Path, kind: type[DistilleryError] = CorpusError) -> str:
+    """Return a text file's content, its byte-order mark left out; line ends stay as they are.
+
+    Args:
+        path: the file.
+        kind: of the error.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DistilleryError: of that kind; it cannot be read, or is in an encoding without a mark that
+            is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise kind(f"{path}: cannot be read: {error.strerror}; expected a text file") from None
+    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line = before.count(b"\n") + 1
+        found = content[error.start :].split(b"\n")[0][:NUM_SHOWN_BYTES]
+        raise kind(
+            f"{path}, line {line}: cannot be read: {found!r} is no {encoding.upper()} "
+            f"({error.reason}); save it again as UTF-8"
+        ) from None
+    if text.count("\0") * 4 > len(text):
+        raise kind(
+            f"{path}: cannot be read: {text.count(chr(0))} of {len(text)} characters are NUL, as "
+            "in UTF-16 without a byte-order mark; save it again as UTF-8"
+        )
+    return text
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return a list's lines, blanks at their ends stripped, empty ones left out.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CorpusError: as `read_text`.
+    """
+    # Not splitlines: other separators, such as U+2028, may stand in a text.
+    lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def visible_files(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yield a folder's files that match a pattern, sorted; no dot files, nor what lies in any.
+
+    macOS leaves `._NAME` beside NAME on disks of others: no recordings.
+    """
+    for path in sorted(folder.glob(pattern)):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
+def find_file(folder: Path, name: str | PurePosixPath) -> Path:
+    """Return the path of a file by its name; as given where there is none.
+
+    Args:
+        folder: where it lies.
+        name: relative to that; accents may be composed otherwise than on the disk.
+
+    Raises:
+        OSError, ValueError: it can be no path.
+    """
+    path = folder / name
+    if _exists(path):
+        return path
+    for form in ("NFC", "NFD"):
+        other = folder / unicodedata.normalize(form, str(name))
+        if other != path and _exists(other):
+            return other
+    if str(name).isascii():
+        return path
+    return _by_parts(folder, PurePosixPath(name)) or path
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _by_parts(folder: Path, name: PurePosixPath) -> Path | None:
+    """Return what a mixture of forms names."""
+    found = folder
+    for part in name.parts:
+        if not found.is_dir():
+            return None
+        wanted = unicodedata.normalize("NFC", part)
+        same = [p for p in found.iterdir() if unicodedata.normalize("NFC", p.name) == wanted]
+        if not same:
+            return None
+        found = min(same)
+    return found
