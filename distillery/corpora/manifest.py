@@ -269,6 +269,8 @@ def _inside(row: Row, source: Path, given: str) -> tuple[str, Path]:
             f"{row}: path {given!r} leaves the folder {source}; put the audio there and give the "
             "path relative to it"
         )
+    if not PurePosixPath(name).name:
+        raise ManifestError(f"{row}: path {given!r} is the folder, expected an audio file in it")
     return name, found
 
 
