@@ -2,10 +2,9 @@
 
 A split that the corpus does not publish is drawn. The SHA-256 of a speaker's name, read as a
 fraction, is compared with the share asked for, so added data moves nobody. Where that leaves a
-split without a speaker, or without a transcript although there are some, the transcribed speaker
-whose share is the nearest to the one asked for is drawn, too; below MANY_SPEAKERS all are drawn so.
-Utterances are drawn one by one where speakers are unknown, where one speaker is left alone, or
-where all of them stand in another split already.
+split without a speaker, or without a transcript although there are some, the transcribed speaker of
+the lowest fraction is drawn, too. Utterances are drawn one by one where speakers are unknown, where
+one speaker is left alone, or where all of them stand in another split already.
 
 What was decided before is given (`Kept`) and stays: docs/decisions/0021-splits-that-stay.md.
 """
@@ -21,7 +20,7 @@ from dataclasses import dataclass, field
 from distillery.corpora.base import Recording
 
 MANY_SPEAKERS = 10
-"""From here on a hash draws about the share asked for."""
+"""From here on no speaker is taken to be most of the corpus."""
 OFFICIAL, BY_SPEAKER, BY_UTTERANCE = "official", "by speaker", "by utterance"
 IsTranscribed = Callable[[Recording], bool]
 
@@ -154,8 +153,8 @@ class _Draw:
         if by_speaker and name in missing and sum(1 for g in groups if g.transcribed) < 2:
             by_speaker = False
             groups = self._grouped(free, by_speaker)
-        by_hash = grows or not by_speaker or len(speakers) >= MANY_SPEAKERS
-        for group in _chosen(groups, name, fraction, missing, by_hash=by_hash):
+        few = by_speaker and len(speakers) < MANY_SPEAKERS
+        for group in _chosen(groups, name, fraction, missing, few=few):
             self.splits.update(dict.fromkeys(group.ids, name))
         return BY_SPEAKER if by_speaker else BY_UTTERANCE
 
@@ -194,39 +193,25 @@ class _Group:
 
 
 def _chosen(
-    groups: Sequence[_Group],
-    name: str,
-    fraction: float,
-    missing: Sequence[str],
-    *,
-    by_hash: bool,
+    groups: Sequence[_Group], name: str, fraction: float, missing: Sequence[str], *, few: bool
 ) -> list[_Group]:
-    """Return the groups that a split gets.
+    """Return the groups that a split gets: whose hash says so, and one more if need be.
 
     Args:
         groups: what may be drawn.
         name: of the split.
         fraction: share of the groups.
         missing: this split and later ones, as far as each still lacks a transcribed utterance.
-        by_hash: whether the hash alone decides, so far as no split stays without one.
+        few: whether one of them may be most of the corpus; such a one is trained on.
     """
     order = {group.name: hash_fraction(name, group.name) for group in groups}
-    worded = [group for group in groups if group.transcribed]
+    worded = sorted((g for g in groups if g.transcribed), key=lambda g: (order[g.name], g.name))
+    half = sum(group.transcribed for group in worded) / 2
+    large = {group.name for group in worded if few and group.transcribed > half}
+    chosen = {group.name for group in groups if order[group.name] < fraction} - large
     num_left = min(len([other for other in missing if other != name]), max(0, len(worded) - 1))
-    total = sum(group.transcribed for group in worded)
-    # Those of the nearest share first.
-    nearest = sorted(
-        worded, key=lambda g: (abs(g.transcribed - fraction * total), order[g.name], g.name)
-    )
-    chosen = {group.name for group in groups if order[group.name] < fraction}
-    if not by_hash:
-        count = max(1 if name in missing else 0, round(fraction * len(worded)))
-        few = nearest[: min(count, len(worded) - num_left)]
-        chosen -= {group.name for group in worded} - {group.name for group in few}
-        chosen |= {group.name for group in few}
-    drawn = sorted((g for g in worded if g.name in chosen), key=lambda g: order[g.name])
-    for group in drawn[len(worded) - num_left :]:
-        chosen.remove(group.name)
-    if name in missing and nearest and not any(g.name in chosen for g in worded):
-        chosen.add(nearest[0].name)
+    drawn = [group for group in worded if group.name in chosen]
+    chosen -= {group.name for group in drawn[len(worded) - num_left :]}
+    if name in missing and worded and not any(group.name in chosen for group in worded):
+        chosen.add(min(worded, key=lambda g: (g.name in large, order[g.name], g.name)).name)
     return [group for group in groups if group.name in chosen]

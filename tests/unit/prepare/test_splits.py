@@ -71,12 +71,21 @@ def test_every_split_gets_a_speaker_of_its_own(number: int) -> None:
         assert sum(map(len, found)) == number
 
 
+@pytest.mark.parametrize("number", [5, 8, 9, 10, 15])
+def test_more_speakers_move_nobody_out_of_training_even_if_nothing_was_kept(number: int) -> None:
+    for first in range(0, 3000, 100):
+        before, _ = assign_splits(speakers(first, first + number), 0.1, 0.1)
+        for more in (1, 2, 5, 20):
+            after, _ = assign_splits(speakers(first, first + number + more), 0.1, 0.1)
+            assert speakers_of(before, "train") <= speakers_of(after, "train")
+
+
 def test_of_two_speakers_one_is_tested_on_and_the_other_is_split_by_utterance() -> None:
     many = [recording(f"a-{index}", "a") for index in range(60)]
     few = [recording(f"b-{index}", "b") for index in range(6)]
     splits, rules = assign_splits(many + few, 0.1, 0.1)
     assert rules == {"test": "by speaker", "valid": "by utterance"}
-    assert speakers_of(splits, "test") == {"b"}  # its share is the nearer to a tenth
+    assert speakers_of(splits, "test") == {"b"}  # a would be most of the corpus
     assert speakers_of(splits, "valid") == speakers_of(splits, "train") == {"a"}
     official = [
         *few,
