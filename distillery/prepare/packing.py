@@ -22,7 +22,7 @@ from distillery.data.audio import compute_num_samples
 from distillery.data.manifest import COLUMNS, shard_name
 from distillery.params.prepare import PrepareParams
 from distillery.prepare.levels import OVERDRIVEN, Levels
-from distillery.prepare.profile import Profile, ProfileBuilder, Repeated
+from distillery.prepare.profile import Leaks, Profile, ProfileBuilder, Repeated
 from distillery.prepare.splits import hash_fraction
 
 UNKNOWN_CHARACTERS = "unknown_characters"
@@ -228,7 +228,7 @@ class Packing:
                 kept.append(row)
         self.rows = kept
 
-    def profile(self) -> Profile:
+    def profile(self, respelt_speakers: int) -> Profile:
         """Return what the utterances that were kept are like."""
         builder = ProfileBuilder()
         for row in self.rows:
@@ -237,7 +237,9 @@ class Packing:
             )
         for characters in self._refused:
             builder.refuse(characters)
-        return builder.profile(_repeated(self.rows))
+        reasons = Counter(drop.reason for drop in self.dropped)
+        copies = {split: reasons[f"also_in_{split}"] for split in self._keys}
+        return builder.profile(Leaks(_repeated(self.rows), copies, respelt_speakers))
 
     def _fault_of_length(self, decoded: Decoded) -> tuple[str, str] | None:
         duration_seconds = len(decoded.samples) / self._params.sample_rate_hz

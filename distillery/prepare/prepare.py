@@ -7,12 +7,12 @@ whatever order the file system lists it in.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import re
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -47,7 +47,7 @@ from distillery.prepare.levels import measure, overdriven_fraction
 from distillery.prepare.packing import SCHEMA, Decoded, Drop, Packing, Row, in_packing_order
 from distillery.prepare.profile import write_profile
 from distillery.prepare.report import remarks, table
-from distillery.prepare.speakers import unify_speakers
+from distillery.prepare.speakers import say_unified, unify_speakers
 from distillery.prepare.splits import OFFICIAL, Kept, assign_splits
 
 NUM_WORKERS = 2
@@ -87,23 +87,18 @@ def prepare(
             or a split is empty, or models could not be validated or tested on it.
         ManifestError: the user's manifest breaks its contract, or the file of decisions does.
     """
-    recordings, note = unify_speakers(read_recordings(params, source))
+    recordings, respelt = unify_speakers(read_recordings(params, source))
     former = None if decisions is None else read_decisions(decisions)
     recall = Recall()
     if former is not None:
         recall = former.recall(params, (item.utterance_id for item in recordings))
-    for line in filter(None, (note, recall.note)):
-        logger.warning("%s", line)
-    splits, split_rule = assign_splits(
-        recordings,
-        params.valid_fraction,
-        params.test_fraction,
-        recall.kept,
-        functools.partial(_is_transcribed, params),
-    )
+    for line in (say_unified(respelt) if respelt else None, recall.note):
+        if line is not None:
+            logger.warning("%s", line)
     with whole_folder(folder) as temporary:
-        packing = Packing(params, temporary)
-        _pack(params, packing, recordings, splits, split_rule, recall.kept, num_workers)
+        packing, split_rule = _split_and_pack(
+            params, recordings, recall.kept, temporary, num_workers
+        )
         dropped = sorted(packing.dropped, key=lambda drop: drop.utterance_id)
         check_drops(dropped, len(recordings), params.max_dropped_fraction, reports)
         check_splits(packing.rows)
@@ -112,14 +107,50 @@ def prepare(
         _write_manifest(temporary / MANIFEST_FILE, packing.rows)
         write_bytes(temporary / DROPPED_FILE, as_csv(dropped))
         write_json(temporary / SUMMARY_FILE, asdict(summary))
-        profile = packing.profile()
+        profile = packing.profile(len(respelt))
         write_profile(temporary, profile)
     if decisions is not None:
         write_decisions(decisions, Terms.of(params), recall.decisions, packing.rows)
-    for line in remarks(packing.rows, profile.repeated, recall.kept):
+    assert profile.leaks is not None
+    for line in remarks(packing.rows, profile.leaks.repeated, recall.kept):
         logger.info("%s", line)
     logger.info("prepared %s\n%s", summary.corpus, table(summary, packing.rows))
     return summary
+
+
+def _split_and_pack(
+    params: PrepareParams,
+    recordings: Sequence[Recording],
+    kept: Kept,
+    folder: Path,
+    num_workers: int,
+) -> tuple[Packing, dict[str, str]]:
+    """Draw splits and pack all recordings; return how validation and test were chosen, too.
+
+    Where all transcripts of a drawn split are dropped, as their audio shows, it is drawn again, and
+    not from what was dropped.
+    """
+    lost: set[str] = set()
+    while True:
+
+        def is_usable(recording: Recording, lost: AbstractSet[str] = frozenset(lost)) -> bool:
+            return recording.utterance_id not in lost and _is_transcribed(params, recording)
+
+        splits, split_rule = assign_splits(
+            recordings, params.valid_fraction, params.test_fraction, kept, is_usable
+        )
+        packing = Packing(params, folder)
+        _pack(params, packing, recordings, splits, split_rule, kept, num_workers)
+        transcribed = {row.split for row in packing.rows if row.text is not None}
+        drawn = {split for split, rule in split_rule.items() if rule != OFFICIAL}
+        dropped = {drop.utterance_id for drop in packing.dropped}
+        if drawn <= transcribed or not transcribed or dropped <= lost:
+            return packing, split_rule
+        bare = " and ".join(sorted(drawn - transcribed))
+        logger.info("split %s: all transcripts were dropped with their audio; drawn again", bare)
+        lost |= dropped
+        for shard in folder.iterdir():
+            shard.unlink()
 
 
 def _is_transcribed(params: PrepareParams, recording: Recording) -> bool:

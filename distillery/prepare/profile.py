@@ -85,6 +85,18 @@ class Repeated:
 
 
 @dataclass(frozen=True)
+class Leaks:
+    """What would flatter models, and what became of it."""
+
+    repeated: Mapping[str, Repeated]
+    """Of `valid` and `test`."""
+    copies_dropped: Mapping[str, int]
+    """By the split whose audio it was: utterances of other splits that were dropped."""
+    respelt_speakers: int
+    """Speakers whose spellings differed by blanks or case alone, and are one now."""
+
+
+@dataclass(frozen=True)
 class Profile:
     """What profile.json holds."""
 
@@ -93,8 +105,8 @@ class Profile:
     """Characters that are no tokens: how many utterances were dropped for each."""
     num_utterances_with_unknown_characters: int
     """Dropped for any of them."""
-    repeated: Mapping[str, Repeated] | None = None
-    """Of `valid` and `test`; None in profiles of old."""
+    leaks: Leaks | None = None
+    """None in profiles of old."""
     version: int = VERSION
     """Of the measures and their bins."""
 
@@ -184,8 +196,8 @@ class ProfileBuilder:
         self._num_refused += 1
         self._unknown.update(characters)
 
-    def profile(self, repeated: Mapping[str, Repeated] | None = None) -> Profile:
-        """Return the profile of what was counted, with what training texts repeat, if known."""
+    def profile(self, leaks: Leaks | None = None) -> Profile:
+        """Return the profile of what was counted, with what may flatter models, if known."""
         return Profile(
             splits={
                 split: SplitProfile(
@@ -196,7 +208,7 @@ class ProfileBuilder:
             },
             unknown_characters=dict(sorted(self._unknown.items())),
             num_utterances_with_unknown_characters=self._num_refused,
-            repeated=repeated,
+            leaks=leaks,
         )
 
 

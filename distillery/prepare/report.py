@@ -48,9 +48,7 @@ def _why_by_utterance(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:
     yield f"by utterance: {' and '.join(drawn)}, for {why}"
 
 
-def remarks(
-    rows: Sequence[Row], repeated: Mapping[str, Repeated] | None, kept: Kept
-) -> Iterator[str]:
+def remarks(rows: Sequence[Row], repeated: Mapping[str, Repeated], kept: Kept) -> Iterator[str]:
     """Yield sentences about what the data hold that figures will not show.
 
     Args:
@@ -58,7 +56,7 @@ def remarks(
         repeated: as in the profile.
         kept: former decisions about splits.
     """
-    for split, found in sorted((repeated or {}).items()):
+    for split, found in sorted(repeated.items()):
         if found.num_in_train:
             yield (
                 f"{found.num_in_train} of {found.num_utterances} transcribed utterances of split "

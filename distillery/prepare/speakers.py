@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from distillery.corpora.base import Recording, fold_speaker
@@ -11,8 +11,10 @@ from distillery.corpora.base import Recording, fold_speaker
 NUM_SHOWN = 3
 
 
-def unify_speakers(recordings: Sequence[Recording]) -> tuple[list[Recording], str | None]:
-    """Return the recordings with one spelling for each speaker, and a sentence if any changed.
+def unify_speakers(
+    recordings: Sequence[Recording],
+) -> tuple[list[Recording], Mapping[str, Sequence[str]]]:
+    """Return the recordings with one spelling for each speaker, and the spellings of who changed.
 
     The spelling that most utterances have stays, blanks at its ends stripped; a speaker of blanks
     alone is unknown.
@@ -31,19 +33,28 @@ def unify_speakers(recordings: Sequence[Recording]) -> tuple[list[Recording], st
         if set(found) != {names[folded]}
     }
     if not changed:
-        return list(recordings), None
+        return list(recordings), {}
     unified = [
         recording
         if recording.speaker is None
         else replace(recording, speaker=names[fold_speaker(recording.speaker)] or None)
         for recording in recordings
     ]
+    return unified, {names[folded]: found for folded, found in sorted(changed.items())}
+
+
+def say_unified(changed: Mapping[str, Sequence[str]]) -> str:
+    """Return in a sentence whose spellings became one.
+
+    Args:
+        changed: as `unify_speakers` returns it, not empty.
+    """
     shown = "; ".join(
-        f"{', '.join(map(repr, found))} as {names[folded] or None!r}"
-        for folded, found in sorted(changed.items())[:NUM_SHOWN]
+        f"{', '.join(map(repr, found))} as {name or None!r}"
+        for name, found in list(changed.items())[:NUM_SHOWN]
     )
     more = f" and {len(changed) - NUM_SHOWN} more" if len(changed) > NUM_SHOWN else ""
-    return unified, (
+    return (
         f"speakers that differ by blanks or case alone are one: {shown}{more}; give them names "
         "that differ otherwise if they are not"
     )

@@ -198,19 +198,23 @@ def cache_metrics(results: PipelineResults) -> dict[str, float]:
     return {f"cache/{name}": float(value) for name, value in values.items() if value is not None}
 
 
-def repeated_sentences(results: PipelineResults) -> tuple[dict[str, float], dict[str, str]]:
+def data_leaks(results: PipelineResults) -> tuple[dict[str, float], dict[str, str]]:
     """Return metrics and tags: how much of validation and test stands in the training split, too.
 
     Both are empty for data that were prepared before this was counted.
     """
     try:
-        repeated = read_profile(results.root / PREPARED / PROFILE_FILE).repeated or {}
+        leaks = read_profile(results.root / PREPARED / PROFILE_FILE).leaks
     except ManifestError:
+        leaks = None
+    if leaks is None:
         return {}, {}
-    return (
-        {f"data/{split}_sentences_in_train": found.fraction for split, found in repeated.items()},
-        {
-            f"data.{split}_sentences_in_train": f"{found.num_in_train} of {found.num_utterances}"
-            for split, found in repeated.items()
-        },
-    )
+    metrics = {"data/respelt_speakers": float(leaks.respelt_speakers)}
+    for split, count in leaks.copies_dropped.items():
+        metrics[f"data/copies_of_{split}_dropped"] = float(count)
+    tags = {}
+    for split, found in leaks.repeated.items():
+        metrics[f"data/{split}_sentences_in_train"] = found.fraction
+        told = f"{found.num_in_train} of {found.num_utterances}"
+        tags[f"data.{split}_sentences_in_train"] = told
+    return metrics, tags

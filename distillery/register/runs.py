@@ -21,8 +21,8 @@ from distillery.register import descriptions
 from distillery.register.gate.verdict import GATE_FILE, Verdict
 from distillery.register.metrics import (
     cache_metrics,
+    data_leaks,
     model_metrics,
-    repeated_sentences,
     teacher_metrics,
 )
 from distillery.register.pipeline_results import PipelineResults
@@ -180,7 +180,7 @@ def log_parent_run(
     settings = {**flatten(params.model_dump()), **flatten(origin(results))}
     if uri := params.register.tracking_uri:
         settings["register.tracking_uri"] = without_credentials(uri)
-    repeated, told = repeated_sentences(results)
+    leaks, told = data_leaks(results)
     objective = _objective_of(params, f"students/{best.name}/seed-{best.seed}")
     name = pipeline_name(f"{best.name}-{objective}", params.prepare.title, results.data_md5)
     tracking.log_values(
@@ -193,7 +193,7 @@ def log_parent_run(
             "registered/wer": best.test_wer,
             "registered/valid_wer": best.valid_wer,
             **cache_metrics(results),
-            **repeated,
+            **leaks,
         },
         tags={
             **results.tags,

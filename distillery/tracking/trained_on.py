@@ -45,7 +45,7 @@ def read_keys(folder: Path) -> np.ndarray | None:
     if not path.exists():
         return None
     try:
-        found = np.load(path, allow_pickle=False)
+        found: np.ndarray = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise ModelError(f"{path}: cannot be read ({error}); register the model again") from None
     if found.dtype != np.uint64 or found.ndim != 1:

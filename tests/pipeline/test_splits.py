@@ -52,7 +52,7 @@ def write(root: Path, speakers: range) -> None:
         for number in (2 * speaker + take for speaker in speakers for take in range(2)):
             name = f"t{number}.wav"
             soundfile.write(root / "corpus" / name, speak("ab", number), RATE_HZ)
-            writer.writerow((name, "ab", f"s{number // 2}"))
+            writer.writerow((name, "ab", f"w{number // 2}"))
 
 
 def prepared(root: Path) -> dict[str, str]:

@@ -23,7 +23,7 @@ from distillery.errors import CorpusError
 from distillery.params.prepare import PrepareParams
 from distillery.prepare import prepare as preparation
 from distillery.prepare.prepare import prepare, too_little_to_learn
-from distillery.prepare.profile import Repeated, read_profile
+from distillery.prepare.profile import Leaks, Repeated, read_profile
 from distillery.prepare.splits import hash_fraction
 
 RATE_HZ = 8000
@@ -394,6 +394,9 @@ def test_audio_of_the_validation_split_is_not_trained_on(corpus: Corpus) -> None
     assert {name: reason for name, (reason, _) in corpus.dropped().items()} == {
         "copy-train": "also_in_valid"
     }
+    leaks = read_profile(corpus.prepared / "profile.json").leaks
+    assert leaks is not None
+    assert leaks.copies_dropped == {"test": 0, "valid": 1}
 
 
 def test_copies_within_a_split_are_kept(corpus: Corpus) -> None:
@@ -455,6 +458,24 @@ def test_a_split_that_no_model_can_be_judged_on_is_refused_at_once(
     words = rf"split {bare}: no transcribed utterance \(found .*{bare} 0 of 1.*Add transcripts"
     with pytest.raises(CorpusError, match=words):
         corpus.prepare()
+
+
+@pytest.mark.parametrize("silent", ["test", "valid"])
+def test_a_split_whose_transcripts_are_all_dropped_is_drawn_again(
+    corpus: Corpus, silent: str
+) -> None:
+    for index in range(24):
+        corpus.add(f"u{index}", speaker=f"s{index // 2}")
+    drawn = corpus.prepare().split(silent)
+    assert 2 <= len(drawn) < 10
+    for name in drawn["utterance_id"]:
+        rewrite(corpus, name, np.zeros(RATE_HZ))
+    data = corpus.prepare()
+    assert all(data.summary.splits[split].num_labelled for split in SPLITS)
+    assert data.summary.dropped == {"no_speech": len(drawn)}
+    assert sum(path.stat().st_size for path in corpus.prepared.glob("*.pcm")) == 2 * RATE_HZ * len(
+        data.frame
+    )
 
 
 # --- recordings without speech -----------------------------------------------------------------
@@ -531,8 +552,9 @@ def test_sentences_that_training_holds_too_are_counted(
     corpus.add("v", "valid", text="six")
     with caplog.at_level("INFO"):
         corpus.prepare()
-    repeated = read_profile(corpus.prepared / "profile.json").repeated
-    assert repeated == {"test": Repeated(4, 3), "valid": Repeated(1, 0)}
+    leaks = read_profile(corpus.prepared / "profile.json").leaks
+    repeated = {"test": Repeated(4, 3), "valid": Repeated(1, 0)}
+    assert leaks == Leaks(repeated, {"test": 0, "valid": 0}, 0)
     assert "3 of 4 transcribed utterances of split test (75%) say a sentence" in caplog.text
     assert "of split valid" not in caplog.text
 
@@ -548,6 +570,9 @@ def test_speakers_that_differ_by_blanks_or_case_are_one_and_it_is_told(
     assert data.frame.groupby("speaker")["split"].nunique().max() == 1
     assert "speakers that differ by blanks or case alone are one: ' s00 ', 'S00'" in caplog.text
     assert "and 17 more" in caplog.text
+    leaks = read_profile(corpus.prepared / "profile.json").leaks
+    assert leaks is not None
+    assert leaks.respelt_speakers == 20
 
 
 def test_the_table_says_how_splits_were_chosen(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from distillery.corpora.base import Recording
-from distillery.prepare.speakers import unify_speakers
+from distillery.prepare.speakers import say_unified, unify_speakers
 
 
 def unified(*names: str | None) -> tuple[list[str | None], str | None]:
     recordings = [
         Recording(str(index), "x", name, None, None, Path("x")) for index, name in enumerate(names)
     ]
-    found, note = unify_speakers(recordings)
-    return [recording.speaker for recording in found], note
+    found, changed = unify_speakers(recordings)
+    return [r.speaker for r in found], say_unified(changed) if changed else None
 
 
 def test_names_that_differ_otherwise_stay_as_they_are() -> None:

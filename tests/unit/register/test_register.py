@@ -11,11 +11,11 @@ from distillery.evaluate.records import Estimate
 from distillery.evaluate.summary import Summary
 from distillery.language_model.settings import SearchSettings, Tuned
 from distillery.params.whole import Params
-from distillery.prepare.profile import ProfileBuilder, Repeated, write_profile
+from distillery.prepare.profile import Leaks, ProfileBuilder, Repeated, write_profile
 from distillery.register.metrics import (
+    data_leaks,
     filter_metrics,
     model_metrics,
-    repeated_sentences,
     search_metrics,
     teacher_metrics,
 )
@@ -266,13 +266,19 @@ def test_the_pipeline_bears_the_teachers_figures_and_weights(tmp_path: Path) -> 
 
 def test_the_pipeline_says_how_much_of_the_test_split_was_trained_on(tmp_path: Path) -> None:
     results = results_of(tmp_path, Params.model_validate(tiny_params()))
-    assert repeated_sentences(results) == ({}, {})
+    assert data_leaks(results) == ({}, {})
     folder = tmp_path / "data/prepared"
     folder.mkdir(parents=True)
-    write_profile(folder, ProfileBuilder().profile({"test": Repeated(8, 3)}))
-    assert repeated_sentences(results) == (
-        {"data/test_sentences_in_train": 3 / 8},
+    leaks = Leaks({"test": Repeated(8, 3)}, {"test": 2, "valid": 0}, 1)
+    write_profile(folder, ProfileBuilder().profile(leaks))
+    assert data_leaks(results) == (
+        {
+            "data/test_sentences_in_train": 3 / 8,
+            "data/copies_of_test_dropped": 2.0,
+            "data/copies_of_valid_dropped": 0.0,
+            "data/respelt_speakers": 1.0,
+        },
         {"data.test_sentences_in_train": "3 of 8"},
     )
     write_profile(folder, ProfileBuilder().profile())
-    assert repeated_sentences(results) == ({}, {})
+    assert data_leaks(results) == ({}, {})
