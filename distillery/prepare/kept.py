@@ -19,6 +19,7 @@ from typing import Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
+from distillery.corpora.base import fold_speaker
 from distillery.data.manifest import SPLITS, PreparedData
 from distillery.errors import ManifestError
 from distillery.files import write_bytes
@@ -90,7 +91,7 @@ class Decisions:
         speakers: dict[str, set[str]] = defaultdict(set)
         for item in self.by_id.values():
             if item.speaker:
-                speakers[item.speaker].add(item.split)
+                speakers[fold_speaker(item.speaker)].add(item.split)
         utterances = {key: item.split for key, item in self.by_id.items()}
         return Recall(Kept(utterances, speakers, audio), self)
 

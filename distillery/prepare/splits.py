@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from distillery.corpora.base import Recording
+from distillery.corpora.base import Recording, fold_speaker
 
 MANY_SPEAKERS = 10
 """From here on no speaker is taken to be most of the corpus."""
@@ -32,9 +32,15 @@ class Kept:
     utterances: Mapping[str, str] = field(default_factory=dict)
     """Utterance id → split."""
     speakers: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
-    """Speaker → the splits of their utterances."""
+    """Speaker, as `fold_speaker` returns the name → the splits of their utterances."""
     audio: Mapping[str, str] = field(default_factory=dict)
     """The beginning of an audio key → split."""
+
+    def places_of(self, recording: Recording) -> AbstractSet[str]:
+        """Return the splits that a recording's speaker was in; none where there is no such."""
+        if recording.speaker is None:
+            return frozenset()
+        return self.speakers.get(fold_speaker(recording.speaker), frozenset())
 
 
 NOTHING_KEPT = Kept()
@@ -122,7 +128,7 @@ class _Draw:
             if split in ("valid", "test"):
                 return split, True
         if former is None:
-            places = self._kept.speakers.get(recording.speaker or "", frozenset())
+            places = self._kept.places_of(recording)
             former = next(iter(places)) if len(places) == 1 else None
         if former is None:
             return split, False
@@ -160,7 +166,7 @@ class _Draw:
 
     def _may(self, recording: Recording, name: str) -> bool:
         """Return whether a speaker who stands in several splits has some of this one."""
-        places = self._kept.speakers.get(recording.speaker or "", frozenset())
+        places = self._kept.places_of(recording)
         return not places or name in places
 
     def _has_words(self, name: str) -> bool:
@@ -173,7 +179,7 @@ class _Draw:
     def _grouped(self, recordings: Iterable[Recording], by_speaker: bool) -> list[_Group]:
         ids: dict[str, list[str]] = defaultdict(list)
         for recording in recordings:
-            whole = by_speaker and recording.speaker not in self._kept.speakers
+            whole = by_speaker and not self._kept.places_of(recording)
             group = (recording.speaker if whole else None) or recording.utterance_id
             ids[group].append(recording.utterance_id)
         return [

@@ -133,6 +133,16 @@ def test_the_tenth_speaker_moves_nothing(folder: Folder) -> None:
     assert len(after) == 60
 
 
+def test_a_speaker_who_is_spelt_otherwise_stays_in_one_split(folder: Folder) -> None:
+    for number in range(20):
+        folder.add(f"{number}.wav", number, f"Speaker{number % 10}")
+    before = folder.prepare(valid_fraction=0.3, test_fraction=0.3)
+    for number in range(20, 80):
+        folder.add(f"{number}.wav", number, f" speaker{number % 10}")
+    after = folder.prepare(valid_fraction=0.3, test_fraction=0.3)
+    assert all(after[f"{number}.wav"] == before[f"{number % 10}.wav"] for number in range(80))
+
+
 def test_a_renamed_recording_stays_where_it_was(folder: Folder) -> None:
     for number in range(30):
         folder.add(f"{number}.wav", number)
