@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distillery.corpora.base import Recording, listed_file, require
-from distillery.corpora.lists import read_text
 from distillery.errors import CorpusError
+from distillery.files import read_text
 from distillery.params.prepare import PrepareParams
 
 LAYOUT = "train.tsv, dev.tsv, test.tsv and clips/*.mp3 (one language's folder)"
@@ -63,7 +63,7 @@ def download_commonvoice(source: Path) -> None:
 
 
 def _read_list(path: Path) -> list[dict[str, str]]:
-    lines = io.StringIO(read_text(path), newline="")
+    lines = io.StringIO(read_text(path, CorpusError), newline="")
     reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
     try:
         found = list(reader.fieldnames or ())

@@ -7,59 +7,12 @@ where the two are composed differently, as macOS and Linux compose accents.
 
 from __future__ import annotations
 
-import codecs
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from distillery.errors import CorpusError, DistilleryError
-
-# UTF-32 first: its mark begins like UTF-16's.
-MARKS = (
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
-)
-NUM_SHOWN_BYTES = 20
-
-
-def read_text(path: Path, kind: type[DistilleryError] = CorpusError) -> str:
-    """Return a text file's content, its byte-order mark left out; line ends stay as they are.
-
-    Args:
-        path: the file.
-        kind: of the error.
-
-    Raises:
-        FileNotFoundError: there is none.
-        DistilleryError: of that kind; it cannot be read, or is in an encoding without a mark that
-            is not UTF-8.
-    """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise kind(f"{path}: cannot be read: {error.strerror}; expected a text file") from None
-    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
-    try:
-        text = content.decode(encoding)
-    except UnicodeDecodeError as error:
-        before = content[: error.start]
-        line = before.count(b"\n") + 1
-        found = content[error.start :].split(b"\n")[0][:NUM_SHOWN_BYTES]
-        raise kind(
-            f"{path}, line {line}: cannot be read: {found!r} is no {encoding.upper()} "
-            f"({error.reason}); save it again as UTF-8"
-        ) from None
-    if text.count("\0") * 4 > len(text):
-        raise kind(
-            f"{path}: cannot be read: {text.count(chr(0))} of {len(text)} characters are NUL, as "
-            "in UTF-16 without a byte-order mark; save it again as UTF-8"
-        )
-    return text
+from distillery.errors import CorpusError
+from distillery.files import read_text
 
 
 def read_lines(path: Path) -> list[str]:
@@ -70,7 +23,7 @@ def read_lines(path: Path) -> list[str]:
         CorpusError: as `read_text`.
     """
     # Not splitlines: other separators, such as U+2028, may stand in a text.
-    lines = read_text(path).replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    lines = read_text(path, CorpusError).replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return [line.strip() for line in lines if line.strip()]
 
 

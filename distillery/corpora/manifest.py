@@ -26,11 +26,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording, fold_speaker
-from distillery.corpora.lists import find_file, read_text
+from distillery.corpora.lists import find_file
 from distillery.data.audio import compute_num_samples, decode
 from distillery.data.manifest import SPLITS
 from distillery.errors import AudioError, CorpusError, DistilleryError, ManifestError
-from distillery.files import Json
+from distillery.files import Json, read_text
 from distillery.params.prepare import PrepareParams
 
 COLUMNS_WANTED = "path, text[, speaker, split, utterance_id]"

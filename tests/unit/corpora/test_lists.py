@@ -17,63 +17,21 @@ from distillery.corpora.commands import load_grammar
 from distillery.corpora.commonvoice import read_commonvoice
 from distillery.corpora.fsdd import read_fsdd
 from distillery.corpora.librispeech import read_librispeech
-from distillery.corpora.lists import find_file, read_lines, read_text, visible_files
+from distillery.corpora.lists import find_file, read_lines, visible_files
 from distillery.corpora.manifest import read_manifest
 from distillery.corpora.speechcommands import read_speechcommands
 from distillery.errors import CorpusError, ManifestError
 from distillery.params.prepare import PrepareParams
 
-TEXT = "né – ja\tx\n\u4f60\u2028z\r\n"
 MARKED = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 DOT_FILE = b"\0\5\26\7"
 """How macOS's `._NAME` files begin."""
 
-# --- the reader --------------------------------------------------------------------------------
 
-
-@pytest.mark.parametrize("encoding", [*MARKED, "utf-16-le", "utf-16-be", "utf-32-be"])
-def test_text_is_read_in_every_encoding_that_says_which_it_is(
-    tmp_path: Path, encoding: str
-) -> None:
+def test_lines_are_stripped_and_other_separators_are_text(tmp_path: Path) -> None:
     path = tmp_path / "list"
-    mark = "\ufeff" if encoding[-3:] in ("-le", "-be") else ""
-    path.write_bytes((mark + TEXT).encode(encoding))
-    assert read_text(path) == TEXT
-    assert read_lines(path) == ["né – ja\tx", "\u4f60\u2028z"]
-
-
-@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "shift_jis", "gb18030"])
-def test_other_encodings_are_refused_with_the_line(tmp_path: Path, encoding: str) -> None:
-    path = tmp_path / "list.tsv"
-    word = {"shift_jis": "日本", "gb18030": "你好"}.get(encoding, "né")
-    path.write_bytes(f"first\nsecond\n{word}\n".encode(encoding))
-    with pytest.raises(CorpusError, match=r"list\.tsv, line 3: .*save it again as UTF-8"):
-        read_text(path)
-    with pytest.raises(ManifestError):
-        read_text(path, ManifestError)
-
-
-@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
-def test_two_bytes_a_letter_without_a_mark_are_refused(tmp_path: Path, encoding: str) -> None:
-    path = tmp_path / "list"
-    path.write_bytes("a few words\n".encode(encoding))
-    with pytest.raises(CorpusError, match="without a byte-order mark; save it again as UTF-8"):
-        read_text(path)
-
-
-def test_a_list_cut_short_within_a_character_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "list"
-    path.write_bytes(b"a\n\xc3")
-    with pytest.raises(CorpusError, match="line 2: cannot be read"):
-        read_text(path)
-    path.write_bytes("né".encode("utf-16")[:-1])
-    with pytest.raises(CorpusError, match="line 1: cannot be read"):
-        read_text(path)
-
-
-def test_a_folder_is_no_list(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="expected a text file"):
-        read_text(tmp_path)
+    path.write_bytes(" a b\r\n\r\n\u4f60\u2028z \n".encode("utf-16"))
+    assert read_lines(path) == ["a b", "\u4f60\u2028z"]
 
 
 # --- names -------------------------------------------------------------------------------------
