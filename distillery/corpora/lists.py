@@ -37,6 +37,11 @@ def visible_files(folder: Path, pattern: str) -> Iterator[Path]:
             yield path
 
 
+def is_apple_double(name: str) -> bool:
+    """Return whether a file's name is that of macOS's notes on another file, `._NAME`."""
+    return PurePosixPath(name).name.startswith("._")
+
+
 def find_file(folder: Path, name: str | PurePosixPath) -> Path:
     """Return the path of a file by its name; as given where there is none.
 

@@ -12,6 +12,7 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import re
@@ -26,7 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording, fold_speaker
-from distillery.corpora.lists import find_file
+from distillery.corpora.lists import find_file, is_apple_double
 from distillery.data.audio import compute_num_samples, decode
 from distillery.data.manifest import SPLITS
 from distillery.errors import AudioError, CorpusError, DistilleryError, ManifestError
@@ -39,6 +40,8 @@ NUM_FAULTS_SHOWN = 20
 NUM_SHOWN_CHARACTERS = 80
 TOLERANCE_SECONDS = 0.05
 """How far a segment may reach past the end: durations in manifests are rounded."""
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,14 @@ def _recordings(file: Path, source: Path, rows: list[Row]) -> list[tuple[int, Re
             )
         recordings.append((row.number, recording))
     _refuse(file, faults, ManifestError)
-    return recordings
+    kept = [pair for pair in recordings if not is_apple_double(pair[1].source_path)]
+    if len(kept) < len(recordings):
+        logger.warning(
+            "%s: %d rows name files ._… of macOS, which are no recordings; they are left out",
+            file,
+            len(recordings) - len(kept),
+        )
+    return kept
 
 
 def _recording(source: Path, row: Row) -> Recording:

@@ -480,3 +480,12 @@ def test_spellings_of_one_speaker_in_test_and_train_are_refused(
             {"path": "a.wav", "text": "x", "speaker": one, "split": "test"},
             {"path": "b.wav", "text": "x", "speaker": other, "split": "train"},
         )
+
+
+def test_rows_that_name_macos_notes_are_left_out_and_counted(
+    read: Read, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (source / "._a.wav").write_bytes(b"\0\5\26\7")
+    found = read(*({"path": path, "text": "x"} for path in ("._a.wav", "a.wav", "sub/._c.wav")))
+    assert [item.source_path for item in found] == ["a.wav"]
+    assert "2 rows name files ._… of macOS" in caplog.text
