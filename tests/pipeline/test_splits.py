@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pandas as pd
@@ -15,33 +16,48 @@ from tests.pipeline.conftest import environment
 from tests.tiny import RATE_HZ, speak
 
 
-def test_splits_stay_through_dvc_and_an_upgrade(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def place(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A workspace whose stages find this Python."""
     for name, value in environment(workspace).items():
         monkeypatch.setenv(name, value)
-    write(workspace, range(5))
-    before = prepared(workspace)
-    assert set(before.values()) == {"train", "valid", "test"}
-    (workspace / "corpus/.DS_Store").write_bytes(b"x")
-    (workspace / "corpus/._s00-0.wav").write_bytes(b"x")
-    assert pipeline.run_stage(workspace, "prepare", print).outcome == "unchanged"
+    return workspace
 
-    write(workspace, range(30))
-    after = prepared(workspace)
-    assert len(after) == 60
+
+def test_splits_stay_as_data_grow_and_macos_changes_nothing(place: Path) -> None:
+    write(place, range(5))
+    before = prepared(place)
+    assert set(before.values()) == {"train", "valid", "test"}
+    (place / "corpus/.DS_Store").write_bytes(b"x")
+    (place / "corpus/._t0.wav").write_bytes(b"x")
+    assert pipeline.run_stage(place, "prepare", print).outcome == "unchanged"
+    write(place, range(31))
+    after = prepared(place)
+    assert len(after) == 62
     assert {name: after[name] for name in before} == before
 
+
+@pytest.mark.slow
+def test_splits_stay_in_a_clone_and_through_an_upgrade(place: Path) -> None:
+    """Drawn by themselves, 31 of these speakers have w14 for validation, and 5 have w4."""
+    write(place, range(5))
+    before = prepared(place)
+    (place / "data/splits.csv").unlink()
+    shutil.rmtree(place / "data/prepared")
+    write(place, range(31))
+    cloned = prepared(place)
+    assert {name: cloned[name] for name in before} == before
+
     # As if all of this had been prepared by a version that kept nothing.
-    (workspace / "data/splits.csv").unlink()
-    lock = workspace / "dvc.lock"
+    (place / "data/splits.csv").unlink()
+    lock = place / "dvc.lock"
     content = yaml.safe_load(lock.read_text())
     stage = content["stages"]["prepare"]
     stage["outs"] = [out for out in stage["outs"] if out["path"] != "data/splits.csv"]
     lock.write_text(yaml.safe_dump(content))
-    write(workspace, range(31))
-    upgraded = prepared(workspace)
-    assert {name: upgraded[name] for name in after} == after
+    write(place, range(32))
+    upgraded = prepared(place)
+    assert {name: upgraded[name] for name in cloned} == cloned
 
 
 def write(root: Path, speakers: range) -> None:
