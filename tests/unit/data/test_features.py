@@ -1,5 +1,6 @@
 import io
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,36 @@ def test_packed_features_are_computed_once(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*.npy"))) == 1
 
 
+def test_packing_holds_one_utterance_in_memory_and_leaves_nothing_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, number = 5, 60
+    waveform = np.random.default_rng(0).normal(0, 0.1, seconds * 8000).astype(np.float32)
+    rows = pd.DataFrame({"row": range(number), "audio_key": [f"{n:064x}" for n in range(number)]})
+    data = Prepared()
+    monkeypatch.setattr(data, "waveform", lambda _: waveform)
+    pack_features(data, rows[:1], PARAMS, tmp_path)  # what PyTorch needs once
+    tracemalloc.start()
+    packed = pack_features(data, rows, PARAMS, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = packed.values.size * 2
+    assert size == number * 501 * 20 * 2  # 1.2 MB
+    assert peak < size / 2
+    assert np.array_equal(packed[0], packed[number - 1])
+
+    def break_off(row) -> np.ndarray:
+        if row.row == 3:
+            raise OSError("No space left on device")
+        return waveform
+
+    monkeypatch.setattr(data, "waveform", break_off)
+    before = sorted(tmp_path.glob("*.npy*"))
+    with pytest.raises(OSError, match="No space"):
+        pack_features(data, rows[::-1], PARAMS, tmp_path)
+    assert sorted(tmp_path.glob("*.npy*")) == before
+
+
 def test_a_packed_file_that_is_cut_short_or_holds_code_is_computed_again(tmp_path: Path) -> None:
     data, witness = Prepared(), tmp_path / "witness"
     pack_features(data, data.rows, PARAMS, tmp_path)
@@ -109,7 +140,7 @@ def test_other_settings_or_audio_are_packed_anew(tmp_path: Path) -> None:
     pack_features(data, data.rows.iloc[:1], PARAMS, tmp_path)
     pack_features(data, data.rows, FeatureParams(num_mels=10), tmp_path)
     pack_features(data, copy_at(data.rows, 1.1, 8000), PARAMS, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.glob("*.npy"))) == 4
 
 
 def test_faster_speech_is_shorter(tmp_path: Path) -> None:
