@@ -53,5 +53,8 @@ class TrainingParams(Section):
     """CPU threads; fixed because sums, and so the last bits of the weights, depend on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    max_unalignable_fraction: Fraction = 0.1
+    """Largest share of the texts that may need more frames than there are, and are left out of CTC;
+    with more, training stops before its first step and names the hop_seconds that would do."""
     specaugment: SpecAugmentParams = SpecAugmentParams()
     """Masks on the features of the training split."""
