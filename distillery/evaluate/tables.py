@@ -244,13 +244,16 @@ def remarks(summary: Summary) -> list[str]:
         for name, row in summary.students.items()
         if row.latency_ms is not None
     ]
-    complaints = [complaint(row) for row in summary.models]
+    complaints = [said for row in summary.models if (said := complaint(row)) is not None]
+    if len(complaints) > 1:  # the advice is the same, and stands once
+        complaints = [line.removesuffix(f": {ADVICE}") for line in complaints]
+        complaints.append(ADVICE.replace("it needs", "these need"))
     drops = [
         f"{name}: {drops_line(report)}"
         for name, report in summary.filters.items()
         if report is not None and report.dropped
     ]
-    return [*verdicts, *decoded, *streams, *filter(None, complaints), *drops]
+    return [*verdicts, *decoded, *streams, *complaints, *drops]
 
 
 def complaint(row: Row) -> str | None:

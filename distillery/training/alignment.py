@@ -237,7 +237,7 @@ def check_alignable(
                 f"{found}; {example}. CTC learns nothing from these, expected at most "
                 f"{max_fraction:.0%} ({setting}): {clock.advice(texts, max_fraction)}"
             )
-        logger.info("%s; they are left out of CTC. %s", found, example)
+        logger.warning("warning: %s; they are left out of CTC. %s", found, example)
 
 
 def check_teacher(texts: Texts, clock: FrameClock, training: TrainingParams) -> None:

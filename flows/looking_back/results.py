@@ -88,7 +88,6 @@ def text(summary: Summary, registered: Registered, said: Verdict | None) -> str:
             "",
             _sentence(registered),
             *([] if said is None else ["", verdict.render(said)]),
-            *(f"WARNING: {line}" for line in registered.data_warnings),
             "",
             "Next:",
             *(f"  {command:45}{does}" for command, does in _next(registered)),

@@ -100,9 +100,9 @@ def test_a_few_are_said_and_left_out(caplog: pytest.LogCaptureFixture) -> None:
     items = [("abc cab", 0.5), *[("a", 1.0)] * 9]
     check(texts_of(*items), clock(0.06))
     assert caplog.messages == [
-        "student conv: 1 of 10 transcripts (10.0%) need more frames than it has, one per 240 ms "
-        "(hop_seconds 0.06 x time_reduction 4); they are left out of CTC. 'u0' has 3, 'abc cab' "
-        "needs 7: one for each token, and one between equal neighbours"
+        "warning: student conv: 1 of 10 transcripts (10.0%) need more frames than it has, one per "
+        "240 ms (hop_seconds 0.06 x time_reduction 4); they are left out of CTC. 'u0' has 3, "
+        "'abc cab' needs 7: one for each token, and one between equal neighbours"
     ]
 
 
@@ -150,7 +150,7 @@ def test_student_and_control_train_on_what_is_left(
     coarse(root, max_unalignable_fraction=0.99)
     distill(root, "conv", 0)
     for who in ("control", "student"):
-        (line,) = [line for line in caplog.messages if line.startswith(f"{who} conv: ")]
+        (line,) = [line for line in caplog.messages if line.startswith(f"warning: {who} conv: ")]
         assert "of 24 transcripts" in line and "left out of CTC" in line
 
 
