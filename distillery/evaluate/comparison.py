@@ -13,6 +13,9 @@ from distillery.evaluate.predictions import errors_by_seed, has_language_model, 
 from distillery.evaluate.records import Estimate, Record
 from distillery.params.evaluate import EvaluateParams
 
+BROKEN_WER = 0.95
+"""From here on a student has learnt nothing; one that says nothing has 1."""
+
 
 class SeedGain(Record):
     """What distillation gained the student of one seed."""
@@ -92,7 +95,7 @@ def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> 
         gain_significant=gain.significant,
         gap_closed=gap_closed(less.sum(), gap.sum()),
         gap_closed_sd=spread(known) if len(known) == len(closed) else None,
-        verdict=verdict(gain),
+        verdict=verdict(gain, float(errors.mean(axis=0).sum() / max(1, words.sum()))),
         by_seed=tuple(
             SeedGain(seed=seed, gain_wer=result, gap_closed=share)
             for seed, result, share in zip(seeds_of(of_student), each, closed, strict=True)
@@ -121,21 +124,31 @@ def gap_closed(errors_less: int, gap: int) -> float | None:
     return float(errors_less / gap) if gap > 0 else None
 
 
-def verdict(gain: SeedsResult) -> str:
+def verdict(gain: SeedsResult, wer: float | None = None) -> str:
     """Return in one sentence what distillation gained.
 
     Args:
         gain: the control's WER minus the student's.
+        wer: the student's, a fraction; None: it is not known.
     """
     points, low, high = (100 * value for value in (gain.mean, gain.low, gain.high))
     seeds = ""
     if gain.sd is not None:
         seeds = f", mean of {len(gain.by_seed)} seeds, sd {100 * gain.sd:.1f}"
-    if not gain.significant:
-        return f"no significant gain: {points:.1f} points of WER ({low:.1f} to {high:.1f}){seeds}"
-    if points > 0:
-        return f"distillation gained {points:.1f} points of WER ({low:.1f} to {high:.1f}){seeds}"
-    return (
-        f"distillation made it worse by {-points:.1f} points of WER "
-        f"({-high:.1f} to {-low:.1f}){seeds}"
-    )
+    behind = ""
+    if wer is not None and wer >= BROKEN_WER and not gain.low > 0:
+        behind = f"the student learnt nothing, its WER is {wer:.1%}: "
+    between = f"({low:.1f} to {high:.1f}){seeds}"
+    if gain.low > 0:
+        return f"distillation gained {points:.1f} points of WER {between}"
+    if gain.high < 0:
+        return (
+            f"{behind}distillation made it significantly worse, by {-points:.1f} points of WER "
+            f"({-high:.1f} to {-low:.1f}){seeds}"
+        )
+    if points < 0:
+        return (
+            f"{behind}no gain but a loss of {-points:.1f} points of WER, which may be chance "
+            f"({-high:.1f} to {-low:.1f}){seeds}"
+        )
+    return f"{behind}no significant gain: {points:.1f} points of WER {between}"

@@ -120,5 +120,5 @@ def _next(registered: Registered) -> list[tuple[str, str]]:
 def _sentence(registered: Registered) -> str:
     return (
         f"Registered: {registered.name} version {registered.version} "
-        f"(student {registered.student}, seed {registered.seed}) is {registered.alias}."
+        f"({registered.label}, seed {registered.seed}) is {registered.alias}."
     )
