@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,6 @@ from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import ScoreParams
 
 if TYPE_CHECKING:
-    from mlflow.entities.model_registry import ModelVersion
-
     from distillery.evaluate.rates import Rates
     from distillery.serve.scoring import Labelled, Scored
     from distillery.tracking.store import Tracking
@@ -35,10 +34,22 @@ NUM_CHARACTERS = 10
 
 
 @dataclass(frozen=True)
+class Version:
+    """A version of a registered model."""
+
+    name: str
+    """Of the registered model."""
+    number: str
+    run: str
+    """Id of the run that made it; empty where none did."""
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Score:
     """What a registered model did on somebody's recordings."""
 
-    version: ModelVersion
+    version: Version
     labelled: Labelled
     scored: Scored
     rates: Rates
@@ -58,7 +69,7 @@ class Score:
         speakers = table["speaker"].nunique()
         by = f" by {speakers} speakers" if speakers else ""
         return (
-            f"{self.version.name} version {self.version.version} ({model}, seed "
+            f"{self.version.name} version {self.version.number} ({model}, seed "
             f"{tags.get('seed', '?')}, as {tags.get(FORMAT_TAG, 'torch')}) on "
             f"{self.labelled.manifest}: {len(table)} utterances, {self.rates.words} words{by}"
         )
@@ -118,7 +129,7 @@ def score_folder(root: Path, place: Path, version: str | None) -> tuple[Score, T
     recogniser, vocabulary = load_served(folder), Vocabulary.load(folder / TOKENS_FILE)
     scored = score(recogniser, vocabulary, labelled)
     result = Score(
-        found,
+        Version(found.name, str(found.version), found.run_id or "", found.tags),
         labelled,
         scored,
         rates(scored.predictions, params.evaluate),
@@ -210,8 +221,8 @@ def log_score(score: Score, tracking: Tracking) -> str:
     version, table, folder = score.version, score.scored.predictions, score.labelled.manifest.parent
     tags = {
         "distillery.role": ROLE,
-        "registered.model": str(version.name),
-        "registered.version": str(version.version),
+        "registered.model": version.name,
+        "registered.version": version.number,
         "score.folder": str(folder),
         "score.sha256": score.scored.digest,
         DESCRIPTION_TAG: "\n\n".join([score.title, *remarks(score)]),
@@ -227,9 +238,9 @@ def log_score(score: Score, tracking: Tracking) -> str:
         for name, item in by_speaker(table, score.params)
     )
     with tracking.explained():
-        if version.run_id and _is_here(tracking, str(version.run_id)):
-            tags[PARENT_TAG] = str(version.run_id)
-        run = tracking.create_run(f"score {folder.resolve().name} v{version.version}", tags)
+        if version.run and tracking.holds(version.run):
+            tags[PARENT_TAG] = version.run
+        run = tracking.create_run(f"score {folder.resolve().name} v{version.number}", tags)
         tracking.log_values(run, params={}, metrics=metrics(score), tags={})
         predictions = table.drop(columns=["model", "seed"])
         tracking.log_table(run, predictions, "predictions.json")
@@ -237,16 +248,6 @@ def log_score(score: Score, tracking: Tracking) -> str:
         tracking.client.log_text(run, speakers[columns].to_csv(index=False), "per_speaker.csv")
         tracking.end_run(run)
     return run
-
-
-def _is_here(tracking: Tracking, run: str) -> bool:
-    """Return whether a run is in the experiment of the settings."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return bool(tracking.client.get_run(run).info.experiment_id == tracking.experiment_id)
-    except MlflowException:  # somebody deleted it
-        return False
 
 
 def metrics(score: Score) -> dict[str, float]:

@@ -85,7 +85,8 @@ class RegistryParams(Sections):
     register: RegisterParams = RegisterParams()
 
 
-class ScoreParams(RegistryParams):
+class ScoreParams(Sections):
     """What `make score` reads: where the registry is, and how intervals are drawn."""
 
+    register: RegisterParams = RegisterParams()
     evaluate: EvaluateParams = EvaluateParams()

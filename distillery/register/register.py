@@ -54,22 +54,13 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
         predictions = pd.read_parquet(results.root / EVALUATION / PREDICTIONS_FILE)
         sources = data_sources(data, results)
         runs = log_model_runs(tracking, parent, results, sources, predictions)
-        digest = test_digest(data)
-        candidates = _candidates(results, runs, digest)
-        choice = choose(
-            candidates,
-            _controls(results, runs, digest),
-            predictions,
-            settings.gate,
-            results.params.evaluate.num_resamples,
-        )
-        best = choice.best
+        choice, candidates = _choose(results, runs, test_digest(data), predictions)
+        best, name, limits = choice.best, settings.model_name, settings.serve_limits
         versions = {
-            _key(item): register_version(tracking, settings.model_name, item, settings.serve_limits)
-            for item in ([*candidates, best] if best.role == CONTROL else candidates)
+            _key(item): register_version(tracking, name, item, limits) for item in candidates
         }
         drift = _log_drift(tracking, parent, results, runs, versions)
-        _tell(tracking, settings.model_name, choice, versions)
+        _tell(tracking, name, choice, versions)
         number = versions[_key(best)]
         verdict = _ask_the_gate(tracking, results, choice, number, data, predictions)
         outcome = descriptions.outcome(results, best.name, best.seed, verdict, best.role)
@@ -77,10 +68,10 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
         tracking.describe_experiment(
             descriptions.of_experiment(tracking.experiment_id, outcome, verdict, results)
         )
-        champion = read_aliases(tracking, settings.model_name).champion
+        champion = read_aliases(tracking, name).champion
         tracking.end_run(parent)
     registered = Registered(
-        name=settings.model_name,
+        name=name,
         version=verdict.version,
         alias=verdict.alias,
         reason=verdict.reason,
@@ -99,6 +90,21 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
     return registered
 
 
+def _choose(
+    results: PipelineResults,
+    runs: Mapping[str, str],
+    digest_of_test: str,
+    predictions: pd.DataFrame,
+) -> tuple[Choice, list[Candidate]]:
+    """Return what is put up, and all that become versions: the students, and a control put up."""
+    params = results.params
+    students = _candidates(results, runs, digest_of_test)
+    controls = _controls(results, runs, digest_of_test)
+    resamples = params.evaluate.num_resamples
+    choice = choose(students, controls, predictions, params.register.gate, resamples)
+    return choice, [*students, *([choice.best] if choice.best.role == CONTROL else [])]
+
+
 def _key(candidate: Candidate) -> str:
     """Return what a version's model is called in `Registered.versions`."""
     is_student = candidate.role == STUDENT
@@ -106,8 +112,14 @@ def _key(candidate: Candidate) -> str:
 
 
 def _tell(tracking: Tracking, model_name: str, choice: Choice, versions: Mapping[str, str]) -> None:
-    """Say of students that were passed over, in their versions, why."""
+    """Say of students that were passed over, in their versions, why.
+
+    One that a person made champion keeps what its version says.
+    """
+    champion = read_aliases(tracking, model_name).champion
     for name, why in choice.passed_over.items():
+        if versions[name] == champion:
+            continue
         reason = f"never put up: student {name}, {why}"
         tracking.client.set_model_version_tag(model_name, versions[name], REASON_TAG, reason)
 
