@@ -33,7 +33,13 @@ from distillery.params.distill import DistillParams
 from distillery.params.models import FeatureParams
 from distillery.params.objective import ObjectiveParams
 from distillery.teacher_cache.store import TeacherCache
-from distillery.training.alignment import FeatureClock, Texts, check_alignable
+from distillery.training.alignment import (
+    STUDENTS_LIMIT,
+    FeatureClock,
+    Texts,
+    check_alignable,
+    student_clock,
+)
 from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
@@ -260,21 +266,14 @@ class Distillation:
             kinds,
             self._clock,
             self.params.training.max_unalignable_fraction,
-            "distill.training.max_unalignable_fraction",
+            STUDENTS_LIMIT,
         )
 
     @property
     def _clock(self) -> FeatureClock:
         """How student and control count frames."""
-        own = self.params.students[self.name].features is not None
-        faces_frames = self.objective.uses_frames or self.objective.uses_hidden
-        return FeatureClock(
-            self.features,
-            self.data.sample_rate_hz,
-            self._network_reduction(),
-            f"distill.students.{self.name}.features" if own else "distill.features",
-            self.cache.namespace.frame_shift_seconds if faces_frames else None,
-        )
+        shift = self.cache.namespace.frame_shift_seconds
+        return student_clock(self.params, self.name, self.data.sample_rate_hz, shift)
 
     def student_rows(self) -> pd.DataFrame:
         """Return what a student learns from; column `fit` says whether from the teacher, too.

@@ -12,7 +12,7 @@ from distillery.data.manifest import labelled
 from distillery.models.recogniser import Recogniser
 from distillery.params.teacher import TrainedTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace
-from distillery.training.alignment import FeatureClock, Texts, check_teacher
+from distillery.training.alignment import Texts, check_teacher, teacher_clock
 from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
@@ -30,14 +30,8 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
     rows = labelled(data, "train")
     vocabulary = data.vocabulary
     played = [rows, *(copy_at(rows, speed, data.sample_rate_hz) for speed in params.speed_factors)]
-    clock = FeatureClock(
-        params.features,
-        data.sample_rate_hz,
-        params.architecture.time_reduction,
-        "teacher.features",
-    )
     texts = Texts.transcripts(pd.concat(played), vocabulary, data.sample_rate_hz)
-    check_teacher(texts, clock, params.training)
+    check_teacher(texts, teacher_clock(params, data.sample_rate_hz), params.training)
     copies = [pack_features(data, copy, params.features, scratch) for copy in played]
     training_set = TrainingSet(
         copies,

@@ -20,12 +20,17 @@ import pandas as pd
 
 from distillery.data.text import Vocabulary, min_ctc_frames
 from distillery.errors import CorpusError
+from distillery.params.distill import DistillParams
 from distillery.params.models import FeatureParams, TimeReduction
+from distillery.params.teacher import TrainedTeacherParams
 from distillery.params.training import TrainingParams
 
 MAX_SHOWN = 40
 """Characters of a text in a message."""
 MILLISECONDS_PER_SECOND = 1000
+TEACHERS_LIMIT = "teacher.training.max_unalignable_fraction"
+STUDENTS_LIMIT = "distill.training.max_unalignable_fraction"
+"""What the settings call the share of texts that may be left out."""
 
 logger = logging.getLogger(__name__)
 
@@ -203,7 +208,13 @@ def too_short(texts: Texts, clock: FrameClock) -> np.ndarray:
 
 
 def check_alignable(
-    name: str, texts: Sequence[Texts], clock: FrameClock, max_fraction: float, setting: str
+    name: str,
+    texts: Sequence[Texts],
+    clock: FrameClock,
+    max_fraction: float,
+    setting: str,
+    *,
+    warn: bool = True,
 ) -> None:
     """Count the texts that CTC cannot align, and say so in a line for each kind.
 
@@ -213,6 +224,7 @@ def check_alignable(
         clock: its frames.
         max_fraction: the largest share of a kind that may be left out.
         setting: what the settings call that share.
+        warn: whether to say how many are left out; off where the training itself will.
 
     Raises:
         CorpusError: it is larger, or all are left out.
@@ -237,14 +249,46 @@ def check_alignable(
                 f"{found}; {example}. CTC learns nothing from these, expected at most "
                 f"{max_fraction:.0%} ({setting}): {clock.advice(texts, max_fraction)}"
             )
-        logger.warning("warning: %s; they are left out of CTC. %s", found, example)
+        if warn:
+            logger.warning("warning: %s; they are left out of CTC. %s", found, example)
 
 
-def check_teacher(texts: Texts, clock: FrameClock, training: TrainingParams) -> None:
+def teacher_clock(teacher: TrainedTeacherParams, sample_rate_hz: int) -> FeatureClock:
+    """Return how a teacher that is trained here counts frames."""
+    reduction = teacher.architecture.time_reduction
+    return FeatureClock(teacher.features, sample_rate_hz, reduction, "teacher.features")
+
+
+def student_clock(
+    distill: DistillParams, student: str, sample_rate_hz: int, teacher_shift: float | None
+) -> FeatureClock:
+    """Return how a student and its control count frames.
+
+    Args:
+        distill: settings of all.
+        student: its name.
+        sample_rate_hz: of the audio.
+        teacher_shift: from one frame of its teacher to the next, in seconds; None: not known.
+    """
+    params, objective = distill.students[student], distill.objective_of(student)
+    faces_frames = objective.uses_frames or objective.uses_hidden
+    own = f".students.{student}" if params.features is not None else ""
+    return FeatureClock(
+        distill.features_of(student),
+        sample_rate_hz,
+        params.architecture.time_reduction,
+        f"distill{own}.features",
+        teacher_shift if faces_frames else None,
+    )
+
+
+def check_teacher(
+    texts: Texts, clock: FrameClock, training: TrainingParams, *, warn: bool = True
+) -> None:
     """Make sure that a teacher has frames enough for its transcripts; see `check_alignable`.
 
     Raises:
         CorpusError: too many need more.
     """
-    setting = "teacher.training.max_unalignable_fraction"
-    check_alignable("teacher", [texts], clock, training.max_unalignable_fraction, setting)
+    limit = training.max_unalignable_fraction
+    check_alignable("teacher", [texts], clock, limit, TEACHERS_LIMIT, warn=warn)

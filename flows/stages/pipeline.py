@@ -214,6 +214,12 @@ class Pipeline:
         """Forget what DVC said."""
         self._changed = None
 
+    def will_train(self) -> bool:
+        """Return whether a teacher or a student is not up to date, for all that is known."""
+        names = [name for name in self._names if name.startswith(("teacher", "distill"))]
+        changed = self._changed
+        return self.anything_ran or changed is None or any(name in changed for name in names)
+
     def train_ahead(self, emit: Emit) -> list[str]:
         """Train what the stages `distill` would train, side by side; see side_by_side.py.
 
