@@ -11,6 +11,7 @@ from distillery.data.features import LogMel
 from distillery.data.text import Vocabulary
 from distillery.errors import CorpusError, DistilleryError
 from distillery.params.models import FeatureParams, SeparableConvParams
+from distillery.params.training import TrainingParams
 from distillery.training.alignment import FeatureClock, FixedClock, Texts, check_alignable
 from tasks.distill import distill
 from tasks.teacher import teacher
@@ -162,3 +163,9 @@ def test_a_copy_at_another_speed_is_counted_with_its_own_frames(tmp_path: Path) 
     with pytest.raises(CorpusError, match=r"teacher: \d of 8 transcripts .*@2' has .*"):
         teacher(root)
     assert not list((root / "scratch").glob("teacher-*.pt"))
+
+
+def test_the_share_is_in_no_checkpoints_name() -> None:
+    """It changes no weight, and checkpoints of before it stay valid."""
+    plain, generous = TrainingParams(), TrainingParams(max_unalignable_fraction=0.9)
+    assert plain.model_dump() == generous.model_dump()
