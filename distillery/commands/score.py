@@ -244,7 +244,7 @@ def log_score(score: Score, tracking: Tracking) -> str:
         tracking.log_values(run, params={}, metrics=metrics(score), tags={})
         predictions = table.drop(columns=["model", "seed"])
         tracking.log_table(run, predictions, "predictions.json")
-        columns = [name for name in speakers if not name.endswith("_sd")]
+        columns = [name for name in speakers if not str(name).endswith("_sd")]
         tracking.client.log_text(run, speakers[columns].to_csv(index=False), "per_speaker.csv")
         tracking.end_run(run)
     return run

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -178,7 +179,7 @@ def _decoded(
     todo: Sequence[tuple[Recording, str]],
     sample_rate_hz: int,
     failed: list[str],
-    bar: tqdm[object],
+    bar: tqdm[Any],
 ) -> Iterator[list[_Decoded]]:
     """Yield batches of audio at a rate; what cannot be decoded goes to `failed`."""
     batch: list[_Decoded] = []

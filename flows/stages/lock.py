@@ -132,7 +132,7 @@ def _of_the_living(held: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     """Return what DVC's lock holds, without what processes hold that are no more."""
 
     def lives(owner: Mapping[str, Any]) -> bool:
-        return psutil.pid_exists(int(owner["pid"]))
+        return bool(psutil.pid_exists(int(owner["pid"])))
 
     writers = {path: owner for path, owner in held.get("write", {}).items() if lives(owner)}
     readers = {
