@@ -111,6 +111,11 @@ transcribe: install ## recordings to text, with the champion: make transcribe FI
 	@test -n "$(FILES)$(DIR)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl' >&2; exit 2; }
 	@$(PYTHON) -m distillery.commands.main transcribe $(if $(CHANNEL),--channel $(CHANNEL)) $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
 
+.PHONY: score
+score: install ## WER on your own labelled recordings, with the champion: make score DIR=folder, or with VERSION=3
+	@test -n "$(DIR)" || { echo 'error: which recordings? make score DIR=folder, which holds manifest.csv with path,text[,speaker]; VERSION=3 takes another model' >&2; exit 2; }
+	@$(PYTHON) -m distillery.commands.main score "$(DIR)" $(if $(VERSION),--version "$(VERSION)")
+
 .PHONY: serve
 serve: install ## serve the champion over HTTP, on loopback, until Ctrl-C
 	@exec $(PYTHON) -m flows.servers.serve --host "$(SERVE_HOST)" --port $(SERVE_PORT)

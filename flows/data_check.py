@@ -1,14 +1,69 @@
-"""Whether prepared data moved away from the champion's, said before hours of training."""
+"""What is looked at in prepared data before hours of training.
+
+Whether they moved away from the champion's, and whether teacher and students have frames enough for
+the transcripts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+from distillery.data.copies import with_copies
+from distillery.data.manifest import PreparedData
+from distillery.data.workspace import PREPARED
 from distillery.errors import TrackingError
 from distillery.params.register import RegisterParams
+from distillery.params.teacher import TrainedTeacherParams
+from distillery.params.whole import Params
 from distillery.register.drift import drift_from_champion
 from distillery.tracking.store import DATABASE_FILE, Tracking
+from distillery.training.alignment import (
+    STUDENTS_LIMIT,
+    Texts,
+    check_alignable,
+    check_teacher,
+    student_clock,
+    teacher_clock,
+)
+
+
+def check_frames(root: Path, settings: Params) -> None:
+    """Refuse teachers and students that have too few frames for too many transcripts.
+
+    Each training looks again, at the teacher's texts as well; but a student's comes after the
+    teacher's, which takes hours.
+
+    Args:
+        root: the workspace, with prepared data.
+        settings: the whole of params.yaml.
+
+    Raises:
+        CorpusError: one has; the message names the hop_seconds that would do.
+    """
+    data = PreparedData.open(root / PREPARED)
+    rate, vocabulary = data.sample_rate_hz, data.vocabulary
+    rows, teacher, distill = data.split("train"), settings.teacher, settings.distill
+    shift = None
+    if isinstance(teacher, TrainedTeacherParams):
+        clock = teacher_clock(teacher, rate)
+        shift = clock.shift_seconds
+        texts = Texts.transcripts(with_copies(rows, teacher.speed_factors, rate), vocabulary, rate)
+        check_teacher(texts, clock, teacher.training, warn=False)
+    texts = Texts.transcripts(
+        with_copies(rows, settings.cache.speed_factors, rate), vocabulary, rate
+    )
+    for name in distill.students:
+        learns = distill.objective_of(name).uses_transcripts
+        if learns or distill.control:
+            check_alignable(
+                f"{'student' if learns else 'control'} {name}",
+                [texts],
+                student_clock(distill, name, rate, shift),
+                distill.training.max_unalignable_fraction,
+                STUDENTS_LIMIT,
+                warn=False,
+            )
 
 
 def warn_of_moved_data(root: Path, settings: RegisterParams, warn: Callable[[str], object]) -> None:

@@ -21,7 +21,7 @@ from distillery.params.whole import Params
 from distillery.register.gate.verdict import markdown as verdict_markdown
 from distillery.register.gate.verdict import read_verdict
 from distillery.register.registered import Registered
-from flows.data_check import warn_of_moved_data
+from flows.data_check import check_frames, warn_of_moved_data
 from flows.fetch import fetch as fetch_models
 from flows.fetch import readers_that_run_anyway
 from flows.looking_back import results
@@ -188,6 +188,8 @@ def through(run: Run, until: str = "register") -> None:
     settings = run.settings
     try:
         prepare(run)
+        if "teacher" in wanted and run.pipeline.will_train():
+            check_frames(run.root, settings)
         if "fetch" in wanted:
             fetch(run)
         if "teacher" in wanted:

@@ -92,11 +92,30 @@ def expected_errors_without_traceback() -> None:
 def expected_errors_once() -> None:
     """Keep from the terminal what Prefect says of errors that we raise on purpose.
 
-    For a command that ends with the error itself. Prefect's pages keep all of it.
+    For a command that ends with the error itself; a warning that two stages have is said once.
+    Prefect's pages keep all of it.
     """
     importlib.import_module("prefect.main")  # sets up the handlers
     for handler in logging.getLogger().handlers:
         handler.addFilter(_unless_said_at_the_end)
+        handler.addFilter(UnlessSaidBefore())
+
+
+class UnlessSaidBefore(logging.Filter):
+    """Lets each warning through once, whoever says it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether it is no warning, or a new one."""
+        if record.levelno != logging.WARNING:
+            return True
+        text = record.getMessage()
+        is_new = text not in self._said
+        self._said.add(text)
+        return is_new
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

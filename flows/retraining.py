@@ -44,6 +44,7 @@ from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 from distillery.register.registered import Registered, read_registered
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, read_report
+from distillery.tracking.names import CONTROL
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION
 from flows import environment
@@ -381,11 +382,12 @@ def _note_the_result(journal: Journal, settings: Params, registered: Registered)
 
     record, root = journal.record, journal.root
     summary = results.read_summary(root)
-    wer = summary.students[registered.student].wer
+    wer = summary.model_of(registered.role, registered.student).wer
     record.data_md5 = locked_outputs(root / LOCK_FILE)[PREPARED]
     record.unit = summary.data.unit.value
     record.teacher_wer = summary.teacher.wer.value
-    record.student = registered.student
+    is_control = registered.role == CONTROL
+    record.student = registered.label if is_control else registered.student
     record.wer, record.wer_low, record.wer_high = wer.value, wer.low, wer.high
     record.version, record.alias = registered.version, registered.alias
     record.verdict = registered.reason

@@ -27,6 +27,7 @@ from flows.looking_back import results
 from flows.servers import server
 from flows.stages.lock import check_workspace, workspace_lock
 from flows.stages.pipeline import STAGES, run_stage, targets, train_ahead
+from flows.stages.process import SayOnce
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BUSY = 1, 2, 75
 
@@ -94,11 +95,11 @@ def _run_one(root: Path, settings: Params, stage: str) -> None:
             logger.info("%s", line)
     # What these two read may not be there yet; no registry is asked.
     first = ["fetch"] if stage in ("teacher", "distill") else []
-    names = targets(settings, stage)
+    names, write = targets(settings, stage), SayOnce().through(_write_line)
     for target in [*first, *names]:
         if stage == "distill" and target == names[0]:
-            train_ahead(root, settings, names, _write_line)
-        done = run_stage(root, target, _write_line)
+            train_ahead(root, settings, names, write)
+        done = run_stage(root, target, write)
         logger.info("%s: %s (%.1f s)", done.target, done.outcome, done.seconds)
         if target == "prepare" and done.outcome != "unchanged":
             from flows.data_check import warn_of_moved_data

@@ -43,6 +43,7 @@ def distill(root: Path, student: str, seed: int) -> None:
         seed: one of distill.seeds.
     """
     job = _Job.of(root, student, seed)
+    job.generations.first.check_student_texts()  # before the control's training, which is long
     control = None
     if job.has_control and job.generations.steps_are_known:
         control = job.train_control()  # tells a poor teacher early

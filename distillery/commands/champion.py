@@ -91,7 +91,7 @@ def _version_table(versions: Sequence[Any], roles: Mapping[str, str]) -> str:
         table.add_row(
             number,
             role,
-            f"{tags.get('student', UNKNOWN)}, seed {tags.get('seed', UNKNOWN)}",
+            f"{_model(tags)}, seed {tags.get('seed', UNKNOWN)}",
             _rate(tags, named=len(units) > 1),
             _time(tags[SINCE_TAG]) if is_champion and SINCE_TAG in tags else UNKNOWN,
             tags.get(BY_TAG, UNKNOWN) if is_champion else UNKNOWN,
@@ -139,6 +139,14 @@ def _with_registry(action: Callable[[Tracking, str], str], again: str) -> int:
 def _line(move: Move) -> str:
     instead = f" in place of version {move.former}" if move.former else ""
     return f"  {_time(move.time)}  version {move.version}{instead}, by {move.by}: {move.reason}"
+
+
+def _model(tags: Mapping[str, str]) -> str:
+    from distillery.tracking.names import CONTROL
+    from distillery.tracking.versions import ROLE_TAG
+
+    name = tags.get("student", UNKNOWN)
+    return f"control of {name}" if tags.get(ROLE_TAG) == CONTROL else name
 
 
 def _time(stamp: str) -> str:

@@ -1,4 +1,4 @@
-"""The command `distillery`: transcribe recordings, name the champion, look after the cache."""
+"""The command `distillery`: transcribe and score recordings, name the champion, keep the cache."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from distillery.commands import cache as cache_cli
 from distillery.commands import champion as registry_cli
 from distillery.commands import sample as sample_cli
+from distillery.commands import score as score_cli
 from distillery.errors import AudioError, DistilleryError, ModelError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import RegistryParams
@@ -28,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
     sample_cli.add_commands(commands)
+    score_cli.add_commands(commands)
     registry_cli.add_commands(commands)
     cache_cli.add_commands(commands)
     options = parser.parse_args(arguments)

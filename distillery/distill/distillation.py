@@ -24,7 +24,7 @@ from distillery.data.text import Vocabulary
 from distillery.distill.filtering import Candidate, Filtered, filter_hypotheses
 from distillery.distill.objective import DistillationObjective
 from distillery.distill.start import Start, initialise
-from distillery.distill.targets import CachedTargets
+from distillery.distill.targets import CachedTargets, weighted_texts
 from distillery.errors import CacheMismatch, CorpusError
 from distillery.losses.known import SPARSE_FRAME_LOSSES
 from distillery.models.layers import Network
@@ -33,6 +33,13 @@ from distillery.params.distill import DistillParams
 from distillery.params.models import FeatureParams
 from distillery.params.objective import ObjectiveParams
 from distillery.teacher_cache.store import TeacherCache
+from distillery.training.alignment import (
+    STUDENTS_LIMIT,
+    FeatureClock,
+    Texts,
+    check_alignable,
+    student_clock,
+)
 from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
@@ -150,11 +157,12 @@ class Distillation:
 
         Raises:
             CacheMismatch: the cache lacks utterances, or its frame rate or payload does not fit.
-            CorpusError: the filter leaves nothing to learn from.
+            CorpusError: the filter leaves nothing to learn from, or too much of it has too few
+                frames.
         """
         rows = self.student_rows()
-        shift = self.features.hop_seconds * self._network_reduction()
-        ratio = self._rate_ratio(shift)
+        ratio = self._rate_ratio(self._clock.shift_seconds)
+        self.check_student_texts()
         kind = self.cache.namespace.payload["kind"]
         if self.objective.uses_frames and kind == "none":
             raise CacheMismatch(
@@ -197,8 +205,12 @@ class Distillation:
         Args:
             curves: JSONL file that receives the learning curves.
             num_epochs: epochs that the student was trained for.
+
+        Raises:
+            CorpusError: too many transcripts need more frames than it has.
         """
         rows = self._labelled_rows()
+        self._check_texts("control", [self._transcripts(rows)])
         data = self._training_set(rows, None)
         like = self._pace_set()
         if like is None:
@@ -213,6 +225,56 @@ class Distillation:
             stop_after=num_epochs,
             init=self.params.students[self.name].registered_init,
         )
+
+    def check_student_texts(self) -> None:
+        """Make sure that the student has frames enough for what it learns by CTC; say it once.
+
+        Raises:
+            CorpusError: too many texts need more.
+            CacheMismatch: the cache lacks utterances.
+        """
+        _ = self._texts_are_checked
+
+    @cached_property
+    def _texts_are_checked(self) -> bool:
+        rows, objective = self.student_rows(), self.objective
+        kinds = [self._transcripts(rows)] if objective.uses_transcripts else []
+        if objective.uses_sequence:
+            fit = rows[rows["fit"]]
+            said = weighted_texts(
+                self.cache, self.cache.rows(list(fit["audio_key"])), objective.sequence
+            )
+            kinds.append(
+                Texts.of(
+                    "texts of the teacher",
+                    fit.loc[fit.index.repeat([len(item) for item in said])],
+                    [text for item in said for text, _ in item],
+                    self.vocabulary,
+                    self.data.sample_rate_hz,
+                )
+            )
+        self._check_texts("student", kinds)
+        return True
+
+    def _transcripts(self, rows: pd.DataFrame) -> Texts:
+        return Texts.transcripts(rows, self.vocabulary, self.data.sample_rate_hz)
+
+    def _check_texts(self, role: str, kinds: Sequence[Texts]) -> None:
+        generation = self.generation if role == "student" else None
+        which = "" if generation is None else f" generation {generation.number}"
+        check_alignable(
+            f"{role} {self.name}{which}",
+            kinds,
+            self._clock,
+            self.params.training.max_unalignable_fraction,
+            STUDENTS_LIMIT,
+        )
+
+    @property
+    def _clock(self) -> FeatureClock:
+        """How student and control count frames."""
+        shift = self.cache.namespace.frame_shift_seconds
+        return student_clock(self.params, self.name, self.data.sample_rate_hz, shift)
 
     def student_rows(self) -> pd.DataFrame:
         """Return what a student learns from; column `fit` says whether from the teacher, too.
@@ -300,7 +362,7 @@ class Distillation:
             list(rows["audio_key"]),
             LogMel(self.features, self.data.sample_rate_hz),
             reduction,
-            self._rate_ratio(self.features.hop_seconds * reduction),
+            self._rate_ratio(self._clock.shift_seconds),
             self.vocabulary.encode(" ")[0],
             self.params.training.seed,
         )

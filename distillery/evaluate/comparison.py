@@ -14,6 +14,9 @@ from distillery.evaluate.predictions import errors_by_seed, has_language_model, 
 from distillery.evaluate.records import Estimate, Record
 from distillery.params.evaluate import EvaluateParams
 
+BROKEN_WER = 0.95
+"""From here on a student has learnt nothing; one that says nothing has 1."""
+
 
 class SeedGain(Record):
     """What distillation gained the student of one seed."""
@@ -96,7 +99,7 @@ def compare(
         gain_significant=gain.significant,
         gap_closed=gap_closed(less.sum(), gap.sum()),
         gap_closed_sd=spread(known) if len(known) == len(closed) else None,
-        verdict=verdict(gain, unit),
+        verdict=verdict(gain, unit, float(errors.mean(axis=0).sum() / max(1, words.sum()))),
         by_seed=tuple(
             SeedGain(seed=seed, gain_wer=result, gap_closed=share)
             for seed, result, share in zip(seeds_of(of_student), each, closed, strict=True)
@@ -125,24 +128,32 @@ def gap_closed(errors_less: int, gap: int) -> float | None:
     return float(errors_less / gap) if gap > 0 else None
 
 
-def verdict(gain: SeedsResult, unit: Unit = Unit.WORD) -> str:
+def verdict(gain: SeedsResult, unit: Unit = Unit.WORD, rate: float | None = None) -> str:
     """Return in one sentence what distillation gained.
 
     Args:
         gain: the control's WER minus the student's.
         unit: what errors are counted in.
+        rate: the student's error rate, a fraction; None: it is not known.
     """
-    rate = unit.rate
     points, low, high = (100 * value for value in (gain.mean, gain.low, gain.high))
     seeds = ""
     if gain.sd is not None:
         seeds = f", mean of {len(gain.by_seed)} seeds, sd {100 * gain.sd:.1f}"
-    found = f"{points:.1f} points of {rate} ({low:.1f} to {high:.1f}){seeds}"
-    if not gain.significant:
-        return f"no significant gain: {found}"
-    if points > 0:
-        return f"distillation gained {found}"
-    return (
-        f"distillation made it worse by {-points:.1f} points of {rate} "
-        f"({-high:.1f} to {-low:.1f}){seeds}"
-    )
+    between = f"({low:.1f} to {high:.1f}){seeds}"
+    behind = ""
+    if rate is not None and rate >= BROKEN_WER and not gain.low > 0:
+        behind = f"the student learnt nothing, its {unit.rate} is {rate:.1%}: "
+    if gain.low > 0:
+        return f"distillation gained {points:.1f} points of {unit.rate} {between}"
+    if gain.high < 0:
+        return (
+            f"{behind}distillation made it significantly worse, by {-points:.1f} points of "
+            f"{unit.rate} ({-high:.1f} to {-low:.1f}){seeds}"
+        )
+    if points < 0:
+        return (
+            f"{behind}no gain but a loss of {-points:.1f} points of {unit.rate}, which may be "
+            f"chance ({-high:.1f} to {-low:.1f}){seeds}"
+        )
+    return f"{behind}no significant gain: {points:.1f} points of {unit.rate} {between}"

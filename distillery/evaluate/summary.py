@@ -190,6 +190,20 @@ class Summary(Record):
         return {row.name: row for row in self.models if row.role == "student"}
 
     @property
+    def controls(self) -> dict[str, ModelRow]:
+        """The controls' rows by their students' names; of those that were trained."""
+        return {row.name: row for row in self.models if row.role == "control"}
+
+    def model_of(self, role: str, name: str) -> ModelRow:
+        """Return the row of a student, or of its control.
+
+        Args:
+            role: student or control.
+            name: the student's.
+        """
+        return (self.controls if role == "control" else self.students)[name]
+
+    @property
     def trained(self) -> list[SeedRow]:
         """The rows of all students and controls by seed."""
         return [row for model in self.models for row in model.by_seed]

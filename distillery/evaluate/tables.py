@@ -257,13 +257,17 @@ def remarks(summary: Summary) -> list[str]:
         for name, row in summary.students.items()
         if row.latency_ms is not None
     ]
-    complaints = [complaint(row, summary.data.unit) for row in summary.models]
+    unit = summary.data.unit
+    complaints = [said for row in summary.models if (said := complaint(row, unit)) is not None]
+    if len(complaints) > 1:  # the advice is the same, and stands once
+        complaints = [line.removesuffix(f": {ADVICE}") for line in complaints]
+        complaints.append(ADVICE.replace("it needs", "these need"))
     drops = [
         f"{name}: {drops_line(report)}"
         for name, report in summary.filters.items()
         if report is not None and report.dropped
     ]
-    return [*verdicts, *decoded, *streams, *filter(None, complaints), *drops]
+    return [*verdicts, *decoded, *streams, *complaints, *drops]
 
 
 def complaint(row: Row, unit: Unit = Unit.WORD) -> str | None:

@@ -9,6 +9,17 @@ from torch.nn import functional as F
 from distillery.models.decoding import BLANK_INDEX
 
 
+def is_alignable(lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Tensor:
+    """Return where CTC has something to learn, bool `(batch,)`: labels, and frames enough for them.
+
+    Each label takes a frame, and so does the blank between two equal ones. Arguments as of
+    `ctc_per_token`.
+    """
+    places = torch.arange(1, max(1, labels.shape[1]), device=labels.device)  # (tokens - 1,)
+    equal = (labels[:, 1:] == labels[:, :-1]) & (places < label_lengths[:, None])
+    return (label_lengths >= 0) & (label_lengths + equal.sum(dim=1) <= lengths)
+
+
 def ctc_per_token(
     log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor
 ) -> Tensor:
@@ -39,13 +50,13 @@ def ctc_per_token(
 class CTC(nn.Module):
     """CTC per label token, averaged over the utterances that have labels.
 
-    Formula: 1/N Σ_n -log p(y_n | x_n) / max(1, |y_n|), over the N utterances with labels; one
-    with too few frames for them adds 0. It is 0 when there is none.
+    Formula: 1/N Σ_n -log p(y_n | x_n) / max(1, |y_n|), over the N utterances with labels and frames
+    enough for them. It is 0 when there is none.
     """
 
     def forward(
         self, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor
     ) -> Tensor:
         """Return the loss, a scalar `()`; arguments as of `ctc_per_token`."""
-        count = (label_lengths >= 0).sum().clamp(min=1)
+        count = is_alignable(lengths, labels, label_lengths).sum().clamp(min=1)
         return ctc_per_token(log_probs, lengths, labels, label_lengths).sum() / count

@@ -6,17 +6,19 @@ Source: sequence-level distillation of CTC models by N-best lists, Takashima, Li
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
-from distillery.losses.ctc import ctc_per_token
+from distillery.losses.ctc import ctc_per_token, is_alignable
 
 
 class Sequence(nn.Module):
     """Weighted CTC per token, averaged over the utterances that have hypotheses.
 
     Formula: 1/N Σ_n Σ_h w_nh · -log p(y_nh | x_n) / max(1, |y_nh|), where an utterance's weights
-    add up to one; over the N utterances with hypotheses, 0 when there is none. One hypothesis of
-    weight 1 makes it CTC.
+    add up to one; over the N utterances with hypotheses, 0 when there is none. A hypothesis that is
+    longer than there are frames for adds nothing, and an utterance that has no other does not
+    count. One hypothesis of weight 1 makes it CTC.
     """
 
     def forward(
@@ -37,10 +39,10 @@ class Sequence(nn.Module):
             weights: `(batch, hypotheses)`, 0 where there is no hypothesis.
         """
         total = log_probs.new_zeros(len(log_probs))
+        counts = torch.zeros_like(lengths, dtype=torch.bool)
         for place in range(hypotheses.shape[1]):
-            losses = ctc_per_token(
-                log_probs, lengths, hypotheses[:, place], hypothesis_lengths[:, place]
-            )
+            labels = (hypotheses[:, place], hypothesis_lengths[:, place])
+            losses = ctc_per_token(log_probs, lengths, *labels)
             total = total + weights[:, place] * losses  # (batch,)
-        count = (hypothesis_lengths >= 0).any(dim=1).sum().clamp(min=1)
-        return total.sum() / count
+            counts |= is_alignable(lengths, *labels)
+        return total.sum() / counts.sum().clamp(min=1)

@@ -76,10 +76,17 @@ class EvaluateStageParams(Sections):
 
 
 # pydantic's metaclass has a method of the name that our last stage bears.
-warnings.filterwarnings("ignore", 'Field name "register" in "RegistryParams" shadows')
+warnings.filterwarnings("ignore", 'Field name "register" in "(Registry|Score)Params" shadows')
 
 
 class RegistryParams(Sections):
     """What commands read that only ask MLflow's registry: where it is, and the model's name."""
 
     register: RegisterParams = RegisterParams()
+
+
+class ScoreParams(Sections):
+    """What `make score` reads: where the registry is, and how intervals are drawn."""
+
+    register: RegisterParams = RegisterParams()
+    evaluate: EvaluateParams = EvaluateParams()

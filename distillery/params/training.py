@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from distillery.params.base import (
     Fraction,
@@ -53,5 +55,8 @@ class TrainingParams(Section):
     """CPU threads; fixed because sums, and so the last bits of the weights, depend on it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU if there is one."""
+    max_unalignable_fraction: Annotated[Fraction, Field(exclude=True)] = 0.1  # changes no weight
+    """Largest share of the texts that may need more frames than there are, and are left out of CTC;
+    with more, training stops before its first step and names the hop_seconds that would do."""
     specaugment: SpecAugmentParams = SpecAugmentParams()
     """Masks on the features of the training split."""

@@ -12,7 +12,7 @@ from distillery.evaluate.tables import markdown_table, with_distance, with_inter
 from distillery.register.gate.verdict import Verdict
 from distillery.register.gate.verdict import markdown as verdict_in_markdown
 from distillery.register.pipeline_results import PipelineResults
-from distillery.tracking.names import charts_page
+from distillery.tracking.names import STUDENT, charts_page, model_label
 
 HASH_DIGITS = 8
 LINEAGE = {
@@ -33,7 +33,9 @@ tag `unit` says character, `wer` in their names is the character error rate. Gro
 """
 
 
-def outcome(results: PipelineResults, student: str, seed: int, verdict: Verdict) -> str:
+def outcome(
+    results: PipelineResults, student: str, seed: int, verdict: Verdict, role: str = STUDENT
+) -> str:
     """Return in a sentence what a pipeline's run came to.
 
     Args:
@@ -41,11 +43,13 @@ def outcome(results: PipelineResults, student: str, seed: int, verdict: Verdict)
         student: the one that was put up for promotion.
         seed: the seed of it that was registered.
         verdict: the gate's.
+        role: student, or control where that student's control was put up.
     """
-    wer = results.summary.students[student].of_seed(seed).wer.value
+    wer = results.summary.model_of(role, student).of_seed(seed).wer.value
     rate = results.summary.data.unit.rate
+    label = model_label(role, f"`{student}`")
     return (
-        f"Student `{student}` from seed {seed}, {rate} {100 * wer:.1f} % (teacher "
+        f"{label[0].upper()}{label[1:]} from seed {seed}, {rate} {100 * wer:.1f} % (teacher "
         f"{_teacher_wer(results.summary)} %), is version {verdict.version} of "
         f"`{results.params.register.model_name}`, "
         f"**{verdict.alias or 'without an alias'}**: {verdict.reason}."

@@ -16,17 +16,19 @@ from distillery.errors import ModelError, TrackingError
 from distillery.evaluate.summary import EXPORTED_FILE, PREDICTIONS_FILE, ModelRow, SeedRow
 from distillery.register import descriptions
 from distillery.register.aliases import check_version, read_aliases
+from distillery.register.choice import Choice, choose
 from distillery.register.drift import Drift, drift_from_champion, log_drift
 from distillery.register.gate.promotion import Entry, Terms, decide
-from distillery.register.gate.verdict import Verdict
+from distillery.register.gate.verdict import REASON_TAG, Verdict
 from distillery.register.pipeline_results import PipelineResults
 from distillery.register.registered import PARENT, Registered
 from distillery.register.runs import data_sources, log_model_runs, log_parent_run
 from distillery.serve.served import Served, choose_format
 from distillery.tracking.fetched import REGISTERED, read_source
+from distillery.tracking.names import CONTROL, STUDENT, model_label
 from distillery.tracking.store import UNIT_TAG, Tracking
 from distillery.tracking.trained_on import pack_keys, read_keys
-from distillery.tracking.versions import Candidate, best_candidate, register_version
+from distillery.tracking.versions import Candidate, register_version
 
 OPEN_RUN_FILE = "scratch/open_run.json"
 MEAN_WER_TAG, WER_SD_TAG = "test.wer_mean", "test.wer_sd"
@@ -38,8 +40,8 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
     """Log everything that a pipeline run made, register its students, and let the gate choose.
 
     Safe to repeat with the same parent: equal values change nothing, and an equal student is not
-    registered twice. Of a student's seeds the one of the lowest validation WER is registered: the
-    test split chooses nothing.
+    registered twice. Of a student's seeds the one of the lowest validation WER is registered. The
+    test split chooses nothing, but for ruling out a student that its control beats: choice.py.
 
     Args:
         tracking: the connection to MLflow.
@@ -55,31 +57,34 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
         predictions = pd.read_parquet(results.root / EVALUATION / PREDICTIONS_FILE)
         sources = data_sources(data, results)
         runs = log_model_runs(tracking, parent, results, sources, predictions)
+        choice, candidates = _choose(results, runs, test_digest(data), predictions)
         candidates = [
             replace(item, trained_on=_trained_on(tracking, results, item.name, data))
-            for item in _candidates(results, runs, test_digest(data))
-        ]
-        versions = {
-            item.name: register_version(tracking, settings.model_name, item, settings.serve_limits)
             for item in candidates
+        ]
+        best, name, limits = choice.best, settings.model_name, settings.serve_limits
+        versions = {
+            _key(item): register_version(tracking, name, item, limits) for item in candidates
         }
         drift = _log_drift(tracking, parent, results, runs, versions)
-        best = best_candidate(candidates)
-        verdict = _ask_the_gate(tracking, results, best, versions[best.name], data, predictions)
-        outcome = descriptions.outcome(results, best.name, best.seed, verdict)
+        _tell(tracking, name, choice, versions)
+        number = versions[_key(best)]
+        verdict = _ask_the_gate(tracking, results, choice, number, data, predictions)
+        outcome = descriptions.outcome(results, best.name, best.seed, verdict, best.role)
         log_parent_run(tracking, parent, results, sources, best, verdict, outcome)
         tracking.describe_experiment(
             descriptions.of_experiment(tracking.experiment_id, outcome, verdict, results)
         )
-        champion = read_aliases(tracking, settings.model_name).champion
+        champion = read_aliases(tracking, name).champion
         tracking.end_run(parent)
     registered = Registered(
-        name=settings.model_name,
+        name=name,
         version=verdict.version,
         alias=verdict.alias,
         reason=verdict.reason,
         champion=champion,
         student=best.name,
+        role=best.role,
         seed=best.seed,
         versions=versions,
         runs={PARENT: parent, **runs},
@@ -90,6 +95,40 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
     )
     registered.write(results.root)
     return registered
+
+
+def _choose(
+    results: PipelineResults,
+    runs: Mapping[str, str],
+    digest_of_test: str,
+    predictions: pd.DataFrame,
+) -> tuple[Choice, list[Candidate]]:
+    """Return what is put up, and all that become versions: the students, and a control put up."""
+    params = results.params
+    students = _candidates(results, runs, digest_of_test)
+    controls = _controls(results, runs, digest_of_test)
+    resamples = params.evaluate.num_resamples
+    choice = choose(students, controls, predictions, params.register.gate, resamples)
+    return choice, [*students, *([choice.best] if choice.best.role == CONTROL else [])]
+
+
+def _key(candidate: Candidate) -> str:
+    """Return what a version's model is called in `Registered.versions`."""
+    is_student = candidate.role == STUDENT
+    return candidate.name if is_student else f"{candidate.role} {candidate.name}"
+
+
+def _tell(tracking: Tracking, model_name: str, choice: Choice, versions: Mapping[str, str]) -> None:
+    """Say of students that were passed over, in their versions, why.
+
+    One that a person made champion keeps what its version says.
+    """
+    champion = read_aliases(tracking, model_name).champion
+    for name, why in choice.passed_over.items():
+        if versions[name] == champion:
+            continue
+        reason = f"never put up: student {name}, {why}"
+        tracking.client.set_model_version_tag(model_name, versions[name], REASON_TAG, reason)
 
 
 def _log_drift(
@@ -112,15 +151,23 @@ def _log_drift(
 def _ask_the_gate(
     tracking: Tracking,
     results: PipelineResults,
-    best: Candidate,
+    choice: Choice,
     version: str,
     data: PreparedData,
     predictions: pd.DataFrame,
 ) -> Verdict:
-    """Return what the gate says of the best student, by now a version; it moves the aliases."""
-    params = results.params
-    name = params.register.model_name
-    entry = Entry(name, version, best.name, best.seed, best.folder, best.description)
+    """Return what the gate says of the model put up, by now a version; it moves the aliases."""
+    params, best = results.params, choice.best
+    entry = Entry(
+        model_name=params.register.model_name,
+        version=version,
+        name=best.name,
+        seed=best.seed,
+        folder=best.folder,
+        description=best.description,
+        role=best.role,
+        instead=choice.instead,
+    )
     exported = pd.read_parquet(results.root / EVALUATION / EXPORTED_FILE)
     terms = Terms(data, predictions, exported, params.evaluate, params.register.gate)
     return decide(tracking, entry, terms)
@@ -141,31 +188,61 @@ def _candidates(
     """Return of each student the seed of the lowest validation WER."""
     candidates = []
     for row in results.summary.students.values():
-        assert row.best_seed is not None  # students have one
-        best = row.of_seed(row.best_seed)
-        title = f"Student `{row.name}` from seed {best.seed}"
-        tags = {**results.tags, UNIT_TAG: results.summary.data.unit.value}
-        if len(row.by_seed) > 1:
-            title += f", the best on the validation split of {len(row.by_seed)} seeds"
-            tags |= {MEAN_WER_TAG: repr(row.wer.value), WER_SD_TAG: repr(row.wer.sd)}
-        assert best.valid_wer is not None  # it was trained here
-        candidates.append(
-            Candidate(
-                name=row.name,
-                seed=best.seed,
-                folder=results.root / "models" / best.model,
-                md5=results.md5_of(f"models/{best.model}"),
-                run=runs[best.model],
-                description=descriptions.of_version(title, results),
-                tags=tags,
-                test_digest=digest_of_test,
-                test_wer=best.wer.value,
-                valid_wer=best.valid_wer,
-                num_parameters=best.parameters,
-                served=_served(results, row, best),
-            )
-        )
+        best = _best_seed(row)
+        candidate = _candidate(results, runs, row, best.seed, digest_of_test)
+        candidates.append(replace(candidate, served=_served(results, row, best)))
     return candidates
+
+
+def _controls(
+    results: PipelineResults, runs: Mapping[str, str], digest_of_test: str
+) -> dict[str, Candidate]:
+    """Return each student's control from the seed of the student that is a candidate."""
+    students = results.summary.students
+    return {
+        name: _candidate(results, runs, row, _best_seed(students[name]).seed, digest_of_test)
+        for name, row in results.summary.controls.items()
+    }
+
+
+def _best_seed(row: ModelRow) -> SeedRow:
+    assert row.best_seed is not None  # students have one
+    return row.of_seed(row.best_seed)
+
+
+def _candidate(
+    results: PipelineResults,
+    runs: Mapping[str, str],
+    row: ModelRow,
+    seed: int,
+    digest_of_test: str,
+) -> Candidate:
+    """Return a student or control from one seed as PyTorch serves it."""
+    own = row.of_seed(seed)
+    title = f"{model_label(row.role, f'`{row.name}`')} from seed {seed}"
+    tags = {**results.tags, UNIT_TAG: results.summary.data.unit.value}
+    if len(row.by_seed) > 1:
+        if row.role == STUDENT:
+            title += f", the best on the validation split of {len(row.by_seed)} seeds"
+        tags |= {MEAN_WER_TAG: repr(row.wer.value), WER_SD_TAG: repr(row.wer.sd)}
+    if row.role == CONTROL:
+        title += ", trained on transcripts alone, without the teacher"
+    assert own.valid_wer is not None  # it was trained here
+    return Candidate(
+        name=row.name,
+        seed=seed,
+        folder=results.root / "models" / own.model,
+        md5=results.md5_of(f"models/{own.model}"),
+        run=runs[own.model],
+        description=descriptions.of_version(title[0].upper() + title[1:], results),
+        tags=tags,
+        test_digest=digest_of_test,
+        test_wer=own.wer.value,
+        valid_wer=own.valid_wer,
+        num_parameters=own.parameters,
+        served=Served(reason="controls are not exported"),
+        role=row.role,
+    )
 
 
 def _trained_on(

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from distillery.files import write_json
+from distillery.tracking.names import STUDENT, model_label
 
 REGISTERED_FILE = "reports/registered.json"
 PARENT = "parent"
@@ -17,7 +18,7 @@ PARENT = "parent"
 
 @dataclass(frozen=True)
 class Registered:
-    """The student that was put up for promotion, and where everything is in MLflow."""
+    """The student or control that was put up for promotion, and where everything is in MLflow."""
 
     name: str
     """The registered model."""
@@ -30,11 +31,11 @@ class Registered:
     champion: str | None
     """The version that is champion now; None where there is none."""
     student: str
-    """In params.yaml."""
+    """In params.yaml; a control's."""
     seed: int
     """The one of its seeds that was registered."""
     versions: Mapping[str, str]
-    """Of every student, by name."""
+    """Of every student, by name; `control NAME` where a control was registered."""
     runs: Mapping[str, str]
     """Ids of the runs, by model and seed; the pipeline's is called `parent`."""
     experiment_id: str
@@ -45,6 +46,13 @@ class Registered:
     """DVC's hash of the evaluation that was registered; empty where an old version did not say."""
     data_warnings: tuple[str, ...] = ()
     """How the data moved away from the champion's, a sentence each."""
+    role: str = STUDENT
+    """Whether it is a student or a control."""
+
+    @property
+    def label(self) -> str:
+        """What sentences call the model that was put up."""
+        return model_label(self.role, self.student)
 
     @property
     def parent_run(self) -> str:
@@ -53,7 +61,10 @@ class Registered:
 
     def write(self, root: Path) -> None:
         """Write reports/registered.json in a workspace."""
-        write_json(root / REGISTERED_FILE, asdict(self))
+        content = asdict(self)
+        if self.role == STUDENT:  # as ever
+            del content["role"]
+        write_json(root / REGISTERED_FILE, content)
 
 
 def read_registered(root: Path) -> Registered | None:

@@ -182,13 +182,13 @@ def log_parent_run(
     if uri := params.register.tracking_uri:
         settings["register.tracking_uri"] = without_credentials(uri)
     leaks, told = data_leaks(results)
-    objective = _objective_of(params, f"students/{best.name}/seed-{best.seed}")
+    objective = _objective_of(params, f"{best.role}s/{best.name}/seed-{best.seed}")
     name = pipeline_name(f"{best.name}-{objective}", params.prepare.title, results.data_md5)
     tracking.log_values(
         run,
         params=settings,
         metrics={
-            **model_metrics(summary.students[best.name], summary),
+            **model_metrics(summary.model_of(best.role, best.name), summary),
             **teacher_metrics(results),
             **verdict.metrics,
             "registered/wer": best.test_wer,
@@ -201,6 +201,7 @@ def log_parent_run(
             **told,
             "student": best.name,
             UNIT_TAG: summary.data.unit.value,
+            "registered.role": best.role,
             "registered.seed": str(best.seed),
             "registered.model": params.register.model_name,
             "registered.version": verdict.version,

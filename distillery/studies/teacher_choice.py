@@ -294,13 +294,13 @@ def _rated(item: Candidate, errors: Errors, settings: Params) -> CandidateRow:
 def _piloted(item: Candidate, errors: Errors, pilot_student: str) -> PilotRow:
     fit = item.fit_of(pilot_student)
     student, control = errors.of_pilots(item)
-    gain = errors.rate(control - student)
+    gain, student_wer = errors.rate(control - student), errors.rate(student)
     return PilotRow(
         learns=fit.works if fit else None,
-        student_wer=Estimate.of(errors.rate(student)),
+        student_wer=Estimate.of(student_wer),
         control_wer=Estimate.of(errors.rate(control)),
         gain_wer=Estimate.of(gain),
-        verdict=verdict(gain, errors.unit),
+        verdict=verdict(gain, errors.unit, student_wer.mean),
     )
 
 

@@ -45,6 +45,7 @@ from distillery.teachers.token_map import TokenMap, TokenTable
 from distillery.teachers.torchaudio_bundle import TorchaudioBackend
 from distillery.teachers.transformers_ctc import TransformersBackend
 from distillery.teachers.weights import fit_state, read_state
+from distillery.training.alignment import FixedClock, Texts, check_teacher
 from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, Validation, run_digest
 from distillery.training.objective import TranscriptObjective
@@ -189,7 +190,8 @@ def fine_tune_teacher(params: FineTunedTeacherParams, place: Workplace) -> Ready
     """Fine-tune an encoder, or go on where a killed run stopped; it has its best epoch's weights.
 
     Raises:
-        CorpusError: there are no transcripts to learn from, or none to validate with.
+        CorpusError: there are no transcripts to learn from, or none to validate with, or too many
+            need more frames than it has.
         ModelError: the base has no encoder, is not here and cannot be fetched, is damaged or does
             not fit the settings; or an utterance is longer than it takes.
     """
@@ -209,6 +211,9 @@ def fine_tune_teacher(params: FineTunedTeacherParams, place: Workplace) -> Ready
         TokenMap(vocabulary, tuple((index,) for index in range(len(vocabulary))), ()),
     )
     warn_of_rate(backend.sample_rate_hz, data.sample_rate_hz)
+    clock = FixedClock(data.sample_rate_hz, backend.samples_per_frame / backend.sample_rate_hz)
+    texts = Texts.transcripts(pd.concat(played), vocabulary, data.sample_rate_hz)
+    check_teacher(texts, clock, training)
     torch.manual_seed(training.seed)
     backend.output.reset_parameters()
     network = FineTunedNetwork(backend, params)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import torch
 
 from distillery.architectures.known import TEACHERS
@@ -11,6 +12,7 @@ from distillery.data.manifest import labelled
 from distillery.models.recogniser import Recogniser
 from distillery.params.teacher import TrainedTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.training.alignment import Texts, check_teacher, teacher_clock
 from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
@@ -19,12 +21,18 @@ from distillery.training.trainer import Trainer
 
 
 def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeacher:
-    """Train a teacher, or go on where a killed run stopped; it has its best epoch's weights."""
+    """Train a teacher, or go on where a killed run stopped; it has its best epoch's weights.
+
+    Raises:
+        CorpusError: there are no transcripts, or too many need more frames than it has.
+    """
     data, scratch = place.data, place.scratch
     rows = labelled(data, "train")
-    played = [rows, *(copy_at(rows, speed, data.sample_rate_hz) for speed in params.speed_factors)]
-    copies = [pack_features(data, copy, params.features, scratch) for copy in played]
     vocabulary = data.vocabulary
+    played = [rows, *(copy_at(rows, speed, data.sample_rate_hz) for speed in params.speed_factors)]
+    texts = Texts.transcripts(pd.concat(played), vocabulary, data.sample_rate_hz)
+    check_teacher(texts, teacher_clock(params, data.sample_rate_hz), params.training)
+    copies = [pack_features(data, copy, params.features, scratch) for copy in played]
     training_set = TrainingSet(
         copies,
         [vocabulary.encode(text) for text in rows["text"]],

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 from distillery.params.objective import FrameLossParams, ObjectiveParams, Schedule
 from distillery.tracking.store import FOR_TRAINING
 
+STUDENT, CONTROL = "student", "control"
 DIGITS_OF_MD5 = 6
 PAGES = "#/experiments/{experiment}/runs"
 
@@ -144,3 +145,13 @@ def flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
             is_list = isinstance(value, list | tuple)
             flat[f"{prefix}{name}"] = json.dumps(value) if is_list else str(value)
     return flat
+
+
+def model_label(role: str, name: str) -> str:
+    """Return what sentences call a version's model: `student conv`, `the control of student conv`.
+
+    Args:
+        role: student or control.
+        name: of the student, in params.yaml.
+    """
+    return f"{STUDENT} {name}" if role == STUDENT else f"the {role} of {STUDENT} {name}"

@@ -205,6 +205,17 @@ class Tracking:
             raise
         return info.lifecycle_stage == "active" and info.status == "RUNNING"
 
+    def holds(self, run: str) -> bool:
+        """Return whether a run is in this experiment."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return bool(self.client.get_run(run).info.experiment_id == self.experiment_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":  # somebody deleted it
+                return False
+            raise
+
     def end_run(self, run: str, status: str = "FINISHED") -> None:
         """End a run and its children that are still open."""
         children = self.client.search_runs(

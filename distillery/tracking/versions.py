@@ -20,6 +20,7 @@ from distillery.errors import ModelError, TrackingError
 from distillery.params.register import ServeLimits
 from distillery.serve.served import Served
 from distillery.tracking.bundle import check_bundle, write_bundle
+from distillery.tracking.names import STUDENT, model_label
 from distillery.tracking.store import Tracking, file_lock
 from distillery.tracking.trained_on import TRAINED_ON_FILE
 
@@ -30,6 +31,8 @@ REGISTRY_LOCK = "scratch/registry.lock"
 PACKAGE = Path(distillery.__file__).parent
 SERVING_MODEL = Path(__file__).with_name("serving_model.py")
 SQLITE = "sqlite:///"
+ROLE_TAG = "role"
+"""Of a version: student or control; those of before have none, and are students."""
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 MD5_TAG = "dvc.md5"
 BUNDLE_TAG = "bundle.sha256"
@@ -58,10 +61,10 @@ RUNTIME_PACKAGES = (
 
 @dataclass(frozen=True)
 class Candidate:
-    """A student that may become a version."""
+    """A student, or the control of one, that may become a version."""
 
     name: str
-    """In params.yaml."""
+    """In params.yaml; a control has its student's."""
     seed: int
     """The one of its seeds that is the best on the validation split."""
     folder: Path
@@ -86,6 +89,13 @@ class Candidate:
     """The format in which it is served."""
     trained_on: bytes | None = None
     """Which audio it learnt from, as trained_on.py packs it; None: not known."""
+    role: str = STUDENT
+    """student or control."""
+
+    @property
+    def label(self) -> str:
+        """What sentences call it."""
+        return model_label(self.role, self.name)
 
 
 def registry_lock(tracking: Tracking) -> AbstractContextManager[None]:
@@ -177,7 +187,7 @@ def version_exists(tracking: Tracking, model_name: str, version: str) -> bool:
 
 
 def best_candidate(candidates: list[Candidate]) -> Candidate:
-    """Return the student of the lowest validation WER; of equals, the smaller one."""
+    """Return the model of the lowest validation WER; of equals, the smaller one."""
     return min(candidates, key=lambda item: (item.valid_wer, item.num_parameters, item.name))
 
 
@@ -208,7 +218,7 @@ def _create_version(
         digest = write_bundle(candidate.folder, bundle, more)
         with mlflow.start_run(run_id=candidate.run):
             info = mlflow.pyfunc.log_model(
-                name=candidate.name,
+                name=f"{'' if candidate.role == STUDENT else 'control-'}{candidate.name}",
                 python_model=str(SERVING_MODEL),
                 artifacts={"model": str(bundle)},
                 model_config={LIMITS_CONFIG: limits.model_dump()},
@@ -226,6 +236,7 @@ def _create_version(
         WER_TAG: repr(candidate.test_wer),
         "valid.wer": repr(candidate.valid_wer),
         "student": candidate.name,
+        ROLE_TAG: candidate.role,
         "seed": str(candidate.seed),
     }
     return tracking.client.create_model_version(

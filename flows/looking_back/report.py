@@ -25,6 +25,7 @@ from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 from distillery.register.gate.verdict import GATE_FILE, parse_verdict
 from distillery.register.run_page import Play, ReportInputs, render_page
+from distillery.tracking.names import STUDENT, model_label
 from distillery.tracking.store import PARENT_TAG, Tracking
 from flows import environment
 from flows.looking_back.reproduce import run_of
@@ -87,18 +88,20 @@ def gather(tracking: Tracking, run: str, folder: Path) -> ReportInputs:
         for name in names & {"evaluation", PARAMS_FILE, GATE}:
             tracking.client.download_artifacts(run, name, str(folder))
     tags = entity.data.tags
+    role = tags.get("registered.role", STUDENT)  # runs of before have none
+    label = model_label(role, tags["student"])
     settings, gate = folder / PARAMS_FILE, folder / GATE
     return ReportInputs(
         heading=entity.info.run_name or run,
         outcome=(
-            f"Student {tags['student']} from seed {tags['registered.seed']} is version "
+            f"{label[0].upper()}{label[1:]} from seed {tags['registered.seed']} is version "
             f"{tags['registered.version']} of {tags['registered.model']}: "
             f"{tags.get('registered.alias') or 'without an alias'} "
             f"({tags.get('registered.reason', 'no reason given')})."
         ),
         summary=Summary.read(folder / "evaluation"),
         predictions=pd.read_parquet(folder / "evaluation" / PREDICTIONS_FILE),
-        student=f"students/{tags['student']}",
+        student=f"{role}s/{tags['student']}",
         seed=int(tags["registered.seed"]),
         plots={
             path.stem: path.read_bytes() for path in sorted(folder.glob("evaluation/plots/*.png"))

@@ -36,7 +36,7 @@ from distillery.register.metrics import model_metrics
 from distillery.tracking.store import MODEL_TAG, PARENT_TAG, Tracking
 from flows import environment
 from flows.stages import pipeline as stages
-from flows.stages.process import run_dvc
+from flows.stages.process import reason, run_dvc
 from tasks.lineage import LOCK_FILE, PATCH_FILE, locked_outputs
 
 PLACE = "scratch/reproduce"
@@ -332,9 +332,11 @@ def _rerun(place: Path, target: str) -> None:
     logger.info("reproduce: %s", target)
     arguments = ["repro", "--single-item", "--force", "--no-run-cache", target]
     # Of what DVC says, advice about Git and pushing is not for a worktree that goes.
-    status, _ = run_dvc(place, arguments, partial(logger.info, "%s"))
+    status, lines = run_dvc(place, arguments, partial(logger.info, "%s"))
     if status:
-        raise StageError(f"stage {target}: failed in {place}; see above, the worktree is kept")
+        raise StageError(
+            f"stage {target}: failed in {place}, which is kept: {reason(lines, status)}"
+        )
 
 
 def _compare(

@@ -88,7 +88,6 @@ def text(summary: Summary, registered: Registered, said: Verdict | None) -> str:
             "",
             _sentence(registered),
             *([] if said is None else ["", verdict.render(said)]),
-            *(f"WARNING: {line}" for line in registered.data_warnings),
             "",
             "Next:",
             *(f"  {command:45}{does}" for command, does in _next(registered)),
@@ -121,5 +120,5 @@ def _next(registered: Registered) -> list[tuple[str, str]]:
 def _sentence(registered: Registered) -> str:
     return (
         f"Registered: {registered.name} version {registered.version} "
-        f"(student {registered.student}, seed {registered.seed}) is {registered.alias}."
+        f"({registered.label}, seed {registered.seed}) is {registered.alias}."
     )

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import psutil
 import yaml
@@ -22,7 +24,7 @@ from distillery.errors import BusyError, ParamsError, StageError
 from distillery.files import write_bytes
 from distillery.params.file import PARAMS_FILE
 from flows import doctor
-from flows.doctor import DVC_LOCK, WORKSPACE_LOCK
+from flows.doctor import DVC_LOCK, DVC_LOCK_GUARD, WORKSPACE_LOCK
 from flows.stages.process import TERMINATION_SECONDS
 from tasks.stage import PIPELINE_FILE, look_up
 
@@ -107,6 +109,41 @@ def wait_for_the_dying(root: Path) -> None:
         if not any(is_zombie(int(pid)) for pid in re.findall(r'"pid": *(\d+)', text)):
             return
         time.sleep(0.1)
+
+
+def forget_the_dead(root: Path) -> None:
+    """Free what a killed run's DVC has locked; DVC itself would warn of each file, in each call.
+
+    A lock that is damaged stays for `doctor.free_dvc_lock`; one that DVC edits right now, for DVC.
+    """
+    path = root / DVC_LOCK
+    if not path.exists():
+        return
+    unfit = contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError)
+    with open(root / DVC_LOCK_GUARD, "a", encoding="utf-8") as guard, unfit:
+        fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = json.loads(path.read_text(encoding="utf-8"))
+        alive = _of_the_living(held)
+        if alive != held:
+            write_bytes(path, json.dumps(alive).encode())
+
+
+def _of_the_living(held: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return what DVC's lock holds, without what processes hold that are no more."""
+
+    def lives(owner: Mapping[str, Any]) -> bool:
+        return bool(psutil.pid_exists(int(owner["pid"])))
+
+    writers = {path: owner for path, owner in held.get("write", {}).items() if lives(owner)}
+    readers = {
+        path: [owner for owner in owners if lives(owner)]
+        for path, owners in held.get("read", {}).items()
+    }
+    both: dict[str, dict[str, Any]] = {
+        "write": writers,
+        "read": {path: owners for path, owners in readers.items() if owners},
+    }
+    return {mode: paths for mode, paths in both.items() if mode in held}
 
 
 def is_zombie(process_id: int) -> bool:

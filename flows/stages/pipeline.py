@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,9 +19,14 @@ from distillery.errors import BusyError, StageError
 from distillery.files import write_bytes
 from distillery.params.whole import Params
 from flows.stages import side_by_side
-from flows.stages.lock import lock_bytes, restore_if_damaged, wait_for_the_dying
+from flows.stages.lock import (
+    forget_the_dead,
+    lock_bytes,
+    restore_if_damaged,
+    wait_for_the_dying,
+)
 from flows.stages.objects import drop_damaged, drop_damaged_folders, locked_outs
-from flows.stages.process import Emit, reason, run_dvc
+from flows.stages.process import Emit, SayOnce, reason, run_dvc
 from flows.stages.splits import recover_splits
 from flows.stages.storage import RESTORE_ATTEMPTS, fetch_objects
 
@@ -72,12 +77,13 @@ def changed_targets(root: Path, names: Sequence[str]) -> Mapping[str, Changes]:
 
     def ask() -> Mapping[str, Changes]:
         # DVC takes targets relative to the current folder, whatever the repository.
-        with contextlib.chdir(root), Repo(str(root)) as repo:
+        with quiet_dvc(), contextlib.chdir(root), Repo(str(root)) as repo:
             status: Mapping[str, Changes] = repo.status(targets=list(names))
             return status
 
     use_git_if_present(root)
     wait_for_the_dying(root)
+    forget_the_dead(root)
     try:
         try:
             return ask()
@@ -105,16 +111,30 @@ def without_results(root: Path, names: Sequence[str]) -> list[str]:
 
     changed = changed_targets(root, names)
     found = []
-    with contextlib.chdir(root), Repo(str(root)) as repo:
+    with quiet_dvc(), contextlib.chdir(root), Repo(str(root)) as repo:
         for name in filter(changed.__contains__, names):
             try:
                 with repo.lock:
                     stage = repo.stage.load_one(name=name)
                     stage.save_deps()
+                    for out in stage.outs:  # what it made before, of what it read before
+                        out.hash_info = type(out.hash_info)()
                     repo.stage_cache.restore(stage, dry=True)
             except DvcException:  # what else is wrong, `dvc repro` says
                 found.append(name)
     return found
+
+
+@contextlib.contextmanager
+def quiet_dvc() -> Iterator[None]:
+    """Keep what DVC logs in this process to itself: it would come twice, by its way and by ours.
+
+    What it fails of it raises. As a child it has its say, see `run_dvc`.
+    """
+    from dvc.logger import set_loggers_level
+
+    with set_loggers_level(logging.CRITICAL):
+        yield
 
 
 def use_git_if_present(root: Path) -> None:
@@ -144,15 +164,14 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
     if target == "prepare":
         recover_splits(root, emit)
     status, lines = _reproduce_whole(root, target, emit)
-    tail = "\n".join(lines)
     if status:
-        if any(sign in tail for sign in BUSY_SIGNS):
-            raise BusyError(f"stage {target}: DVC is busy here; run again when it is done\n{tail}")
+        if any(sign in line for line in lines for sign in BUSY_SIGNS):
+            raise BusyError(f"stage {target}: DVC is busy here; run again when it is done")
         raise StageError(f"stage {target}: {reason(lines, status)}")
     if left := changed_targets(root, [target]):
         raise StageError(
             f"stage {target}: ended well, but DVC does not confirm it: {left}; is the disk full? "
-            f"Make room, then run again\n{tail}"
+            "Make room, then run again"
         )
     restored = any(RESTORED_SIGN in line for line in lines)
     return StageRun(target, "restored" if restored else "ran", time.monotonic() - start)
@@ -190,12 +209,19 @@ class Pipeline:
         self.root = root
         self.params = params
         self.anything_ran = False
+        self._say = SayOnce()
         self._names = [name for stage in STAGES for name in targets(params, stage)]
         self._changed: Container[str] | None = None
 
     def look_again(self) -> None:
         """Forget what DVC said."""
         self._changed = None
+
+    def will_train(self) -> bool:
+        """Return whether a teacher or a student is not up to date, for all that is known."""
+        names = [name for name in self._names if name.startswith(("teacher", "distill"))]
+        changed = self._changed
+        return self.anything_ran or changed is None or any(name in changed for name in names)
 
     def train_ahead(self, emit: Emit) -> list[str]:
         """Train what the stages `distill` would train, side by side; see side_by_side.py.
@@ -206,7 +232,7 @@ class Pipeline:
         names = targets(self.params, "distill")
         if not self.anything_ran and self._changed is not None:
             names = [name for name in names if name in self._changed]
-        return train_ahead(self.root, self.params, names, emit)
+        return train_ahead(self.root, self.params, names, self._say.through(emit))
 
     def bring_up_to_date(self, target: str, emit: Emit) -> StageRun:
         """Run one stage if it needs to; see `run_stage`."""
@@ -215,7 +241,7 @@ class Pipeline:
             self._changed = changed_targets(self.root, self._names)
         if not self.anything_ran and target not in self._changed:
             return StageRun(target, "unchanged", time.monotonic() - start)
-        done = run_stage(self.root, target, emit)
+        done = run_stage(self.root, target, self._say.through(emit))
         self.anything_ran |= done.outcome != "unchanged"
         return done
 

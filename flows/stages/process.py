@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
@@ -33,6 +34,11 @@ HINTS = (
 """Advice of DVC's that is not for this pipeline."""
 STAGE_FAILED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: ")
 """DVC says so after the stage itself said why."""
+TRACEBACK = "Traceback (most recent call last):"
+WARNING = "warning: "
+"""With which a stage begins what it warns of."""
+ERRORS = ("error: ", TRACEBACK)
+"""With one of these begins what a stage says of an error that ends it."""
 Emit = Callable[[str], None]
 """Receives each line that DVC or a stage writes."""
 
@@ -50,7 +56,8 @@ def run_dvc(
         seconds: how long it may take; None: as long as it likes.
 
     Returns:
-        The exit status and the last lines.
+        The exit status and the last lines. Where it failed, what it said of the error is among them
+        and was not emitted: `reason` says it.
     """
     path = [str(THIS_CODE), *filter(None, [os.environ.get("PYTHONPATH")])]
     process = start_child(
@@ -61,6 +68,7 @@ def run_dvc(
     )
     assert process.stdout is not None
     lines: deque[str] = deque(maxlen=KEPT_LINES)
+    held = _HeldBack(emit)
     late = threading.Event()
     timer = threading.Timer(seconds or 0.0, _stop_late, (process, late))
     timer.daemon = True
@@ -71,15 +79,62 @@ def run_dvc(
             if not is_bar:
                 lines.append(line)
             if not line.startswith(HINTS) and not STAGE_FAILED.match(line):
-                emit(line)
+                held.take(line)
         status = process.wait()
     finally:
         timer.cancel()
         end(process)
+    if not status:
+        held.release()
     if late.is_set():
         lines.append(f"stopped, for it took longer than {seconds:g} s")
         status = status or EXIT_TIMEOUT
     return status, lines
+
+
+@dataclass(frozen=True)
+class SayOnce:
+    """Lets warnings through once, of whatever process of a run: one trains, the next one saves."""
+
+    said: set[str] = field(default_factory=set)
+
+    def through(self, emit: Emit) -> Emit:
+        """Return what emits a line, unless it is a warning that was said."""
+
+        def once(line: str) -> None:
+            if line in self.said:
+                return
+            if line.startswith(WARNING):
+                self.said.add(line)
+            emit(line)
+
+        return once
+
+
+@dataclass
+class _HeldBack:
+    """Emits lines, but for those of an error, which whoever ends the run says."""
+
+    emit: Emit
+    lines: list[str] | None = None
+    """Those held back; None: no error was said so far."""
+
+    def take(self, line: str) -> None:
+        if line.startswith(ERRORS):
+            self.release()
+            self.lines = [line]
+        elif self.lines is None:
+            self.emit(line)
+        else:
+            self.lines.append(line)
+            if len(self.lines) > KEPT_LINES:
+                self.emit(self.lines.pop(0))
+
+    def release(self) -> None:
+        """Emit what was held back after all."""
+        for line in self.lines or ():
+            self.emit(line)
+        self.lines = None
 
 
 def start_child(
@@ -110,7 +165,10 @@ def reason(lines: Sequence[str], status: int) -> str:
         start = list(lines).index(f"error: {errors[-1]}")
         following = [line for line in list(lines)[start + 1 :] if not line.startswith("ERROR:")]
         return "\n".join([errors[-1], *following])
-    return f"failed with status {status}; its last lines:\n" + "\n".join(lines)
+    shown = list(lines)
+    if TRACEBACK in shown:
+        shown = shown[len(shown) - 1 - shown[::-1].index(TRACEBACK) :]
+    return f"failed with status {status}; its last lines:\n" + "\n".join(shown)
 
 
 def _stop_late(process: subprocess.Popen[bytes], late: threading.Event) -> None:

@@ -24,7 +24,15 @@ import psutil
 
 from distillery.errors import StageError
 from distillery.params.whole import Params
-from flows.stages.process import BAR_INTERVAL_SECONDS, KEPT_LINES, Emit, end, read_lines, reason
+from flows.stages.process import (
+    BAR_INTERVAL_SECONDS,
+    KEPT_LINES,
+    WARNING,
+    Emit,
+    end,
+    read_lines,
+    reason,
+)
 from flows.stages.process import start_child as start_python
 from tasks.stage import EXIT_ERROR
 
@@ -48,6 +56,8 @@ class Job:
     """The last ones that it wrote."""
     state: str = ""
     """How far it is, in words."""
+    warnings: deque[str] = field(default_factory=deque)
+    """What it warned of, to be said."""
 
 
 def jobs_of(target: str, params: Params) -> list[Job]:
@@ -118,6 +128,7 @@ def train(root: Path, jobs: Sequence[Job], where: Sequence[dict[str, str]], emit
                 process = start_python(root, job.arguments, place)
                 running[process.pid] = (job, place, process)
                 _read(process, job, ended)
+            say.warnings(jobs)
             say.how_far([job for job, _, _ in running.values()])
             with contextlib.suppress(queue.Empty):
                 job, place, process = running.pop(ended.get(timeout=1.0))
@@ -125,6 +136,7 @@ def train(root: Path, jobs: Sequence[Job], where: Sequence[dict[str, str]], emit
                 if process.wait() == EXIT_ERROR:
                     raise StageError(f"stage {job.target}: {reason(job.lines, EXIT_ERROR)}")
     finally:
+        say.warnings(jobs)
         for _, _, process in running.values():
             end(process)
 
@@ -140,6 +152,8 @@ def _read(process: subprocess.Popen[bytes], job: Job, ended: queue.Queue[int]) -
                     job.state = _state(line) or job.state
                 else:
                     job.lines.append(line)
+                    if line.startswith(WARNING):
+                        job.warnings.append(line)
         ended.put(process.pid)
 
     threading.Thread(target=follow, daemon=True).start()
@@ -159,6 +173,11 @@ class _Speaker:
 
     emit: Emit
     last: float = 0.0
+
+    def warnings(self, jobs: Sequence[Job]) -> None:
+        for job in jobs:
+            while job.warnings:
+                self.emit(job.warnings.popleft())
 
     def how_far(self, jobs: Sequence[Job]) -> None:
         states = [job.state for job in jobs if job.state]

@@ -31,6 +31,7 @@ from distillery.register.aliases import (
 from distillery.register.gate import verdict as verdicts
 from distillery.register.gate.rules import PYTORCH, ScoredFormat, is_tie, judge
 from distillery.register.gate.verdict import Ruling, Verdict
+from distillery.tracking.names import STUDENT
 from distillery.tracking.store import Tracking
 from distillery.tracking.trained_on import read_keys
 from distillery.tracking.versions import CHALLENGER, CHAMPION, PREVIOUS
@@ -49,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Entry:
-    """A registered student that may become champion."""
+    """A registered student, or a control in its place, that may become champion."""
 
     model_name: str
     version: str
@@ -58,6 +59,15 @@ class Entry:
     folder: Path
     description: str
     """Of the version, without the verdict."""
+    role: str = STUDENT
+    """student or control."""
+    instead: str = ""
+    """Why it was put up instead of another, in a sentence; nothing where there is no such."""
+
+    @property
+    def model(self) -> str:
+        """What it is called among predictions."""
+        return f"{self.role}s/{self.name}"
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,7 @@ def decide(tracking: Tracking, entry: Entry, terms: Terms) -> Verdict:
     record_unrecorded(tracking, entry.model_name)
     for attempt in range(1, ATTEMPTS + 1):
         aliases = read_aliases(tracking, entry.model_name)
-        verdict = _weigh(tracking, entry, terms, aliases)
+        verdict = _with_choice(entry, _weigh(tracking, entry, terms, aliases))
         try:
             verdict = _move(tracking, entry, verdict, aliases)
             break
@@ -111,6 +121,13 @@ def _weigh(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> 
     return _compare(tracking, entry, terms, aliases)
 
 
+def _with_choice(entry: Entry, verdict: Verdict) -> Verdict:
+    """Return a verdict whose reason also says why this model was put up, where there is a why."""
+    if entry.instead in verdict.reason:  # a champion's verdict is of former days
+        return verdict
+    return replace(verdict, reason=f"{verdict.reason}; {entry.instead}")
+
+
 def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -> Verdict:
     """Return the verdict on a student that is scored beside the champion, if there is one."""
     # PyTorch comes with these; who is champion already needs none.
@@ -120,9 +137,9 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
     mine = terms.predictions[terms.predictions["seed"] == entry.seed]
     own = formats_of_student(
         entry.folder,
-        mine[mine["model"] == f"students/{entry.name}"],
+        mine[mine["model"] == entry.model],
         tracking.root / "models/exported" / entry.name,
-        terms.exported[terms.exported["model"] == f"students/{entry.name}"],
+        terms.exported[terms.exported["model"] == entry.model],
         terms.evaluate.stream_chunk_seconds,
     )
     check_exists(tracking, entry.model_name, entry.version)
@@ -133,7 +150,7 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
         split = split.without(rival.heard)
     scored = split.score([*own, *rival.formats])
     own_scores, rival_scores = scored[: len(own)], scored[len(own) :]
-    control_errors = _control_errors(split, mine, entry.name)
+    control_errors = _control_errors(split, mine, entry.name) if entry.role == STUDENT else None
     rulings = judge(
         own_scores,
         rival_scores,

@@ -162,10 +162,16 @@ def rule_speakers(match: Match) -> Ruling | None:
 
 
 def rule_gain(match: Match) -> Ruling | None:
-    """Judge whether the control is clearly better; a first champion is not asked."""
-    if match.champion is None or match.control_errors is None:
+    """Judge whether the control is clearly better; of a first champion, as PyTorch runs it alone.
+
+    What an exported format loses is no fault of the teacher's, and there is nobody else yet.
+    """
+    if match.control_errors is None or (match.champion is None and match.form.name != PYTORCH):
         return None
-    gain, high = _difference(match, match.control_errors, match.form.errors)
+    form = match.form
+    gain, high = gain_over_control(
+        form.errors, match.control_errors, form.words, match.settings, match.num_resamples
+    )
     return Ruling(
         "gain",
         match.form.name,
@@ -278,6 +284,31 @@ def judge(
 def is_tie(form: ScoredFormat, champion: ScoredFormat) -> bool:
     """Return whether a student errs as the champion does everywhere, and is no smaller."""
     return bool((form.errors == champion.errors).all()) and form.num_bytes >= champion.num_bytes
+
+
+def gain_over_control(
+    errors: np.ndarray,
+    control_errors: np.ndarray,
+    words: np.ndarray,
+    settings: GateParams,
+    num_resamples: int,
+) -> tuple[float, float]:
+    """Return what a student gained over its control, and the upper end of the one-sided interval.
+
+    Below 0 at that end it is significantly worse.
+
+    Args:
+        errors: the student's, of each utterance `(utterances,)`.
+        control_errors: its control's, of the same.
+        words: in each reference.
+        settings: whose confidence counts.
+        num_resamples: bootstrap resamples.
+    """
+    two_sided = 2 * settings.confidence - 1
+    result = paired_bootstrap(
+        control_errors, errors, words, num_resamples, two_sided, BOOTSTRAP_SEED
+    )
+    return result.difference, result.high
 
 
 def _difference(match: Match, errors: np.ndarray, others: np.ndarray) -> tuple[float, float]:

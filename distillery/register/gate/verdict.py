@@ -19,6 +19,8 @@ GATE_FILE = "reports/gate.json"
 HEADERS = ("rule", "format", "figure", "limit", "")
 MARKS = {True: "passed", False: "FAILED"}
 NOT_BINDING = "failed, not served"
+REASON_TAG = "gate.reason"
+"""Of a version and of runs: why it got its place."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Verdict:
         """What MLflow's runs and versions bear."""
         return {
             "gate.alias": self.alias,
-            "gate.reason": self.reason,
+            REASON_TAG: self.reason,
             "gate.against": self.against or "none",
             "gate.failed": ", ".join(f"{item.rule} ({item.form})" for item in self.failed)
             or "none",

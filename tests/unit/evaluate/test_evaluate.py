@@ -613,7 +613,7 @@ def test_no_gap_can_be_closed_behind_a_control_as_good_as_the_teacher(teacher: i
         ),
         (
             SeedsResult((-0.02,), -0.031, -0.005),
-            "distillation made it worse by 2.0 points of WER (0.5 to 3.1)",
+            "distillation made it significantly worse, by 2.0 points of WER (0.5 to 3.1)",
         ),
         (
             SeedsResult((0.01, 0.02, 0.06), 0.012, 0.05),
@@ -625,12 +625,49 @@ def test_no_gap_can_be_closed_behind_a_control_as_good_as_the_teacher(teacher: i
         ),
         (
             SeedsResult((-0.01, -0.02), -0.02, -0.01),
-            "distillation made it worse by 1.5 points of WER (1.0 to 2.0), mean of 2 seeds, sd 0.7",
+            "distillation made it significantly worse, by 1.5 points of WER (1.0 to 2.0), mean of "
+            "2 seeds, sd 0.7",
         ),
     ],
 )
 def test_the_verdict_is_one_plain_sentence(gain: SeedsResult, sentence: str) -> None:
     assert verdict(gain) == sentence
+
+
+@pytest.mark.parametrize(
+    ("gain", "wer", "sentence"),
+    [
+        (
+            SeedsResult((-0.29,), -0.38, -0.2),
+            1.0,
+            "the student learnt nothing, its WER is 100.0%: distillation made it significantly "
+            "worse, by 29.0 points of WER (20.0 to 38.0)",
+        ),
+        (
+            SeedsResult((-0.29,), -0.6, 0.01),
+            0.71,
+            "no gain but a loss of 29.0 points of WER, which may be chance (-1.0 to 60.0)",
+        ),
+        (
+            SeedsResult((0.0,), 0.0, 0.0),
+            1.0,
+            "the student learnt nothing, its WER is 100.0%: no significant gain: 0.0 points of WER "
+            "(0.0 to 0.0)",
+        ),
+        (SeedsResult((0.02,), 0.01, 0.03), 0.96, "distillation gained 2.0 points of WER"),
+        (SeedsResult((-0.02,), -0.03, -0.01), 0.5, "distillation made it significantly worse, by"),
+    ],
+)
+def test_a_student_that_learnt_nothing_or_less_is_called_so(
+    gain: SeedsResult, wer: float, sentence: str
+) -> None:
+    assert verdict(gain, wer).startswith(sentence)
+
+
+def test_a_student_that_says_nothing_beside_a_control_that_hears_is_no_small_matter() -> None:
+    predictions = predictions_of(teacher=[1] * 9, control=[7] * 9, student=[10] * 9)
+    found = compare("x", predictions, PARAMS).verdict
+    assert "learnt nothing" in found and "significantly worse, by 30.0 points" in found
 
 
 def one_model(role: str, name: str, wer: float, empty_fraction: float = 0.0) -> ModelRow:

@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from distillery.losses.ctc import CTC
+from distillery.losses.ctc import CTC, is_alignable
 
 LOSS = CTC()
 
@@ -79,3 +79,22 @@ def test_the_gradient_is_right() -> None:
         lambda s: LOSS(s.log_softmax(-1), lengths, labels, torch.tensor([2, 1])),
         (scores,),
     )
+
+
+@pytest.mark.parametrize("text", [[1, 1, 1], [1, 2, 1, 2, 1]])
+def test_an_utterance_with_too_few_frames_does_not_count(text: list[int]) -> None:
+    log_probs, lengths = random_log_probs(2, 4), torch.tensor([4, 4])
+    short = torch.nn.functional.pad(torch.tensor([1, 2]), (0, len(text) - 2))
+    labels = torch.stack([short, torch.tensor(text)])
+    alone = LOSS(log_probs[:1], lengths[:1], labels[:1], torch.tensor([2]))
+    found = LOSS(log_probs, lengths, labels, torch.tensor([2, len(text)]))
+    assert found.item() == pytest.approx(alone.item())
+
+
+def test_padding_is_no_equal_neighbour() -> None:
+    labels, label_lengths = torch.tensor([[1, 2, 2, 2]]), torch.tensor([2])
+    assert is_alignable(torch.tensor([2]), labels, label_lengths).tolist() == [True]
+    assert is_alignable(torch.tensor([3]), labels, torch.tensor([3])).tolist() == [False]
+    assert is_alignable(torch.tensor([4]), labels, torch.tensor([-1])).tolist() == [False]
+    nothing = torch.zeros(1, 0, dtype=torch.long)
+    assert is_alignable(torch.tensor([4]), nothing, torch.tensor([0])).tolist() == [True]

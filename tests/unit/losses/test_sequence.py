@@ -66,6 +66,14 @@ def test_a_hypothesis_longer_than_the_student_has_frames_for_adds_nothing() -> N
     assert LOSS(log_probs, torch.tensor([2]), *targets).item() == pytest.approx(expected)
 
 
+def test_an_utterance_whose_hypotheses_are_all_too_long_does_not_count() -> None:
+    log_probs, lengths = random_log_probs(2, 2), torch.tensor([2, 2])
+    texts = torch.tensor([[[1, 0]], [[1, 1]]])
+    text_lengths, sure = torch.tensor([[1], [2]]), torch.ones(2, 1)
+    alone = LOSS(log_probs[:1], lengths[:1], texts[:1], text_lengths[:1], sure[:1])
+    torch.testing.assert_close(LOSS(log_probs, lengths, texts, text_lengths, sure), alone)
+
+
 def test_the_gradient_is_right() -> None:
     scores = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda s: LOSS(s.log_softmax(-1), LENGTHS, *TARGETS), (scores,))

@@ -288,6 +288,15 @@ def test_without_transcripts(place: Workplace) -> None:
         fine_tune_teacher(settings(), place)
 
 
+def test_transcripts_that_have_too_few_frames(place: Workplace) -> None:
+    """The tiny encoder's frames are what they are: no hop_seconds would help."""
+    frame: pd.DataFrame = place.data.frame
+    frame.loc[frame["split"] == "train", "text"] = "abc " * 100 + "a"
+    with pytest.raises(CorpusError, match=r"teacher: (\d+) of \1 transcripts .*prepare.ctc_frame"):
+        fine_tune_teacher(settings(), place)
+    assert not place.scratch.exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

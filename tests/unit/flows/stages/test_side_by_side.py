@@ -11,6 +11,7 @@ import pytest
 from distillery.errors import StageError
 from distillery.params.whole import Params
 from flows.stages import side_by_side
+from flows.stages.process import SayOnce
 from flows.stages.side_by_side import Job, jobs_of, places, train
 from tests.tiny import tiny_params
 
@@ -113,3 +114,12 @@ def test_bars_come_as_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     ]
     train(tmp_path, jobs, [{}, {}], said.append)
     assert "control conv seed 0 41 %, wer=30.2% | student conv seed 0 41 %" in said
+
+
+def test_warnings_come_at_once_and_other_lines_with_the_stage(tmp_path: Path) -> None:
+    said: list[str] = []
+    once = SayOnce()
+    loud = "print('one'); print('warning: few frames')"
+    train(tmp_path, [python(loud), python(loud)], [{}, {}], once.through(said.append))
+    once.through(said.append)("warning: few frames")  # by the stage that saves
+    assert said == ["warning: few frames"]

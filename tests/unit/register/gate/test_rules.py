@@ -151,7 +151,15 @@ def test_a_control_may_be_as_good_but_not_clearly_better() -> None:
     assert passed(rule_gain, own, champion, control=[0, 4, 0, 3])  # better, perhaps by chance
     assert not passed(rule_gain, own, champion, control=[1] * 4)
     assert ruling(rule_gain, own, champion) is None  # none was trained
-    assert ruling(rule_gain, own, None, control=[1] * 4) is None  # the first champion
+
+
+def test_a_first_champion_is_compared_with_its_control_as_pytorch_runs_both() -> None:
+    own = form([2] * 4)
+    assert ruling(rule_gain, own, None) is None
+    assert not passed(rule_gain, own, None, control=[1] * 4)
+    assert passed(rule_gain, own, None, control=[0, 4, 0, 3])
+    exported = replace(own, name="onnx-int8")
+    assert ruling(rule_gain, exported, None, control=[1] * 4) is None
 
 
 def test_size_is_limited_by_the_champions_and_by_itself() -> None:

@@ -1,0 +1,109 @@
+"""`make score`: a registered model on one's own recordings, on the terminal and in MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from distillery.commands import main as cli
+from distillery.params.register import RegisterParams
+from distillery.tracking.store import PARENT_TAG, Tracking
+from distillery.tracking.versions import CHAMPION, register_version
+from tests.stores import put_mlflow
+from tests.tiny import RATE_HZ, speak, tiny_params, write_params
+from tests.unit.tracking.test_fetched import recogniser
+from tests.unit.tracking.test_versions import candidate
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with a champion and a folder of recordings."""
+    root = put_mlflow(tmp_path_factory.mktemp("workspace"))
+    write_params(root, tiny_params())
+    tracking = Tracking(RegisterParams(experiment="tiny"), root)
+    folder = root / "student"
+    folder.mkdir()
+    recogniser(1).save(folder)
+    register_version(tracking, "tiny", candidate(tracking, folder, "1" * 32))
+    tracking.client.set_registered_model_alias("tiny", CHAMPION, "1")
+    mine = root / "mine"
+    mine.mkdir()
+    lines = ["path,text,speaker"]
+    for seed, text in enumerate(["ab", "cab ab", "ba"]):
+        soundfile.write(mine / f"{seed}.wav", speak(text, seed), RATE_HZ)
+        lines.append(f"{seed}.wav,{text},s{seed % 2}")
+    (mine / "manifest.csv").write_text("\n".join(lines))
+    return root
+
+
+def run(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *more: str
+) -> tuple[int, str, str]:
+    monkeypatch.chdir(root)
+    status = cli.main(["score", *more])
+    output = capsys.readouterr()
+    return status, output.out, output.err
+
+
+def test_the_champion_is_scored_and_the_run_stands_below_its_own(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said, _ = run(root, monkeypatch, capsys, "mine")
+    assert status == 0
+    assert "tiny version 1 (student conv, seed 2, as torch) on mine/manifest.csv: 3" in said
+    assert "4 words by 2 speakers" in " ".join(said.split())
+    rows = {line.split()[0]: line.split() for line in said.splitlines() if line.split()}
+    assert (rows["all"][1:3], rows["s0"][1:3], rows["s1"][1:3]) == (
+        ["3", "4"],
+        ["2", "2"],
+        ["1", "2"],
+    )
+    tracking = Tracking(RegisterParams(experiment="tiny"), root)
+    logged = tracking.client.get_run(said.split()[-1])
+    version = tracking.client.get_model_version("tiny", "1")
+    assert logged.data.tags[PARENT_TAG] == version.run_id
+    assert logged.data.tags["distillery.role"] == "score"
+    assert logged.data.tags["registered.version"] == "1"
+    assert logged.info.status == "FINISHED"
+    shown = float(rows["all"][3]) / 100
+    assert logged.data.metrics["score/wer"] == pytest.approx(shown, abs=1e-3)
+    assert {"score/wer_low", "score/wer_high", "score/cer"} <= logged.data.metrics.keys()
+    names = {item.path for item in tracking.client.list_artifacts(logged.info.run_id)}
+    assert names == {"predictions.json", "per_speaker.csv"}
+
+
+@pytest.mark.parametrize("version", ["1", "champion", "models:/tiny/1"])
+def test_a_version_may_be_asked_for(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    version: str,
+) -> None:
+    status, said, _ = run(root, monkeypatch, capsys, "mine/manifest.csv", "--version", version)
+    assert (status, said.startswith("tiny version 1 (")) == (0, True)
+
+
+def test_a_version_or_folder_that_is_not_there_is_named(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, said, error = run(root, monkeypatch, capsys, "mine", "--version", "7")
+    assert (status, said) == (2, "")
+    assert "models:/tiny/7: not in the registry" in error
+    status, _, error = run(root, monkeypatch, capsys, "mine", "--version", "challenger")
+    assert status == 2 and "models:/tiny@challenger" in error
+    status, _, error = run(root, monkeypatch, capsys, "nowhere")
+    assert status == 2 and "nowhere: no such folder or manifest" in error
+
+
+def test_a_recording_that_cannot_be_read_costs_no_other(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "mine/bad.wav").write_bytes(b"no sound at all")
+    lines = "path,text\nbad.wav,ab\n0.wav,ab\n"
+    (root / "mine/bad.csv").write_text(lines)
+    status, said, error = run(root, monkeypatch, capsys, "mine/bad.csv")
+    assert status == 1
+    assert "1 recordings could not be decoded, and were left out" in said
+    assert error.startswith("error: bad.wav: ")
