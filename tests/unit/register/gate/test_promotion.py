@@ -21,6 +21,7 @@ from distillery.evaluate.models import TrainedModel
 from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.register import GateParams, RegisterParams
+from distillery.params.whole import Params
 from distillery.register.aliases import (
     WITHDRAWN_TAG,
     Aliases,
@@ -33,10 +34,18 @@ from distillery.register.aliases import (
 from distillery.register.gate.formats import LoadedFormat, TestSplit
 from distillery.register.gate.promotion import FORMAT_TAG, Entry, Terms, decide
 from distillery.register.gate.verdict import Verdict, read_verdict, render
+from distillery.register.pipeline_results import PipelineResults
+from distillery.register.register import _trained_on
 from distillery.serve.export import export_student
+from distillery.tracking.fetched import REGISTERED, put_model
 from distillery.tracking.store import Tracking
-from distillery.tracking.trained_on import pack_keys
-from distillery.tracking.versions import register_version, stored_aliases, version_folder
+from distillery.tracking.trained_on import TRAINED_ON_FILE, are_among, pack_keys, read_keys
+from distillery.tracking.versions import (
+    checked_folder,
+    register_version,
+    stored_aliases,
+    version_folder,
+)
 from tasks.prepare import prepare
 from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_corpus, write_params
@@ -427,6 +436,37 @@ def test_a_version_of_old_that_does_not_say_what_it_learnt_from_is_judged_and_it
     assert (better.alias, better.num_left_out) == ("champion", None)
     assert "Version 1 does not say what it was trained on" in render(better)
     assert "gate/left_out" not in better.metrics
+
+
+def test_a_student_learnt_from_what_the_version_it_began_with_learnt_from(
+    new_place: Place,
+) -> None:
+    place = new_place
+    _, version = place.register(1, recogniser(1), pack_keys(["f" * 64]))
+    model = f"models:/{place.name}/{version}"
+    changed = tiny_params()
+    changed["distill"]["students"]["conv"]["init"] = model
+    params = Params.model_validate(changed)
+    results = PipelineResults(place.root, params, None, {}, {}, [])  # type: ignore[arg-type]
+    folder = place.root / REGISTERED / "students/conv"
+    put_model(checked_folder(place.tracking, model), folder, model, (place.name, version), "0" * 64)
+    packed = _trained_on(place.tracking, results, "conv", place.data)
+    assert packed is not None
+    (place.root / TRAINED_ON_FILE).write_bytes(packed)
+    heard = read_keys(place.root)
+    assert heard is not None
+    frame = place.data.frame
+    assert are_among(["f" * 64, "e" * 64], heard).tolist() == [True, False]
+    assert are_among(list(frame["audio_key"]), heard).tolist() == list(frame["split"] != "test")
+    _, silent = place.register(2, recogniser(2))
+    put_model(
+        checked_folder(place.tracking, f"models:/{place.name}/{silent}"),
+        folder,
+        model,
+        (place.name, silent),
+        "0" * 64,
+    )
+    assert _trained_on(place.tracking, results, "conv", place.data) is None
 
 
 def test_where_the_champion_was_deleted_the_previous_one_is_the_measure(
