@@ -182,8 +182,15 @@ def log_parent_run(
     if uri := params.register.tracking_uri:
         settings["register.tracking_uri"] = without_credentials(uri)
     leaks, told = data_leaks(results)
-    objective = _objective_of(params, f"{best.role}s/{best.name}/seed-{best.seed}")
-    name = pipeline_name(f"{best.name}-{objective}", params.prepare.title, results.data_md5)
+    how = f"{best.name}-{_objective_of(params, f'{best.role}s/{best.name}/seed-{best.seed}')}"
+    registered = {
+        "registered.role": best.role,
+        "registered.seed": str(best.seed),
+        "registered.model": params.register.model_name,
+        "registered.version": verdict.version,
+        "registered.alias": verdict.alias,
+        "registered.reason": verdict.reason,
+    }
     tracking.log_values(
         run,
         params=settings,
@@ -201,20 +208,18 @@ def log_parent_run(
             **told,
             "student": best.name,
             UNIT_TAG: summary.data.unit.value,
-            "registered.role": best.role,
-            "registered.seed": str(best.seed),
-            "registered.model": params.register.model_name,
-            "registered.version": verdict.version,
-            "registered.alias": verdict.alias,
-            "registered.reason": verdict.reason,
+            **registered,
             **verdict.tags,
-            "mlflow.runName": name,
+            "mlflow.runName": pipeline_name(how, params.prepare.title, results.data_md5),
             DESCRIPTION_TAG: descriptions.of_pipeline(outcome, verdict, results),
         },
     )
-    points, _ = curve_of(results.root, "teacher").read()
-    tracking.log_points(run, points)
+    tracking.log_points(run, curve_of(results.root, "teacher").read()[0])
     tracking.log_data(run, data)
+    _log_files(tracking, run, results)
+
+
+def _log_files(tracking: Tracking, run: str, results: PipelineResults) -> None:
     for path in (*results.artifacts, results.root / GATE_FILE):
         tracking.client.log_artifact(run, str(path))
     tracking.client.log_artifacts(run, str(results.root / EVALUATION), "evaluation")

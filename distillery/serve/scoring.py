@@ -123,7 +123,8 @@ def score(recogniser: Transcriber, vocabulary: Vocabulary, labelled: Labelled) -
         CorpusError: none could be scored.
     """
     case = letter_case(vocabulary)
-    texts = [normalise(item.text or "", case) for item in labelled.recordings]
+    letters = frozenset("".join(vocabulary.tokens[1:]))
+    texts = [normalise(item.text or "", case, letters) for item in labelled.recordings]
     todo = [pair for pair in zip(labelled.recordings, texts, strict=True) if pair[1]]
     rows: list[dict[str, object]] = []
     keys: list[str] = []
@@ -188,7 +189,7 @@ def _decoded(
         bar.update()
         try:
             samples, rate = recording.decode()
-            samples = resample(samples, rate, sample_rate_hz, recording.source_path)
+            samples = resample(samples, rate, sample_rate_hz)
         except AudioError as error:
             failed.append(str(error))
             continue

@@ -13,7 +13,14 @@ import torch
 import yaml
 
 from distillery.architectures.known import ARCHITECTURES
-from distillery.data.manifest import COLUMNS, MANIFEST_FILE, PreparedData, audio_key, shard_name
+from distillery.data.manifest import (
+    COLUMNS,
+    LEVELS,
+    MANIFEST_FILE,
+    PreparedData,
+    audio_key,
+    shard_name,
+)
 from distillery.data.scoring import SeedsResult
 from distillery.data.text import Vocabulary
 from distillery.data.units import Unit
@@ -53,6 +60,7 @@ UTTERANCES = (
     ("u1", "cid", "train", "a", 0.5),
     ("v1", "dan", "valid", "b", 0.5),
 )
+OLD_COLUMNS = [name for name in COLUMNS if name not in LEVELS]
 PARAMS = EvaluateParams(num_resamples=200, speed_seconds=0.5, speed_repeats=2)
 
 
@@ -76,10 +84,10 @@ def write_prepared(folder: Path, utterances: Any = UTTERANCES) -> PreparedData:
             seconds,
             audio_key(samples),
         )
-        rows.append(dict(zip(COLUMNS, values, strict=True)))
+        rows.append(dict(zip(OLD_COLUMNS, values, strict=True)))
         parts.append(samples)
         offset += len(samples)
-    pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(folder / MANIFEST_FILE)
+    pd.DataFrame(rows, columns=OLD_COLUMNS).to_parquet(folder / MANIFEST_FILE)
     (folder / shard_name(0)).write_bytes(np.concatenate(parts).tobytes())
     summary = replace(SUMMARY, sample_rate_hz=RATE_HZ, alphabet="abc")
     write_json(folder / "summary.json", summary.entries)
@@ -661,7 +669,7 @@ def test_the_verdict_is_one_plain_sentence(gain: SeedsResult, sentence: str) -> 
 def test_a_student_that_learnt_nothing_or_less_is_called_so(
     gain: SeedsResult, wer: float, sentence: str
 ) -> None:
-    assert verdict(gain, wer).startswith(sentence)
+    assert verdict(gain, rate=wer).startswith(sentence)
 
 
 def test_a_student_that_says_nothing_beside_a_control_that_hears_is_no_small_matter() -> None:
