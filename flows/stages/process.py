@@ -30,8 +30,10 @@ HINTS = (
     "To enable auto staging",
     "\tdvc config",
     "Use `dvc push`",  # the flow pushes where there is a remote
+    "Generating lock file",  # both in every stage
+    "Updating lock file",
 )
-"""Advice of DVC's that is not for this pipeline."""
+"""What DVC says and is not for this pipeline."""
 STAGE_FAILED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: ")
 """DVC says so after the stage itself said why."""
 TRACEBACK = "Traceback (most recent call last):"

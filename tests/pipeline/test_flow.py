@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -226,6 +227,15 @@ def test_transcribe_uses_the_champion(finished: Path) -> None:
     assert "params.yaml" in bad.stdout
     assert "cannot be decoded" in bad.stdout
     assert "corpus/s00-1.wav\t" in bad.stdout
+
+
+def test_a_run_says_nothing_twice(finished: Path) -> None:
+    lines = (finished / "first.log").read_text().splitlines()
+    told = [line.partition("' - ")[2] for line in lines if " | " in line]
+    assert len(told) > 30
+    counts = Counter(line for line in told if line != "Finished in state Completed()")
+    assert [line for line, count in counts.items() if count > 1] == []
+    assert "lock file" not in "".join(told)  # DVC's, in every stage
 
 
 def test_a_second_run_runs_no_stage_and_registers_nothing_new(

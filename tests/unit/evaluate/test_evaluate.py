@@ -35,7 +35,13 @@ from distillery.evaluate.models import find_models
 from distillery.evaluate.predictions import UNKNOWN_SPEAKER, by_duration, per_speaker
 from distillery.evaluate.records import Estimate
 from distillery.evaluate.summary import ModelRow, Summary, TestData
-from distillery.evaluate.tables import complaint, drops_line, markdown_table, render_table
+from distillery.evaluate.tables import (
+    complaint,
+    drops_line,
+    markdown_table,
+    remarks,
+    render_table,
+)
 from distillery.files import write_json
 from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
@@ -735,6 +741,15 @@ def test_the_untrained_have_no_validation_wer() -> None:
 def test_a_model_of_no_use_is_called_so(empty: float, wer: float, sentence: str | None) -> None:
     found = complaint(one_model("student", "conv", wer, empty))
     assert found is None if sentence is None else (found or "").startswith(sentence)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_advice_to_models_of_no_use_stands_once(count: int) -> None:
+    models = tuple(one_model("student", f"m{number}", 0.98, 0.9) for number in range(count))
+    summary = Summary.model_construct(models=models, comparisons={}, filters={})
+    text = "\n".join(remarks(summary))
+    assert text.count("gives no text") == count
+    assert text.count("more data, longer training") == 1
 
 
 def test_what_was_filtered_is_one_line() -> None:
