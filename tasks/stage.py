@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypedDict
 import psutil
 import yaml
 
+from distillery.commands import surroundings
 from distillery.errors import DistilleryError, StageError
 from distillery.params.file import PARAMS_FILE
 
@@ -58,6 +59,7 @@ def run_stage(function: Callable[..., object], *arguments: object, guard: bool =
         guard: whether to fail when what the stage reads changes while it runs; off for the stage
             that dvc.yaml does not know.
     """
+    surroundings.settle()
     if STARTER in os.environ or "DVC_STAGE" in os.environ:
         die_with_parent()
     if "DVC_STAGE" in os.environ and _left_by_dvc():

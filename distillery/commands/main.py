@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from distillery.commands import cache as cache_cli
 from distillery.commands import champion as registry_cli
 from distillery.commands import sample as sample_cli
+from distillery.commands import surroundings
 from distillery.errors import AudioError, DistilleryError, ModelError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import RegistryParams
@@ -24,6 +25,7 @@ EXIT_ERROR, EXIT_USAGE = 1, 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    surroundings.settle()
     parser = argparse.ArgumentParser(prog="distillery", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
