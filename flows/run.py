@@ -27,6 +27,7 @@ from flows.looking_back import results
 from flows.servers import server
 from flows.stages.lock import check_workspace, workspace_lock
 from flows.stages.pipeline import STAGES, run_stage, targets, train_ahead
+from tasks.stage import check_inputs
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BUSY = 1, 2, 75
 
@@ -94,6 +95,7 @@ def _run_one(root: Path, settings: Params, stage: str) -> None:
             logger.info("%s", line)
     # What these two read may not be there yet; no registry is asked.
     first = ["fetch"] if stage in ("teacher", "distill") else []
+    check_inputs(root, stage, first)
     names = targets(settings, stage)
     for target in [*first, *names]:
         if stage == "distill" and target == names[0]:
