@@ -141,7 +141,11 @@ MADE = {
         "models/registered/teacher",
         "models/registered/students",
     ],
-    "teacher": ["models/teacher/fingerprint.json", "models/teacher/validation.json", "curves"],
+    "teacher": [
+        "models/teacher/fingerprint.json",
+        "models/teacher/validation.json",
+        "curves/teacher.jsonl",
+    ],
     "cache": ["data/teacher_cache"],
 }
 
