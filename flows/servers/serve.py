@@ -14,7 +14,7 @@ from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION, checked_folder, package_bundle, version_of
-from flows.servers import server
+from flows.servers import scoring, server
 
 LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
@@ -70,17 +70,18 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
         package_bundle(bundle, served, settings.serve_limits)
         say(f"{name}: files as registered; starting …")
         child = server.start_child(
-            "mlflow",
-            "models",
-            "serve",
-            f"--model-uri={served}",
-            "--env-manager=local",
+            "uvicorn",
+            "--factory",
+            "flows.servers.scoring:create_app",
             f"--host={host}",
             f"--port={port}",
-            "--workers=1",
-            f"--timeout={REQUEST_SECONDS}",
             log=log,
-            environment={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+            environment={
+                "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+                "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+                scoring.MODEL_VARIABLE: str(served),
+                scoring.BYTES_VARIABLE: str(settings.serve_limits.max_bytes),
+            },
         )
         try:
             url = url_of(host, port)
