@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import io
 import logging
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +25,7 @@ from distillery.data.feature_constants import LOG_FLOOR, VARIANCE_FLOOR
 from distillery.data.manifest import PreparedData
 from distillery.data.normalisation import RunningNormaliser
 from distillery.device import num_threads
-from distillery.files import write_bytes
+from distillery.files import replace_file
 from distillery.params.models import FeatureParams
 
 FILE_LAYOUT = "1.0 1"
@@ -147,8 +147,8 @@ def pack_features(
             bar = tqdm(rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False)
             with num_threads(1), bar:
                 waveforms = (torch.from_numpy(waveform_of(data, row)) for row in bar)
-                parts = [extractor(waveform).half().numpy() for waveform in waveforms]
-            _save_packed(path, parts)
+                parts = (extractor(waveform).half().numpy() for waveform in waveforms)
+                _save_packed(path, parts, len(rows))
             packed = _open_packed(path, params.num_mels)
             assert packed is not None
     return packed
@@ -168,9 +168,18 @@ def _open_packed(path: Path, num_mels: int) -> PackedFeatures | None:
         return None
 
 
-def _save_packed(path: Path, parts: Sequence[np.ndarray]) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, np.cumsum([0, *map(len, parts)], dtype=np.int64), allow_pickle=False)
-    for part in parts:
-        buffer.write(np.ascontiguousarray(part).tobytes())
-    write_bytes(path, buffer.getvalue())
+def _save_packed(path: Path, parts: Iterable[np.ndarray], num_parts: int) -> None:
+    """Write offsets and features, part by part as they come: no more than one is held."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    offsets = np.zeros(num_parts + 1, np.int64)
+    try:
+        with open(temporary, "wb") as file:
+            np.save(file, offsets, allow_pickle=False)
+            for index, part in enumerate(parts):
+                file.write(np.ascontiguousarray(part).data)
+                offsets[index + 1] = offsets[index] + len(part)
+            file.seek(0)
+            np.save(file, offsets, allow_pickle=False)  # as long as before
+        replace_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,5 +1,6 @@
 import io
 import pickle
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from distillery.data.copies import copy_at
 from distillery.data.features import LogMel, gather, pack_features, pad
 from distillery.data.manifest import audio_key
+from distillery.files import replace_file
 from distillery.params.models import FeatureParams
 from tests.attacks import Payload
 
@@ -71,6 +73,38 @@ def test_a_recording_shorter_than_a_window_has_features() -> None:
     assert torch.isfinite(LogMel(PARAMS, 8000)(torch.randn(50))).all()
 
 
+def test_packing_holds_one_utterance_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """13 MB of features in all, of which two seconds of audio are one utterance."""
+    data = Prepared()
+    rows = pd.concat([data.rows] * 100, ignore_index=True).assign(row=0)
+    params = FeatureParams(num_mels=40, hop_seconds=0.001, window_seconds=0.032)
+    held: list[int] = []
+
+    def look(*arguments: object) -> None:
+        held.append(tracemalloc.get_traced_memory()[1])
+        replace_file(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("distillery.data.features.replace_file", look)
+    tracemalloc.start()
+    try:
+        packed = pack_features(data, rows, params, tmp_path)
+    finally:
+        tracemalloc.stop()
+    assert packed.values.nbytes == packed.num_frames.sum() * 40 * 2 > 12e6
+    assert held[0] < 2e6
+    np.testing.assert_array_equal(packed[0], packed[199])
+
+
+def test_packing_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    data = Prepared()
+    data.audio[1] = None  # type: ignore[call-overload]
+    with pytest.raises(TypeError):
+        pack_features(data, data.rows, PARAMS, tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+
+
 def test_packed_features_are_the_extractors_in_half_precision(tmp_path: Path) -> None:
     data = Prepared()
     packed = pack_features(data, data.rows, PARAMS, tmp_path)
@@ -109,7 +143,7 @@ def test_other_settings_or_audio_are_packed_anew(tmp_path: Path) -> None:
     pack_features(data, data.rows.iloc[:1], PARAMS, tmp_path)
     pack_features(data, data.rows, FeatureParams(num_mels=10), tmp_path)
     pack_features(data, copy_at(data.rows, 1.1, 8000), PARAMS, tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(list(tmp_path.glob("*.npy"))) == 4
 
 
 def test_faster_speech_is_shorter(tmp_path: Path) -> None:
