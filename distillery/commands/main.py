@@ -102,17 +102,17 @@ def _transcribe(command: argparse.ArgumentParser, options: argparse.Namespace) -
 
 def transcribe(recogniser: Transcriber, files: list[Path]) -> int:
     """Print each recording's text; one that cannot be read is reported and the others go on."""
-    from distillery.data.audio import load_audio
+    from distillery.data.audio import load_samples
 
     status = 0
     for file in files:
         try:
-            waveform = load_audio(file, recogniser.sample_rate_hz)
+            samples = load_samples(file, recogniser.sample_rate_hz)
         except AudioError as error:
             sys.stderr.write(f"error: {error}\n")
             status = EXIT_ERROR
             continue
-        text = recogniser.transcribe([waveform])[0]
+        text = recogniser.transcribe([samples])[0]
         sys.stdout.write(f"{file}\t{text}\n")
         sys.stdout.flush()
     return status

@@ -157,7 +157,27 @@ def load_audio(
     Raises:
         AudioError: as `decode` and `resample`.
     """
+    return as_waveform(load_samples(source, sample_rate_hz, name, max_seconds))
+
+
+def load_samples(
+    source: Path | bytes,
+    sample_rate_hz: int,
+    name: str | None = None,
+    max_seconds: float | None = None,
+) -> np.ndarray:
+    """Return a recording as int16 `(samples,)` at the rate asked for: half the memory of floats.
+
+    Raises:
+        AudioError: as `decode` and `resample`.
+    """
     name = name or (str(source) if isinstance(source, Path) else "audio")
     samples, rate = decode(source, name, max_seconds)
-    samples = resample(samples, rate, sample_rate_hz, name)
+    return resample(samples, rate, sample_rate_hz, name)
+
+
+def as_waveform(samples: np.ndarray) -> np.ndarray:
+    """Return samples as float32 in [-1, 1): int16 ones divided, others as they are."""
+    if samples.dtype != np.int16:
+        return samples
     return samples.astype(np.float32) / np.float32(SAMPLE_SCALE)

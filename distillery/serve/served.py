@@ -33,7 +33,10 @@ class Transcriber(Protocol):
         """SHA-256 that tells this student, in this format, from all others."""
 
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1)."""
+        """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1) or int16.
+
+        Long ones go through the network in windows; see long_audio.py.
+        """
 
 
 @dataclass(frozen=True)
@@ -125,5 +128,6 @@ def load_served(folder: Path) -> Transcriber:
         return OnnxRecogniser(folder, name)
     from distillery.architectures.known import ARCHITECTURES
     from distillery.models.recogniser import Recogniser
+    from distillery.serve.torch_transcriber import TorchTranscriber
 
-    return Recogniser.load(folder, ARCHITECTURES)
+    return TorchTranscriber(Recogniser.load(folder, ARCHITECTURES))

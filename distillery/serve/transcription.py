@@ -27,7 +27,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
-from distillery.data.audio import AUDIO_SUFFIXES, load_audio
+from distillery.data.audio import AUDIO_SUFFIXES, load_samples
 from distillery.data.lengths import in_batches_by_length
 from distillery.errors import AudioError, TranscriptsError
 from distillery.files import write_bytes
@@ -166,7 +166,7 @@ def _transcribe(
     rate = recogniser.sample_rate_hz
     for name in batch:
         try:
-            waveforms[name] = load_audio(folder / name, rate, name)
+            waveforms[name] = load_samples(folder / name, rate, name)
         except AudioError as error:
             rows[name] = Failed(name, str(error), model)
     texts = recogniser.transcribe(list(waveforms.values())) if waveforms else []
