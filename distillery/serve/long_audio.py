@@ -78,26 +78,38 @@ def long_text(
     vocabulary: Vocabulary,
     run: Run,
 ) -> str:
-    """Return the greedy transcript of a long recording; memory does not depend on its length.
+    """Return the greedy transcript of a long recording, spelt with a network's tokens.
+
+    All other arguments are those of `scores_in_windows`.
+    """
+    parts = scores_in_windows(samples, extractor, layout, hop_seconds, run)
+    return vocabulary.decode(collapsed(np.concatenate([x.argmax(axis=-1) for x in parts])))
+
+
+def scores_in_windows(
+    samples: np.ndarray,
+    extractor: NumpyLogMel,
+    layout: Layout,
+    hop_seconds: float,
+    run: Run,
+) -> Iterator[np.ndarray]:
+    """Yield what a network says of a recording, `(frames, vocab)` from each window, in order.
+
+    Memory does not depend on the recording's length.
 
     Args:
-        samples: `(samples,)`, int16 or float32 in [-1, 1); int16 ones are never all turned into
-            floats.
-        extractor: makes its features.
+        samples: `(samples,)`, int16 or float32 in [-1, 1); int16 ones become floats by the block.
+        extractor: makes their features.
         layout: of the network.
         hop_seconds: from one feature frame to the next.
-        vocabulary: the network's tokens.
         run: the network.
     """
     kept = layout.whole_frames(WINDOW_SECONDS, hop_seconds)
     context = layout.context_frames(hop_seconds)
     num_frames = extractor.num_frames(len(samples))
-    best = []
     for features, start, stop in _windows(extractor.blocks(samples), num_frames, kept, context):
         scores = run(features[None])[0]  # (frames, vocab)
-        outputs = slice(start // layout.time_reduction, -(-stop // layout.time_reduction))
-        best.append(scores[outputs].argmax(axis=-1))
-    return vocabulary.decode(collapsed(np.concatenate(best)))
+        yield scores[start // layout.time_reduction : -(-stop // layout.time_reduction)]
 
 
 def _windows(
