@@ -7,6 +7,7 @@ import ipaddress
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 from distillery.errors import StageError
@@ -26,6 +27,7 @@ CURL = """\
   printf '{{"inputs": [{{"audio_b64": "%s"}}]}}' "$(base64 -w0 sample.wav)" |
     curl -sS -H 'Content-Type: application/json' -d @- {url}/invocations
 """
+PAST_A_PROXY = "curl --noproxy '*'"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,7 +88,10 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
         try:
             url = url_of(host, port)
             server.wait_for(name, f"{url}/ping", child, log)
-            say(f"{url}/invocations answers until Ctrl-C. Try it with\n\n{CURL.format(url=url)}")
+            curl = CURL.format(url=url)
+            if set(urllib.request.getproxies()) - {"no"}:
+                curl = curl.replace("curl", PAST_A_PROXY)
+            say(f"{url}/invocations answers until Ctrl-C. Try it with\n\n{curl}")
             if not is_loopback(host):
                 say(
                     f"Anyone who reaches {host} can use it: it asks for no password and has no "
