@@ -26,7 +26,9 @@ FALLBACKS = {"onnx-int8": "onnx", "onnx": PYTORCH}
 class Transcriber(Protocol):
     """A student in any format."""
 
-    sample_rate_hz: int
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of the waveforms that it is given, in hertz."""
 
     @property
     def weights_digest(self) -> str:

@@ -49,7 +49,8 @@ def create_app() -> App:
     """Return MLflow's scoring server of the model that the environment names, guarded."""
     from mlflow.pyfunc import scoring_server
 
-    model = scoring_server.load_model_with_mlflow_config(os.environ[MODEL_VARIABLE])
+    load: Callable[[str], Any] = scoring_server.load_model_with_mlflow_config
+    model = load(os.environ[MODEL_VARIABLE])
     return Doorkeeper(scoring_server.init(model), int(os.environ[BYTES_VARIABLE]))
 
 
