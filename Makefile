@@ -109,7 +109,7 @@ sample: install ## write a clip of the test split to sample.wav, to try things w
 .PHONY: transcribe
 transcribe: install ## recordings to text, with the champion: make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl
 	@test -n "$(FILES)$(DIR)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl' >&2; exit 2; }
-	@$(PYTHON) -m distillery.commands.main transcribe $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
+	@$(PYTHON) -m distillery.commands.main transcribe $(if $(CHANNEL),--channel $(CHANNEL)) $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
 
 .PHONY: serve
 serve: install ## serve the champion over HTTP, on loopback, until Ctrl-C
@@ -221,7 +221,7 @@ audit: install ## known vulnerabilities in the pinned packages, by pip-audit; ne
 
 .PHONY: lock
 lock: ## compile requirements.txt again from pyproject.toml
-	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra transformers --extra dev --universal \
+	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra media --extra transformers --extra dev --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" -o requirements.txt
 

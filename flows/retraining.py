@@ -383,6 +383,7 @@ def _note_the_result(journal: Journal, settings: Params, registered: Registered)
     summary = results.read_summary(root)
     wer = summary.students[registered.student].wer
     record.data_md5 = locked_outputs(root / LOCK_FILE)[PREPARED]
+    record.unit = summary.data.unit.value
     record.teacher_wer = summary.teacher.wer.value
     record.student = registered.student
     record.wer, record.wer_low, record.wer_high = wer.value, wer.low, wer.high

@@ -127,6 +127,7 @@ class _Job:
                 run.name,
                 trained.valid_wer,
                 allow_poor=self.params.teacher.allow_poor,
+                unit=run.data.unit,
             )
             logger.info("%s", line)
         return trained

@@ -62,7 +62,9 @@ def make_teacher(
     """
     ready = take_teacher(settings, place)
     wer = validation_wer(ready.teacher, place.data)
-    logger.info("teacher: kind %s, validation WER %.2f %%", settings.kind, 100 * wer)
+    logger.info(
+        "teacher: kind %s, validation %s %.2f %%", settings.kind, place.data.unit.rate, 100 * wer
+    )
     if ready.checkpoint is None:  # nothing was trained, so nothing was logged
         Curves(place.curves, ready.points).log(0, {"valid/wer": wer})
     files: dict[str, object] = {VALIDATION_FILE: asdict(ValidationResult(wer))}

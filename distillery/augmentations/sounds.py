@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from distillery.data.audio import AUDIO_SUFFIXES, decode, resample
+from distillery.data.audio import decode, find_audio, resample
 from distillery.data.manifest import audio_key
 from distillery.errors import AudioError, CorpusError
 
@@ -28,7 +28,7 @@ def read_sounds(folder: Path, sample_rate_hz: int, setting: str) -> Sounds:
     """Read every recording in a folder and below it, in the order of their paths.
 
     Args:
-        folder: holds WAV, FLAC, OGG or MP3 files; others, such as a licence, are left alone.
+        folder: holds recordings of any kind; others, such as a licence, are left alone.
         sample_rate_hz: what they are resampled to.
         setting: how errors call the setting that names the folder.
 
@@ -42,11 +42,11 @@ def read_sounds(folder: Path, sample_rate_hz: int, setting: str) -> Sounds:
             f"{setting}: {str(folder)!r} {found}, expected a folder of recordings; correct the "
             "path, or remove the setting to generate them"
         )
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    files = find_audio(folder)
     if not files:
         raise CorpusError(
-            f"{setting}: {str(folder)!r} holds no recording, expected {', '.join(AUDIO_SUFFIXES)} "
-            "files; correct the path, or remove the setting to generate them"
+            f"{setting}: {str(folder)!r} holds no recording, expected WAV, FLAC, OGG or MP3 files "
+            "and the like; correct the path, or remove the setting to generate them"
         )
     recordings = [_read(path, sample_rate_hz, setting) for path in files]
     keys = "\n".join(audio_key(recording) for recording in recordings)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillery.console import as_text, new_table
+from distillery.data.units import Unit
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import RegistryParams
 
@@ -74,9 +75,12 @@ def champion_report(tracking: Tracking, model_name: str) -> str:
 
 def _version_table(versions: Sequence[Any], roles: Mapping[str, str]) -> str:
     from distillery.register.aliases import BY_TAG, SINCE_TAG
-    from distillery.tracking.versions import CHAMPION, WER_TAG
+    from distillery.tracking.store import UNIT_TAG
+    from distillery.tracking.versions import CHAMPION
 
-    headers = ("version", "", "student", "test WER", "champion since", "by", "the gate said")
+    units = {version.tags.get(UNIT_TAG, Unit.WORD) for version in versions}
+    rate = " or ".join(unit.rate for unit in Unit if unit in units)
+    headers = ("version", "", "student", f"test {rate}", "champion since", "by", "the gate said")
     table = new_table()
     for header in headers:
         table.add_column(header, overflow="fold")
@@ -88,12 +92,23 @@ def _version_table(versions: Sequence[Any], roles: Mapping[str, str]) -> str:
             number,
             role,
             f"{tags.get('student', UNKNOWN)}, seed {tags.get('seed', UNKNOWN)}",
-            f"{float(tags[WER_TAG]):.2%}" if WER_TAG in tags else UNKNOWN,
+            _rate(tags, named=len(units) > 1),
             _time(tags[SINCE_TAG]) if is_champion and SINCE_TAG in tags else UNKNOWN,
             tags.get(BY_TAG, UNKNOWN) if is_champion else UNKNOWN,
             tags.get("gate.reason", UNKNOWN),
         )
     return as_text(table)
+
+
+def _rate(tags: Mapping[str, str], *, named: bool) -> str:
+    """Return a version's rate of errors, with its name where others have another."""
+    from distillery.tracking.store import UNIT_TAG
+    from distillery.tracking.versions import WER_TAG
+
+    if WER_TAG not in tags:
+        return UNKNOWN
+    name = f" {Unit(tags.get(UNIT_TAG, Unit.WORD)).rate}" if named else ""
+    return f"{float(tags[WER_TAG]):.2%}{name}"
 
 
 def _show(tracking: Tracking, model_name: str) -> str:

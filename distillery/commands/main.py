@@ -51,8 +51,8 @@ def _add_transcribe(commands: argparse._SubParsersAction[argparse.ArgumentParser
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="WAV, FLAC, OGG or MP3 files; or one folder, searched with all below it; with "
-        "--stream, one WAV or raw file that may still grow, or - for standard input",
+        help="recordings (WAV, FLAC, OGG, MP3 and others); or one folder, searched with all below "
+        "it; with --stream, one WAV or raw file that may still grow, or - for standard input",
     )
     command.add_argument(
         "--model",
@@ -61,6 +61,12 @@ def _add_transcribe(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     command.add_argument(
         "--out", type=Path, metavar="FILE", help="for a folder: where the lines of JSON go"
+    )
+    command.add_argument(
+        "--channel",
+        type=int,
+        metavar="N",
+        help="take channel N, counted from 0, of recordings with several (default: mix them)",
     )
     command.add_argument(
         "--stream", action="store_true", help="follow the source; needs a student that streams"
@@ -84,6 +90,8 @@ def _add_transcribe(commands: argparse._SubParsersAction[argparse.ArgumentParser
 def _transcribe(command: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     sources, out = options.sources, options.out
     folders = [source for source in sources if Path(source).is_dir()]
+    if options.channel is not None and (options.stream or options.channel < 0):
+        command.error("--channel N takes a number from 0 on, and goes without --stream")
     if options.stream:
         if len(sources) > 1 or folders or out is not None:
             command.error("--stream follows one file, or - for standard input, and prints its text")
@@ -96,33 +104,42 @@ def _transcribe(command: argparse.ArgumentParser, options: argparse.Namespace) -
         command.error(f"--out needs a folder, {sources[0]} is not one")
     recogniser = load_transcriber(options.model, Path.cwd())
     if folders:
-        return transcribe_folder(recogniser, Path(folders[0]), out)
-    return transcribe(recogniser, [Path(source) for source in sources])
+        return transcribe_folder(recogniser, Path(folders[0]), out, options.channel)
+    return transcribe(recogniser, [Path(source) for source in sources], options.channel)
 
 
-def transcribe(recogniser: Transcriber, files: list[Path]) -> int:
+def transcribe(recogniser: Transcriber, files: list[Path], channel: int | None = None) -> int:
     """Print each recording's text; one that cannot be read is reported and the others go on."""
-    from distillery.data.audio import load_samples
+    from distillery.serve.reading import read_at
 
     status = 0
     for file in files:
         try:
-            samples = load_samples(file, recogniser.sample_rate_hz)
+            samples, caution = read_at(file, recogniser.sample_rate_hz, channel=channel)
         except AudioError as error:
             sys.stderr.write(f"error: {error}\n")
             status = EXIT_ERROR
             continue
+        if caution is not None:
+            sys.stderr.write(f"warning: {file}: {caution} with --channel\n")
         text = recogniser.transcribe([samples])[0]
         sys.stdout.write(f"{file}\t{text}\n")
         sys.stdout.flush()
     return status
 
 
-def transcribe_folder(recogniser: Transcriber, folder: Path, out: Path) -> int:
+def transcribe_folder(
+    recogniser: Transcriber, folder: Path, out: Path, channel: int | None = None
+) -> int:
     """Write the texts of a folder's recordings and say how many there are."""
     from distillery.serve import transcription
 
-    counts = transcription.transcribe_folder(recogniser, folder, out)
+    counts = transcription.transcribe_folder(recogniser, folder, out, channel=channel)
+    if counts.cautions:
+        sys.stderr.write(
+            f"warning: {len(counts.cautions)} recordings have channels that do not mix well, such "
+            f"as {counts.cautions[0]} with --channel\n"
+        )
     sys.stderr.write(
         f"{out}: {counts.num_transcribed} transcribed, {counts.num_kept} were there already, "
         f"{counts.num_failed} failed"

@@ -6,13 +6,15 @@ lists and names, never audio. Public corpora add `download_<name>(source)`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from distillery.data.audio import decode
+from distillery.corpora.segments import Segment, read_segment
+from distillery.data.audio import Audio, read_audio
 from distillery.errors import CorpusError
 from distillery.params.prepare import PrepareParams
 
@@ -36,15 +38,36 @@ class Recording:
     audio: Path | Callable[[], tuple[np.ndarray, int]]
     """A file, or what returns int16 samples `(samples,)` and their rate in hertz."""
 
-    def decode(self) -> tuple[np.ndarray, int]:
-        """Return int16 samples `(samples,)` and their rate in hertz.
+    segment: Segment | None = None
+    """The part of the file that is meant; null: all of it."""
+
+    def read(self, channel: int | None = None, keep_seconds: float = math.inf) -> Audio:
+        """Return the audio.
+
+        Args:
+            channel: the one to take, from 0 on; None mixes all.
+            keep_seconds: of longer audio, no samples are kept.
 
         Raises:
-            AudioError: as `distillery.data.audio.decode`.
+            AudioError: as `distillery.data.audio.read_audio`; or the file ends before the segment.
         """
-        if isinstance(self.audio, Path):
-            return decode(self.audio, self.source_path)
-        return self.audio()
+        if not isinstance(self.audio, Path):
+            samples, rate_hz = self.audio()
+            return Audio(samples, rate_hz, seconds=len(samples) / rate_hz)
+        if self.segment is None:
+            return read_audio(
+                self.audio, self.source_path, channel=channel, keep_seconds=keep_seconds
+            )
+        return read_segment(self.audio, self.source_path, self.segment, channel, keep_seconds)
+
+    def decode(self) -> tuple[np.ndarray, int]:
+        """Return int16 samples `(samples,)`, channels mixed, and their rate in hertz.
+
+        Raises:
+            AudioError: as `read`.
+        """
+        audio = self.read()
+        return audio.samples, audio.rate_hz
 
 
 def listed_file(source: Path, name: str) -> Path:

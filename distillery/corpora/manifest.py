@@ -15,18 +15,17 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, SupportsFloat
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
-from distillery.data.audio import compute_num_samples, decode
+from distillery.corpora.segments import Segment
 from distillery.data.manifest import SPLITS
-from distillery.errors import AudioError, CorpusError, DistilleryError, ManifestError
+from distillery.errors import CorpusError, DistilleryError, ManifestError
 from distillery.files import Json
 from distillery.params.prepare import PrepareParams
 
@@ -34,8 +33,6 @@ COLUMNS_WANTED = "path, text[, speaker, split, utterance_id]"
 NUM_SHOWN = 3
 NUM_FAULTS_SHOWN = 20
 NUM_SHOWN_CHARACTERS = 80
-TOLERANCE_SECONDS = 0.05
-"""How far a segment may reach past the end: durations in manifests are rounded."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +206,8 @@ def _recording(source: Path, row: Row) -> Recording:
         speaker=_cell(row, "speaker"),
         text=_cell(row, "text"),
         split=split,
-        audio=audio if segment is None else partial(_decode_segment, audio, name, *segment),
+        audio=audio,
+        segment=None if segment is None else Segment(*segment),
     )
 
 
@@ -289,27 +287,6 @@ def _seconds(row: Row, column: str) -> float:
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ManifestError(f"{row}: {column} is {value!r}, expected seconds from 0 up")
     return seconds
-
-
-def _decode_segment(
-    path: Path, name: str, offset_seconds: float, duration_seconds: float | None
-) -> tuple[np.ndarray, int]:
-    samples, rate_hz = _decode_file(path, name)
-    start = compute_num_samples(offset_seconds, rate_hz)
-    end = len(samples)
-    if duration_seconds is not None:
-        end = start + compute_num_samples(duration_seconds, rate_hz)
-    if start >= len(samples) or end > len(samples) + TOLERANCE_SECONDS * rate_hz:
-        raise AudioError(
-            f"{name}: the segment covers {start / rate_hz:.3f} to {end / rate_hz:.3f} s, "
-            f"the file holds {len(samples) / rate_hz:.3f} s; correct offset and duration"
-        )
-    return samples[start:end].copy(), rate_hz
-
-
-@lru_cache(maxsize=2)  # one long file per decoding thread: its segments follow one another
-def _decode_file(path: Path, name: str) -> tuple[np.ndarray, int]:
-    return decode(path, name)
 
 
 # --- checks over all rows ----------------------------------------------------------------------

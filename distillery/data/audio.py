@@ -1,29 +1,57 @@
-"""Recordings into int16 samples at one rate: decode to the end, mix down, resample."""
+"""Recordings into int16 samples at one rate: decode to the end, one channel, resample."""
 
 from __future__ import annotations
 
-import io
 import math
 import os
-import re
-from functools import lru_cache
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import soundfile
 
+from distillery.data.decoding.blocks import read_blocks
+from distillery.data.decoding.channels import SAMPLE_SCALE, Mixer, to_int16
+from distillery.data.decoding.containers import UNKNOWN_LENGTH_BYTES
+from distillery.data.resampling import resample
 from distillery.errors import AudioError, EmptyAudio
 
+__all__ = ["SAMPLE_SCALE", "UNKNOWN_LENGTH_BYTES", "resample", "to_int16"]
+
 SECONDS_PER_HOUR = 3600
-SAMPLE_SCALE = 32768.0
-"""What int16 samples are divided by for a waveform in [-1, 1)."""
-AUDIO_SUFFIXES = (".flac", ".mp3", ".ogg", ".wav")
-UNKNOWN_LENGTH_BYTES = 0x7FFF0000
+_SUFFIXES_OF_LIBSNDFILE = (
+    "aif aifc aiff au avr bwf caf flac gsm htk iff ircam mp1 mp2 mp3 mpga nist oga ogg opus paf "
+    "pvf rf64 sd2 sds sf snd sph svx voc vox w64 wav wave wve"
+)
+_SUFFIXES_OF_FFMPEG = (
+    "3g2 3gp aac ac3 amr ape asf avi flv m4a m4b m4v mka mkv mov mp4 mpeg mpg mts tta webm wma wmv "
+    "wv"
+)
+"""What the extra `media` reads."""
+AUDIO_SUFFIXES = tuple(
+    sorted(f".{name}" for name in f"{_SUFFIXES_OF_LIBSNDFILE} {_SUFFIXES_OF_FFMPEG}".split())
+)
+"""Names of recordings, for whoever searches a folder."""
+LOW_BYTES_PER_SECOND = 4000
+"""Of recordings that tell no length: they are taken for longer rather than for shorter ones."""
+MAX_HEADER_SECONDS = 1e6
+"""Longer recordings have a header that does not know their length."""
 MAX_CHANNELS = 8
 """Of recordings whose length is limited, too: compressed silence could have any number."""
-MAX_KERNEL_SIZE = 2**26
-"""Numbers in a resampler's table, which rates without a large common divisor let grow."""
+
+
+@dataclass(frozen=True)
+class Audio:
+    """A recording, decoded."""
+
+    samples: np.ndarray
+    """int16 `(samples,)`."""
+    rate_hz: int
+    caution: str | None = None
+    """What is wrong with its channels: a sentence without its name."""
+    seconds: float = 0.0
+    """How long the recording is, also where its samples were not kept."""
 
 
 def compute_num_samples(duration_seconds: float, sample_rate_hz: int) -> int:
@@ -31,119 +59,138 @@ def compute_num_samples(duration_seconds: float, sample_rate_hz: int) -> int:
     return round(duration_seconds * sample_rate_hz)
 
 
-def decode(
-    source: Path | bytes, name: str | None = None, max_seconds: float | None = None
-) -> tuple[np.ndarray, int]:
-    """Return a recording's samples, mixed down to one channel, and its rate in hertz.
+def find_audio(folder: Path) -> list[Path]:
+    """Return the recordings in a folder and below, in order, by their names; none hidden."""
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in AUDIO_SUFFIXES
+        and not path.name.startswith(".")  # such as ._a.wav, macOS's notes about a.wav
+        and not os.path.isdir(path)  # noqa: PTH112 (raises nothing where access is denied)
+    )
+
+
+def estimate_seconds(path: Path) -> float:
+    """Return how long a recording is by its header, or else by its size; 0 where there is none."""
+    if not os.path.isfile(path):  # noqa: PTH113 (a pipe would be waited for)
+        return 0.0
+    try:
+        seconds = float(soundfile.info(os.fsencode(path)).duration)
+    except Exception:  # whatever is wrong with it, decoding says so
+        seconds = math.inf
+    if seconds < MAX_HEADER_SECONDS:
+        return seconds
+    try:
+        return path.stat().st_size / LOW_BYTES_PER_SECOND
+    except OSError:
+        return 0.0
+
+
+class Reader:
+    """A recording's blocks of one channel, and what was seen when the last one was read."""
+
+    def __init__(self, source: Path | bytes, name: str | None, channel: int | None = None) -> None:
+        """Name a recording; nothing is opened yet.
+
+        Args:
+            source: path of a recording of any kind that libsndfile or PyAV reads, or its bytes.
+            name: how errors call it; the path by default.
+            channel: the one to take, from 0 on; None mixes all.
+        """
+        self.name = name or (str(source) if isinstance(source, Path) else "audio")
+        self._source = source
+        self._mixer = Mixer(self.name, channel)
+
+    def blocks(self, max_seconds: float | None = None) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield int16 `(samples,)` and their rate in hertz, block by block, to the end.
+
+        Args:
+            max_seconds: a longer recording is refused, whatever its header says, before the rest
+                of it is decoded.
+
+        Raises:
+            EmptyAudio: the recording holds no bytes, or no samples.
+            AudioError: it is missing, cannot be decoded to its end, is cut short or too long, or
+                holds numbers that are not finite.
+        """
+        num_samples = 0
+        for block, rate in read_blocks(self._source, self.name):
+            channels = block.shape[1]
+            if max_seconds is not None and channels > MAX_CHANNELS:
+                raise AudioError(
+                    f"{self.name}: {channels} channels, expected {MAX_CHANNELS} at most"
+                )
+            num_samples += len(block)
+            if max_seconds is not None and num_samples > max_seconds * rate:
+                raise AudioError(
+                    f"{self.name}: longer than {max_seconds:g} s, expected that at most"
+                )
+            yield self._mixer.mix(block, rate), rate
+        if not num_samples:
+            raise EmptyAudio(f"{self.name}: holds no samples; expected speech")
+
+    @property
+    def caution(self) -> str | None:
+        """What is wrong with the channels; None: nothing, or not read to the end."""
+        return self._mixer.caution
+
+
+def read_audio(
+    source: Path | bytes,
+    name: str | None = None,
+    max_seconds: float | None = None,
+    channel: int | None = None,
+    keep_seconds: float = math.inf,
+) -> Audio:
+    """Return a recording in one channel.
 
     The whole file is decoded: a header in order proves nothing about what follows it.
 
     Args:
-        source: path of a WAV, FLAC, OGG or MP3 file, or such a file's bytes.
+        source: as of `Reader`.
         name: how errors call it; the path by default.
-        max_seconds: a longer recording is refused, whatever its header says, before the rest of it
-            is decoded.
-
-    Returns:
-        int16 samples `(samples,)` and the sample rate.
+        max_seconds: as of `Reader.blocks`.
+        channel: as of `Reader`.
+        keep_seconds: a longer recording is decoded to its end without keeping samples.
 
     Raises:
-        EmptyAudio: the file holds no bytes, or no samples.
-        AudioError: the file is missing, cannot be decoded to its end, is too long, holds numbers
-            that are not finite, or fewer samples than its header promises.
+        AudioError: as `Reader.blocks`.
     """
-    name = name or (str(source) if isinstance(source, Path) else "audio")
-    if isinstance(source, Path) and not source.is_file():
-        raise AudioError(f"{name}: no such file")
-    if not (source.stat().st_size if isinstance(source, Path) else len(source)):
-        raise EmptyAudio(f"{name}: holds 0 bytes; expected a recording")
-    try:
-        with soundfile.SoundFile(
-            # soundfile refuses names that are no text, unless it gets their bytes.
-            io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
-        ) as file:
-            promised, rate = _promised_samples(file), file.samplerate
-            is_pcm16 = file.subtype == "PCM_16"
-            limit = -1 if max_seconds is None else _limit_samples(file, max_seconds, name)
-            dtype = "int16" if is_pcm16 else "float32"
-            samples = file.read(limit, dtype=dtype, always_2d=True)
-    except soundfile.LibsndfileError as error:  # its str() would name the path
-        raise AudioError(f"{name}: cannot be decoded: {error.error_string}") from None
-    except (soundfile.SoundFileError, RuntimeError, OSError) as error:
-        raise AudioError(f"{name}: cannot be decoded: {error}") from None
-    if not len(samples):
-        raise EmptyAudio(f"{name}: holds no samples; expected speech")
-    if len(samples) == limit:
-        raise AudioError(f"{name}: longer than {max_seconds:g} s, expected that at most")
-    if len(samples) < promised:
-        raise AudioError(
-            f"{name}: ends after {len(samples)} of {promised} samples; the file is cut short"
-        )
-    if not is_pcm16 and not np.isfinite(samples).all():
-        raise AudioError(f"{name}: holds samples that are not finite numbers")
-    is_mono = samples.shape[1] == 1
-    samples = samples[:, 0] if is_mono else samples.mean(axis=1, dtype=np.float32)  # (samples,)
+    reader = Reader(source, name, channel)
+    found: list[np.ndarray] = []
+    num_samples = rate_hz = 0
+    for block, rate_hz in reader.blocks(max_seconds):
+        num_samples += len(block)
+        if num_samples > keep_seconds * rate_hz:
+            found.clear()
+        else:
+            found.append(block)
+    samples = found[0] if len(found) == 1 else np.concatenate([np.empty(0, np.int16), *found])
+    return Audio(samples, rate_hz, reader.caution, num_samples / rate_hz)
+
+
+def decode(
+    source: Path | bytes, name: str | None = None, max_seconds: float | None = None
+) -> tuple[np.ndarray, int]:
+    """Return a recording's samples, int16 `(samples,)`, channels mixed, and its rate in hertz.
+
+    Raises:
+        AudioError: as `read_audio`.
+    """
+    audio = read_audio(source, name, max_seconds)
+    return audio.samples, audio.rate_hz
+
+
+def waveform_at(audio: Audio, sample_rate_hz: int) -> np.ndarray:
+    """Return a recording as float32 `(samples,)` in [-1, 1) at the rate asked for."""
+    return as_waveform(resample(audio.samples, audio.rate_hz, sample_rate_hz))
+
+
+def as_waveform(samples: np.ndarray) -> np.ndarray:
+    """Return samples as float32 in [-1, 1): int16 ones divided, others as they are."""
     if samples.dtype != np.int16:
-        samples = to_int16(samples if not is_pcm16 else samples / np.float32(SAMPLE_SCALE))
-    return samples, rate
-
-
-def _limit_samples(file: soundfile.SoundFile, max_seconds: float, name: str) -> int:
-    """Return how many samples are one too many."""
-    if file.channels > MAX_CHANNELS:
-        raise AudioError(f"{name}: {file.channels} channels, expected {MAX_CHANNELS} at most")
-    return int(max_seconds * file.samplerate) + 1
-
-
-def _promised_samples(file: soundfile.SoundFile) -> int:
-    """Return how many samples the header promises.
-
-    For a WAV file that was cut short, libsndfile counts what is there and notes the difference in
-    its log. Sizes near 2 or 4 GiB are what programs write that stream and never know the length.
-    """
-    log = re.search(r"^data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    if log is None or int(log[1]) >= UNKNOWN_LENGTH_BYTES or int(log[1]) <= int(log[2]):
-        return int(file.frames)
-    return int(file.frames * int(log[1]) / int(log[2])) if int(log[2]) else int(log[1])
-
-
-def to_int16(waveform: np.ndarray) -> np.ndarray:
-    """Return float samples in [-1, 1) as int16, rounded to the nearest, clipped at full scale."""
-    scaled = np.rint(waveform * np.float32(SAMPLE_SCALE))
-    return np.clip(scaled, -32768, 32767).astype(np.int16)
-
-
-def resample(samples: np.ndarray, rate_hz: int, target_hz: int, name: str = "audio") -> np.ndarray:
-    """Return int16 samples `(samples,)` at another rate (windowed sinc, torchaudio's kernel).
-
-    Args:
-        samples: int16 `(samples,)`.
-        rate_hz: their rate.
-        target_hz: the rate wanted.
-        name: how errors call them.
-
-    Raises:
-        AudioError: the rates have no divisor in common that makes this feasible.
-    """
-    if rate_hz == target_hz:
         return samples
-    common = math.gcd(rate_hz, target_hz)
-    if (rate_hz // common) * (target_hz // common) > MAX_KERNEL_SIZE:
-        raise AudioError(
-            f"{name}: at {rate_hz} Hz, which cannot be resampled to {target_hz} Hz; expected a "
-            "usual rate such as 16000, 44100 or 48000 Hz"
-        )
-    import torch  # waits here: it takes a second, and most audio has the right rate
-
-    waveform = torch.from_numpy(samples.astype(np.float32) / np.float32(SAMPLE_SCALE))
-    return to_int16(_resampler(rate_hz, target_hz)(waveform).numpy())
-
-
-@lru_cache(maxsize=8)
-def _resampler(rate_hz: int, target_hz: int) -> Any:
-    import torchaudio
-
-    return torchaudio.transforms.Resample(rate_hz, target_hz)
+    return samples.astype(np.float32) / np.float32(SAMPLE_SCALE)
 
 
 def load_audio(
@@ -155,29 +202,6 @@ def load_audio(
     """Return a recording as float32 `(samples,)` in [-1, 1) at the rate asked for.
 
     Raises:
-        AudioError: as `decode` and `resample`.
+        AudioError: as `read_audio`.
     """
-    return as_waveform(load_samples(source, sample_rate_hz, name, max_seconds))
-
-
-def load_samples(
-    source: Path | bytes,
-    sample_rate_hz: int,
-    name: str | None = None,
-    max_seconds: float | None = None,
-) -> np.ndarray:
-    """Return a recording as int16 `(samples,)` at the rate asked for: half the memory of floats.
-
-    Raises:
-        AudioError: as `decode` and `resample`.
-    """
-    name = name or (str(source) if isinstance(source, Path) else "audio")
-    samples, rate = decode(source, name, max_seconds)
-    return resample(samples, rate, sample_rate_hz, name)
-
-
-def as_waveform(samples: np.ndarray) -> np.ndarray:
-    """Return samples as float32 in [-1, 1): int16 ones divided, others as they are."""
-    if samples.dtype != np.int16:
-        return samples
-    return samples.astype(np.float32) / np.float32(SAMPLE_SCALE)
+    return waveform_at(read_audio(source, name, max_seconds), sample_rate_hz)

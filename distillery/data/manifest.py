@@ -5,7 +5,7 @@ A prepared folder holds
     manifest.parquet   one row per utterance, columns as in COLUMNS, sorted by utterance_id
     audio-00000.pcm    little-endian int16 samples of many utterances, one after another
     dropped.csv        what was left out: utterance_id, source_path, reason, detail
-    summary.json       counts, hours, the text rule, the alphabet, the sample rate
+    summary.json       counts, hours, the text rule, the alphabet, the unit, the sample rate
     profile.json       how long, loud, clipped and fast the utterances are (prepare/profile.py)
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ import pandas as pd
 
 from distillery.data.audio import SAMPLE_SCALE
 from distillery.data.text import Vocabulary
+from distillery.data.units import Unit
 from distillery.errors import CorpusError, ManifestError
-from distillery.files import read_json
+from distillery.files import Json, read_json
 
 MANIFEST_FILE = "manifest.parquet"
 SUMMARY_FILE = "summary.json"
@@ -79,6 +80,14 @@ class Summary:
     """Training transcripts that `prepare.labelled_fraction` took away."""
     dropped: Mapping[str, int]
     """Utterances left out, by reason."""
+    unit: Unit = Unit.WORD
+    """What errors are counted in; in summary.json only where it is not the word."""
+
+    @property
+    def entries(self) -> Json:
+        """What summary.json holds."""
+        entries = asdict(self)
+        return {k: v for k, v in entries.items() if k != "unit" or self.unit is not Unit.WORD}
 
 
 def shard_name(shard: int) -> str:
@@ -147,6 +156,16 @@ class PreparedData:
     def sample_rate_hz(self) -> int:
         """Rate of the packed audio in hertz."""
         return self.summary.sample_rate_hz
+
+    @property
+    def unit(self) -> Unit:
+        """What errors are counted in."""
+        return self.summary.unit
+
+    @property
+    def unit_if_unusual(self) -> list[str]:
+        """What digests hold of the unit: nothing of words, so that they are what they were."""
+        return [] if self.unit is Unit.WORD else [self.unit.value]
 
     @cached_property
     def vocabulary(self) -> Vocabulary:

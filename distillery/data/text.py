@@ -5,37 +5,82 @@ from __future__ import annotations
 import hashlib
 import itertools
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distillery.data.letters import SIGNS, in_one_form
 from distillery.errors import ModelError
 
 BLANK = "<blank>"
 SPACE = "|"
-APOSTROPHES = "’‘ʼ`´"
+NEUTRAL = "一"
+"""A letter without case that joins with no mark: what stands beside it tells of itself alone."""
 
 
-def normalise(text: str, case: str) -> str:
+class _Kept(dict[int, str]):
+    """What stays of each character: itself, or the space that it becomes."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        kept = character == "'" or character in SIGNS or unicodedata.category(character)[0] in "LMN"
+        self[code] = form = character if kept else " "
+        return form
+
+
+_KEPT = _Kept()
+
+
+def normalise(text: str, case: str, alphabet: Collection[str] | None = None) -> str:
     """Return the text as models see it.
 
-    The rule: Unicode NFC; typographic apostrophes become `'`; letter case as asked; every other
-    character that is no letter, combining mark, digit or apostrophe becomes a space; white space
-    runs become one space; none at the ends, no apostrophe outside a word.
+    The rule: Unicode NFC; typographic apostrophes become `'`; what is written in several forms gets
+    one, and what is not seen is dropped (`distillery.data.letters`); letter case as asked, and NFC
+    again; every other character that is no letter, combining mark, digit or apostrophe becomes a
+    space; white space runs become one space; none at the ends, no apostrophe outside a word.
+
+    Turkish `İ` becomes `i` in lower case; its `I` and `ı` need a language, which there is no
+    setting for: such texts come with the case that they are to have, and `keep`.
 
     Args:
-        text: a transcript as published.
+        text: a transcript as published, or what a model says.
         case: `lower`, `upper` or `keep`.
+        alphabet: the characters that texts may hold, where that is settled: signs inside words that
+            it lacks are dropped, and points that it has are kept. None: as the texts have it.
     """
-    text = unicodedata.normalize("NFC", text)
-    text = text.translate({ord(mark): "'" for mark in APOSTROPHES})
+    if text.isascii():
+        text = text.replace("`", "'")
+    else:
+        text = in_one_form(unicodedata.normalize("NFC", text), alphabet)
     if case == "lower":
-        text = text.lower()
+        text = text.replace("İ", "i").lower()
     elif case == "upper":
         text = text.upper()
-    kept = (c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in text)
-    words = (word.strip("'") for word in "".join(kept).split())
+    # The dot of an i stands in the letter already; `İ` in lower case has it twice.
+    text = unicodedata.normalize("NFC", text.replace("i\u0307", "i"))
+    words = (_bare(word) for word in text.translate(_KEPT).split())
     return " ".join(word for word in words if word)
+
+
+def _bare(word: str) -> str:
+    """Return a word without apostrophes at its ends, and marks that no letter bears."""
+    word = word.strip("'")
+    while word and (word[0] in SIGNS or unicodedata.category(word[0])[0] == "M"):
+        word = word[1:].lstrip("'")
+    return word
+
+
+def meaning(character: str, case: str) -> str:
+    """Return what the rule makes of a character inside a word: itself, others, a space, or nothing.
+
+    Args:
+        character: one, or one with its combining marks.
+        case: as for `normalise`.
+    """
+    if character in SIGNS:
+        return character
+    inside = normalise(f"{NEUTRAL}{character}{NEUTRAL}", case, alphabet=character)
+    return inside.removeprefix(NEUTRAL).removesuffix(NEUTRAL)
 
 
 def describe_rule(case: str) -> str:

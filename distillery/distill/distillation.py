@@ -139,7 +139,8 @@ class Distillation:
             best,
             strict=True,
         )
-        return filter_hypotheses([Candidate(*values) for values in columns], self.params.filter)
+        candidates = [Candidate(*values) for values in columns]
+        return filter_hypotheses(candidates, self.params.filter, self.data.unit)
 
     def train_student(self, curves: Path) -> Trained:
         """Train the student on all training audio, transcribed or not, that the filter leaves.
@@ -376,6 +377,7 @@ class Distillation:
             record,
             self.effects.digests,
             *([] if self.pace_keys is None else [self.pace_keys]),
+            *self.data.unit_if_unusual,
         )
         trainer = Trainer(
             network,

@@ -1,6 +1,7 @@
 """Which hypotheses of the teacher are fit to learn from; gross errors hurt students most.
 
-Where there is a transcript it decides, by word errors. Otherwise the hypothesis must look sane:
+Where there is a transcript it decides, by word errors, or character errors where characters are
+what the corpus is counted in; so with repeated words. Otherwise the hypothesis must look sane:
 the teacher was confident, its words do not loop, their number fits the audio's length, and two ways
 of decoding agree. Sources: Gandhi et al. (2023), "Distil-Whisper" (word errors against a
 transcript, arXiv 2311.00430); Chen et al. (2023), noisy student training in WeNet (agreement of
@@ -21,6 +22,7 @@ from pydantic import TypeAdapter
 
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.scoring import count_errors
+from distillery.data.units import Unit
 from distillery.params.distill import FilterParams
 
 FILTER_FILE = "filter.json"
@@ -43,12 +45,18 @@ class Candidate:
     """The best of several hypotheses, if the cache keeps several."""
 
 
-def fault(candidate: Candidate, params: FilterParams) -> str | None:
-    """Return the first reason not to learn from a hypothesis, None where it is fit."""
-    words = candidate.hypothesis.split()
+def fault(candidate: Candidate, params: FilterParams, unit: Unit = Unit.WORD) -> str | None:
+    """Return the first reason not to learn from a hypothesis, None where it is fit.
+
+    Args:
+        candidate: the hypothesis, and what is known of its utterance.
+        params: the thresholds.
+        unit: what errors and repetitions are counted in.
+    """
+    words = unit.parts(candidate.hypothesis)
     if candidate.reference is not None:
-        errors = count_errors(candidate.reference.split(), words)
-        return "word_errors" if errors.rate > params.max_wer else None
+        errors = count_errors(unit.parts(candidate.reference), words)
+        return f"{unit}_errors" if errors.rate > params.max_wer else None
     characters_per_second = len(candidate.hypothesis) / candidate.seconds
     if characters_per_second < params.min_characters_per_second:
         return "too_few_characters"
@@ -65,7 +73,12 @@ def fault(candidate: Candidate, params: FilterParams) -> str | None:
 
 
 def repeats_more_than(words: Sequence[str], max_repeats: int) -> bool:
-    """Return whether some words, one or several, stand more than so often in a row."""
+    """Return whether some words, one or several, stand more than so often in a row.
+
+    Args:
+        words: of a text; its characters where they are what it is counted in.
+        max_repeats: how often they may.
+    """
     for size in range(1, len(words) // (max_repeats + 1) + 1):
         # n copies in a row: (n - 1) x size times in a row a word equals the one `size` before it.
         equal = (a == b for a, b in zip(words, words[size:], strict=False))
@@ -157,9 +170,11 @@ class Filtered:
         ]
 
 
-def filter_hypotheses(candidates: Sequence[Candidate], params: FilterParams) -> Filtered:
-    """Return the verdict on every hypothesis of a training split."""
-    return Filtered([fault(candidate, params) for candidate in candidates], candidates)
+def filter_hypotheses(
+    candidates: Sequence[Candidate], params: FilterParams, unit: Unit = Unit.WORD
+) -> Filtered:
+    """Return the verdict on every hypothesis of a training split; arguments as for `fault`."""
+    return Filtered([fault(candidate, params, unit) for candidate in candidates], candidates)
 
 
 def read_report(folder: Path) -> FilterReport | None:

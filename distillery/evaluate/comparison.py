@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.data.scoring import SeedsResult, spread
+from distillery.data.units import Unit
 from distillery.evaluate.predictions import errors_by_seed, has_language_model, rate_over, seeds_of
 from distillery.evaluate.records import Estimate, Record
 from distillery.params.evaluate import EvaluateParams
@@ -51,7 +52,9 @@ class Comparison(Record):
         return next((gain for gain in self.by_seed if gain.seed == seed), None)
 
 
-def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> Comparison:
+def compare(
+    student: str, predictions: pd.DataFrame, params: EvaluateParams, unit: Unit = Unit.WORD
+) -> Comparison:
     """Return what distillation gained a student, and how far it is from the teacher.
 
     Each seed's student is compared with the control of that seed; the figures are means over them.
@@ -60,6 +63,7 @@ def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> 
         student: its name.
         predictions: of all models.
         params: settings of the stage.
+        unit: what errors are counted in.
     """
     of_teacher, of_student, of_control = (
         predictions[predictions["model"] == model]
@@ -92,7 +96,7 @@ def compare(student: str, predictions: pd.DataFrame, params: EvaluateParams) -> 
         gain_significant=gain.significant,
         gap_closed=gap_closed(less.sum(), gap.sum()),
         gap_closed_sd=spread(known) if len(known) == len(closed) else None,
-        verdict=verdict(gain),
+        verdict=verdict(gain, unit),
         by_seed=tuple(
             SeedGain(seed=seed, gain_wer=result, gap_closed=share)
             for seed, result, share in zip(seeds_of(of_student), each, closed, strict=True)
@@ -121,21 +125,24 @@ def gap_closed(errors_less: int, gap: int) -> float | None:
     return float(errors_less / gap) if gap > 0 else None
 
 
-def verdict(gain: SeedsResult) -> str:
+def verdict(gain: SeedsResult, unit: Unit = Unit.WORD) -> str:
     """Return in one sentence what distillation gained.
 
     Args:
         gain: the control's WER minus the student's.
+        unit: what errors are counted in.
     """
+    rate = unit.rate
     points, low, high = (100 * value for value in (gain.mean, gain.low, gain.high))
     seeds = ""
     if gain.sd is not None:
         seeds = f", mean of {len(gain.by_seed)} seeds, sd {100 * gain.sd:.1f}"
+    found = f"{points:.1f} points of {rate} ({low:.1f} to {high:.1f}){seeds}"
     if not gain.significant:
-        return f"no significant gain: {points:.1f} points of WER ({low:.1f} to {high:.1f}){seeds}"
+        return f"no significant gain: {found}"
     if points > 0:
-        return f"distillation gained {points:.1f} points of WER ({low:.1f} to {high:.1f}){seeds}"
+        return f"distillation gained {found}"
     return (
-        f"distillation made it worse by {-points:.1f} points of WER "
+        f"distillation made it worse by {-points:.1f} points of {rate} "
         f"({-high:.1f} to {-low:.1f}){seeds}"
     )

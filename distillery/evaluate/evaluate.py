@@ -7,6 +7,9 @@
     plots/               learning curves, WER against size and speed, errors, speakers, filter
     summary.json         all figures; `wer`, `cer` and gains are fractions
 
+Where the data are counted in characters, words and WER are characters and their rate of errors;
+what people read calls them so.
+
 A student that was trained from several seeds is one model: its figures are means over its seeds,
 and what each seed gave stands beside them. Everything but the real-time factor and the computing
 time of streaming students is a function of data, models and settings.
@@ -27,6 +30,7 @@ import pandas as pd
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_errors
+from distillery.data.units import Unit
 from distillery.distill.filtering import FilterReport, read_report
 from distillery.evaluate import plots
 from distillery.evaluate.comparison import compare
@@ -176,7 +180,7 @@ def evaluate_models(
     predictions, heard = predict(data, rows, recognisers, params.stream_chunk_seconds)
     decoded = _decode(data, rows, recognisers, language_model)
     if decoded:
-        predictions = with_language_model(predictions, trained, decoded)
+        predictions = with_language_model(predictions, trained, decoded, data.unit)
     clip = speed_clip(data, rows, params.speed_seconds)
     speeds = _speeds(recognisers, clip, data.sample_rate_hz, params)
     measured = Measured(models, params, recognisers, predictions, heard, histories, speeds)
@@ -188,10 +192,10 @@ def evaluate_models(
     summary = Summary(
         confidence=params.confidence,
         seeds=tuple(seeds),
-        data=describe(rows),
+        data=describe(rows, data.unit),
         models=table,
         exports=exports,
-        comparisons={name: compare(name, predictions, params) for name in students},
+        comparisons={name: compare(name, predictions, params, data.unit) for name in students},
         filters={name: _filter_report(models, name, seeds[0]) for name in students},
         language_models={one.path: _tuned_search(item) for one, item in decoded.items()},
     )
@@ -248,6 +252,7 @@ def with_language_model(
     predictions: pd.DataFrame,
     trained: Sequence[TrainedModel],
     decoded: Mapping[TrainedModel, Decoded],
+    unit: Unit = Unit.WORD,
 ) -> pd.DataFrame:
     """Return the predictions with `hypothesis_lm` and `word_errors_lm`, empty of other models.
 
@@ -255,13 +260,14 @@ def with_language_model(
         predictions: of `predict`: one row per model, seed and utterance.
         trained: the models, as they were given to `predict`.
         decoded: what some of them heard in the same utterances with the language model.
+        unit: what errors are counted in.
     """
     nothing = [None] * (len(predictions) // len(trained))
     texts = [
         text for one in trained for text in (decoded[one].texts if one in decoded else nothing)
     ]
     errors = [
-        None if text is None else count_errors(reference.split(), text.split()).errors
+        None if text is None else count_errors(unit.parts(reference), unit.parts(text)).errors
         for reference, text in zip(predictions["text"], texts, strict=True)
     ]
     return predictions.assign(
@@ -270,13 +276,14 @@ def with_language_model(
     )
 
 
-def describe(rows: pd.DataFrame) -> TestData:
-    """Return how much some utterances are."""
+def describe(rows: pd.DataFrame, unit: Unit = Unit.WORD) -> TestData:
+    """Return how much some utterances are, in words or what else errors are counted in."""
     return TestData(
         utterances=len(rows),
-        words=sum(len(text.split()) for text in rows["text"]),
+        words=sum(len(unit.parts(text)) for text in rows["text"]),
         hours=float(rows["duration_seconds"].sum() / SECONDS_PER_HOUR),
         speakers=int(rows["speaker"].nunique()),
+        unit=unit,
     )
 
 
@@ -287,7 +294,7 @@ def _write_report(
     exported: pd.DataFrame,
     histories: Histories,
 ) -> None:
-    models, confidence = summary.models, summary.confidence
+    models, confidence, unit = summary.models, summary.confidence, summary.data.unit
     curves = {trained.path: points for trained, points in histories.items()}
     speakers = per_speaker(predictions)
     with whole_folder(output) as folder:
@@ -298,11 +305,11 @@ def _write_report(
         by_duration(predictions).to_csv(folder / "by_duration.csv", index=False)
         drawn = folder / "plots"
         drawn.mkdir()
-        plots.plot_learning_curves(curves, models, drawn / "learning_curves.png")
-        plots.plot_wer_against_size(models, confidence, drawn / "wer_against_size.png")
-        plots.plot_wer_against_speed(models, confidence, drawn / "wer_against_speed.png")
-        plots.plot_error_counts(models, drawn / "error_counts.png")
-        plots.plot_wer_by_speaker(models, speakers, drawn / "wer_by_speaker.png")
+        plots.plot_learning_curves(curves, models, drawn / "learning_curves.png", unit)
+        plots.plot_wer_against_size(models, confidence, drawn / "wer_against_size.png", unit)
+        plots.plot_wer_against_speed(models, confidence, drawn / "wer_against_speed.png", unit)
+        plots.plot_error_counts(models, drawn / "error_counts.png", unit)
+        plots.plot_wer_by_speaker(models, speakers, drawn / "wer_by_speaker.png", unit)
         if any(summary.filters.values()):
             plots.plot_filter(summary.filters, drawn / "filter.png")
     logger.info("report written to %s", output)

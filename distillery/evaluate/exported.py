@@ -12,6 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from distillery.data.manifest import PreparedData
+from distillery.data.units import Unit
 from distillery.evaluate.listening import COPIED_COLUMNS
 from distillery.evaluate.models import TrainedModel
 from distillery.evaluate.predictions import error_columns
@@ -80,7 +81,7 @@ def measure_exports(
             figures = {}
             for exported_format, result in results.items():
                 part, figures[exported_format] = _score(
-                    predictions[of_it], exported_format, result, params
+                    predictions[of_it], exported_format, result, params, data.unit
                 )
                 parts.append(part)
             exports[name] = Export(seed=trained.seed, formats=figures)
@@ -88,7 +89,11 @@ def measure_exports(
 
 
 def _score(
-    in_pytorch: pd.DataFrame, exported_format: str, result: ExportedResult, params: EvaluateParams
+    in_pytorch: pd.DataFrame,
+    exported_format: str,
+    result: ExportedResult,
+    params: EvaluateParams,
+    unit: Unit,
 ) -> tuple[pd.DataFrame, ExportedFigures]:
     """Return the predictions of a student in one format, and its figures.
 
@@ -97,11 +102,12 @@ def _score(
         exported_format: the format.
         result: what the student gave in it.
         params: settings of the stage.
+        unit: what errors are counted in.
     """
     part = in_pytorch[COPIED_COLUMNS].reset_index(drop=True)
     part.insert(2, "format", exported_format)
     part["hypothesis"] = result.texts
-    part = part.join(error_columns(part["text"], result.texts))
+    part = part.join(error_columns(part["text"], result.texts, unit))
     same = part["hypothesis"].to_numpy() == in_pytorch["hypothesis"].to_numpy()
     figures = ExportedFigures(
         **dict(rates(part, params)),

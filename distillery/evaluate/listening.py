@@ -34,8 +34,8 @@ def labelled_test_rows(data: PreparedData) -> pd.DataFrame:
     if not labelled["text"].str.strip().any():
         raise CorpusError(
             f"split 'test': {len(rows)} utterances, {len(labelled)} with a transcript, none of "
-            "which holds a word; at least one is needed to measure a word error rate, so add "
-            "test transcripts to the corpus, or raise prepare.test_fraction"
+            f"which holds a word; at least one is needed to measure a {data.unit.rate_in_words}, "
+            "so add test transcripts to the corpus, or raise prepare.test_fraction"
         )
     return labelled
 
@@ -74,7 +74,7 @@ def predict(
             part = rows[columns].assign(hypothesis=hypotheses)
             part.insert(0, "model", trained.model)
             part.insert(1, "seed", pd.Series(trained.seed, index=part.index, dtype="Int64"))
-            parts.append(part.join(error_columns(rows["text"], hypotheses)))
+            parts.append(part.join(error_columns(rows["text"], hypotheses, data.unit)))
     return pd.concat(parts, ignore_index=True), everything
 
 

@@ -19,6 +19,7 @@ from matplotlib.ticker import (
     NullFormatter,
 )
 
+from distillery.data.units import Unit
 from distillery.distill.filtering import FilterReport
 from distillery.evaluate.curves import CurvePoint
 from distillery.evaluate.summary import ModelRow, Row
@@ -59,7 +60,10 @@ CONTROL_BAR, STUDENT_BAR = Bar(5, 0, 0.45), Bar(1.5, 5, 1.0)
 
 
 def plot_learning_curves(
-    curves: Mapping[str, Sequence[CurvePoint]], rows: Sequence[ModelRow], path: Path
+    curves: Mapping[str, Sequence[CurvePoint]],
+    rows: Sequence[ModelRow],
+    path: Path,
+    unit: Unit = Unit.WORD,
 ) -> None:
     """Draw training loss and validation WER against the step.
 
@@ -67,6 +71,7 @@ def plot_learning_curves(
         curves: of each model and seed, by where it lies under models/.
         rows: the models, in the order of the legend; several seeds are so many pale lines.
         path: PNG file to write.
+        unit: what errors are counted in.
     """
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     loss_axes, wer_axes = figure.subplots(1, 2)
@@ -88,38 +93,42 @@ def plot_learning_curves(
         axes.grid(alpha=0.3)
     loss_axes.set_ylabel("training loss")
     loss_axes.set_title("Training loss; students and controls minimise different sums")
-    wer_axes.set_ylabel("word error rate on the validation split (%)")
-    wer_axes.set_title("Validation WER; the best epoch is kept")
+    wer_axes.set_ylabel(f"{unit.rate_in_words} on the validation split (%)")
+    wer_axes.set_title(f"Validation {unit.rate}; the best epoch is kept")
     wer_axes.set_ylim(bottom=0)
     wer_axes.legend()
     save(figure, path)
 
 
-def plot_wer_against_size(rows: Sequence[ModelRow], confidence: float, path: Path) -> None:
+def plot_wer_against_size(
+    rows: Sequence[ModelRow], confidence: float, path: Path, unit: Unit = Unit.WORD
+) -> None:
     """Draw test WER, with intervals, against the number of parameters."""
-    figure, axes = _scatter(rows, lambda row: row.parameters, confidence)
+    figure, axes = _scatter(rows, lambda row: row.parameters, confidence, unit)
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.set_xlabel("parameters (log scale)")
-    axes.set_title("Test WER against model size; lower left is better")
+    axes.set_title(f"Test {unit.rate} against model size; lower left is better")
     save(figure, path)
 
 
-def plot_wer_against_speed(rows: Sequence[ModelRow], confidence: float, path: Path) -> None:
+def plot_wer_against_speed(
+    rows: Sequence[ModelRow], confidence: float, path: Path, unit: Unit = Unit.WORD
+) -> None:
     """Draw test WER, with intervals, against the real-time factor."""
-    figure, axes = _scatter(rows, lambda row: row.real_time_factor, confidence)
+    figure, axes = _scatter(rows, lambda row: row.real_time_factor, confidence, unit)
     axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
     axes.set_xlabel(
         f"real-time factor: computing seconds per second of audio (log scale)\n{rows[0].device}"
     )
-    axes.set_title("Test WER against cost of recognition; lower left is better")
+    axes.set_title(f"Test {unit.rate} against cost of recognition; lower left is better")
     save(figure, path)
 
 
-def plot_error_counts(rows: Sequence[ModelRow], path: Path) -> None:
+def plot_error_counts(rows: Sequence[ModelRow], path: Path, unit: Unit = Unit.WORD) -> None:
     """Draw what the WER of each model consists of."""
     figure = Figure(figsize=(8, 1.6 + 0.5 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    labels = [row.label for row in rows]
+    labels, words = [row.label for row in rows], unit.plural
     starts = [0.0] * len(rows)
     for kind, colour in ERROR_COLOURS.items():
         shares = [100 * row.error_counts[kind] / row.words for row in rows]
@@ -130,19 +139,22 @@ def plot_error_counts(rows: Sequence[ModelRow], path: Path) -> None:
         axes.text(end, position, shown, va="center", fontsize=9)
     axes.set_xlim(0, max([*starts, 1e-3]) * 1.25)  # room for the numbers
     axes.invert_yaxis()
-    axes.set_xlabel(f"errors per 100 words ({rows[0].words} test words; counts at the bars)")
+    axes.set_xlabel(f"errors per 100 {words} ({rows[0].words} test {words}; counts at the bars)")
     axes.set_title("Substitutions, deletions and insertions on the test split")
     figure.legend(loc="outside lower center", ncols=3)
     save(figure, path)
 
 
-def plot_wer_by_speaker(rows: Sequence[ModelRow], per_speaker: pd.DataFrame, path: Path) -> None:
+def plot_wer_by_speaker(
+    rows: Sequence[ModelRow], per_speaker: pd.DataFrame, path: Path, unit: Unit = Unit.WORD
+) -> None:
     """Draw each test speaker's WER under every model, the hardest speakers on top.
 
     Args:
         rows: the models, in the order of the legend.
         per_speaker: columns `model`, `speaker`, `utterances` and `wer`.
         path: PNG file to write.
+        unit: what errors are counted in.
     """
     table = per_speaker.pivot(index="speaker", columns="model", values="wer") * 100
     order = table.mean(axis=1).sort_values(ascending=False, kind="stable").index[:MAX_SPEAKERS]
@@ -163,9 +175,10 @@ def plot_wer_by_speaker(rows: Sequence[ModelRow], per_speaker: pd.DataFrame, pat
             zorder=2,
         )
     axes.invert_yaxis()
-    axes.set_xlabel("word error rate on the test split (%)")
+    axes.set_xlabel(f"{unit.rate_in_words} on the test split (%)")
     shown = f"the {len(names)} hardest of {per_speaker['speaker'].nunique()} speakers"
-    axes.set_title("WER by test speaker" + (f", {shown}" if len(utterances) > len(names) else ""))
+    only = f", {shown}" if len(utterances) > len(names) else ""
+    axes.set_title(f"{unit.rate} by test speaker{only}")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     save(figure, path)
@@ -223,7 +236,7 @@ def plot_filter(reports: Mapping[str, FilterReport | None], path: Path) -> None:
 
 
 def _scatter(
-    rows: Sequence[ModelRow], cost: Callable[[Row], float], confidence: float
+    rows: Sequence[ModelRow], cost: Callable[[Row], float], confidence: float, unit: Unit
 ) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
@@ -258,7 +271,7 @@ def _scatter(
     axes.margins(x=0.1)
     axes.set_ylim(bottom=0)
     shown = what_bars_show(confidence, max(len(row.runs) for row in rows))
-    axes.set_ylabel(f"word error rate on the test split (%){shown}")
+    axes.set_ylabel(f"{unit.rate_in_words} on the test split (%){shown}")
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure, axes

@@ -2,7 +2,8 @@
 
 A row per model, seed and utterance: `model`, `seed` (empty for the teacher), `utterance_id`,
 `speaker`, `duration_seconds`, `text`, `hypothesis` and the fields of `Errors`; where a language
-model was used, `hypothesis_lm` and `word_errors_lm` as well. Rates are fractions.
+model was used, `hypothesis_lm` and `word_errors_lm` as well. Rates are fractions. What is called
+words here and in the tables are characters where these are what the data are counted in.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.data.scoring import SeedsResult, count_errors, rate_over_seeds
+from distillery.data.units import Unit
 from distillery.params.evaluate import EvaluateParams
 
 BOOTSTRAP_SEED = 0
@@ -40,14 +42,15 @@ class Errors(NamedTuple):
     """Characters of the transcript, blanks included."""
 
     @classmethod
-    def between(cls, text: str, hypothesis: str) -> Errors:
+    def between(cls, text: str, hypothesis: str, unit: Unit = Unit.WORD) -> Errors:
         """Return the errors in what was heard.
 
         Args:
             text: what was spoken, normalised.
             hypothesis: what was recognised.
+            unit: what counts as a word.
         """
-        words = count_errors(text.split(), hypothesis.split())
+        words = count_errors(unit.parts(text), unit.parts(hypothesis))
         characters = count_errors(text, hypothesis)
         return cls(
             words.substitutions,
@@ -60,15 +63,20 @@ class Errors(NamedTuple):
         )
 
 
-def error_columns(texts: pd.Series[str], hypotheses: Sequence[str]) -> pd.DataFrame:
+def error_columns(
+    texts: pd.Series[str], hypotheses: Sequence[str], unit: Unit = Unit.WORD
+) -> pd.DataFrame:
     """Return the errors of each utterance as a table with the fields of `Errors`.
 
     Args:
         texts: what was spoken, normalised.
         hypotheses: what was recognised, as many.
+        unit: what counts as a word.
     """
     pairs = zip(texts, hypotheses, strict=True)
-    return pd.DataFrame([Errors.between(*pair) for pair in pairs], columns=list(Errors._fields))
+    return pd.DataFrame(
+        [Errors.between(*pair, unit) for pair in pairs], columns=list(Errors._fields)
+    )
 
 
 def has_language_model(scored: pd.DataFrame) -> bool:

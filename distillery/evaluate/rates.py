@@ -19,9 +19,10 @@ class Rates(Record):
     """Error rates and counts of one model; those of several seeds are means over them."""
 
     wer: Estimate
-    """Word error rate: word errors per word spoken."""
+    """Word error rate: word errors per word spoken. Words are characters, here and below, where
+    these are what the data are counted in (`TestData.unit`)."""
     cer: Estimate
-    """Character error rate: character errors per character of the transcripts."""
+    """Character error rate: character errors per character of the transcripts, spaces included."""
     substitutions: int | float
     """Words that were heard as others."""
     deletions: int | float

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from distillery.data.units import Unit
 from distillery.distill.filtering import FilterReport
 from distillery.errors import StageError
 from distillery.evaluate.comparison import Comparison
@@ -153,6 +154,8 @@ class TestData(Record):
     """Their audio."""
     speakers: int
     """Speakers who are known by name."""
+    unit: Unit = Unit.WORD
+    """What errors are counted in; characters are called words everywhere in here, then."""
 
 
 class Summary(Record):

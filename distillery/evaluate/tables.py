@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery.console import COLUMNS, as_text, new_table
+from distillery.data.units import Unit
 from distillery.distill.filtering import FilterReport
 from distillery.evaluate.rates import Rates
 from distillery.evaluate.records import Estimate
@@ -22,13 +23,18 @@ EXPORT_HEADERS = (
     "exported",
     "format",
     "size",
-    "WER %",
+    "{rate} %",
     "S/D/I",
     "largest change\nof ln p",
     "same\ntexts",
     "real-time\nfactor",
 )
-SHORT_HEADERS = {"WER %, language model": "WER % with LM", "real-time factor": "RTF"}
+"""`{rate}` is the unit's."""
+SHORT_HEADERS = {
+    "WER %, language model": "WER % with LM",
+    "CER %, language model": "CER % with LM",
+    "real-time factor": "RTF",
+}
 MOSTLY = 0.5
 ADVICE = "it needs more data, longer training, or another objective or learning rate"
 
@@ -54,17 +60,18 @@ def columns(summary: Summary, before_interval: str) -> list[Column]:
     def estimate(value: Estimate | None) -> str:
         return MISSING if value is None else with_interval(value, before_interval)
 
-    interval = f"[{100 * summary.confidence:g} % interval]"
+    interval, unit = f"[{100 * summary.confidence:g} % interval]", summary.data.unit
     with_language_model = Column(
-        f"WER %,\nlanguage\nmodel\n{interval}", lambda row: estimate(row.wer_lm)
+        f"{unit.rate} %,\nlanguage\nmodel\n{interval}", lambda row: estimate(row.wer_lm)
     )
+    in_characters = Column("CER %", lambda row: f"{100 * row.cer.value:.1f}")
     return [
         Column("model", lambda row: row.label),
         Column("parameters", lambda row: f"{row.parameters:,}"),
         Column("size", lambda row: _bytes(row.bytes)),
-        Column(f"WER %\n{interval}", lambda row: estimate(row.wer)),
+        Column(f"{unit.rate} %\n{interval}", lambda row: estimate(row.wer)),
         *([with_language_model] if any(row.wer_lm is not None for row in summary.models) else []),
-        Column("CER %", lambda row: f"{100 * row.cer.value:.1f}"),
+        *([in_characters] if unit is Unit.WORD else []),
         Column("S/D/I", _counts),
         Column("real-\ntime\nfactor", lambda row: f"{row.real_time_factor:.2g}"),
         Column(
@@ -124,10 +131,15 @@ def _table(summary: Summary, before_interval: str) -> Table:
     return table
 
 
+def export_headers(summary: Summary) -> list[str]:
+    """Return the headers of the table of all formats; line ends are where to break them."""
+    return [header.format(rate=summary.data.unit.rate) for header in EXPORT_HEADERS]
+
+
 def exports_table(summary: Summary) -> Table:
     """Return the table of every student's best seed in every format."""
     table = new_table()
-    for index, header in enumerate(EXPORT_HEADERS):
+    for index, header in enumerate(export_headers(summary)):
         table.add_column(header, justify="left" if index < 2 else "right", no_wrap=index > 0)
     for cells in export_cells(summary):
         table.add_row(*cells)
@@ -185,7 +197,7 @@ def markdown_table(summary: Summary) -> str:
     intervals = f"; in brackets {100 * summary.confidence:g} % intervals"
     rules = [":--", *["--:"] * (len(headers) - 1)]
     lines = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *table_cells(summary, " "))]
-    headers = [header.replace("\n", " ") for header in EXPORT_HEADERS]
+    headers = [header.replace("\n", " ") for header in export_headers(summary)]
     rules = [":--", ":--", *["--:"] * (len(headers) - 2)]
     exports = [f"| {' | '.join(cells)} |" for cells in (headers, rules, *export_cells(summary))]
     notes = [f"- {line}" for line in remarks(summary)]
@@ -210,7 +222,8 @@ def title(data: TestData, num_seeds: int) -> str:
     """Return in a line what was scored, and from how many seeds."""
     speakers = f" by {data.speakers} speakers" if data.speakers else ""
     means = f"; means ± standard deviations over {num_seeds} seeds" if num_seeds > 1 else ""
-    return f"Test split: {data.utterances} utterances, {data.words} words{speakers}{means}"
+    counted = f"{data.utterances} utterances, {data.words} {data.unit.plural}"
+    return f"Test split: {counted}{speakers}{means}"
 
 
 def with_interval(estimate: Estimate, before_interval: str) -> str:
@@ -244,7 +257,7 @@ def remarks(summary: Summary) -> list[str]:
         for name, row in summary.students.items()
         if row.latency_ms is not None
     ]
-    complaints = [complaint(row) for row in summary.models]
+    complaints = [complaint(row, summary.data.unit) for row in summary.models]
     drops = [
         f"{name}: {drops_line(report)}"
         for name, report in summary.filters.items()
@@ -253,12 +266,17 @@ def remarks(summary: Summary) -> list[str]:
     return [*verdicts, *decoded, *streams, *filter(None, complaints), *drops]
 
 
-def complaint(row: Row) -> str | None:
-    """Return a sentence about a model that is of no use yet, None of one that may be."""
+def complaint(row: Row, unit: Unit = Unit.WORD) -> str | None:
+    """Return a sentence about a model that is of no use yet, None of one that may be.
+
+    Args:
+        row: the model's.
+        unit: what errors are counted in.
+    """
     if row.empty_fraction > MOSTLY:
         fault = f"gives no text for {100 * row.empty_fraction:.0f} % of the utterances"
     elif row.wer.value > 1:
-        fault = f"makes more errors than there are words ({100 * row.wer.value:.0f} %)"
+        fault = f"makes more errors than there are {unit.plural} ({100 * row.wer.value:.0f} %)"
     else:
         return None
     return f"{row.label} {fault}: {ADVICE}"

@@ -8,6 +8,10 @@ with CTC's P(W|X), summed over the alignments that the beams keep, and the n-gra
 A word that the lexicon lacks cannot be written. Weight and word score are those of the lowest word
 error rate on the validation split.
 
+A lexicon that spells without word boundaries is one of characters, which are what is counted then.
+The search needs no lexicon for them, and must have none: a word of one token could last for one
+frame only. It knows no word score, which orders the texts that it found instead.
+
 Sources: Graves and Jaitly (2014), "Towards End-To-End Speech Recognition with Recurrent Neural
 Networks", for the score; Kahn et al. (2022), "Flashlight", arXiv 2201.12465, for the search.
 """
@@ -19,6 +23,7 @@ import itertools
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,8 +34,9 @@ from tqdm import tqdm
 
 from distillery.data.scoring import Counts, count_errors
 from distillery.data.text import SPACE, Vocabulary
+from distillery.data.units import Unit
 from distillery.errors import ModelError
-from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE
+from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE, parts_of
 from distillery.language_model.settings import SearchSettings, Tuned, read_tuned
 from distillery.models.decoding import BLANK_INDEX, greedy_text
 
@@ -58,6 +64,8 @@ class LanguageModelDecoder:
         self._lexicon = _checked_lexicon(folder / LEXICON_FILE, vocabulary)
         self._tokens = list(vocabulary.tokens)
         self._boundary = vocabulary.tokens.index(SPACE)
+        self._vocabulary = vocabulary
+        self.unit = _unit_of(self._lexicon)
         self._model: Any = str(folder / ARPA_FILE)
         try:
             with _quiet():
@@ -82,21 +90,28 @@ class LanguageModelDecoder:
         from torchaudio.models.decoder import ctc_decoder
 
         self.settings = settings
-        built = ctc_decoder(
-            str(self._lexicon),
-            self._tokens,
-            self._model,
-            beam_size=settings.beam_size,
-            beam_threshold=settings.beam_threshold,
-            lm_weight=settings.weight * math.log(10),  # KenLM's logarithms are decimal
-            word_score=settings.word_score,
-            log_add=True,
-            blank_token=self._tokens[BLANK_INDEX],
-            sil_token=SPACE,
-        )
+        with tempfile.NamedTemporaryFile("w", encoding="utf-8") as words:
+            # Where tokens are words, the search takes their numbers for those of words, too.
+            words.write("".join(f"{token}\n" for token in self._tokens))
+            words.flush()
+            by_words = self.unit is Unit.WORD
+            built = ctc_decoder(
+                str(self._lexicon) if by_words else None,
+                self._tokens,
+                self._model,
+                lm_dict=None if by_words else words.name,
+                beam_size=settings.beam_size,
+                beam_threshold=settings.beam_threshold,
+                lm_weight=settings.weight * math.log(10),  # KenLM's logarithms are decimal
+                word_score=settings.word_score,
+                log_add=True,
+                blank_token=self._tokens[BLANK_INDEX],
+                sil_token=SPACE,
+            )
         # Its call makes tensors of tokens and times for every beam, which takes as long as half
         # the search; texts need neither.
-        self._search, self._words, self._model = built.decoder, built.word_dict, built.lm
+        self._search, self._model = built.decoder, built.lm
+        self._words = built.word_dict
 
     def n_best(self, items: Sequence[np.ndarray], num_hypotheses: int = 1) -> list[list[str]]:
         """Return up to so many different texts of each utterance, best first.
@@ -107,6 +122,9 @@ class LanguageModelDecoder:
         """
         found = []
         for item in items:
+            if self.unit is Unit.CHARACTER:
+                found.append(self._texts_of_characters(item)[:num_hypotheses])
+                continue
             # Spellings end in a word boundary, which the last word's audio need not: give it one.
             frames = np.full((len(item) + 1, len(self._tokens)), IMPOSSIBLE, np.float32)
             frames[:-1] = np.maximum(item, IMPOSSIBLE)
@@ -120,15 +138,33 @@ class LanguageModelDecoder:
             found.append(list(texts))
         return found
 
+    def _texts_of_characters(self, item: np.ndarray) -> list[str]:
+        """Return the different texts of an utterance, best first.
+
+        Args:
+            item: its log-probabilities `(frames, vocab)`.
+        """
+        if not len(item):
+            return [""]
+        frames = np.maximum(item, IMPOSSIBLE).astype(np.float32, order="C")
+        scores: dict[str, float] = {}
+        for result in self._search.decode(frames.ctypes.data, *frames.shape):
+            tokens = [token for token, _ in itertools.groupby(result.tokens) if token >= 0]
+            text = self._vocabulary.decode(tokens)
+            score = result.score + self.settings.word_score * len(self.unit.parts(text))
+            scores[text] = max(score, scores.get(text, -math.inf))
+        return sorted(scores, key=lambda text: -scores[text])
+
     def text_score(self, text: str) -> float:
         """Return what a text of known words scores before anything is heard, in nats."""
-        words, state = text.split(), self._model.start(False)
-        total = 0.0
-        for word in words:
+        state, total = self._model.start(False), 0.0
+        for word in parts_of(text, self.unit):
             state, score = self._model.score(state, self._words.get_index(word))
             total += float(score)
         total += float(self._model.finish(state)[1])
-        return self.settings.weight * math.log(10) * total + self.settings.word_score * len(words)
+        return self.settings.weight * math.log(10) * total + self.settings.word_score * len(
+            self.unit.parts(text)
+        )
 
 
 def tune(
@@ -157,19 +193,20 @@ def tune(
         key=lambda pair: (pair[0], abs(pair[1]), pair[1]),
     )
     tried: list[Tuned] = []
-    greedy = _word_error_rate(references, [greedy_text(item, vocabulary) for item in items])
+    best_paths = [greedy_text(item, vocabulary) for item in items]
+    greedy = _rate(references, best_paths, decoder.unit)
     for pair in tqdm(pairs, desc="language model", unit="pair", delay=SECONDS_BEFORE_BAR):
         decoder.use(replace(decoder.settings, weight=pair[0], word_score=pair[1]))
         texts = [found[0] for found in decoder.n_best(items)]
-        tried.append(Tuned(decoder.settings, _word_error_rate(references, texts), greedy))
+        tried.append(Tuned(decoder.settings, _rate(references, texts, decoder.unit), greedy))
     best = min(tried, key=lambda tuned: tuned.valid_wer)  # the first of several
     decoder.use(best.settings)
     return best
 
 
-def _word_error_rate(references: Sequence[str], texts: Sequence[str]) -> float:
+def _rate(references: Sequence[str], texts: Sequence[str], unit: Unit) -> float:
     pairs = zip(references, texts, strict=True)
-    counts = (count_errors(reference.split(), text.split()) for reference, text in pairs)
+    counts = (count_errors(unit.parts(reference), unit.parts(text)) for reference, text in pairs)
     return sum(counts, Counts(0, 0, 0, 0)).rate
 
 
@@ -199,6 +236,12 @@ def _checked_lexicon(path: Path, vocabulary: Vocabulary) -> Path:
                 f"of the {len(vocabulary)} tokens; run make cache"
             )
     return path
+
+
+def _unit_of(lexicon: Path) -> Unit:
+    """Return what a lexicon, already checked, has as its words."""
+    with open(lexicon, encoding="utf-8") as lines:
+        return Unit.WORD if next(lines).split()[-1] == SPACE else Unit.CHARACTER
 
 
 @contextlib.contextmanager

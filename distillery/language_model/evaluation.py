@@ -68,7 +68,7 @@ def decode_with_language_model(
                 decoders[tokens] = untuned_decoder(folder, recogniser.vocabulary, params)
             decoder = decoders[tokens]
             tuned = tune_for(decoder, data, recogniser, params)
-            for line in describe(str(name), tuned):
+            for line in describe(str(name), tuned, data.unit):
                 logger.info("%s", line)
             items = log_probs_of(recogniser, data, rows)
             decoded[name] = Decoded([texts[0] for texts in decoder.n_best(items)], tuned)

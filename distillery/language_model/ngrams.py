@@ -3,6 +3,9 @@
     lm.arpa      the model in the ARPA format, logarithms to base 10
     lexicon.txt  every word and its spelling in the tokens of CTC models: `two` TAB `t w o |`
 
+Where characters are what texts are counted in, they stand for the words, `|` for a space between
+them, and no word boundary stands behind their spellings: `天` TAB `天`.
+
 The estimate is interpolated modified Kneser-Ney smoothing, for a history h of n - 1 words, h' that
 history without its first word, and c the count of an n-gram:
 
@@ -29,6 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distillery.data.text import SPACE, Vocabulary
+from distillery.data.units import Unit
 from distillery.errors import CorpusError
 from distillery.files import write_bytes
 
@@ -92,17 +96,18 @@ class NGramModel:
         return shown if backoff is None else f"{shown}\t{math.log10(backoff):.6f}"
 
 
-def estimate(texts: Iterable[str], order: int) -> NGramModel:
+def estimate(texts: Iterable[str], order: int, unit: Unit = Unit.WORD) -> NGramModel:
     """Return the model of some texts; their order does not matter.
 
     Args:
         texts: normalised transcripts, one sentence each.
         order: words in the longest n-grams, 2 or more.
+        unit: what counts as a word.
 
     Raises:
         CorpusError: no text holds a word.
     """
-    plain = _plain_counts(texts, order)
+    plain = _plain_counts(texts, order, unit)
     if not any(ngram[0] not in (START, END) for ngram in plain[0]):
         raise CorpusError(
             f"language model: none of {plain[0][START,]} transcripts of the training split holds "
@@ -136,14 +141,19 @@ def estimate(texts: Iterable[str], order: int) -> NGramModel:
     return NGramModel(order, probabilities, backoffs)
 
 
-def _plain_counts(texts: Iterable[str], order: int) -> list[Counter[NGram]]:
+def _plain_counts(texts: Iterable[str], order: int, unit: Unit) -> list[Counter[NGram]]:
     """Return how often every n-gram of 1 to `order` words stands in the sentences."""
     counts: list[Counter[NGram]] = [Counter() for _ in range(order)]
     for text in texts:
-        words = (START, *text.split(), END)
+        words = (START, *parts_of(text, unit), END)
         for n in range(1, order + 1):
             counts[n - 1].update(words[i : i + n] for i in range(len(words) - n + 1))
     return counts
+
+
+def parts_of(text: str, unit: Unit) -> list[str]:
+    """Return what n-grams are of: words, or characters and the spaces between them, as tokens."""
+    return text.split() if unit is Unit.WORD else list(SPACE.join(text.split()))
 
 
 def _adjusted_counts(plain: Counter[NGram], longer: Counter[NGram]) -> Counter[NGram]:
@@ -168,14 +178,18 @@ def discounts_of(counts: Iterable[int]) -> tuple[float, ...]:
     return found if all(0 < d <= k for k, d in enumerate(found, 1)) else FALLBACK_DISCOUNTS
 
 
-def write_lexicon(words: Iterable[str], vocabulary: Vocabulary, path: Path) -> None:
+def write_lexicon(
+    words: Iterable[str], vocabulary: Vocabulary, path: Path, unit: Unit = Unit.WORD
+) -> None:
     """Write how each word is spelt, a word boundary behind it; words without tokens are left out.
 
     Args:
         words: all different.
         vocabulary: tokens of the models that are decoded.
         path: where to write.
+        unit: what the words are; no boundary stands behind a character.
     """
-    spelt = sorted(word for word in words if not vocabulary.unknown(word))
-    lines = (f"{word}\t{' '.join([*word, SPACE])}\n" for word in spelt)
+    boundary = [SPACE] if unit is Unit.WORD else []
+    spelt = sorted(word for word in words if word != SPACE and not vocabulary.unknown(word))
+    lines = (f"{word}\t{' '.join([*word, *boundary])}\n" for word in spelt)
     write_bytes(path, "".join(lines).encode())

@@ -11,6 +11,7 @@ import pandas as pd
 from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.text import Vocabulary
+from distillery.data.units import Unit
 from distillery.language_model.decoder import LanguageModelDecoder, tune
 from distillery.language_model.ngrams import ARPA_FILE, LEXICON_FILE, estimate, write_lexicon
 from distillery.language_model.settings import SearchSettings, Tuned
@@ -28,9 +29,9 @@ def write_language_model(
     Raises:
         CorpusError: no transcript holds a word.
     """
-    model = estimate(labelled(data, "train")["text"], params.order)
+    model = estimate(labelled(data, "train")["text"], params.order, data.unit)
     model.save(folder / ARPA_FILE)
-    write_lexicon(model.words, vocabulary, folder / LEXICON_FILE)
+    write_lexicon(model.words, vocabulary, folder / LEXICON_FILE, data.unit)
 
 
 def untuned_decoder(
@@ -49,7 +50,7 @@ def tune_for(
     recogniser: Teacher,
     params: LanguageModelParams,
 ) -> Tuned:
-    """Choose the decoder's weights for a recogniser, by its WER on the validation split."""
+    """Choose the decoder's weights for a recogniser, by its errors on the validation split."""
     rows = labelled(data, "valid")
     return tune(
         decoder,
@@ -77,17 +78,17 @@ def _batches(rows: pd.DataFrame) -> Iterator[list[int]]:
     return in_batches_by_length(order, lengths, max_items=BATCH_UTTERANCES)
 
 
-def describe(name: str, tuned: Tuned) -> list[str]:
+def describe(name: str, tuned: Tuned, unit: Unit = Unit.WORD) -> list[str]:
     """Return what tuning found, in lines for a person."""
     settings, greedy = tuned.settings, 100 * tuned.valid_wer_greedy
     lines = [
         f"language model for {name}: weight {settings.weight:g}, word score "
-        f"{settings.word_score:g}; validation WER {100 * tuned.valid_wer:.1f} % with it, "
+        f"{settings.word_score:g}; validation {unit.rate} {100 * tuned.valid_wer:.1f} % with it, "
         f"{greedy:.1f} % without"
     ]
     if tuned.valid_wer > tuned.valid_wer_greedy:
         lines.append(
-            "the language model makes it worse: its words and their order come from the training "
-            "transcripts alone; add transcripts, or switch it off"
+            f"the language model makes it worse: its {unit.plural} and their order come from the "
+            "training transcripts alone; add transcripts, or switch it off"
         )
     return lines

@@ -34,11 +34,13 @@ class FilterParams(Section):
     enabled: bool = True
     """Whether the teacher's hypotheses are filtered at all."""
     max_wer: NonNegativeFloat = 0.8
-    """With a transcript: most word errors against it, as a fraction; larger drops less."""
+    """With a transcript: most word errors against it (character errors where prepare.unit is the
+    character), as a fraction; larger drops less."""
     min_confidence: Fraction = 0.6
     """Without one: least geometric mean of the best path's probabilities; larger drops more."""
     max_repeats: PositiveInt = 5
-    """Without one: how often the same words may stand in a row; larger drops less."""
+    """Without one: how often the same words (or characters, likewise) may stand in a row; larger
+    drops less."""
     min_characters_per_second: NonNegativeFloat = 0.5
     """Without one: least characters, spaces included; above 0, an empty one is dropped."""
     max_characters_per_second: PositiveFloat = 40.0

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
+from pydantic import field_validator, model_validator
+
+from distillery.data import text
 from distillery.params.base import (
     Fraction,
     NonEmptyText,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveFraction,
     PositiveInt,
@@ -62,10 +68,18 @@ class PrepareParams(Section):
     """Whether a missing public corpus may be downloaded into the source folder."""
     sample_rate_hz: SampleRate = 16000
     """Rate of the prepared audio in hertz; keep 8 kHz recordings at 8000."""
+    channel: Literal["mix"] | NonNegativeInt = "mix"
+    """Which channel is taken of recordings that have several, counted from 0; `mix` averages them
+    all. Channels that cancel, or hold two talkers, are told and listed in channels.csv."""
     case: Literal["lower", "upper", "keep"] = "lower"
     """What the normaliser does with letter case."""
     alphabet: str | None = "abcdefghijklmnopqrstuvwxyz'"
-    """Characters that transcripts may hold, space aside; null takes those of the training texts."""
+    """Characters that transcripts may hold, space aside; null takes those of the training texts.
+    Signs inside words (ZWJ, ZWNJ, `·`, `״`) are dropped where it lacks them, Hebrew points and
+    Arabic tashkeel are kept where it has them."""
+    unit: Literal["auto", "word", "character"] = "auto"
+    """What errors are counted in: words, or characters where a language writes no spaces; `auto`
+    goes by the script of most letters in the transcripts."""
     valid_fraction: Fraction = 0.1
     """Share of the training speakers (of utterances, where speakers are unknown or too few) that
     validate; chosen by hash, so new data moves none."""
@@ -92,7 +106,69 @@ class PrepareParams(Section):
     librispeech: LibrispeechParams = LibrispeechParams()
     """Settings of corpus `librispeech`."""
 
+    @field_validator("alphabet")
+    @classmethod
+    def _one_character_each(cls, alphabet: str | None) -> str | None:
+        """Return the alphabet in NFC, as texts are; refuse what is no character or stands twice."""
+        if alphabet is None:
+            return None
+        alphabet = unicodedata.normalize("NFC", alphabet)
+        if not alphabet.strip(" "):
+            raise ValueError(
+                "holds no character, expected those that transcripts may hold; null takes those of "
+                "the training texts"
+            )
+        for character in alphabet:
+            if character == text.SPACE:
+                raise ValueError(f"{_named(character)} stands for the space in tokens; remove it")
+            if character.isspace() and character != " ":
+                raise ValueError(
+                    f"{_named(character)} is white space, which texts hold as spaces alone; remove "
+                    "it (in YAML a block, `|`, ends in a newline: write the characters in quotes)"
+                )
+        letters = [letter for letter in _letters(alphabet) if letter != " "]
+        if repeated := [letter for letter, count in Counter(letters).items() if count > 1]:
+            raise ValueError(f"{_named(repeated[0])} stands twice, expected once; remove one")
+        once = dict.fromkeys(alphabet.replace(" ", ""))
+        if len(once) == len(alphabet.replace(" ", "")):
+            return alphabet
+        # Letters with marks share parts, each a character by itself; marks in front join with none.
+        return "".join(sorted(once, key=lambda c: unicodedata.category(c)[0] != "M"))
+
+    @model_validator(mode="after")
+    def _characters_that_texts_can_hold(self) -> PrepareParams:
+        for character in (self.alphabet or "").replace(" ", ""):
+            found = text.meaning(character, self.case)
+            if found == character:
+                continue
+            becomes = "a space" if found == " " else repr(found) if found else "nothing"
+            advice = f"write {found!r} in its place" if found.strip() else "remove it"
+            if text.meaning(character, "keep") == character:
+                advice += ", or set case to keep"
+            raise ValueError(
+                f"alphabet: {_named(character)} stands in no text, for the text rule with case "
+                f"{self.case} makes {becomes} of it; {advice}"
+            )
+        return self
+
     @property
     def title(self) -> str:
         """What runs call the data: the corpus, or the folder of one's own recordings."""
         return (self.corpus == "manifest" and Path(self.source).name) or self.corpus
+
+
+def _letters(alphabet: str) -> list[str]:
+    """Return characters with the combining marks behind them, which a space keeps off."""
+    letters: list[str] = []
+    for character in alphabet:
+        if unicodedata.category(character)[0] == "M" and letters and letters[-1] != " ":
+            letters[-1] += character
+        else:
+            letters.append(character)
+    return letters
+
+
+def _named(letter: str) -> str:
+    """Return a letter with its numbers and names in Unicode, for one may not see it."""
+    names = [f"U+{ord(c):04X}, {unicodedata.name(c, 'without a name')}" for c in letter]
+    return f"{letter!r} ({' + '.join(names)})"

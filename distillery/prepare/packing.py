@@ -90,6 +90,14 @@ class Decoded:
     clipped_fraction: float = 0.0
     reason: str | None = None
     detail: str = ""
+    caution: str | None = None
+    """What is wrong with its channels."""
+
+
+def too_long(duration_seconds: float, params: PrepareParams) -> tuple[str, str]:
+    """Return why audio of a length is dropped."""
+    bound = f"at most {params.max_duration_seconds:g}"
+    return "too_long", f"{duration_seconds:.3f} s, expected {bound} s"
 
 
 def in_packing_order(recordings: Sequence[Recording], splits: dict[str, str]) -> list[Recording]:
@@ -144,16 +152,20 @@ class Packing:
         self.rows: list[Row] = []
         self.dropped: list[Drop] = []
         self.num_hidden_transcripts = 0
+        self.cautions: dict[str, str] = {}
+        """By recording: what is wrong with its channels."""
         self.profile = ProfileBuilder()
 
     def add(self, recording: Recording, split: str, decoded: Decoded) -> None:
         """Keep or drop one recording; those of the test split must come first."""
+        if decoded.caution is not None:
+            self.cautions[recording.source_path] = decoded.caution
         hidden = recording.text is not None and self._is_hidden(decoded, split)
         if hidden:
             recording = replace(recording, text=None)
         words = recording.text
         if words is not None:
-            words = text.normalise(words, self._params.case)
+            words = text.normalise(words, self._params.case, self._params.alphabet)
         if decoded.reason is not None:
             drop: tuple[str, str] | None = (decoded.reason, decoded.detail)
         else:
@@ -203,8 +215,7 @@ class Packing:
             bound = f"at least {self._params.min_duration_seconds:g}"
             return "too_short", f"{duration_seconds:.3f} s, expected {bound} s"
         if duration_seconds > self._params.max_duration_seconds:
-            bound = f"at most {self._params.max_duration_seconds:g}"
-            return "too_long", f"{duration_seconds:.3f} s, expected {bound} s"
+            return too_long(duration_seconds, self._params)
         return None
 
     def _fault_of_text(

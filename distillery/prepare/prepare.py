@@ -12,41 +12,39 @@ import io
 import itertools
 import logging
 import re
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from tqdm import tqdm
 
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
 from distillery.corpora.known import CORPORA
 from distillery.data import text
-from distillery.data.audio import SECONDS_PER_HOUR, resample
+from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import (
     DROPPED_FILE,
     MANIFEST_FILE,
-    SAMPLE_DTYPE,
     SPLITS,
     SUMMARY_FILE,
     PreparedData,
     SplitCounts,
     Summary,
-    audio_key,
 )
-from distillery.errors import AudioError, CorpusError, EmptyAudio
+from distillery.data.units import Unit, unit_of
+from distillery.errors import CorpusError
 from distillery.files import whole_folder, write_bytes, write_json
 from distillery.params.prepare import PrepareParams
-from distillery.prepare.packing import SCHEMA, Decoded, Drop, Packing, Row, in_packing_order
-from distillery.prepare.profile import clipped_fraction, level_dbfs, write_profile
+from distillery.prepare.decoding import decode_ahead
+from distillery.prepare.packing import SCHEMA, Drop, Packing, Row, in_packing_order
+from distillery.prepare.profile import write_profile
 from distillery.prepare.splits import assign_splits
 
 NUM_WORKERS = 2
-LOOK_AHEAD_PER_WORKER = 8
+SEGMENTS_FOLDER = ".segments"
+CHANNELS_FILE = "channels.csv"
+"""Recordings whose channels do not mix well; written only where there are any."""
 NUM_EXAMPLES = 3
 LITTLE_SECONDS = 300.0
 """Transcribed training audio below which a teacher that is trained here hardly learns.
@@ -85,12 +83,13 @@ def prepare(
     with whole_folder(folder) as temporary:
         packing = Packing(params, temporary)
         with packing.shards:
-            for recording, decoded in _decode(
-                in_packing_order(recordings, splits),
-                params.sample_rate_hz,
-                num_workers,
+            waiting = temporary / SEGMENTS_FOLDER
+            waiting.mkdir()
+            for recording, decoded in decode_ahead(
+                in_packing_order(recordings, splits), params, num_workers, waiting
             ):
                 packing.add(recording, splits[recording.utterance_id], decoded)
+            waiting.rmdir()
         dropped = sorted(packing.dropped, key=lambda drop: drop.utterance_id)
         _check_drops(dropped, len(recordings), params.max_dropped_fraction, reports)
         _check_splits(packing.rows)
@@ -98,9 +97,13 @@ def prepare(
         summary = _summarise(params, packing, dropped, split_rule)
         _write_manifest(temporary / MANIFEST_FILE, packing.rows)
         write_bytes(temporary / DROPPED_FILE, _as_csv(dropped))
-        write_json(temporary / SUMMARY_FILE, asdict(summary))
+        if packing.cautions:
+            write_bytes(temporary / CHANNELS_FILE, _cautions_as_csv(packing.cautions))
+        write_json(temporary / SUMMARY_FILE, summary.entries)
         write_profile(temporary, packing.profile.profile())
     _log_summary(summary)
+    if packing.cautions:
+        logger.warning("%s", _caution_of_channels(packing.cautions, folder / CHANNELS_FILE))
     return summary
 
 
@@ -143,57 +146,6 @@ def read_recordings(params: PrepareParams, source: Path) -> list[Recording]:
                 f"({first.source_path} and {second.source_path}); ids must be unique"
             )
     return recordings
-
-
-# --- audio -------------------------------------------------------------------------------------
-
-
-def _decode(
-    recordings: Sequence[Recording], sample_rate_hz: int, num_workers: int
-) -> Iterator[tuple[Recording, Decoded]]:
-    """Decode with a few threads and a bounded look-ahead; order is kept."""
-    waiting: deque[tuple[Recording, Future[Decoded]]] = deque()
-    todo = iter(recordings)
-    with (
-        ThreadPoolExecutor(num_workers, "decode") as pool,
-        tqdm(total=len(recordings), desc="prepare", unit="utt", disable=None) as progress,
-    ):
-        try:
-            while True:
-                while len(waiting) < num_workers * LOOK_AHEAD_PER_WORKER:
-                    if (recording := next(todo, None)) is None:
-                        break
-                    waiting.append((recording, pool.submit(_decode_one, recording, sample_rate_hz)))
-                if not waiting:
-                    return
-                recording, future = waiting.popleft()
-                yield recording, future.result()
-                progress.update()
-        finally:
-            for _, future in waiting:
-                future.cancel()
-
-
-def _decode_one(recording: Recording, sample_rate_hz: int) -> Decoded:
-    nothing = np.empty(0, dtype=SAMPLE_DTYPE)
-    try:
-        samples, rate_hz = recording.decode()
-        if rate_hz != sample_rate_hz:
-            _use_one_thread()
-        samples = resample(samples, rate_hz, sample_rate_hz)
-    except EmptyAudio as error:
-        return Decoded(nothing, reason="empty", detail=str(error))
-    except AudioError as error:
-        return Decoded(nothing, reason="unreadable", detail=str(error))
-    samples = np.ascontiguousarray(samples, SAMPLE_DTYPE)
-    return Decoded(samples, audio_key(samples), level_dbfs(samples), clipped_fraction(samples))
-
-
-def _use_one_thread() -> None:
-    """Keep what resamples to this thread: more would fight with the other workers."""
-    import torch  # waits here: most corpora need no resampling, and none of PyTorch's two seconds
-
-    torch.set_num_threads(1)
 
 
 # --- what is written and checked at the end ----------------------------------------------------
@@ -260,7 +212,15 @@ def _summarise(
         splits={split: _count(rows, split) for split in SPLITS},
         num_hidden_transcripts=packing.num_hidden_transcripts,
         dropped=dict(sorted(Counter(drop.reason for drop in dropped).items())),
+        unit=_unit(params, rows),
     )
+
+
+def _unit(params: PrepareParams, rows: Iterable[Row]) -> Unit:
+    """Return what errors are counted in, by the settings or as the transcripts' script has it."""
+    if params.unit != "auto":
+        return Unit(params.unit)
+    return unit_of(Counter(c for row in rows if row.text is not None for c in row.text))
 
 
 def _alphabet_of(rows: Iterable[Row]) -> str:
@@ -296,12 +256,33 @@ def _as_csv(dropped: Iterable[Drop]) -> bytes:
     return buffer.getvalue().encode()
 
 
+def _cautions_as_csv(cautions: Mapping[str, str]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("source_path", "channels"))
+    writer.writerows(sorted(cautions.items()))
+    return buffer.getvalue().encode("utf-8", errors="backslashreplace")
+
+
+def _caution_of_channels(cautions: Mapping[str, str], path: Path) -> str:
+    examples = "; ".join(f"{name}: {caution}" for name, caution in sorted(cautions.items())[:1])
+    return (
+        f"warning: {len(cautions)} recordings have channels that do not mix well, such as "
+        f"{examples}; all of them are listed in {path}, prepare.channel takes one channel"
+    )
+
+
 def _log_summary(summary: Summary) -> None:
     lines = [f"{'split':<8}{'utterances':>12}{'unlabelled':>12}{'speakers':>10}{'hours':>9}"]
     for split, counts in summary.splits.items():
         lines.append(
             f"{split:<8}{counts.num_utterances:>12}{counts.num_unlabelled:>12}"
             f"{counts.num_speakers:>10}{counts.hours:>9.3f}"
+        )
+    if summary.unit is Unit.CHARACTER:
+        lines.append(
+            "unit: character (CER), for most letters are of a script without spaces between words, "
+            "or prepare.unit says so"
         )
     if hidden := summary.num_hidden_transcripts:
         lines.append(f"hidden: transcripts of {hidden} training utterances")

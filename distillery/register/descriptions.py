@@ -27,8 +27,9 @@ student that was put up for promotion. Below it stand all students, `student@dat
 their controls, `student@data-control`. `data` is the beginning of DVC's hash of the prepared data.
 
 Metrics: `asr/…` are key figures in percent, points and megabytes, and the seconds of audio that a
-second of computing recognises (`rtfx`). `test/…` are rates as fractions, with intervals. Group by
-`student`, `objective.name` or `data.md5`.
+second of computing recognises (`rtfx`). `test/…` are rates as fractions, with intervals; where the
+tag `unit` says character, `wer` in their names is the character error rate. Group by `student`,
+`objective.name` or `data.md5`.
 """
 
 
@@ -42,8 +43,9 @@ def outcome(results: PipelineResults, student: str, seed: int, verdict: Verdict)
         verdict: the gate's.
     """
     wer = results.summary.students[student].of_seed(seed).wer.value
+    rate = results.summary.data.unit.rate
     return (
-        f"Student `{student}` from seed {seed}, WER {100 * wer:.1f} % (teacher "
+        f"Student `{student}` from seed {seed}, {rate} {100 * wer:.1f} % (teacher "
         f"{_teacher_wer(results.summary)} %), is version {verdict.version} of "
         f"`{results.params.register.model_name}`, "
         f"**{verdict.alias or 'without an alias'}**: {verdict.reason}."
@@ -71,7 +73,7 @@ def of_model(row: SeedRow, results: PipelineResults) -> str:
     """
     summary = results.summary
     return (
-        f"{row.role.capitalize()} `{row.name}` from seed {row.seed}: WER "
+        f"{row.role.capitalize()} `{row.name}` from seed {row.seed}: {summary.data.unit.rate} "
         f"{with_interval(row.wer, ' ')} %, the teacher's {_teacher_wer(summary)} %.\n\n"
         f"{markdown_table(summary)}\n{lineage(results.tags)}"
     )
@@ -96,7 +98,8 @@ def of_experiment(experiment: str, outcome: str, verdict: Verdict, results: Pipe
         verdict: the gate's on it.
         results: that run's.
     """
-    charts = f"**[Students as charts, lowest WER first]({charts_page(experiment)})**"
+    rate = results.summary.data.unit.rate
+    charts = f"**[Students as charts, lowest {rate} first]({charts_page(experiment)})**"
     alias = verdict.alias or "without an alias"
     return (
         f"{charts} · the last run's student is version {verdict.version}, **{alias}**\n\n"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from distillery.data.units import Unit
 from distillery.data.workspace import TEACHER_CACHE
 from distillery.distill.filtering import FilterReport
 from distillery.evaluate.comparison import Comparison, SeedGain
@@ -65,7 +66,7 @@ def model_metrics(row: Row, summary: Summary) -> dict[str, float]:
         **_named("latency_ms", latency),
         **(_student_metrics(row, summary) if row.role == "student" else {}),
     }
-    values = {**key_figures(values), **values}
+    values = {**key_figures(values, summary.data.unit), **values}
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
@@ -95,18 +96,19 @@ def gain_metrics(gain: Comparison | SeedGain) -> Values:
     return values
 
 
-def key_figures(values: Values) -> Values:
+def key_figures(values: Values, unit: Unit = Unit.WORD) -> Values:
     """Return what one wants to see first, in units that MLflow's charts show whole.
 
     MLflow shows metrics by name, capitals first, or as they were logged; these are first both ways.
 
     Args:
         values: of `model_metrics`, rates as fractions.
+        unit: what errors are counted in.
     """
     speed = values["test/real_time_factor"]
     return {
-        "asr/WER_percent": _times(100, values["test/wer"]),
-        "asr/WER_with_lm_percent": _times(100, values.get("test/wer_lm")),
+        f"asr/{unit.rate}_percent": _times(100, values["test/wer"]),
+        f"asr/{unit.rate}_with_lm_percent": _times(100, values.get("test/wer_lm")),
         "asr/gain_points": _times(100, values.get("gain/wer")),
         "asr/gap_closed_percent": _times(100, values.get("gap_closed")),
         "asr/rtfx": 1 / speed if speed else None,

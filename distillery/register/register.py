@@ -21,7 +21,7 @@ from distillery.register.pipeline_results import PipelineResults
 from distillery.register.registered import PARENT, Registered
 from distillery.register.runs import data_sources, log_model_runs, log_parent_run
 from distillery.serve.served import Served, choose_format
-from distillery.tracking.store import Tracking
+from distillery.tracking.store import UNIT_TAG, Tracking
 from distillery.tracking.versions import Candidate, best_candidate, register_version
 
 OPEN_RUN_FILE = "scratch/open_run.json"
@@ -137,7 +137,7 @@ def _candidates(
         assert row.best_seed is not None  # students have one
         best = row.of_seed(row.best_seed)
         title = f"Student `{row.name}` from seed {best.seed}"
-        tags = dict(results.tags)
+        tags = {**results.tags, UNIT_TAG: results.summary.data.unit.value}
         if len(row.by_seed) > 1:
             title += f", the best on the validation split of {len(row.by_seed)} seeds"
             tags |= {MEAN_WER_TAG: repr(row.wer.value), WER_SD_TAG: repr(row.wer.sd)}
@@ -171,4 +171,5 @@ def _served(results: PipelineResults, row: ModelRow, best: SeedRow) -> Served:
         {name: figures.wer.value for name, figures in formats.items()},
         results.root / "models/exported" / row.name,
         settings.max_format_loss,
+        results.summary.data.unit,
     )

@@ -19,10 +19,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from rapidfuzz.distance import Levenshtein
 
+from distillery.data.units import Unit
 from distillery.evaluate.summary import Summary
 from distillery.evaluate.tables import (
-    EXPORT_HEADERS,
     export_cells,
+    export_headers,
     remarks,
     table_cells,
     table_headers,
@@ -36,13 +37,14 @@ MAX_AUDIO_SECONDS = 20.0
 """A longer example is shown without its recording, or the page becomes too large to send."""
 CAPTIONS = {
     "learning_curves": "Learning curves",
-    "wer_against_size": "WER against size",
-    "wer_against_speed": "WER against speed",
-    "wer_by_speaker": "WER by speaker",
+    "wer_against_size": "{rate} against size",
+    "wer_against_speed": "{rate} against speed",
+    "wer_by_speaker": "{rate} by speaker",
     "error_counts": "Kinds of errors",
     "filter": "What the filter dropped",
     "history": "Retraining history",
 }
+"""`{rate}` is the unit's."""
 
 Play = Callable[[str], tuple[np.ndarray, int] | None]
 """Returns an utterance's audio `(samples,)` in [-1, 1) and its rate in hertz, None if unknown."""
@@ -95,6 +97,7 @@ def render_page(inputs: ReportInputs, play: Play | None = None) -> str:
         inputs: what it is made from.
         play: where recordings come from; None: examples are shown without.
     """
+    unit = inputs.summary.data.unit
     environment = Environment(
         loader=FileSystemLoader(TEMPLATE.parent),
         autoescape=True,
@@ -103,18 +106,19 @@ def render_page(inputs: ReportInputs, play: Play | None = None) -> str:
     )
     return environment.get_template(TEMPLATE.name).render(
         inputs=inputs,
+        unit=unit.value,
         subtitle=title(inputs.summary.data, len(inputs.summary.seeds)),
         headers=[
             header.replace("-\n", "-").replace("\n", " ")
             for header in table_headers(inputs.summary)
         ],
         rows=table_cells(inputs.summary, " "),
-        export_headers=[header.replace("\n", " ") for header in EXPORT_HEADERS],
+        export_headers=[header.replace("\n", " ") for header in export_headers(inputs.summary)],
         exports=export_cells(inputs.summary),
         remarks=remarks(inputs.summary),
         examples=worst_examples(inputs, play),
         plots=[
-            (CAPTIONS.get(name, name.replace("_", " ")), _data_uri("image/png", content))
+            (_caption(name, unit), _data_uri("image/png", content))
             for name, content in inputs.plots.items()
         ],
     )
@@ -123,7 +127,7 @@ def render_page(inputs: ReportInputs, play: Play | None = None) -> str:
 def worst_examples(
     inputs: ReportInputs, play: Play | None = None, count: int = NUM_EXAMPLES
 ) -> list[Example]:
-    """Return the utterances with most word errors of the student, those with most first."""
+    """Return the utterances with most errors of the student, those with most first."""
     table = inputs.predictions
     own = table[(table["model"] == inputs.student) & (table["seed"] == inputs.seed)]
     own = own[own["word_errors"] > 0].sort_values(
@@ -149,25 +153,35 @@ def _example(row: Any, inputs: ReportInputs, play: Play | None) -> Example:
         "" if pd.isna(row.speaker) else str(row.speaker),
         int(row.word_errors),
         str(row.text),
-        mark_differences(str(row.text), str(row.hypothesis)),
+        mark_differences(str(row.text), str(row.hypothesis), inputs.summary.data.unit),
         others,
         audio,
     )
 
 
-def mark_differences(reference: str, hypothesis: str) -> Markup:
-    """Return the hypothesis as HTML, with words that are too many, missing or wrong marked."""
-    expected, heard = reference.split(), hypothesis.split()
+def _caption(name: str, unit: Unit) -> str:
+    return CAPTIONS.get(name, name.replace("_", " ")).format(rate=unit.rate)
+
+
+def mark_differences(reference: str, hypothesis: str, unit: Unit = Unit.WORD) -> Markup:
+    """Return the hypothesis as HTML, with words that are too many, missing or wrong marked.
+
+    Args:
+        reference: what was spoken.
+        hypothesis: what was recognised.
+        unit: what is marked: words, or characters.
+    """
+    expected, heard = unit.parts(reference), unit.parts(hypothesis)
     pieces = []
     for step in Levenshtein.opcodes(expected, heard):
-        wanted = " ".join(expected[step.src_start : step.src_end])
-        found = " ".join(heard[step.dest_start : step.dest_end])
+        wanted = unit.joined(expected[step.src_start : step.src_end])
+        found = unit.joined(heard[step.dest_start : step.dest_end])
         if step.tag == "equal":
             pieces.append(escape(found))
             continue
         pieces += [Markup("<del>{}</del>").format(wanted)] if wanted else []
         pieces += [Markup("<ins>{}</ins>").format(found)] if found else []
-    return Markup(" ").join(pieces)
+    return Markup(" " if unit is Unit.WORD else "").join(pieces)
 
 
 def _audio_uri(heard: tuple[np.ndarray, int] | None) -> str | None:

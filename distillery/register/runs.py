@@ -23,7 +23,7 @@ from distillery.register.metrics import cache_metrics, model_metrics, teacher_me
 from distillery.register.pipeline_results import PipelineResults
 from distillery.tracking.curve_files import CurveFile
 from distillery.tracking.names import flatten, objective_name, pipeline_name, run_name, short_md5
-from distillery.tracking.store import DESCRIPTION_TAG, OBJECTIVE_TAG, DataSource, Tracking
+from distillery.tracking.store import DESCRIPTION_TAG, OBJECTIVE_TAG, UNIT_TAG, DataSource, Tracking
 from distillery.tracking.versions import Candidate
 
 CONTEXTS = {"train": "training", "valid": "validation", "test": "test"}
@@ -138,6 +138,7 @@ def _log_model_run(
         tags={
             **results.tags,
             "dvc.md5": results.md5_of(f"models/{row.model}"),
+            UNIT_TAG: results.summary.data.unit.value,
             OBJECTIVE_TAG: _objective_of(results.params, row.model),
             "mlflow.runName": child_name(results.params, row.model, results.data_md5),
             DESCRIPTION_TAG: descriptions.of_model(row, results),
@@ -191,6 +192,7 @@ def log_parent_run(
         tags={
             **results.tags,
             "student": best.name,
+            UNIT_TAG: summary.data.unit.value,
             "registered.seed": str(best.seed),
             "registered.model": params.register.model_name,
             "registered.version": verdict.version,

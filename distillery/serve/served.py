@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 
+from distillery.data.units import Unit
 from distillery.errors import ModelError
 from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 
@@ -74,6 +75,7 @@ def choose_format(
     exported_wers: Mapping[str, float],
     folder: Path,
     max_loss: float,
+    unit: Unit = Unit.WORD,
 ) -> Served:
     """Return the format to serve a student in: the one wanted, unless that costs too many words.
 
@@ -83,6 +85,7 @@ def choose_format(
         exported_wers: of each exported format, on the same utterances.
         folder: where the exported student lies.
         max_loss: points of WER, as a fraction, that a format may lose.
+        unit: what errors are counted in.
     """
     chosen, reason = wanted, Served.reason
     while chosen != PYTORCH:
@@ -91,7 +94,7 @@ def choose_format(
             file = MODEL_FILES[chosen]
             return Served(chosen, reason, {file: folder / file})
         reason = (
-            f"{chosen} loses {100 * loss:.2f} points of WER on the test split, "
+            f"{chosen} loses {100 * loss:.2f} points of {unit.rate} on the test split, "
             f"{100 * max_loss:.2f} are allowed (register.max_format_loss)"
         )
         chosen = FALLBACKS[chosen]

@@ -6,10 +6,11 @@ One line a recording:
     {"path": "a/c.wav", "error": "a/c.wav: cannot be decoded: …", "model": "0123456789ab"}
 
 `path` is relative to the folder, `model` the start of the SHA-256 over the weights of the form that
-listened. Lines are appended batch by batch, each batch synced to the disk; at the end they are put
-into the order of their paths. The next run reads what is there, drops half a line at the end, and
-goes on. Batches depend on the folder alone, not on what is done already, so an interrupted job ends
-with the bytes of one that was not.
+listened, with the channel where one was chosen (`0123456789ab/1`). Lines are appended batch by
+batch, each batch synced to the disk; at the end they are put into the order of their paths. The
+next run reads what is there, drops half a line at the end, and goes on. Batches depend on the
+folder alone, not on what is done already, so an interrupted job ends with the bytes of one that was
+not.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
-from distillery.data.audio import AUDIO_SUFFIXES, load_samples
+from distillery.data.audio import estimate_seconds, find_audio
 from distillery.data.lengths import in_batches_by_length
 from distillery.errors import AudioError, TranscriptsError
 from distillery.files import write_bytes
+from distillery.serve.reading import read_at
 
 if TYPE_CHECKING:
     from distillery.serve.served import Transcriber
@@ -76,10 +77,16 @@ class Counts:
     num_failed: int
     num_kept: int
     """Whose texts were there already."""
+    cautions: tuple[str, ...] = ()
+    """A sentence on each recording whose channels do not mix well."""
 
 
 def transcribe_folder(
-    recogniser: Transcriber, folder: Path, out: Path, batch_seconds: float = BATCH_SECONDS
+    recogniser: Transcriber,
+    folder: Path,
+    out: Path,
+    batch_seconds: float = BATCH_SECONDS,
+    channel: int | None = None,
 ) -> Counts:
     """Write the text of every recording in a folder, or go on with what a former run wrote.
 
@@ -90,6 +97,7 @@ def transcribe_folder(
         folder: searched with all folders below; what is no recording by its name is left alone.
         out: the JSONL file.
         batch_seconds: audio in one batch, padding included; a longer recording stands alone.
+        channel: the one to take, from 0 on; None mixes all.
 
     Raises:
         AudioError: the folder holds no recordings.
@@ -98,6 +106,9 @@ def transcribe_folder(
     """
     files = find_recordings(folder)
     model = recogniser.weights_digest[:MODEL_DIGITS]
+    if channel is not None:  # another channel has other texts, which go into another file
+        model += f"/{channel}"
+    cautions: list[str] = []
     num_new = num_failed = 0
     with Transcripts.open(out, model) as transcripts:
         num_kept = sum(name in transcripts.texts for name in files)
@@ -109,7 +120,8 @@ def transcribe_folder(
                 todo = [name for name in batch if name not in transcripts.texts]
                 if not todo:
                     continue
-                rows = _transcribe(recogniser, folder, batch, model)
+                rows, told = _transcribe(recogniser, folder, batch, model, channel)
+                cautions += told
                 rows = [row for row in rows if row.path in todo]
                 transcripts.append(rows)
                 failed = sum(isinstance(row, Failed) for row in rows)
@@ -117,28 +129,22 @@ def transcribe_folder(
                 num_new += len(todo) - failed
                 progress.update(len(todo))
         transcripts.finish()
-    return Counts(num_new, num_failed, num_kept)
+    return Counts(num_new, num_failed, num_kept, tuple(cautions))
 
 
 def find_recordings(folder: Path) -> dict[str, float]:
-    """Return the recordings below a folder: path relative to it → seconds, by their headers.
+    """Return the recordings below a folder: path relative to it → seconds, about.
 
-    A header that cannot be read counts as 0 seconds; decoding then says what is wrong.
+    Where a header cannot be read or tells no length, the size of the file has to do.
 
     Raises:
         AudioError: there are none.
     """
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in AUDIO_SUFFIXES and not path.is_dir():
-            try:
-                seconds = float(soundfile.info(os.fsencode(path)).duration)
-            except (soundfile.SoundFileError, RuntimeError, OSError):
-                seconds = 0.0
-            found[str(path.relative_to(folder))] = seconds
+    found = {str(path.relative_to(folder)): estimate_seconds(path) for path in find_audio(folder)}
     if not found:
         raise AudioError(
-            f"{folder}: holds no recording, expected {', '.join(AUDIO_SUFFIXES)} files"
+            f"{folder}: holds no recording, expected WAV, FLAC, MP3, OGG files or others that "
+            "docs/your-own-data.md lists"
         )
     return found
 
@@ -159,21 +165,26 @@ def by_length(files: dict[str, float], batch_seconds: float) -> Iterator[list[st
 
 
 def _transcribe(
-    recogniser: Transcriber, folder: Path, batch: Sequence[str], model: str
-) -> list[Row]:
+    recogniser: Transcriber, folder: Path, batch: Sequence[str], model: str, channel: int | None
+) -> tuple[list[Row], list[str]]:
+    """Return the lines of a batch, and a sentence on each whose channels do not mix well."""
     rows: dict[str, Row] = {}
     waveforms: dict[str, np.ndarray] = {}
+    cautions: list[str] = []
     rate = recogniser.sample_rate_hz
     for name in batch:
         try:
-            waveforms[name] = load_samples(folder / name, rate, name)
+            waveforms[name], caution = read_at(folder / name, rate, name, channel)
         except AudioError as error:
             rows[name] = Failed(name, str(error), model)
+            continue
+        if caution is not None:
+            cautions.append(f"{name}: {caution}")
     texts = recogniser.transcribe(list(waveforms.values())) if waveforms else []
     for (name, waveform), text in zip(waveforms.items(), texts, strict=True):
         seconds = round(len(waveform) / rate, ROUNDED_DIGITS)
         rows[name] = Transcribed(name, text, seconds, model)
-    return [rows[name] for name in batch]
+    return [rows[name] for name in batch], cautions
 
 
 class Transcripts:

@@ -71,9 +71,13 @@ def write_report(results: CurveResults, folder: Path) -> None:
 def render(results: CurveResults) -> str:
     """Return the curves as text for the terminal, 100 columns wide."""
     table = new_table(title(results.data, len(results.seeds)))
-    interval = f"[{100 * results.confidence:g} % interval]"
+    interval, rate = f"[{100 * results.confidence:g} % interval]", results.data.unit.rate
     table.add_column("student", overflow="fold")
-    for header in ("training audio", f"control, WER %\n{interval}", f"student, WER %\n{interval}"):
+    for header in (
+        "training audio",
+        f"control, {rate} %\n{interval}",
+        f"student, {rate} %\n{interval}",
+    ):
         table.add_column(header, justify="right", no_wrap=True)
     table.add_column(f"gain, points\n{interval}", justify="right", no_wrap=True)
     between = "\n" if len(results.seeds) > 1 else " "
@@ -87,7 +91,7 @@ def render(results: CurveResults) -> str:
             with_interval(gain, between) if gain else MISSING,
         )
     teacher = with_interval(results.teacher.wer, " ")
-    return as_text(table, "", f"teacher: WER {teacher} %; the same at every amount")
+    return as_text(table, "", f"teacher: {rate} {teacher} %; the same at every amount")
 
 
 def metrics(results: CurveResults, timestamp: int) -> list[Point]:

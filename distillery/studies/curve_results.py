@@ -99,7 +99,8 @@ def score(root: Path, data: PreparedData, settings: Params) -> CurveResults:
     predictions, _ = predict(data, rows, recognisers, settings.evaluate.stream_chunk_seconds)
     steps = {model.trained: read_curves(model.learning_curve(root))[-1].step for model in models}
     shares, seeds = amounts(data, settings), settings.distill.seeds
-    return summarise(predictions, steps, shares, describe(rows), seeds, settings.evaluate)
+    described = describe(rows, data.unit)
+    return summarise(predictions, steps, shares, described, seeds, settings.evaluate)
 
 
 def summarise(
@@ -139,7 +140,7 @@ def summarise(
                 for role, key in keys.items()
                 if (here["model"] == key).any()
             }
-            gain = compare(student, pd.concat([of_teacher, same_names]), params)
+            gain = compare(student, pd.concat([of_teacher, same_names]), params, data.unit)
             points.append(
                 ShareResult(student, share, gain, figures["student"], figures.get("control"))
             )

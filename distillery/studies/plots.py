@@ -62,8 +62,10 @@ def plot_data_curve(results: CurveResults, path: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("hours of training audio (log scale), and their share of all")
     shown = what_bars_show(results.confidence, len(results.seeds))
-    axes.set_ylabel(f"word error rate on the test split (%){shown}")
-    axes.set_title("Test WER against the amount of training data; lower left is better")
+    axes.set_ylabel(f"{results.data.unit.rate_in_words} on the test split (%){shown}")
+    axes.set_title(
+        f"Test {results.data.unit.rate} against the amount of training data; lower left is better"
+    )
     axes.grid(alpha=0.3)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), handlelength=3.5)
     save(figure, path)
@@ -127,8 +129,10 @@ def plot_teachers(choice: TeacherChoice, path: Path) -> None:
             label=name,
         )
     gains.axhline(0, color=COLOURS["teacher"], linewidth=1)
-    gains.set_xlabel(f"teacher's WER (%), {100 * choice.confidence:g} % interval")
-    gains.set_ylabel("points of WER that its pilot student gained")
+    gains.set_xlabel(
+        f"teacher's {choice.data.unit.rate} (%), {100 * choice.confidence:g} % interval"
+    )
+    gains.set_ylabel(f"points of {choice.data.unit.rate} that its pilot student gained")
     gains.set_title(f"What student {choice.pilot.student} gained; higher is better")
     gains.grid(alpha=0.3)
     if tried:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.data.scoring import SeedsResult, count_errors, rate_over_seeds
+from distillery.data.units import Unit
 from distillery.evaluate.comparison import verdict
 from distillery.evaluate.evaluate import describe
 from distillery.evaluate.predictions import BOOTSTRAP_SEED
@@ -173,7 +174,7 @@ class TeacherChoice(Record):
     lead: Lead | None
     """None where fewer than two pilots were trained."""
     disagreement: Mapping[str, Mapping[str, float]]
-    """By two teachers: word edits between their texts by their mean number of words."""
+    """By two teachers: edits, of words or characters, between their texts by their mean length."""
 
 
 @dataclass(frozen=True)
@@ -183,17 +184,23 @@ class Errors:
     words: np.ndarray = field(repr=False)  # (utterances,)
     references: Sequence[Sequence[str]]
     params: EvaluateParams
+    unit: Unit = Unit.WORD
+    """What counts as a word."""
 
     @classmethod
-    def against(cls, texts: Sequence[str], params: EvaluateParams) -> Errors:
+    def against(
+        cls, texts: Sequence[str], params: EvaluateParams, unit: Unit = Unit.WORD
+    ) -> Errors:
         """Prepare to count errors against reference texts."""
-        references = [text.split() for text in texts]
-        return cls(np.array([len(words) for words in references]), references, params)
+        references = [unit.parts(text) for text in texts]
+        return cls(np.array([len(words) for words in references]), references, params, unit)
 
     def of(self, hypotheses: Sequence[str]) -> np.ndarray:
         """Return the errors in each utterance `(utterances,)`."""
         pairs = zip(self.references, hypotheses, strict=True)
-        return np.array([count_errors(words, said.split()).errors for words, said in pairs])
+        return np.array(
+            [count_errors(words, self.unit.parts(said)).errors for words, said in pairs]
+        )
 
     def of_pilots(self, item: Candidate) -> tuple[np.ndarray, np.ndarray]:
         """Return the errors of students and of controls, each `(seeds, utterances)`."""
@@ -207,19 +214,23 @@ class Errors:
         )
 
 
-def disagreement(first: Sequence[str], second: Sequence[str]) -> float:
+def disagreement(first: Sequence[str], second: Sequence[str], unit: Unit = Unit.WORD) -> float:
     """Return how much two sets of texts differ, in [0, 2]: word edits by the mean number of words.
 
-    The word error rate between them, made the same from both sides. Two that say nothing agree.
+    The rate of errors between them, made the same from both sides. Two that say nothing agree.
     """
-    pairs = [(a.split(), b.split()) for a, b in zip(first, second, strict=True)]
+    pairs = [(unit.parts(a), unit.parts(b)) for a, b in zip(first, second, strict=True)]
     edits = sum(count_errors(a, b).errors for a, b in pairs)
     words = sum(len(a) + len(b) for a, b in pairs)
     return 2 * edits / words if words else 0.0
 
 
 def summarise(
-    candidates: Sequence[Candidate], rows: pd.DataFrame, pilot_hours: float, settings: Params
+    candidates: Sequence[Candidate],
+    rows: pd.DataFrame,
+    pilot_hours: float,
+    settings: Params,
+    unit: Unit = Unit.WORD,
 ) -> TeacherChoice:
     """Return all figures.
 
@@ -228,16 +239,19 @@ def summarise(
         rows: the transcribed validation utterances, in the order of all texts.
         pilot_hours: audio that a pilot learns from.
         settings: the whole of params.yaml.
+        unit: what errors are counted in.
     """
-    errors = Errors.against(list(rows["text"]), settings.evaluate)
+    errors = Errors.against(list(rows["text"]), settings.evaluate, unit)
     pilot = settings.teacher_candidates.pilot
     rated = sorted((_rated(item, errors, settings) for item in candidates), key=_order)
     heard = {item.name: item.texts for item in candidates if item.texts is not None}
-    pairs = {(a, b): disagreement(heard[a], heard[b]) for a, b in itertools.combinations(heard, 2)}
+    pairs = {
+        (a, b): disagreement(heard[a], heard[b], unit) for a, b in itertools.combinations(heard, 2)
+    }
     names = [row.name for row in rated if row.name in heard]
     return TeacherChoice(
         confidence=settings.evaluate.confidence,
-        data=describe(rows),
+        data=describe(rows, unit),
         pilot=PilotSettings(
             student=settings.pilot_student,
             fraction=pilot.fraction,
@@ -286,7 +300,7 @@ def _piloted(item: Candidate, errors: Errors, pilot_student: str) -> PilotRow:
         student_wer=Estimate.of(errors.rate(student)),
         control_wer=Estimate.of(errors.rate(control)),
         gain_wer=Estimate.of(gain),
-        verdict=verdict(gain),
+        verdict=verdict(gain, errors.unit),
     )
 
 

@@ -82,7 +82,8 @@ def render(choice: TeacherChoice) -> str:
     if len(choice.disagreement) > 1:
         items += [
             "",
-            "Disagreement: word edits between two teachers' texts by their mean length, %",
+            f"Disagreement: {choice.data.unit} edits between two teachers' texts by their mean "
+            "length, %",
             _disagreement_table(choice),
         ]
     return as_text(*items)
@@ -90,15 +91,17 @@ def render(choice: TeacherChoice) -> str:
 
 def _main_table(choice: TeacherChoice) -> Table:
     data, interval = choice.data, f"[{100 * choice.confidence:g} %]"
-    table = new_table(f"Validation split: {data.utterances} utterances, {data.words} words")
+    table = new_table(
+        f"Validation split: {data.utterances} utterances, {data.words} {data.unit.plural}"
+    )
     table.add_column("teacher\n(kind)", overflow="fold")
     for header in (
-        f"WER %\n{interval}",
+        f"{data.unit.rate} %\n{interval}",
         "ECE %",
         "s per\nhour",
         "MB per\nhour",
         "students\nthat fit",
-        f"its student,\nWER %\n{interval}",
+        f"its student,\n{data.unit.rate} %\n{interval}",
         f"gain,\npoints\n{interval}",
     ):
         table.add_column(header, justify="right", no_wrap=True)
@@ -129,10 +132,11 @@ def remarks(choice: TeacherChoice) -> list[str]:
     pilot, rows = choice.pilot, choice.candidates
     seeds = ", ".join(map(str, pilot.seeds))
     controls = sorted({round(100 * row.pilot.control_wer.value, 1) for row in rows if row.pilot})
+    rate = choice.data.unit.rate
     lines = [
         f"pilot: student {pilot.student}, {pilot.hours:.3g} h "
         f"({100 * pilot.fraction:g} %) of the training audio, {pilot.num_epochs} epochs, "
-        f"seed {seeds}; control WER {' or '.join(f'{wer:g}' for wer in controls) or MISSING} %"
+        f"seed {seeds}; control {rate} {' or '.join(f'{wer:g}' for wer in controls) or MISSING} %"
     ]
     if advice := _advice(choice):
         lines.append(advice)
@@ -159,8 +163,8 @@ def _advice(choice: TeacherChoice) -> str | None:
     gains = {row.name: row.pilot.gain_wer.value for row in choice.candidates if row.pilot}
     if not gains:
         return None
-    first = next(iter(gains))
-    words = f"best teacher: {first}, whose student gained {100 * gains[first]:.1f} points of WER"
+    first, rate = next(iter(gains)), choice.data.unit.rate
+    words = f"best teacher: {first}, whose student gained {100 * gains[first]:.1f} points of {rate}"
     if lead := choice.lead:
         gain = lead.gain_wer
         more, low, high = (100 * value for value in (gain.value, gain.low, gain.high))

@@ -75,8 +75,8 @@ def warn_of_rate(model_hz: int, data_hz: int) -> None:
     if data_hz < model_hz:
         logger.warning(
             "teacher: made for %d Hz, the corpus has %d Hz and is resampled: nothing above %d Hz "
-            "is there, which speech of the teacher's training had, so expect a higher WER than "
-            "published; compare it with the validation WER, or take a teacher made for %d Hz",
+            "is there, which speech of the teacher's training had, so expect more errors than "
+            "published; compare with the validation split's, or take a teacher made for %d Hz",
             model_hz,
             data_hz,
             data_hz // 2,

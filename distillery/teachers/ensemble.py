@@ -25,6 +25,7 @@ from torch import Tensor
 
 from distillery.data.features import pad
 from distillery.data.text import Vocabulary
+from distillery.data.units import Unit
 from distillery.errors import ModelError
 from distillery.files import Json, read_json, write_json
 from distillery.models.base import LoadTeacher, Teacher, check_layers
@@ -60,6 +61,7 @@ class Ensemble:
         weights: Sequence[float],
         count_share: float,
         vocabulary: Vocabulary,
+        unit: Unit = Unit.WORD,
     ) -> None:
         """Join teachers of one corpus.
 
@@ -70,13 +72,14 @@ class Ensemble:
             weights: of the members, above 0; only their ratios matter.
             count_share: of ROVER, see distillery/teachers/rover.py.
             vocabulary: of the corpus, for texts.
+            unit: what ROVER puts to the vote: words, or characters where there are no spaces.
 
         Raises:
             ModelError: posteriors are to be averaged and cannot be, or a member expects audio of
                 another rate than the others.
         """
         self.members = tuple(members)
-        self.weights, self.count_share = tuple(weights), count_share
+        self.weights, self.count_share, self.unit = tuple(weights), count_share, unit
         reason = why_no_mean(self.members)
         if combine == "posteriors" and reason:
             raise ModelError(
@@ -136,6 +139,7 @@ class Ensemble:
             "combine": self.way,
             "weights": list(self.weights),
             "count_share": self.count_share,
+            **({} if self.unit is Unit.WORD else {"unit": self.unit.value}),
         }
 
     def check_sample_rate(self, sample_rate_hz: int) -> None:
@@ -245,9 +249,9 @@ class Ensemble:
             chosen = heard[best_of(sure, self.weights)]
             return chosen.hypotheses, chosen.confidence
         texts = [item.hypotheses[0][0] for item in heard]
-        found = rover(texts, sure, self.weights, self.count_share, MAX_TEXTS)
+        found = rover(texts, sure, self.weights, self.count_share, MAX_TEXTS, self.unit)
         # Agreement alone is sure of what all of them guess, their confidences of what they dispute.
-        agreement = np.exp(found[0].score / max(1, len(found[0].text.split())))
+        agreement = np.exp(found[0].score / max(1, len(self.unit.parts(found[0].text))))
         mean = np.average(sure, weights=self.weights)
         return [(item.text, item.score) for item in found], float(agreement * mean)
 
@@ -313,6 +317,7 @@ def load(folder: Path, device: str, load_member: LoadTeacher) -> Ensemble:
         weights=saved.weights,
         count_share=saved.count_share,
         vocabulary=Vocabulary.load(folder / TOKENS_FILE),
+        unit=saved.unit,
     )
 
 
@@ -331,6 +336,7 @@ class _Saved:
     combine: str
     weights: Sequence[float]
     count_share: float
+    unit: Unit = Unit.WORD
 
 
 def _equal_rates(shift: float, other: float) -> bool:

@@ -219,14 +219,19 @@ def fine_tune_teacher(params: FineTunedTeacherParams, place: Workplace) -> Ready
         return TrainingSet(copies, labels, 1 / second, training.batch_seconds, training.seed)
 
     keys = [*rows["audio_key"], *rows["text"]]
-    digest = run_digest("teacher", params.model_dump(), base.source, vocabulary.tokens, keys)
+    digest = run_digest(
+        "teacher", params.model_dump(), base.source, vocabulary.tokens, keys, *data.unit_if_unusual
+    )
     no_masks = SpecAugmentParams(num_time_masks=0, num_frequency_masks=0)
     trainer = Trainer(
         network,
         heard_set(played, [vocabulary.encode(text) for text in rows["text"]]),
         TranscriptObjective(),
         Validation(
-            heard_set([held_out], [None] * len(held_out)), list(held_out["text"]), vocabulary
+            heard_set([held_out], [None] * len(held_out)),
+            list(held_out["text"]),
+            vocabulary,
+            data.unit,
         ),
         training.model_copy(update={"specaugment": no_masks}),  # the network has its own
         place.scratch / f"teacher-{digest}.pt",

@@ -47,7 +47,11 @@ def join_teachers(
         found = take(member, own)
         wer = validation_wer(found.teacher, place.data)
         logger.info(
-            "teacher: member %d, %s, validation WER %.2f %%", number, member.kind, 100 * wer
+            "teacher: member %d, %s, validation %s %.2f %%",
+            number,
+            member.kind,
+            place.data.unit.rate,
+            100 * wer,
         )
         if found.checkpoint is None:
             now = int(time.time() * 1000)
@@ -91,6 +95,7 @@ def choose_way(
             weights=params.weights or (1.0,) * len(members),
             count_share=params.count_share,
             vocabulary=data.vocabulary,
+            unit=data.unit,
         )
 
     if params.combine != "auto":
@@ -100,7 +105,8 @@ def choose_way(
         return voted
     wers = [validation_wer(teacher, data) for teacher in (averaged, voted)]
     logger.info(
-        "teacher: validation WER of averaged posteriors %.2f %%, of the vote on texts %.2f %%",
+        "teacher: validation %s of averaged posteriors %.2f %%, of the vote on texts %.2f %%",
+        data.unit.rate,
         *(100 * wer for wer in wers),
     )
     return averaged if wers[0] <= wers[1] else voted

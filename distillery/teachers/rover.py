@@ -26,6 +26,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from distillery.data.units import Unit
 from distillery.errors import DistilleryError
 
 SILENCE = ""
@@ -40,15 +41,16 @@ class Combined:
     """ln of the product, over the slots, of the share of the slot's score that its word has."""
 
 
-def transition_network(texts: Sequence[str]) -> list[list[str]]:
+def transition_network(texts: Sequence[str], unit: Unit = Unit.WORD) -> list[list[str]]:
     """Return the slots, each `(recognisers,)`: what every one says there, SILENCE for nothing.
 
     Args:
         texts: each recogniser's words, separated by spaces.
+        unit: what stands in a slot; a character may be a space.
     """
     slots: list[list[str]] = []
     for number, text in enumerate(texts):
-        slots = _align(slots, text.split(), number)
+        slots = _align(slots, _parts(text, unit), number)
     return slots
 
 
@@ -83,7 +85,9 @@ def vote(
     return [_shares(slot, confidences, voices, count_share) for slot in slots]
 
 
-def n_best(votes: Sequence[dict[str, float]], num_texts: int) -> list[Combined]:
+def n_best(
+    votes: Sequence[dict[str, float]], num_texts: int, unit: Unit = Unit.WORD
+) -> list[Combined]:
     """Return the texts of the greatest products of shares, best first; the first is ROVER's.
 
     Slots are independent, so keeping the best of every prefix of the network finds them all.
@@ -91,6 +95,7 @@ def n_best(votes: Sequence[dict[str, float]], num_texts: int) -> list[Combined]:
     Args:
         votes: from `vote`.
         num_texts: how many are wanted; texts that differ only in silences are one.
+        unit: what the slots hold.
     """
     best: dict[tuple[str, ...], float] = {(): 0.0}
     for shares in votes:
@@ -101,7 +106,7 @@ def n_best(votes: Sequence[dict[str, float]], num_texts: int) -> list[Combined]:
                     key = (*words, word) if word else words
                     longer[key] = max(longer.get(key, -math.inf), score + math.log(share))
         best = dict(heapq.nlargest(num_texts, longer.items(), key=lambda item: item[1]))
-    return [Combined(" ".join(words), score) for words, score in best.items()]
+    return [Combined(unit.joined(words), score) for words, score in best.items()]
 
 
 def rover(
@@ -110,9 +115,11 @@ def rover(
     weights: Sequence[float] | None = None,
     count_share: float = 0.5,
     num_texts: int = 1,
+    unit: Unit = Unit.WORD,
 ) -> list[Combined]:
     """Return the recognisers' texts combined, best first; arguments as above."""
-    return n_best(vote(transition_network(texts), confidences, weights, count_share), num_texts)
+    slots = transition_network(texts, unit)
+    return n_best(vote(slots, confidences, weights, count_share), num_texts, unit)
 
 
 def best_of(confidences: Sequence[float], weights: Sequence[float] | None = None) -> int:
@@ -125,6 +132,11 @@ def best_of(confidences: Sequence[float], weights: Sequence[float] | None = None
     voices = [1.0] * len(confidences) if weights is None else weights
     products = [c * w for c, w in zip(confidences, voices, strict=True)]
     return products.index(max(products))
+
+
+def _parts(text: str, unit: Unit) -> list[str]:
+    """Return what stands in slots: words, or all characters, so that spaces are not lost."""
+    return text.split() if unit is Unit.WORD else list(text)
 
 
 def _align(slots: list[list[str]], words: list[str], number: int) -> list[list[str]]:

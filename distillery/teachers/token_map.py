@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distillery.data.text import APOSTROPHES, SPACE, Vocabulary, normalise
+from distillery.data.text import SPACE, Vocabulary, meaning, normalise
 
 BOUNDARIES = (SPACE, "▁", " ", "<space>")
 """What tables call the space between words; `▁` also begins the words of SentencePiece."""
@@ -105,23 +105,25 @@ def match_tokens(
     """Return how a model's tokens become the corpus's, or why they cannot.
 
     Tokens are the same if the corpus's text rule makes the same character of them; punctuation
-    counts as the word boundary, which is what the rule makes of it.
+    counts as the word boundary, which is what the rule makes of it, and what the rule drops is left
+    out.
 
     Args:
         table: the model's tokens.
         corpus: the corpus's.
         transcripts: normalised texts; characters that they hold cannot be left out.
     """
+    case = case_of(corpus)
     longer = [
-        table.tokens[i]
-        for i in range(len(table.tokens))
-        if len(unicodedata.normalize("NFC", table.spelling(i))) > 1
+        table.tokens[index]
+        for index in range(len(table.tokens))
+        if len(spelt := unicodedata.normalize("NFC", table.spelling(index))) > 1
+        and len(meaning(spelt, case)) != 1
     ]
     if longer:
         return NoMap(
             f"its tokens are subwords such as {_some(longer)}, the corpus's are single characters"
         )
-    case = case_of(corpus)
     groups: dict[str, list[int]] = {token: [] for token in corpus.tokens}
     dropped: list[int] = []
     for index in range(len(table.tokens)):
@@ -153,8 +155,9 @@ def corpus_text(text: str, vocabulary: Vocabulary) -> str:
         text: as a model spells it.
         vocabulary: the corpus's tokens.
     """
-    spelt = normalise(text, case_of(vocabulary))
-    return " ".join("".join(c for c in spelt if c == " " or c in vocabulary.tokens).split())
+    spelt = normalise(text, case_of(vocabulary), vocabulary.tokens)
+    known = frozenset(vocabulary.tokens)  # thousands, where characters are syllables or words
+    return " ".join("".join(c for c in spelt if c == " " or c in known).split())
 
 
 def collapse(best: Sequence[int], blank: int) -> list[int]:
@@ -228,10 +231,8 @@ def _meaning(spelling: str, case: str) -> str:
     """Return the corpus's token for what a model's token is spelt as; "" where there is none."""
     if spelling == "" or spelling == " ":
         return SPACE if spelling else ""
-    character = unicodedata.normalize("NFC", spelling)
-    if character in f"{APOSTROPHES}'":
-        return "'"
-    return normalise(character, case) or SPACE
+    character = meaning(unicodedata.normalize("NFC", spelling), case)
+    return SPACE if character == " " else character
 
 
 def _some(tokens: Sequence[str]) -> str:

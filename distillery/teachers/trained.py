@@ -38,7 +38,7 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
     )
     keys = [*rows["audio_key"], *rows["text"]]
     settings = params.model_dump(exclude={"allow_poor"})  # which changes no weight
-    digest = run_digest("teacher", settings, vocabulary.tokens, keys)
+    digest = run_digest("teacher", settings, vocabulary.tokens, keys, *data.unit_if_unusual)
     trainer = Trainer(
         network,
         training_set,

@@ -376,7 +376,7 @@ class WhisperTeacher:
         scores: dict[str, float] = {}
         confidence = 0.0
         for text, total, length in zip(texts, totals.tolist(), said.sum(-1).tolist(), strict=True):
-            spelt = normalise(text, case_of(self.vocabulary))
+            spelt = normalise(text, case_of(self.vocabulary), self.vocabulary.tokens)
             if self.vocabulary.unknown(spelt):
                 continue
             if not scores:

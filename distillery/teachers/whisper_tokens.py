@@ -64,7 +64,7 @@ def barred_tokens(tokenizer: Any, vocabulary: Vocabulary) -> list[int]:
     for index in range(len(tokenizer)):
         if index not in special:
             text = unicodedata.normalize("NFC", tokenizer.decode([index]))
-            inside = normalise(f"{letter}{text}{letter}", case)
+            inside = normalise(f"{letter}{text}{letter}", case, vocabulary.tokens)
             if vocabulary.unknown(inside) or (ascii_only and "\ufffd" in text):
                 barred.append(index)
     return barred

@@ -32,6 +32,8 @@ ARTIFACTS_FOLDER = "mlartifacts"
 CREATION_LOCK = "scratch/mlflow.lock"
 MODEL_TAG = "distillery.model"
 OBJECTIVE_TAG = "distillery.objective"
+UNIT_TAG = "unit"
+"""What errors are counted in, word or character; older runs and versions have none, and words."""
 """Of a student's or control's run: the objective in short, as in its name."""
 PARENT_TAG = "mlflow.parentRunId"
 DEFAULTS = {

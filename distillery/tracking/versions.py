@@ -48,6 +48,7 @@ RUNTIME_PACKAGES = (
     "safetensors",
     "scipy",
     "soundfile",
+    "soxr",
     "torch",
     "torchaudio",
     "tqdm",

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from distillery.data.text import Vocabulary
+from distillery.data.units import Unit
 from distillery.training.batches import TrainingSet
 from distillery.training.points import Point, lines_of
 
@@ -23,11 +24,13 @@ Terms = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Validation:
-    """Transcribed utterances whose word error rate chooses the best epoch."""
+    """Transcribed utterances whose rate of errors chooses the best epoch."""
 
     data: TrainingSet
     references: Sequence[str]
     vocabulary: Vocabulary
+    unit: Unit = Unit.WORD
+    """What errors are counted in."""
 
 
 @dataclass(frozen=True)

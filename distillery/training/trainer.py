@@ -100,14 +100,16 @@ class Trainer:
                     self.best_wer, self.best_epoch = wer, self.epoch
                     self.best_state = _copy(self.network.state_dict())
                 self.curves.log(self.step, {**terms, "valid/wer": wer})
-                bar.set_postfix(loss=f"{terms['train/loss']:.3f}", wer=f"{100 * wer:.1f}%")
+                shown = {self.validation.unit.rate.lower(): f"{100 * wer:.1f}%"}
+                bar.set_postfix({"loss": f"{terms['train/loss']:.3f}", **shown})
                 self._save()
         self.network.load_state_dict(self.best_state)
         self.network.eval()
         logger.info(
-            "%s: %d epochs, best validation WER %.2f %% at epoch %d",
+            "%s: %d epochs, best validation %s %.2f %% at epoch %d",
             self.name,
             self.epoch,
+            self.validation.unit.rate,
             100 * self.best_wer,
             self.best_epoch,
         )
@@ -170,9 +172,9 @@ class Trainer:
 
     @torch.inference_mode()
     def validate(self) -> float:
-        """Return the word error rate on the validation utterances, as a fraction."""
+        """Return the rate of errors on the validation utterances, as a fraction."""
         self.network.eval()
-        total = Counts(0, 0, 0, 0)
+        total, unit = Counts(0, 0, 0, 0), self.validation.unit
         for rows, features, lengths in self.validation.data.inference_batches():
             log_probs, out_lengths = self._forward(features, lengths)
             for row, item, length in zip(
@@ -180,7 +182,7 @@ class Trainer:
             ):
                 hypothesis = self.validation.vocabulary.decode(greedy_tokens(item[:length]))
                 reference = self.validation.references[row]
-                total = total + count_errors(reference.split(), hypothesis.split())
+                total = total + count_errors(unit.parts(reference), unit.parts(hypothesis))
         return total.rate
 
     def _out_of_patience(self) -> bool:

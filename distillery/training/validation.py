@@ -8,6 +8,7 @@ from pathlib import Path
 from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.scoring import Counts, count_errors
+from distillery.data.units import Unit
 from distillery.errors import ModelError
 from distillery.files import read_json
 from distillery.models.base import Teacher
@@ -25,7 +26,9 @@ class ValidationResult:
 
 
 def validation_wer(teacher: Teacher, data: PreparedData) -> float:
-    """Return the word error rate on the transcribed validation utterances, as a fraction.
+    """Return the rate of errors on the transcribed validation utterances, as a fraction.
+
+    Of words or of characters, as the data are counted.
 
     Raises:
         CorpusError: there is none.
@@ -38,11 +41,13 @@ def validation_wer(teacher: Teacher, data: PreparedData) -> float:
         batch = [listed[position] for position in positions]
         texts = teacher.transcribe([data.waveform(row) for row in batch])
         for row, text in zip(batch, texts, strict=True):
-            total = total + count_errors(str(row.text).split(), text.split())
+            total = total + count_errors(data.unit.parts(str(row.text)), data.unit.parts(text))
     return total.rate
 
 
-def check_not_poor(folder: Path, student: str, control_wer: float, *, allow_poor: bool) -> str:
+def check_not_poor(
+    folder: Path, student: str, control_wer: float, *, allow_poor: bool, unit: Unit = Unit.WORD
+) -> str:
     """Make sure that a teacher knows more than a student that learnt nothing from it.
 
     Args:
@@ -50,6 +55,7 @@ def check_not_poor(folder: Path, student: str, control_wer: float, *, allow_poor
         student: whose control it is compared with.
         control_wer: of that control, on the validation split, as a fraction.
         allow_poor: whether a worse teacher may go on.
+        unit: what errors are counted in.
 
     Returns:
         What was found, in a line for a person.
@@ -60,10 +66,11 @@ def check_not_poor(folder: Path, student: str, control_wer: float, *, allow_poor
     try:
         wer = read_json(folder / VALIDATION_FILE, ValidationResult).wer
     except (OSError, ValueError):
-        return f"teacher not compared with the control: {folder / VALIDATION_FILE} holds no WER"
+        path = folder / VALIDATION_FILE
+        return f"teacher not compared with the control: {path} holds no {unit.rate}"
     found = (
-        f"teacher: validation WER {100 * wer:.2f} %, that of the control of student {student!r}, "
-        f"which learnt from transcripts alone, is {100 * control_wer:.2f} %"
+        f"teacher: validation {unit.rate} {100 * wer:.2f} %, that of the control of student "
+        f"{student!r}, which learnt from transcripts alone, is {100 * control_wer:.2f} %"
     )
     if wer > control_wer and not allow_poor:
         raise ModelError(

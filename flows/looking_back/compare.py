@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from distillery.console import new_table
+from distillery.data.units import Unit
 from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
-from distillery.tracking.store import MODEL_TAG, OBJECTIVE_TAG, PARENT_TAG, Tracking
+from distillery.tracking.store import MODEL_TAG, OBJECTIVE_TAG, PARENT_TAG, UNIT_TAG, Tracking
 from flows import environment
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def find_students(tracking: Tracking) -> pd.DataFrame:
     """Return a row for every student's run that ended: what it is, and how it did.
 
     Columns: run, parent, name, student, seed, objective, data (MD5 of the prepared data), corpus,
-    started, control_wer, and the figures of METRICS; rates are fractions.
+    unit, started, control_wer, and the figures of METRICS; rates are fractions.
 
     Raises:
         TrackingError: MLflow cannot be reached.
@@ -77,6 +78,7 @@ def find_students(tracking: Tracking) -> pd.DataFrame:
                         "seed": seed,
                         "corpus": settings.get("data.corpus", settings.get("prepare.corpus", "")),
                         "data": tags.get("dvc.data.md5", ""),
+                        "unit": tags.get(UNIT_TAG, Unit.WORD.value),
                         "started": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
                         **{name: values.get(metric) for metric, name in METRICS.items()},
                     }
@@ -108,7 +110,7 @@ def leaderboard(found: pd.DataFrame) -> pd.DataFrame:
     table = grouped[figures].mean().astype(float)
     table["wer_sd"] = grouped["wer"].std()
     table["seeds"] = grouped["seed"].nunique()
-    for name in ("name", "corpus", "data", "started"):
+    for name in ("name", "corpus", "data", "unit", "started"):
         table[name] = grouped[name].first()
     table["runs"] = grouped["run"].agg(" ".join)  # of any seed
     table = table.reset_index()
@@ -128,7 +130,18 @@ def render(table: pd.DataFrame, champions: Sequence[str] = ()) -> Table:
     """
     shown = new_table()
     shown.add_column("student", overflow="fold")
-    for header in ("data", "seeds", "WER %", "control", "gain", "gap closed", "parameters", "RTF"):
+    units = [unit for unit in Unit if unit in set(table["unit"])] or [Unit.WORD]
+    rate = " or ".join(unit.rate for unit in units)
+    for header in (
+        "data",
+        "seeds",
+        f"{rate} %",
+        "control",
+        "gain",
+        "gap closed",
+        "parameters",
+        "RTF",
+    ):
         shown.add_column(header, justify="right", no_wrap=True)
     shown.add_column("started, UTC", no_wrap=True)
     former = None
@@ -138,12 +151,13 @@ def render(table: pd.DataFrame, champions: Sequence[str] = ()) -> Table:
             shown.add_section()
         former = row.data
         spread = "" if pd.isna(row.wer_sd) else f" ± {100 * row.wer_sd:.1f}"
+        named = f" {Unit(row.unit).rate}" if len(units) > 1 else ""
         mark = " (champion)" if set(row.runs.split()) & set(champions) else ""
         shown.add_row(
             f"{row.name}{mark}",
             f"{row.corpus}@{row.data[:6]}",
             str(row.seeds),
-            f"{100 * row.wer:.1f}{spread}",
+            f"{100 * row.wer:.1f}{spread}{named}",
             _number(row.control_wer, 100, ".1f"),
             _number(row.gain, 100, "+.1f"),
             _number(row.gap_closed, 100, ".0f", " %"),

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from distillery.data.units import Unit
 from distillery.files import write_bytes, write_json
 
 HISTORY_FILE = "reports/retraining.jsonl"
@@ -67,6 +68,8 @@ class Retraining:
     student: str | None = None
     wer: float | None = None
     """Of the student that was put up for promotion, on this run's test split; a fraction."""
+    unit: str = Unit.WORD.value
+    """What errors are counted in."""
     wer_low: float | None = None
     wer_high: float | None = None
     version: str | None = None
@@ -196,9 +199,9 @@ def _rows(record: Retraining) -> list[tuple[str, str]]:
         ("stages", ", ".join(f"{name} {outcome}" for name, outcome in record.stages.items())),
         ("teacher pass", _teacher(record)),
         ("data", _data(record)),
-        ("teacher's WER %", _percent(record.teacher_wer)),
+        (f"teacher's {Unit(record.unit).rate} %", _percent(record.teacher_wer)),
         ("student", record.student or ""),
-        ("its WER %", wer),
+        (f"its {Unit(record.unit).rate} %", wer),
         ("registered", f"version {record.version}: {record.alias}" if record.version else ""),
         ("verdict", (record.verdict or "").replace("\n", " ").replace("|", "\\|")),
         ("champion", f"version {champion}" if champion else ""),

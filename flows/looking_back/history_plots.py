@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from distillery.data.units import Unit
 from flows.looking_back.history import Retraining
 
 DOTS_PER_INCH = 120
@@ -35,7 +36,9 @@ def plot_history(records: Sequence[Retraining], path: Path) -> None:
     wer_axes.set_title("Retraining: every run that ended with a student")
     _draw_wers(wer_axes, rows)
     _draw_champions(wer_axes, rows)
-    wer_axes.set_ylabel("word error rate on the run's test split (%)")
+    units = [unit for unit in Unit if unit in {row.unit for row in rows}] or [Unit.WORD]
+    rate = " or ".join(unit.rate_in_words for unit in units)
+    wer_axes.set_ylabel(f"{rate} on the run's test split (%)")
     wer_axes.legend()
     _draw_hours(hours_axes, rows)
     hours_axes.set_ylabel("prepared audio (hours)")

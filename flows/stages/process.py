@@ -95,7 +95,7 @@ def start_child(
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=root,
-        env=environment.for_stages() | variables,
+        env={**environment.for_stages(), **variables},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

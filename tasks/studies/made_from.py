@@ -89,7 +89,9 @@ class Study:
 def rows_of(data: PreparedData, *splits: str) -> list[list[object]]:
     """Return what a digest of some splits is made of: their audio and transcripts."""
     parts = [data.split(split) for split in splits]
-    return [[*part["audio_key"], *part["text"]] for part in parts]
+    texts: list[list[object]] = [[*part["audio_key"], *part["text"]] for part in parts]
+    unit: list[object] = [*data.unit_if_unusual]
+    return [*texts, unit] if unit else texts
 
 
 def inputs_of(root: Path, stage: str, *items: str) -> dict[str, object]:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from flows.servers import server
 from flows.stages.side_by_side import JOBS
 from tests import shared
+from tests.pipeline import warm
 from tests.stores import put_mlflow, put_prefect
 from tests.tiny import tiny_params, write_corpus, write_params
 
@@ -90,20 +92,14 @@ def run_module(
     root: Path, *arguments: str, check: bool = True, secrets: bool = False
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m …` in the workspace and return what it wrote."""
-    done = subprocess.run(
-        [sys.executable, "-m", *arguments],
-        cwd=root,
-        env={**environment(root), **(SECRETS if secrets else {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=RUN_SECONDS,
-        check=False,
-    )
-    if check and done.returncode:
-        raise AssertionError(f"{arguments} ended with {done.returncode}:\n{done.stdout}")
-    return done
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as output:
+        variables = {**environment(root), **(SECRETS if secrets else {})}
+        command = warm.Command(str(root), list(arguments), output.name, variables)
+        status = warm.run(command, RUN_SECONDS)
+        written = output.read()
+    if check and status:
+        raise AssertionError(f"{arguments} ended with {status}:\n{written}")
+    return subprocess.CompletedProcess(list(arguments), status, written)
 
 
 def start_module(root: Path, *arguments: str, **variables: str) -> subprocess.Popen[bytes]:

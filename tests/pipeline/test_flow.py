@@ -21,6 +21,7 @@ from distillery.register.gate.verdict import read_verdict, render
 from distillery.register.registered import read_registered
 from flows.looking_back import results
 from flows.servers import server
+from tests.pipeline import prefect_api
 from tests.pipeline.conftest import (
     copy_of,
     environment,
@@ -227,7 +228,10 @@ def test_transcribe_uses_the_champion(finished: Path) -> None:
     assert "corpus/s00-1.wav\t" in bad.stdout
 
 
-def test_a_second_run_runs_no_stage_and_registers_nothing_new(finished: Path) -> None:
+def test_a_second_run_runs_no_stage_and_registers_nothing_new(
+    finished: Path, prefect_of_copies: str
+) -> None:
+    prefect_api.use(finished, prefect_of_copies)
     before, known = (finished / "dvc.lock").read_bytes(), versions(finished)
     verdict = read_verdict(finished)
     assert verdict is not None
@@ -360,7 +364,7 @@ def test_another_seed_trains_only_that_seed_and_shows_means(copy: Path) -> None:
 
 
 def test_a_flow_killed_while_it_trains_side_by_side_leaves_nothing_and_goes_on(
-    untouched: Path, copy: Path, tmp_path: Path
+    untouched: Path, copy: Path, tmp_path: Path, prefect_of_copies: str
 ) -> None:
     settings = tiny_params()
     settings["distill"]["training"]["num_epochs"] = 80
@@ -373,6 +377,7 @@ def test_a_flow_killed_while_it_trains_side_by_side_leaves_nothing_and_goes_on(
     kill(process)
     wait_until_nothing_is_left(copy)
     assert (copy / "dvc.lock").read_bytes() == before
+    prefect_api.use(copy, prefect_of_copies)
     output = run_module(copy, "flows.run", "--until", "distill").stdout
     assert "cache: unchanged" in output
     assert output.count("goes on after epoch") == 2

@@ -227,6 +227,7 @@ def test_rows_of_one_corpus_stand_together_and_seeds_are_averaged() -> None:
             "seed": f"seed-{seed}",
             "corpus": "an4",
             "data": data,
+            "unit": "word",
             "started": pd.Timestamp(2026, 1, day, tz="UTC"),
             **dict.fromkeys(compare.METRICS.values(), 1.0),
             "wer": wer,
@@ -247,6 +248,11 @@ def test_rows_of_one_corpus_stand_together_and_seeds_are_averaged() -> None:
     assert list(table["seeds"]) == [1, 2, 1]
     shown = compare.render(table, ["two-1"])  # of several seeds any may be registered
     assert list(shown.columns[0].cells) == ["conv-best", "conv-two (champion)", "conv-old"]
+    assert shown.columns[3].header == "WER %"
+    table["unit"] = ["character", "character", "word"]
+    shown = compare.render(table)
+    assert shown.columns[3].header == "WER or CER %"
+    assert list(shown.columns[3].cells) == ["21.0 CER", "25.0 ± 7.1 CER", "10.0 WER"]
 
 
 def test_nothing_to_compare_is_said(

@@ -101,8 +101,9 @@ class TestSplit:
         for batch in batches(self.rows["duration_seconds"].to_numpy()):
             waveforms = [self.data.waveform(row) for row in self.rows.iloc[batch].itertuples()]
             texts.update(zip(batch, loaded.transcribe(waveforms), strict=True))
+        unit = self.data.unit
         counts = [
-            count_errors(text.split(), texts[index].split())
+            count_errors(unit.parts(text), unit.parts(texts[index]))
             for index, text in enumerate(self.rows["text"])
         ]
         return self.rows[["utterance_id", "speaker"]].assign(

@@ -131,7 +131,12 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
     own_scores, rival_scores = scored[: len(own)], scored[len(own) :]
     control_errors = _control_errors(split, mine, entry.name)
     rulings = judge(
-        own_scores, rival_scores, control_errors, terms.gate, terms.evaluate.num_resamples
+        own_scores,
+        rival_scores,
+        control_errors,
+        terms.gate,
+        terms.evaluate.num_resamples,
+        terms.data.unit,
     )
     verdict = Verdict(
         version=entry.version,
@@ -141,6 +146,7 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
         wer=own_scores[0].wer,
         against_wer=rival_scores[0].wer if rival_scores else None,
         num_utterances=len(split.rows),
+        unit=terms.data.unit,
         rulings=tuple(_binding(rulings, served)),
     )
     if rival.obstacle is not None:
@@ -233,8 +239,8 @@ def _conclude(verdict: Verdict, aliases: Aliases, lost: str, *, tied: bool) -> V
         reason = f"a tie: every utterance has as many errors as with {name}, and it is no smaller"
         return replace(verdict, reason=reason)
     reason = (
-        f"all rules passed, WER {verdict.wer:.2%} against the {verdict.against_wer:.2%} of {name} "
-        f"on the same {verdict.num_utterances} utterances"
+        f"all rules passed, {verdict.unit.rate} {verdict.wer:.2%} against the "
+        f"{verdict.against_wer:.2%} of {name} on the same {verdict.num_utterances} utterances"
     )
     return replace(verdict, alias=CHAMPION, reason=reason)
 

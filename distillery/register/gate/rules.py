@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.data.scoring import paired_bootstrap
+from distillery.data.units import Unit
 from distillery.errors import StageError
 from distillery.params.register import GateParams
 from distillery.register.gate.verdict import Ruling
@@ -75,6 +76,8 @@ class Match:
     """Word errors of the student's control `(utterances,)`; None: none was trained."""
     settings: GateParams
     num_resamples: int
+    unit: Unit = Unit.WORD
+    """What errors are counted in; the names of fields and settings say words."""
 
 
 Rule = Callable[[Match], Ruling | None]
@@ -111,7 +114,7 @@ def rule_wer(match: Match) -> Ruling | None:
         limit,
         "points",
         difference <= limit,
-        f"WER {form.wer:.2%} against the champion's {champion.wer:.2%}",
+        f"{match.unit.rate} {form.wer:.2%} against the champion's {champion.wer:.2%}",
     )
 
 
@@ -128,8 +131,8 @@ def rule_wer_interval(match: Match) -> Ruling | None:
         limit,
         "points",
         high <= limit,
-        f"with {match.settings.confidence:.0%} confidence at most {100 * high:+.2f} points of WER "
-        f"to the champion's; {100 * limit:+.2f} are allowed",
+        f"with {match.settings.confidence:.0%} confidence at most {100 * high:+.2f} points of "
+        f"{match.unit.rate} to the champion's; {100 * limit:+.2f} are allowed",
     )
 
 
@@ -152,9 +155,9 @@ def rule_speakers(match: Match) -> Ruling | None:
         settings.max_speaker_loss,
         "points",
         loss <= settings.max_speaker_loss,
-        f"of {len(judged)} speakers with {settings.min_speaker_words} words or more, {speaker} "
-        f"lost most: {100 * loss:+.1f} points of WER; {100 * settings.max_speaker_loss:.1f} are "
-        "allowed",
+        f"of {len(judged)} speakers with {settings.min_speaker_words} {match.unit.plural} or more, "
+        f"{speaker} lost most: {100 * loss:+.1f} points of {match.unit.rate}; "
+        f"{100 * settings.max_speaker_loss:.1f} are allowed",
     )
 
 
@@ -170,8 +173,9 @@ def rule_gain(match: Match) -> Ruling | None:
         0.0,
         "points",
         high >= 0,
-        f"{100 * gain:+.2f} points of WER over its control, at most {100 * high:+.2f} with "
-        f"{match.settings.confidence:.0%} confidence, which must not be below 0",
+        f"{100 * gain:+.2f} points of {match.unit.rate} over its control, at most "
+        f"{100 * high:+.2f} with {match.settings.confidence:.0%} confidence, which must not be "
+        "below 0",
     )
 
 
@@ -223,7 +227,7 @@ def rule_sanity(match: Match) -> Ruling | None:
         limit,
         "%",
         wer <= limit,
-        f"WER {wer:.2%}; a model above {limit:.2%} is broken",
+        f"{match.unit.rate} {wer:.2%}; a model above {limit:.2%} is broken",
     )
 
 
@@ -245,6 +249,7 @@ def judge(
     control_errors: np.ndarray | None,
     settings: GateParams,
     num_resamples: int,
+    unit: Unit = Unit.WORD,
 ) -> list[Ruling]:
     """Return every rule's ruling on a student in each of its formats.
 
@@ -255,6 +260,7 @@ def judge(
         control_errors: word errors of the student's control `(utterances,)`, None without one.
         settings: limits.
         num_resamples: bootstrap resamples.
+        unit: what errors are counted in.
 
     Raises:
         StageError: the formats were scored on different utterances.
@@ -264,7 +270,7 @@ def judge(
     rulings = []
     for form in formats:
         opponent = opponents.get(form.name, champion[0] if champion else None)
-        match = Match(form, opponent, control_errors, settings, num_resamples)
+        match = Match(form, opponent, control_errors, settings, num_resamples, unit)
         rulings += [ruling for rule in RULES if (ruling := rule(match)) is not None]
     return rulings
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from distillery.console import as_text, new_table
+from distillery.data.units import Unit
 from distillery.files import write_json
 
 GATE_FILE = "reports/gate.json"
@@ -80,6 +81,8 @@ class Verdict:
     """In the test split."""
     rulings: tuple[Ruling, ...] = ()
     """Of every rule on every format; none where nothing had to be judged."""
+    unit: Unit = Unit.WORD
+    """What errors are counted in; in gate.json only where it is not the word."""
 
     @property
     def failed(self) -> list[Ruling]:
@@ -116,7 +119,10 @@ def write_verdict(root: Path, model_name: str, verdict: Verdict) -> None:
     """
     path = root / GATE_FILE
     path.parent.mkdir(exist_ok=True)
-    write_json(path, {"model": model_name, **asdict(verdict)})
+    content = {"model": model_name, **asdict(verdict)}
+    if verdict.unit is Unit.WORD:  # as ever since
+        del content["unit"]
+    write_json(path, content)
 
 
 def parse_verdict(text: str) -> Verdict:

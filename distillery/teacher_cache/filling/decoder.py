@@ -60,6 +60,7 @@ def ready_teacher_decoder(
             params.model_dump(exclude={"for_teacher", "for_students"}),
             sorted(labelled(data, "train")["text"]),
             labelled(data, "valid")[["audio_key", "text"]].to_numpy().tolist(),
+            *data.unit_if_unusual,
         ]
     )
     if _was_made_from(places.decoder, made_from):
@@ -80,7 +81,7 @@ def ready_teacher_decoder(
         decoder = untuned_decoder(folder, recogniser.vocabulary, params)
         tuned = tune_for(decoder, data, recogniser, params)
         replace(tuned, made_from=made_from).save(folder)
-    for line in describe("teacher", tuned):
+    for line in describe("teacher", tuned, data.unit):
         logger.info("%s", line)
 
 

@@ -35,7 +35,7 @@ def test_a_missing_folder_a_file_and_an_empty_folder_are_named(tmp_path: Path) -
         read_sounds(tmp_path / "file.wav", 8000, "noise.folder")
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts/a.txt").write_text("text")
-    with pytest.raises(CorpusError, match="holds no recording, expected .flac, .mp3, .ogg, .wav"):
+    with pytest.raises(CorpusError, match="holds no recording, expected WAV, FLAC, "):
         read_sounds(tmp_path / "texts", 8000, "noise.folder")
 
 

@@ -92,7 +92,7 @@ def test_a_file_cut_in_half_is_refused(tmp_path: Path, write_recording, kind: st
     path = tmp_path / f"a.{kind}"
     write_recording(path, 1.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(AudioError, match=r"of 16000 samples; the file is cut short|lost sync"):
+    with pytest.raises(AudioError, match=r"; the file is cut short|lost sync"):
         decode(path)
 
 
@@ -159,10 +159,3 @@ def test_a_limited_recording_may_have_eight_channels(tmp_path: Path) -> None:
     assert len(load_audio(tmp_path / "9.wav", 8000)) == 80
     with pytest.raises(AudioError, match="9.wav: 9 channels, expected 8 at most"):
         load_audio(tmp_path / "9.wav", 8000, max_seconds=1.0)
-
-
-def test_rates_that_would_need_a_huge_table_are_refused(tmp_path: Path) -> None:
-    soundfile.write(tmp_path / "a.wav", np.zeros(100, np.int16), 44101)
-    message = "a.wav: at 44101 Hz, which cannot be resampled to 16000 Hz; expected a usual rate"
-    with pytest.raises(AudioError, match=message):
-        load_audio(tmp_path / "a.wav", 16000)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from distillery.data.units import Unit
 from distillery.distill.filtering import Candidate, fault, filter_hypotheses, repeats_more_than
 from distillery.errors import ParamsError
 from distillery.params.distill import FilterParams
@@ -172,3 +173,28 @@ def test_decodings_are_compared_only_where_the_cache_keeps_several(tmp_path: Pat
     write_params(tmp_path, settings)
     with pytest.raises(ParamsError, match="both are what the language model chose"):
         Params.load(tmp_path / "params.yaml")
+
+
+# --- languages without spaces --------------------------------------------------------------------
+
+
+def test_a_wrong_character_of_twelve_is_no_wrong_sentence() -> None:
+    heard = candidate(hypothesis="今天的天气非常好我很高", reference="今天的天气非常好我很高兴")
+    assert fault(heard, FilterParams(), Unit.CHARACTER) is None  # 1 of 12
+    assert fault(heard, FilterParams(max_wer=0.08), Unit.CHARACTER) == "character_errors"
+    assert fault(heard, FilterParams()) == "word_errors"  # one word, and that wrong
+
+
+@pytest.mark.parametrize("loop", ["谢谢", "ありがとう", "ขอบคุณ", "哈"])
+def test_repetition_is_seen_without_spaces(loop: str) -> None:
+    long = candidate(hypothesis=loop * 6, seconds=4.0)
+    assert fault(long, FilterParams(), Unit.CHARACTER) == "repetition"
+    assert fault(long, FilterParams()) is None
+    assert fault(candidate(hypothesis=loop * 2), FilterParams(), Unit.CHARACTER) is None
+
+
+def test_spaces_are_no_errors_where_characters_count() -> None:
+    spaced = candidate(hypothesis="你好 世界", reference="你好世界")
+    assert fault(spaced, FilterParams(max_wer=0.0), Unit.CHARACTER) is None
+    filtered = filter_hypotheses([spaced], FilterParams(max_wer=0.0), Unit.CHARACTER)
+    assert filtered.fit.tolist() == [True]

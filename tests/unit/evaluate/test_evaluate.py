@@ -1,7 +1,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import COLUMNS, MANIFEST_FILE, PreparedData, audio_key, shard_name
 from distillery.data.scoring import SeedsResult
 from distillery.data.text import Vocabulary
+from distillery.data.units import Unit
 from distillery.distill.filtering import ConfidenceCounts, FilterReport
 from distillery.errors import CorpusError, ModelError, StageError
 from distillery.evaluate import listening
@@ -81,7 +82,7 @@ def write_prepared(folder: Path, utterances: Any = UTTERANCES) -> PreparedData:
     pd.DataFrame(rows, columns=list(COLUMNS)).to_parquet(folder / MANIFEST_FILE)
     (folder / shard_name(0)).write_bytes(np.concatenate(parts).tobytes())
     summary = replace(SUMMARY, sample_rate_hz=RATE_HZ, alphabet="abc")
-    write_json(folder / "summary.json", asdict(summary))
+    write_json(folder / "summary.json", summary.entries)
     return PreparedData.open(folder)
 
 
@@ -891,3 +892,47 @@ def test_every_student_is_exported_and_scored_in_every_format(evaluated: Path) -
     assert (
         f"{summary['exports']['conv']['formats']['onnx']['max_log_prob_difference']:.1g}" in table
     )
+
+
+# --- languages without spaces --------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def in_characters(tmp_path_factory) -> Path:
+    """A workspace after `evaluate`, whose sentences have no spaces; models hear one letter."""
+    root = write_workspace(tmp_path_factory.mktemp("characters"))
+    shutil.rmtree(root / "data/prepared")
+    joined = [(*row[:3], row[3] and row[3].replace(" ", ""), row[4]) for row in UTTERANCES]
+    data = write_prepared(root / "data/prepared", joined)
+    summary = replace(data.summary, unit=Unit.CHARACTER)
+    write_json(root / "data/prepared/summary.json", summary.entries)
+    evaluate(root)
+    return root
+
+
+def test_errors_are_counted_in_the_unit_of_the_data(in_characters: Path) -> None:
+    summary = read_summary(in_characters)
+    assert summary.data.unit is Unit.CHARACTER
+    assert summary.data.words == 7  # a, ab, b, cca
+    teacher = summary.teacher  # hears "a" in each
+    assert (teacher.words, teacher.substitutions, teacher.deletions) == (7, 1, 3)
+    assert teacher.wer.value == teacher.cer.value == 4 / 7
+    (onnx,) = {export.formats["onnx"].wer.value for export in [summary.exports["conv"]]}
+    assert onnx == summary.students["conv"].wer.value == 5 / 7  # "b" in each
+
+
+def test_tables_say_what_was_counted(in_characters: Path) -> None:
+    summary = read_summary(in_characters)
+    for shown in (render_table(summary), markdown_table(summary)):
+        assert "7 characters" in shown and "CER %" in shown and "points of CER" in shown
+        assert "WER" not in shown and "words" not in shown
+        assert shown.count("CER %") == 2  # of all models, and of all formats; none twice
+    metrics = model_metrics(summary.students["conv"], summary)
+    assert metrics["asr/CER_percent"] == pytest.approx(500 / 7)
+    assert metrics["test/wer"] == pytest.approx(5 / 7)
+    assert not any("WER" in name for name in metrics)
+
+
+def test_a_report_of_words_names_no_unit(evaluated: Path) -> None:
+    assert "unit" not in summary_of(evaluated)["data"]
+    assert read_summary(evaluated).data.unit is Unit.WORD

@@ -9,6 +9,7 @@ import pytest
 from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 
+from distillery.data.units import Unit
 from distillery.distill.filtering import ConfidenceCounts, FilterReport
 from distillery.evaluate import plots
 from distillery.evaluate.comparison import Comparison
@@ -441,3 +442,20 @@ def test_teachers_that_all_failed_leave_empty_axes(figures: list[Figure]) -> Non
     nothing = {"candidates": (), "disagreement": {}}
     plot_teachers(TEACHERS.model_copy(update=nothing), Path("unused"))
     assert not figures[0].axes[0].containers and not figures[0].axes[1].texts
+
+
+def test_pictures_of_characters_say_so(figures: list[Figure]) -> None:
+    unit, nowhere = Unit.CHARACTER, Path("unused")
+    plots.plot_learning_curves(CURVES, ROWS, nowhere, unit)
+    plots.plot_wer_against_size(ROWS, 0.95, nowhere, unit)
+    plots.plot_wer_against_speed(ROWS, 0.95, nowhere, unit)
+    plots.plot_error_counts(ROWS, nowhere, unit)
+    plots.plot_wer_by_speaker(ROWS, SPEAKERS, nowhere, unit)
+    data = DATA_CURVE.data.model_copy(update={"unit": unit})
+    plot_data_curve(replace(DATA_CURVE, data=data), nowhere)
+    plot_teachers(TEACHERS.model_copy(update={"data": data}), nowhere)
+    assert len(figures) == 7
+    for figure in figures:
+        shown = " ".join(texts(figure))
+        assert "CER" in shown or "characters" in shown
+        assert "WER" not in shown and "word" not in shown

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distillery.data.text import Vocabulary
+from distillery.data.units import Unit
 from distillery.errors import ModelError
 from distillery.language_model.decoder import LanguageModelDecoder, tune
 from distillery.language_model.ngrams import END, START, NGramModel, estimate, write_lexicon
@@ -212,3 +213,70 @@ def test_an_unreadable_decoder_file_is_refused(tmp_path: Path, content: str) -> 
     (tmp_path / "decoder.json").write_text(content, "utf-8")
     with pytest.raises(ModelError, match=r"decoder\.json: missing or unreadable; run make cache"):
         read_tuned(tmp_path)
+
+
+# --- characters ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def characters(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model whose words are characters: `b` follows `a`, as in `今天`."""
+    path = tmp_path_factory.mktemp("characters")
+    model = estimate(["ab", "abab", "ab ab", "b"], 2, Unit.CHARACTER)
+    assert model.words == ["a", "b", "|"]
+    model.save(path / "lm.arpa")
+    write_lexicon(model.words, LETTERS, path / "lexicon.txt", Unit.CHARACTER)
+    assert (path / "lexicon.txt").read_text() == "a\ta\nb\tb\n"
+    return path
+
+
+def test_a_lexicon_tells_what_its_words_are(folder: Path, characters: Path) -> None:
+    assert LanguageModelDecoder(folder, LETTERS, WIDE).unit is Unit.WORD
+    assert LanguageModelDecoder(characters, LETTERS, WIDE).unit is Unit.CHARACTER
+
+
+def test_characters_are_written_without_spaces_but_those_that_are_heard(characters: Path) -> None:
+    decoder = LanguageModelDecoder(characters, LETTERS, SearchSettings(0.1, 0.0, 50, 25.0))
+    assert decoder.n_best([saying("abab"), saying("ab ab")]) == [["abab"], ["ab ab"]]
+    twice = np.insert(saying("aa"), 1, saying("a")[0][[2, 1, 0, 3]], axis=0)  # a blank between
+    assert decoder.n_best([twice]) == [["aa"]]
+    long = np.repeat(saying("ab"), 3, axis=0)  # a character lasts for several frames
+    assert decoder.n_best([long]) == [["ab"]]
+    alike = np.log([[0.02, 0.02, 0.48, 0.48]]).astype(np.float32)  # a or b
+    decoder.use(SearchSettings(2.0, 0.0, 50, 25.0))
+    assert decoder.n_best([np.concatenate([saying("a"), alike])]) == [["ab"]]
+
+
+def test_a_text_of_characters_scores_each_of_them(characters: Path) -> None:
+    decoder = LanguageModelDecoder(characters, LETTERS, SearchSettings(0.5, 2.0, 10, 25.0))
+    model = estimate(["ab", "abab", "ab ab", "b"], 2, Unit.CHARACTER)
+    wanted = 0.5 * log_probability(model, "a b | a b") + 4 * 2.0
+    assert decoder.text_score("ab ab") == pytest.approx(wanted, abs=1e-4)
+
+
+def test_a_wide_search_of_characters_finds_the_texts_of_highest_score(characters: Path) -> None:
+    model = estimate(["ab", "abab", "ab ab", "b"], 2, Unit.CHARACTER)
+    decoder = LanguageModelDecoder(characters, LETTERS, WIDE)
+    for seed in range(5):
+        log_probs = posteriors(seed, 4)
+        sums: dict[str, float] = defaultdict(float)
+        for steps in itertools.product(range(len(LETTERS)), repeat=len(log_probs)):
+            tokens = [token for token, _ in itertools.groupby(steps)]
+            text = LETTERS.decode(tokens)
+            said = "".join(LETTERS.tokens[token] for token in tokens if token)
+            if said.removeprefix("|") == text.replace(" ", "|"):  # a space in front is silence
+                sums[text] += math.exp(sum(log_probs[t, v] for t, v in enumerate(steps)))
+        scores = {
+            text: math.log(chance)
+            + WIDE.weight * log_probability(model, " ".join(text.replace(" ", "|")))
+            + WIDE.word_score * len(text.replace(" ", ""))
+            for text, chance in sums.items()
+        }
+        ((best,),) = decoder.n_best([log_probs])
+        assert scores[best] == pytest.approx(max(scores.values()), abs=0.2)
+
+
+def test_tuning_counts_characters(characters: Path) -> None:
+    decoder = LanguageModelDecoder(characters, LETTERS, SearchSettings(0.0, 0.0, 50, 25.0))
+    tuned = tune(decoder, [saying("abab")], ["abaa"], LETTERS, [0.0], [0.0])
+    assert tuned.valid_wer == tuned.valid_wer_greedy == 0.25  # one of four, not one of one

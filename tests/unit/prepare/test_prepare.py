@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import csv
 import json
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -305,7 +303,7 @@ def test_unreadable_empty_and_cut_files_are_dropped_with_the_decoders_words(
     assert "words.wav: cannot be decoded: " in dropped["words"][1]
     assert dropped["zero"] == ("empty", "zero.wav: holds 0 bytes; expected a recording")
     assert dropped["cut"][0] == "unreadable"
-    assert "of 8000 samples; the file is cut short" in dropped["cut"][1]
+    assert "of 16000 bytes of samples; the file is cut short" in dropped["cut"][1]
 
 
 def test_durations_outside_the_bounds_are_dropped_and_the_bounds_are_kept(
@@ -477,35 +475,6 @@ def test_prepared_splits_do_not_move_when_data_is_added(corpus: Corpus) -> None:
     pd.testing.assert_frame_equal(after.loc[before.index, columns], before[columns])
 
 
-# --- threads -----------------------------------------------------------------------------------
-
-
-def test_no_more_recordings_are_decoded_ahead_than_the_workers_may() -> None:
-    decoded = []
-    ahead = []
-
-    def decode() -> tuple[np.ndarray, int]:
-        decoded.append(threading.get_ident())
-        return np.ones(10, np.int16), RATE_HZ
-
-    recordings = [Recording(f"{i:03d}", "x", None, None, None, decode) for i in range(100)]
-    for index, (item, _) in enumerate(preparation._decode(recordings, RATE_HZ, 2)):
-        time.sleep(0.0005)
-        assert item is recordings[index]
-        ahead.append(len(decoded) - index)
-    assert len(decoded) == 100
-    assert max(ahead) <= 2 * preparation.LOOK_AHEAD_PER_WORKER
-
-
-def test_an_error_that_is_no_fault_of_the_audio_stops_the_stage() -> None:
-    def decode() -> tuple[np.ndarray, int]:
-        raise CorpusError("the library is gone")
-
-    recordings = [Recording(f"{i}", "x", None, None, None, decode) for i in range(50)]
-    with pytest.raises(CorpusError, match="the library is gone"):
-        list(preparation._decode(recordings, RATE_HZ, 2))
-
-
 # --- real recordings ---------------------------------------------------------------------------
 
 
@@ -605,3 +574,47 @@ def test_too_few_transcripts_for_a_trained_teacher_are_told(
     assert (said is None) == is_enough
     if said:
         assert "split train holds 5.0 minutes of transcribed audio" in said
+
+
+# --- every script ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "expected"),
+    [
+        ("今天 天气好", "auto", "character"),
+        ("今天 天气好", "word", "word"),
+        ("one two", "auto", "word"),
+        ("one two", "character", "character"),
+        ("안녕하세요 세계", "auto", "word"),
+    ],
+)
+def test_the_unit_is_decided_once_and_kept(
+    corpus: Corpus, text: str, unit: str, expected: str
+) -> None:
+    for split in SPLITS:
+        corpus.add(split, split, text=text)
+        corpus.add(f"bare-{split}", split, text="")
+    data = corpus.prepare(unit=unit, alphabet=None)
+    assert data.unit == expected
+    written = json.loads((corpus.prepared / "summary.json").read_text("utf-8"))
+    assert written.get("unit", "word") == expected
+    assert ("unit" in written) == (expected != "word")  # words are as they were
+
+
+def test_without_transcripts_the_unit_is_the_word(corpus: Corpus) -> None:
+    for split in SPLITS:
+        corpus.add(split, split, text="")
+    assert corpus.prepare().unit == "word"
+
+
+def test_signs_that_the_alphabet_lacks_drop_no_utterance(corpus: Corpus) -> None:
+    corpus.add_one_per_split()
+    corpus.add("dot", "train", text="col·lecció")
+    corpus.add("soft", "train", text="one\u00ad two\u200b")
+    plain = corpus.prepare(alphabet="abcdefghijklmnopqrstuvwxyzó'").frame.set_index("utterance_id")
+    assert plain.loc["dot", "text"] == "collecció"
+    assert plain.loc["soft", "text"] == "one two"
+    data = corpus.prepare(alphabet=None)
+    assert data.frame.set_index("utterance_id").loc["dot", "text"] == "col·lecció"
+    assert "·" in data.summary.alphabet and "·" in data.vocabulary.tokens

@@ -241,6 +241,10 @@ def test_the_champion_is_shown_with_all_that_led_to_it(registry: Tracking) -> No
     assert "version 2 in place of version 1, by" in text
     assert text.index("promoted by hand") < text.index("the first champion")
     assert "no version is registered yet; run make run" in champion_report(registry, "nobody")
+    assert "test WER" in text
+    registry.client.set_model_version_tag("m", "2", "unit", "character")
+    text = champion_report(registry, "m")
+    assert "20.00% CER" in text and "20.00% WER" in text
 
 
 def test_versions_are_shown_without_any_champion_the_newest_ten(

@@ -1,16 +1,20 @@
 """What goes to MLflow under which names; the whole is run in tests/pipeline/test_flow.py."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from distillery.data.units import Unit
 from distillery.distill.filtering import ConfidenceCounts, FilterReport
 from distillery.evaluate.records import Estimate
 from distillery.evaluate.summary import Summary
 from distillery.language_model.settings import SearchSettings, Tuned
 from distillery.params.whole import Params
+from distillery.register import descriptions
+from distillery.register.gate.verdict import Verdict
 from distillery.register.metrics import (
     filter_metrics,
     model_metrics,
@@ -202,7 +206,8 @@ def test_the_seed_that_is_registered_is_the_best_on_the_validation_split() -> No
     assert (candidate.seed, candidate.md5, candidate.run) == (3, "md5-3", "run-3")
     assert candidate.folder == Path("root/models/students/conv/seed-3")
     assert (candidate.test_wer, candidate.valid_wer) == (0.6, 0.4)
-    assert candidate.tags == {**LINEAGE, "test.wer_mean": "0.5", "test.wer_sd": "0.07"}
+    means = {"test.wer_mean": "0.5", "test.wer_sd": "0.07"}
+    assert candidate.tags == {**LINEAGE, **means, "unit": "word"}
     assert "from seed 3, the best on the validation split of 2 seeds" in candidate.description
 
 
@@ -260,3 +265,21 @@ def test_the_pipeline_bears_the_teachers_figures_and_weights(tmp_path: Path) -> 
         "teacher/lm/valid_wer": 0.1,
         "teacher/lm/valid_wer_greedy": 0.2,
     }.items() <= teacher_metrics(results).items()
+
+
+def test_descriptions_and_tags_name_the_unit() -> None:
+    data = SUMMARY.data.model_copy(update={"unit": Unit.CHARACTER})
+    params = Params.model_validate(tiny_params(distill={"seeds": [0, 3]}))
+    outputs = {f"models/students/conv/seed-{seed}": f"md5-{seed}" for seed in (0, 3)}
+    results = replace(
+        results_of(Path("root"), params, outputs), summary=SUMMARY.model_copy(update={"data": data})
+    )
+    runs = {f"students/conv/seed-{seed}": f"run-{seed}" for seed in (0, 3)}
+    (candidate,) = _candidates(results, runs, "digest")
+    assert candidate.tags["unit"] == "character"
+    for text in (
+        candidate.description,
+        descriptions.of_model(STUDENT.by_seed[1], results),
+        descriptions.outcome(results, "conv", 3, Verdict("1", "champion", "why")),
+    ):
+        assert "CER" in text and "WER" not in text

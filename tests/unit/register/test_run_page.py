@@ -1,11 +1,13 @@
 """The page of a run: what is marked, chosen and escaped."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from distillery.data.units import Unit
 from distillery.evaluate.summary import Summary, TestData
 from distillery.register.run_page import (
     TEMPLATE,
@@ -112,3 +114,18 @@ def test_a_page_without_errors_says_so_and_escapes_its_heading() -> None:
     assert "The student made none on this test split." in page
     assert "&lt;i&gt;run&lt;/i&gt;" in page
     assert "<i>" not in page
+
+
+def test_characters_are_marked_where_there_are_no_words() -> None:
+    marked = mark_differences("今天好", "今夭好", Unit.CHARACTER)
+    assert marked == "今<del>天</del><ins>夭</ins>好"
+
+
+def test_the_page_names_the_rate_that_was_counted() -> None:
+    plain = inputs()
+    data = plain.summary.data.model_copy(update={"unit": Unit.CHARACTER})
+    summary = plain.summary.model_copy(update={"data": data})
+    page = render_page(replace(plain, summary=summary, plots={"wer_by_speaker": b"png"}))
+    assert "CER by speaker" in page and "most character errors of" in page
+    assert "5 characters" in page and "2 character errors" in page
+    assert "WER" not in page and "word error" not in page

@@ -34,6 +34,7 @@ from distillery.serve.transcription import (
     transcribe_folder,
 )
 from distillery.tracking.bundle import write_bundle
+from tests.recordings import mp3, written
 from tests.tiny import RATE_HZ, WORDS, speak
 from tests.tiny_students import talking_student
 
@@ -271,9 +272,62 @@ def test_names_that_are_no_text_survive(student: Recogniser, folder: Path, tmp_p
     assert transcribe_folder(student, folder, out) == Counts(0, 0, 6)
 
 
+def test_a_folder_is_done_whatever_stands_in_it(student: Recogniser, tmp_path: Path) -> None:
+    folder, out = tmp_path / "recordings", tmp_path / "out.jsonl"
+    folder.mkdir()
+    samples = speak("ab cab", 3)
+    good = {
+        "vbr.mp3": mp3(samples, with_count=False, rate_hz=RATE_HZ, bitrate_mode="VARIABLE"),
+        "gsm.wav": written(samples, "WAV", RATE_HZ, subtype="GSM610"),
+        "live.w64": written(samples, "W64", RATE_HZ),
+        "NIST.SPH": written(samples, "NIST", RATE_HZ),
+        "apple.aiff": written(samples, "AIFF", RATE_HZ),
+        "note.opus": written(samples, "OGG", RATE_HZ, subtype="OPUS"),
+        "odd.au": written(samples, "AU", RATE_HZ - 1),
+    }
+    bad = {"words.au": b"words " * 99, "cut.opus": good["note.opus"][:-50], "words.m4a": b"words "}
+    hidden = {"._apple.aiff": b"notes", ".DS_Store.wav": b"notes", "words.txt": b"words"}
+    for name, content in (good | bad | hidden).items():
+        (folder / name).write_bytes(content)
+    (folder / "folder.wav").mkdir()
+    os.mkfifo(folder / "pipe.wav")
+    assert transcribe_folder(student, folder, out) == Counts(len(good), len(bad) + 1, 0)
+    found = {row["path"]: row for row in rows(out)}
+    assert set(found) == set(good | bad) | {"pipe.wav"}
+    assert {name for name, row in found.items() if "text" in row} == set(good)
+
+
+def test_a_channel_is_chosen_and_channels_that_do_not_mix_are_told(
+    student: Recogniser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, model, out = (tmp_path / name for name in ("recordings", "model", "out.jsonl"))
+    folder.mkdir()
+    model.mkdir()
+    student.save(model)
+    samples = speak("ab cab", 3)
+    stereo = written(np.stack([samples, -samples], axis=1), "WAV", RATE_HZ)
+    (folder / "call.wav").write_bytes(stereo)
+    plain = ["transcribe", "--model", str(model)]
+    text = student.transcribe([load_audio(written(samples, "WAV", RATE_HZ), RATE_HZ)])[0]
+    assert cli.main([*plain, "--channel", "0", str(folder / "call.wav")]) == 0
+    assert capsys.readouterr() == (f"{folder / 'call.wav'}\t{text}\n", "")
+    assert cli.main([*plain, str(folder / "call.wav")]) == 0
+    assert "its 2 channels cancel: " in capsys.readouterr().err
+    assert cli.main([*plain, str(folder), "--out", str(out)]) == 0
+    assert "1 recordings have channels that do not mix well, such as call.wav: its 2 ch" in (
+        capsys.readouterr().err
+    )
+    assert cli.main([*plain, "--channel", "0", str(folder), "--out", str(out)]) == 2
+    assert "is of model" in capsys.readouterr().err
+    out.unlink()
+    assert cli.main([*plain, "--channel", "0", str(folder), "--out", str(out)]) == 0
+    (row,) = rows(out)
+    assert (row["text"], row["model"]) == (text, f"{student.weights_digest[:12]}/0")
+
+
 def test_a_folder_without_recordings_is_named(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(AudioError, match="holds no recording, expected .flac, .mp3, .ogg, .wav"):
+    with pytest.raises(AudioError, match="holds no recording, expected WAV, FLAC, "):
         find_recordings(tmp_path)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from distillery.data.units import Unit
 from distillery.params.objective import ObjectiveParams
 from distillery.params.whole import Params
 from distillery.studies.fit import Fit
@@ -18,6 +19,7 @@ from distillery.studies.teacher_choice import (
     disagreement,
     summarise,
 )
+from distillery.studies.teacher_report import render
 from tests.tiny import tiny_params
 
 TEXTS = ["a b", "c d", "e f", "g h"]  # 8 words
@@ -117,3 +119,20 @@ def test_the_file_of_figures_has_flat_rates_and_nothing_of_what_is_unknown() -> 
     assert {"gain_wer", "gain_wer_sd", "gain_wer_low", "gain_wer_high"} <= set(kind["pilot"])
     assert "wer" not in lost and "pilot" not in lost
     assert content["lead"] is None and lost["pilot_problem"] is None
+
+
+def test_teachers_are_compared_by_characters_where_these_count() -> None:
+    rows = ROWS.assign(text=["今天", "明天", "你好", "谢谢"])  # 8 characters, and 4 "words"
+    heard = ["今天", "明日", "你好", "谢谢"]
+    one = candidate("one", heard, ["今天", "明天", "你好", "谢"])
+    one = replace(one, pilots=(PilotResult(3, one.pilots[0].student, ["今", "明", "你", "谢"]),))
+    other = replace(one, name="other", texts=list(rows["text"]))
+    found = summarise([one, other], rows, 0.5, SETTINGS, Unit.CHARACTER)
+    (row,) = (row for row in found.candidates if row.name == "one")
+    assert row.wer is not None and row.wer.value == 1 / 8
+    assert row.pilot is not None and row.pilot.gain_wer.value == 3 / 8
+    assert "points of CER" in row.pilot.verdict
+    assert found.disagreement["one"]["other"] == 1 / 8
+    shown = render(found)
+    assert "8 characters" in shown and "CER %" in shown and "character edits" in shown
+    assert "WER" not in shown

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rapidfuzz.distance import Levenshtein
 
+from distillery.data.units import Unit
 from distillery.errors import DistilleryError
 from distillery.teachers.rover import SILENCE, best_of, n_best, rover, transition_network, vote
 
@@ -135,3 +136,12 @@ def test_voices_that_do_not_fit_are_refused() -> None:
         vote([["a", "b"]], [0.5])
     with pytest.raises(DistilleryError, match=r"weights \[1.0, 0.0\], expected numbers above 0"):
         vote([["a", "b"]], [0.5, 0.5], [1.0, 0.0])
+
+
+def test_characters_are_put_to_the_vote_where_there_are_no_spaces() -> None:
+    texts = ["今天天汽好", "今夭天气好", "今天天气号"]  # each with another character wrong
+    best = rover(texts, [0.5] * 3, unit=Unit.CHARACTER)[0]
+    assert best.text == "今天天气好"
+    assert rover(texts, [0.5] * 3)[0].text in texts  # whole sentences are words
+    spaced = rover(["ab c", "ab c", "abc"], [0.5] * 3, unit=Unit.CHARACTER)[0]
+    assert spaced.text == "ab c"

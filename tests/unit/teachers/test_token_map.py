@@ -188,3 +188,25 @@ def test_one_beam_takes_the_best_path_and_no_frames_give_no_text() -> None:
 
 def test_corpus_text_leaves_out_what_has_no_token() -> None:
     assert corpus_text("Cab, 3 é BA!", ABC) == "cab ba"
+
+
+# --- other scripts -------------------------------------------------------------------------------
+
+
+def test_signs_and_marks_map_onto_themselves_or_nothing() -> None:
+    table = TokenTable(("<pad>", "|", "l", "·", "\u00ad", "i\u0307", "-"), 0)
+    corpus = Vocabulary.from_alphabet("li·")
+    groups = dict(zip(corpus.tokens, mapped(table, corpus).groups, strict=True))
+    assert groups == {"<blank>": (0,), "|": (1, 6), "i": (5,), "l": (2,), "·": (3,)}
+    without = mapped(table, Vocabulary.from_alphabet("li"))
+    assert without.dropped == (3, 4)  # the dot parts no word
+
+
+def test_a_teachers_text_follows_the_rule_of_the_references() -> None:
+    catalan = Vocabulary.from_alphabet("coleció·")
+    assert corpus_text("COL·LECCIÓ", catalan) == "col·lecció"
+    assert corpus_text("col\u00ad·lecció", Vocabulary.from_alphabet("coleció")) == "collecció"
+    persian = Vocabulary.from_alphabet("میخواه\u200c")
+    assert corpus_text("می\u200cخواهم", persian) == "می\u200cخواهم"
+    pointed = Vocabulary.from_alphabet("שלום")
+    assert corpus_text("שָׁלוֹם\u200f", pointed) == "שלום"

@@ -12,6 +12,7 @@ import torch
 from distillery.architectures.known import STUDENTS
 from distillery.data.features import PackedFeatures
 from distillery.data.text import Vocabulary
+from distillery.data.units import Unit
 from distillery.errors import DistilleryError, ModelError
 from distillery.params.models import SeparableConvParams
 from distillery.params.training import SpecAugmentParams, TrainingParams
@@ -275,3 +276,31 @@ def test_augmentation_is_told_every_step_of_every_epoch(tmp_path: Path) -> None:
         for epoch, plan in enumerate(plans)
         for step, items in enumerate(plan)
     ]
+
+
+class Says(Vocabulary):
+    """A vocabulary in which every path says the same."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return "ab"
+
+
+def test_the_best_epoch_is_chosen_by_what_the_data_are_counted_in(tmp_path: Path) -> None:
+    run = trainer(tmp_path, PARAMS.model_copy(update={"num_epochs": 1}))
+    run.validation = replace(
+        run.validation,
+        references=["abb"] * len(TEXTS),
+        vocabulary=Says(VOCABULARY.tokens),
+        unit=Unit.CHARACTER,
+    )
+    assert run.validate() == pytest.approx(1 / 3)
+    run.validation = replace(run.validation, unit=Unit.WORD)
+    assert run.validate() == 1.0
+
+
+def test_the_log_names_the_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = trainer(tmp_path, PARAMS.model_copy(update={"num_epochs": 1}))
+    run.validation = replace(run.validation, unit=Unit.CHARACTER)
+    with caplog.at_level("INFO"):
+        run.fit()
+    assert "best validation CER" in caplog.text

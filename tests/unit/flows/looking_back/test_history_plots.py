@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.image
@@ -67,3 +68,16 @@ def test_a_champion_that_stays_is_not_marked_again(tmp_path: Path, figures: list
     stays.former_champion = stays.version
     plot_history([run(3, 0.2, "champion"), stays], tmp_path / "h.png")
     assert [text.get_text() for text in figures[0].axes[0].texts] == ["v3"]
+
+
+def test_the_axis_names_what_was_counted(tmp_path: Path, figures: list[Figure]) -> None:
+    words, characters = run(0, 0.3), replace(run(1, 0.2), unit="character")
+    for number, (rows, label) in enumerate(
+        [
+            ([words], "word error rate on"),
+            ([characters], "character error rate on"),
+            ([words, characters], "word error rate or character error rate on"),
+        ]
+    ):
+        plot_history(rows, tmp_path / "h.png")
+        assert figures[number].axes[0].get_ylabel().startswith(label)

@@ -14,6 +14,7 @@ import pytest
 
 from distillery.data.manifest import PreparedData
 from distillery.data.text import Vocabulary
+from distillery.data.units import Unit
 from distillery.errors import StageError, TrackingError
 from distillery.evaluate.listening import labelled_test_rows, predict
 from distillery.evaluate.models import TrainedModel
@@ -29,7 +30,7 @@ from distillery.register.aliases import (
     rollback,
     set_champion,
 )
-from distillery.register.gate.formats import TestSplit
+from distillery.register.gate.formats import LoadedFormat, TestSplit
 from distillery.register.gate.promotion import FORMAT_TAG, Entry, Terms, decide
 from distillery.register.gate.verdict import Verdict, read_verdict, render
 from distillery.serve.export import export_student
@@ -438,3 +439,18 @@ def test_results_of_another_test_split_are_refused(place: Place) -> None:
     entry = Entry(place.name, "1", "conv", 0, place.root / f"{place.name}-1", "")
     with pytest.raises(StageError, match=r"scored on 3 utterances, data/prepared has 4.*evaluate"):
         decide(place.tracking, entry, Terms(place.data, rows, place.exported, EVALUATE, GATE))
+
+
+def test_the_gate_counts_what_the_data_are_counted_in(workshop: Place) -> None:
+    data = workshop.data
+    rows = labelled_test_rows(data)
+    heard = {data.waveform(row).tobytes(): row.text.replace(" ", "") for row in rows.itertuples()}
+    says = LoadedFormat("torch", lambda clips: [heard[clip.tobytes()] for clip in clips], 10)
+    replaced = replace(data, summary=replace(data.summary, unit=Unit.CHARACTER))
+    of_characters, of_words = (
+        TestSplit(item, EVALUATE)._predictions(says) for item in (replaced, data)
+    )
+    assert of_characters["words"].sum() == sum(map(len, heard.values()))
+    assert of_characters["word_errors"].sum() == 0  # spaces do not count
+    assert of_words["words"].sum() == sum(len(text.split()) for text in rows["text"])
+    assert of_words["word_errors"].sum() > 0

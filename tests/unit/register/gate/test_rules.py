@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from distillery.data.units import Unit
 from distillery.errors import StageError
 from distillery.params.register import GateParams
 from distillery.register.gate.rules import (
@@ -221,3 +222,20 @@ def test_a_verdict_is_shown_with_its_figures_and_read_back() -> None:
     (row,) = (line for line in text.splitlines() if line.startswith("wer "))
     assert row.split() == ["wer", "torch", "+10.00", "points", "+0.00", "points", "FAILED"]
     assert "| size | torch | 1,000 bytes | 2,000 bytes | passed |" in markdown(verdict)
+
+
+@pytest.mark.parametrize(
+    ("rule", "control"),
+    [(rule_wer, None), (rule_wer_interval, None), (rule_speakers, None), (rule_gain, [1] * 8)],
+)
+def test_rulings_say_what_was_counted(rule: Rule, control: list[int] | None) -> None:
+    own, champion = form([2] * 8), form([1] * 8)
+    errors = None if control is None else np.array(control)
+    settings = GateParams(min_speaker_words=4)
+    for unit in Unit:
+        found = rule(Match(own, champion, errors, settings, NUM_RESAMPLES, unit))
+        assert found is not None
+        assert unit.rate in found.sentence
+    assert found is not None and "WER" not in found.sentence and "words" not in found.sentence
+    (sanity,) = judge([own], [], None, settings, NUM_RESAMPLES, Unit.CHARACTER)[-1:]
+    assert sanity.sentence.startswith("CER 20.00%")
