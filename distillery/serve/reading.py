@@ -61,8 +61,7 @@ def read_at(
             import soxr
 
             stream = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32")
-            held, samples = samples.whole(), _Samples()
-            samples.add(to_int16(stream.resample_chunk(as_waveform(held))))
+            block, samples = np.concatenate([samples.whole(), block]), _Samples()
         if stream is not None:
             block = to_int16(stream.resample_chunk(as_waveform(block)))
         samples.add(block)
