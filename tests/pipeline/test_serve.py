@@ -167,7 +167,8 @@ def test_flac_and_other_rates_are_heard_and_order_is_kept(served: Served) -> Non
     assert json.loads(body)["predictions"] == [
         served.student.transcribe([item.astype(np.float32)])[0] for item in heard
     ]
-    assert served.ask(clips(wav(np.zeros(44100, np.int16), 44100)))[0] == 200
+    for rate in (44100, 44101):
+        assert served.ask(clips(wav(np.zeros(rate, np.int16), rate)))[0] == 200
 
 
 GOOD = wav(speak("ab", 2))
@@ -188,10 +189,6 @@ REFUSED = {
     "too many bytes": (
         clips("A" * 3_000_000),
         "inputs: recordings of 2250000 bytes, expected 2000000 at most in one request",
-    ),
-    "an odd rate": (
-        clips(wav(np.zeros(8000, np.int16), 44101)),
-        "clip 0: at 44101 Hz, which cannot be resampled to 8000 Hz; expected a usual rate",
     ),
     "many channels": (
         clips(wav(np.zeros((80, 9), np.int16))),
