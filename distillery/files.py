@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import hashlib
 import json
@@ -13,11 +14,22 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from distillery.errors import DistilleryError
+
 Json = Mapping[str, object]
 """A JSON object whose entries are somebody else's business: a published model's configuration, a
 row of the user's file, or what is only handed on or printed."""
 
 Content = TypeVar("Content")
+# UTF-32 first: its mark begins like UTF-16's.
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+    (codecs.BOM_UTF8, "utf-8-sig"),
+)
+NUM_SHOWN_BYTES = 20
 
 
 def replace_file(temporary: Path, path: Path) -> None:
@@ -65,6 +77,46 @@ def digest_of_file(path: Path) -> str:
     """Return the SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_text(path: Path, kind: type[DistilleryError]) -> str:
+    """Return a user's text, its byte-order mark left out; line ends stay as they are.
+
+    It is UTF-8, with or without a mark, or UTF-16 or UTF-32 with one. Other encodings cannot be
+    told from each other.
+
+    Args:
+        path: the file.
+        kind: of the error.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DistilleryError: of that kind; it cannot be read, or is in an encoding without a mark that
+            is not UTF-8.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise kind(f"{path}: cannot be read: {error.strerror}; expected a text file") from None
+    encoding = next((name for mark, name in MARKS if content.startswith(mark)), "utf-8")
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError as error:
+        before = content[: error.start]
+        line = before.count(b"\n") + 1
+        found = content[error.start :].split(b"\n")[0][:NUM_SHOWN_BYTES]
+        raise kind(
+            f"{path}, line {line}: cannot be read: {found!r} is no {encoding.upper()} "
+            f"({error.reason}); save it again as UTF-8"
+        ) from None
+    if text.count("\0") * 4 > len(text):
+        raise kind(
+            f"{path}: cannot be read: {text.count(chr(0))} of {len(text)} characters are NUL, as "
+            "in UTF-16 without a byte-order mark; save it again as UTF-8"
+        )
+    return text
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from distillery.errors import DistilleryError, ParamsError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.register import RegisterParams
 from distillery.params.whole import Params
+from distillery.prepare.source import source_fault
 
 WORKSPACE_LOCK = ".dvc/tmp/distillery.lock"
 DVC_LOCK = ".dvc/tmp/rwlock"
@@ -255,6 +256,10 @@ def check_settings(root: Path, corpus: str | None = None) -> Iterator[Finding]:
             "make run runs what params.yaml says; for the demo take the former params.yaml back "
             "(params.yaml.bak, or git checkout params.yaml)",
         )
+    if fault := source_fault(root, settings.source):
+        found, _, advice = fault.partition("; ")
+        yield Finding("corpus", False, found, advice)
+        return
     source = root / settings.source
     yield Finding(
         "corpus",

@@ -269,6 +269,8 @@ def _file_states(root: Path, name: str) -> Iterator[tuple[str, object]]:
     for folder, folders, files in os.walk(path):
         folders[:] = sorted(set(folders) - {"__pycache__"})
         for file in files:
+            if file == ".DS_Store" or file.startswith("._"):  # as in .dvcignore
+                continue
             found = Path(folder) / file
             status = found.stat()
             state = (status.st_size, status.st_mtime_ns)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from distillery.corpora.archives import fetch_archive
 from distillery.corpora.base import Recording, listed_file, require
+from distillery.corpora.lists import read_lines
 from distillery.errors import CorpusError
 from distillery.params.prepare import PrepareParams
 
@@ -69,10 +70,9 @@ def download_an4(source: Path, url: str = URL) -> None:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return read_lines(path)
     except FileNotFoundError:
         raise CorpusError(f"{path}: no such file; the folder must hold {LAYOUT}") from None
-    return [line.strip() for line in lines if line.strip()]
 
 
 def _transcripts(path: Path) -> dict[str, str]:

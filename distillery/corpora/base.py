@@ -7,12 +7,14 @@ lists and names, never audio. Public corpora add `download_<name>(source)`.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from distillery.corpora.lists import find_file
 from distillery.corpora.segments import Segment, read_segment
 from distillery.data.audio import Audio, read_audio
 from distillery.errors import CorpusError
@@ -78,11 +80,23 @@ def listed_file(source: Path, name: str) -> Path:
     """
     path = PurePosixPath(name)
     if path.is_absolute() or {"..", ""} & set(name.split("/")) or not name.isprintable():
-        raise CorpusError(
-            f"{source}: its lists name {name[:NUM_SHOWN_CHARACTERS]!r}, expected a file inside; "
-            "restore the published corpus"
-        )
-    return source / path
+        raise _no_file_inside(source, name)
+    try:
+        return find_file(source, path)
+    except (OSError, ValueError):  # far too long, a loop of links
+        raise _no_file_inside(source, name) from None
+
+
+def _no_file_inside(source: Path, name: str) -> CorpusError:
+    return CorpusError(
+        f"{source}: its lists name {name[:NUM_SHOWN_CHARACTERS]!r}, expected a file inside; "
+        "restore the published corpus"
+    )
+
+
+def fold_speaker(name: str) -> str:
+    """Return what is the same for spellings of a speaker that differ by blanks or case alone."""
+    return " ".join(unicodedata.normalize("NFC", name).split()).casefold()
 
 
 Reader = Callable[[PrepareParams, Path], Iterable[Recording]]

@@ -23,6 +23,7 @@ import yaml
 from distillery.corpora.base import Recording
 from distillery.corpora.espeak import Voice, check_installed, speak
 from distillery.errors import CorpusError
+from distillery.files import read_text
 from distillery.params.prepare import PrepareParams
 
 # Left out of espeak-ng's variants: robots, whispers, croaks, and near copies of one voice.
@@ -222,7 +223,7 @@ def load_grammar(path: Path) -> Grammar:
             "examples/commands-grammar.yaml"
         )
     try:
-        grammar = yaml.safe_load(path.read_text(encoding="utf-8"))
+        grammar = yaml.safe_load(read_text(path, CorpusError))
     except yaml.YAMLError as error:
         raise CorpusError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(grammar, dict) or START not in grammar:

@@ -8,11 +8,13 @@ takes a quotation mark at the start of a sentence for CSV quoting and joins the 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
 from distillery.corpora.base import Recording, listed_file, require
 from distillery.errors import CorpusError
+from distillery.files import read_text
 from distillery.params.prepare import PrepareParams
 
 LAYOUT = "train.tsv, dev.tsv, test.tsv and clips/*.mp3 (one language's folder)"
@@ -61,14 +63,19 @@ def download_commonvoice(source: Path) -> None:
 
 
 def _read_list(path: Path) -> list[dict[str, str]]:
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+    lines = io.StringIO(read_text(path, CorpusError), newline="")
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE, restval="")
+    try:
         found = list(reader.fieldnames or ())
         if missing := [name for name in COLUMNS if name not in found]:
             raise CorpusError(
                 f"{path}: columns {missing} are missing, found {found}; restore the published file"
             )
         return list(reader)
+    except csv.Error as error:
+        raise CorpusError(
+            f"{path}, line {reader.line_num}: cannot be read: {error}; restore the published file"
+        ) from None
 
 
 def _clip_path(source: Path, name: str) -> Path:

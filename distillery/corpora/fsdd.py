@@ -13,6 +13,7 @@ from pathlib import Path
 
 from distillery.corpora.archives import fetch_archive
 from distillery.corpora.base import Recording, require
+from distillery.corpora.lists import visible_files
 from distillery.errors import CorpusError
 from distillery.params.prepare import PrepareParams
 
@@ -43,7 +44,7 @@ def read_fsdd(params: PrepareParams, source: Path) -> Iterator[Recording]:
     """
     folder = source / "recordings"
     require(folder, params, source, LAYOUT, download_fsdd)
-    paths = sorted(folder.glob("*.wav"))
+    paths = list(visible_files(folder, "*.wav"))
     if not paths:
         raise CorpusError(f"{folder}: holds no WAV file, expected {LAYOUT}; put the corpus there")
     for path in paths:

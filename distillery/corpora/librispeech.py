@@ -1,6 +1,9 @@
 """LibriSpeech: read English, 16 kHz FLAC; its published parts form the splits as params say.
 
-Source: https://www.openslr.org/12 (CC BY 4.0), read through `torchaudio.datasets.LIBRISPEECH`.
+Source: https://www.openslr.org/12 (CC BY 4.0). A chapter is a folder of recordings,
+`<speaker>/<chapter>/<speaker>-<chapter>-<number>.flac`, and a list of their texts. They are read
+here and not by `torchaudio.datasets.LIBRISPEECH`, which takes dot files for recordings and reads
+lists in the encoding of the locale.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from pathlib import Path
 
 from distillery.corpora.archives import fetch_archive
 from distillery.corpora.base import Recording, require
+from distillery.corpora.lists import read_lines, visible_files
 from distillery.errors import CorpusError
 from distillery.params.prepare import PrepareParams
 
@@ -78,23 +82,34 @@ def _read_part(params: PrepareParams, source: Path, part: str, split: str) -> It
         f"{FOLDER}/{part}/<speaker>/<chapter>/*.flac and *.trans.txt",
         partial(download_librispeech, part=part),
     )
-    from torchaudio.datasets import LIBRISPEECH  # waits here, for it takes two seconds
-
-    dataset = LIBRISPEECH(source, url=part, download=False)
-    for index in range(len(dataset)):
-        try:
-            path, _, text, speaker, _, _ = dataset.get_metadata(index)
-        except (FileNotFoundError, ValueError) as error:
+    texts: dict[Path, dict[str, str]] = {}
+    for audio in visible_files(source / FOLDER / part, "*/*/*.flac"):
+        chapter = audio.parent
+        if chapter not in texts:
+            texts[chapter] = _transcripts(chapter)
+        if audio.stem not in texts[chapter]:
             raise CorpusError(
-                f"{source / FOLDER / part}: recording {index} has no transcript ({error}), "
-                "expected a line in its chapter's .trans.txt; unpack the part again"
-            ) from None
-        audio = source / FOLDER / path
+                f"{source / FOLDER / part}: a recording has no transcript ({audio.stem}), expected "
+                "a line in its chapter's .trans.txt; unpack the part again"
+            )
         yield Recording(
             utterance_id=audio.stem,
             source_path=audio.relative_to(source).as_posix(),
-            speaker=str(speaker),
-            text=text,
+            speaker=audio.stem.split("-")[0],
+            text=texts[chapter][audio.stem],
             split=split,
             audio=audio,
         )
+
+
+def _transcripts(chapter: Path) -> dict[str, str]:
+    """Return the texts of a chapter by utterance."""
+    path = chapter / f"{chapter.parent.name}-{chapter.name}.trans.txt"
+    try:
+        lines = [line.partition(" ") for line in read_lines(path)]
+    except FileNotFoundError:
+        raise CorpusError(
+            f"{path}: no such file, expected a line `UTTERANCE TEXT` for each recording beside it; "
+            "unpack the part again"
+        ) from None
+    return {name: text.strip() for name, _, text in lines if text.strip()}

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
+import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,17 +25,20 @@ from typing import Any, SupportsFloat
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
+from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording, fold_speaker
+from distillery.corpora.lists import find_file, is_apple_double
 from distillery.corpora.segments import Segment
 from distillery.data.manifest import SPLITS
 from distillery.errors import CorpusError, DistilleryError, ManifestError
-from distillery.files import Json
+from distillery.files import Json, read_text
 from distillery.params.prepare import PrepareParams
 
 COLUMNS_WANTED = "path, text[, speaker, split, utterance_id]"
 NUM_SHOWN = 3
 NUM_FAULTS_SHOWN = 20
 NUM_SHOWN_CHARACTERS = 80
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,7 @@ def _read_rows(file: Path) -> list[Row]:
         )
     try:
         rows = reader(file)
-    except (UnicodeDecodeError, csv.Error, pa.ArrowException) as error:
+    except (csv.Error, pa.ArrowException) as error:
         raise ManifestError(f"{file}: cannot be read: {error}; save it again as UTF-8") from None
     if not rows:
         raise ManifestError(f"{file}: holds no rows, expected one per recording")
@@ -98,16 +104,16 @@ def _read_rows(file: Path) -> list[Row]:
 
 
 def _read_delimited(file: Path, delimiter: str, quoting: Any) -> list[Row]:
-    with open(file, encoding="utf-8-sig", newline="") as handle:
-        reader = csv.DictReader(handle, delimiter=delimiter, quoting=quoting, strict=True)
-        rows = []
-        unfit = []
-        for row in reader:
-            if None in row or None in row.values():
-                found = sum(value is not None for key, value in row.items() if key is not None)
-                found += len(row.get(None) or ())  # surplus cells
-                unfit.append(f"row {reader.line_num}: holds {found} cells")
-            rows.append(Row(reader.line_num, row))
+    lines = io.StringIO(read_text(file, ManifestError), newline="")
+    reader = csv.DictReader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    rows = []
+    unfit = []
+    for row in reader:
+        if None in row or None in row.values():
+            found = sum(value is not None for key, value in row.items() if key is not None)
+            found += len(row.get(None) or ())  # surplus cells
+            unfit.append(f"row {reader.line_num}: holds {found} cells")
+        rows.append(Row(reader.line_num, row))
     if unfit:
         raise ManifestError(
             f"{file}: {len(unfit)} rows cannot be used, the first: {'; '.join(unfit[:NUM_SHOWN])}; "
@@ -120,7 +126,7 @@ def _read_delimited(file: Path, delimiter: str, quoting: Any) -> list[Row]:
 def _read_json_lines(file: Path) -> list[Row]:
     rows = []
     faults = []
-    for number, line in enumerate(file.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(read_text(file, ManifestError).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -179,15 +185,22 @@ def _recordings(file: Path, source: Path, rows: list[Row]) -> list[tuple[int, Re
             )
         recordings.append((row.number, recording))
     _refuse(file, faults, ManifestError)
-    return recordings
+    kept = [pair for pair in recordings if not is_apple_double(pair[1].source_path)]
+    if len(kept) < len(recordings):
+        logger.warning(
+            "%s: %d rows name files ._… of macOS, which are no recordings; they are left out",
+            file,
+            len(recordings) - len(kept),
+        )
+    return kept
 
 
 def _recording(source: Path, row: Row) -> Recording:
-    name = _cell(row, "path") or _cell(row, "audio_filepath")
-    if name is None:
+    given = _cell(row, "path") or _cell(row, "audio_filepath")
+    if given is None:
         raise ManifestError(f"{row}: path is empty, expected an audio file in {source}")
-    audio = _inside(row, source, name)
-    split = _cell(row, "split")
+    name, audio = _inside(row, source, given)
+    split = (_cell(row, "split") or "").strip() or None
     if split is not None and split not in SPLITS:
         raise ManifestError(
             f"{row}: split {split!r}, expected one of {list(SPLITS)}, or empty where prepare "
@@ -224,9 +237,9 @@ def derive_id(path: str, segment: tuple[float, float | None] | None = None) -> s
 
 
 def _cell(row: Row, column: str) -> str | None:
-    """Return a cell's text; null where it is empty or absent."""
+    """Return a cell's text; null where it is absent, empty or blank."""
     value = row.cells.get(column)
-    if value is None or value == "":
+    if value is None or (isinstance(value, str) and not value.strip()):
         return None
     if not isinstance(value, str):
         raise ManifestError(
@@ -240,26 +253,47 @@ def _cell(row: Row, column: str) -> str | None:
     return value
 
 
-def _inside(row: Row, source: Path, name: str) -> Path:
-    """Return the path of a file that a row may name."""
-    path = PurePosixPath(name)
+def _inside(row: Row, source: Path, given: str) -> tuple[str, Path]:
+    """Return the name, relative to the folder, and the path of a file that a row may name.
+
+    Missing ones are counted later.
+    """
+    name, found = given, source
     try:
-        allowed = not path.is_absolute() and ".." not in path.parts
+        name = _relative_name(source, given)
+        allowed = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
         if allowed:
-            (source / path).stat()  # says what is no path: NUL, a loop of links, far too long
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # all missing ones are counted later
+            found = find_file(source, name)  # says what is no path: NUL, a loop of links, too long
+            if not found.exists() and find_file(source, name.strip()).exists():
+                name = name.strip()
+                found = find_file(source, name)
     except (OSError, ValueError) as error:
         shown = name if len(name) <= NUM_SHOWN_CHARACTERS else f"{name[:NUM_SHOWN_CHARACTERS]}…"
         raise ManifestError(
             f"{row}: path {shown!r} cannot be one: {_reason(error)}; correct it"
         ) from None
-    if not allowed or not (source / path).resolve().is_relative_to(source.resolve()):
+    if not allowed or not found.resolve().is_relative_to(source.resolve()):
         raise ManifestError(
-            f"{row}: path {name!r} leaves the folder {source}; put the audio there and give the "
+            f"{row}: path {given!r} leaves the folder {source}; put the audio there and give the "
             "path relative to it"
         )
-    return source / path
+    if not PurePosixPath(name).name:
+        raise ManifestError(f"{row}: path {given!r} is the folder, expected an audio file in it")
+    return name, found
+
+
+def _relative_name(source: Path, given: str) -> str:
+    """Return a path relative to the folder, also of an absolute one inside, as NeMo writes them."""
+    path = Path(given)
+    if not path.is_absolute():
+        return given
+    for inner, outer in (
+        (Path(os.path.normpath(path)), Path(os.path.normpath(source.absolute()))),
+        (path.resolve(), source.resolve()),
+    ):
+        if inner.is_relative_to(outer):
+            return inner.relative_to(outer).as_posix()
+    return given
 
 
 def _reason(error: Exception) -> str:
@@ -307,7 +341,7 @@ def _check_audio(file: Path, source: Path, recordings: list[tuple[int, Recording
     missing = [
         f"row {number}: {recording.source_path}"
         for number, recording in recordings
-        if not (source / recording.source_path).is_file()
+        if not find_file(source, recording.source_path).is_file()
     ]
     if missing:
         raise CorpusError(
@@ -317,14 +351,18 @@ def _check_audio(file: Path, source: Path, recordings: list[tuple[int, Recording
 
 
 def _check_speakers(file: Path, recordings: list[tuple[int, Recording]]) -> None:
-    in_test = {r.speaker: number for number, r in recordings if r.speaker and r.split == "test"}
-    faults: dict[str | None, str] = {}
+    in_test = {
+        fold_speaker(r.speaker): number
+        for number, r in recordings
+        if r.speaker and r.split == "test"
+    }
+    faults: dict[str, str] = {}
     for number, recording in recordings:
-        speaker = recording.speaker
+        speaker = fold_speaker(recording.speaker or "")
         if recording.split in ("train", "valid") and speaker in in_test and speaker not in faults:
             faults[speaker] = (
-                f"row {number}: speaker {speaker!r} is in split {recording.split} here and in "
-                f"split test in row {in_test[speaker]}, expected one side; move the rows, or leave "
-                "the speaker column empty if that is intended"
+                f"row {number}: speaker {recording.speaker!r} is in split {recording.split} here "
+                f"and in split test in row {in_test[speaker]}, expected one side; move the rows, "
+                "or leave the speaker column empty if that is intended"
             )
     _refuse(file, list(faults.values()), CorpusError)

@@ -169,17 +169,17 @@ def _open_packed(path: Path, num_mels: int) -> PackedFeatures | None:
 
 
 def _save_packed(path: Path, parts: Iterable[np.ndarray], num_parts: int) -> None:
-    """Write offsets and features, part by part as they come: no more than one is held."""
+    """Write features as they come: memory holds one utterance, whatever the corpus."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    offsets = np.zeros(num_parts + 1, np.int64)
+    offsets = np.zeros(num_parts + 1, dtype=np.int64)
     try:
         with open(temporary, "wb") as file:
             np.save(file, offsets, allow_pickle=False)
             for index, part in enumerate(parts):
                 file.write(np.ascontiguousarray(part).data)
                 offsets[index + 1] = offsets[index] + len(part)
-            file.seek(0)
-            np.save(file, offsets, allow_pickle=False)  # as long as before
+            file.seek(0)  # as many bytes as before
+            np.save(file, offsets, allow_pickle=False)
         replace_file(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -43,7 +43,13 @@ COLUMNS = (
     "num_samples",
     "duration_seconds",
     "audio_key",  # sha256 of the int16 samples
+    "level_dbfs",  # RMS in decibels below full scale
+    "clipped_fraction",  # share of the samples at either end of their range
+    "dc_offset",  # mean of the samples, full scale being 1
+    "silent_fraction",  # share of the frames of 20 ms below -65 dB
 )
+LEVELS = COLUMNS[-4:]
+"""Columns that manifests of old do not have, and no model is made from."""
 SAMPLE_DTYPE = np.dtype("<i2")
 
 
@@ -132,7 +138,7 @@ class PreparedData:
 
     def _check(self) -> None:
         path = self.folder / MANIFEST_FILE
-        if missing := [name for name in COLUMNS if name not in self.frame]:
+        if missing := [name for name in COLUMNS if name not in (*self.frame, *LEVELS)]:
             raise ManifestError(f"{path}: columns {missing} are missing; run make prepare again")
         ids = self.frame["utterance_id"]
         if not ids.is_unique:

@@ -1,6 +1,8 @@
 """Where a workspace keeps what the stages make: paths from its root, as dvc.yaml names them."""
 
 PREPARED = "data/prepared"
+SPLITS_FILE = "data/splits.csv"
+"""Which utterance is in which split, for as long as data are prepared here."""
 TEACHER = "models/teacher"
 TEACHER_CACHE = "data/teacher_cache"
 STUDENTS = "models/students"

@@ -68,6 +68,8 @@ def _read(path: Path) -> dict[Any, Any]:
         raw = yaml.safe_load(text)
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; copy one from examples/") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: cannot be read: {error}; save it again as UTF-8") from None
     except yaml.YAMLError as error:
         raise ParamsError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(raw, dict):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from distillery.data import text
 from distillery.params.base import (
@@ -81,8 +81,8 @@ class PrepareParams(Section):
     """What errors are counted in: words, or characters where a language writes no spaces; `auto`
     goes by the script of most letters in the transcripts."""
     valid_fraction: Fraction = 0.1
-    """Share of the training speakers (of utterances, where speakers are unknown or too few) that
-    validate; chosen by hash, so new data moves none."""
+    """Share of the training speakers (of utterances, where speakers are unknown or there is one)
+    that validate, at least one of them; what was decided stays decided as data grow."""
     test_fraction: Fraction = 0.1
     """The same for test, used only where the corpus has no official test split."""
     labelled_fraction: PositiveFraction = 1.0
@@ -92,6 +92,9 @@ class PrepareParams(Section):
     """Shorter recordings are dropped."""
     max_duration_seconds: PositiveFloat = 30.0
     """Longer recordings are dropped."""
+    min_level_db: Annotated[float, Field(ge=-100.0, le=0.0)] = -65.0
+    """Recordings of a lower level (RMS around the mean, decibels to full scale) hold no speech and
+    are dropped; −100 keeps all. The quietest of 4,906 real ones has −53.4: docs/measurements.md."""
     ctc_frame_shift_seconds: PositiveFloat = 0.04
     """Frame shift of the slowest model planned, in seconds; larger makes more clips too short for
     CTC."""

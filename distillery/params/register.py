@@ -31,8 +31,8 @@ class GateParams(Section):
     """How much worse than the champion it may be at the far end of that interval, itself no worse;
     larger lets smaller test splits decide, below 0 it must be better by as much."""
     min_utterances: NonNegativeInt = 20
-    """Test utterances below which no champion is replaced: an interval over a few is too narrow,
-    over one it has no width; 0 lets any number decide."""
+    """Test utterances that the champion did not learn from, below which it is not replaced: an
+    interval over a few is too narrow, over one it has no width; 0 lets any number decide."""
     max_wer: PositiveFloat = 0.95
     """WER above which a model is broken, champion or not; one that says nothing has 1."""
     min_speaker_words: PositiveInt = 50

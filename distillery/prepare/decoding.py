@@ -24,8 +24,8 @@ from distillery.data.manifest import SAMPLE_DTYPE, audio_key
 from distillery.data.resampling import needs_torch
 from distillery.errors import AudioError, EmptyAudio
 from distillery.params.prepare import PrepareParams
+from distillery.prepare import levels
 from distillery.prepare.packing import Decoded, too_long
-from distillery.prepare.profile import clipped_fraction, level_dbfs
 
 LOOK_AHEAD_PER_WORKER = 8
 SPARE_SECONDS = 1.0
@@ -186,12 +186,13 @@ def measure(audio: Audio, params: PrepareParams) -> Decoded:
         return Decoded(NOTHING, reason=reason, detail=detail, caution=audio.caution)
     if needs_torch(audio.rate_hz, rate):
         _use_one_thread()
+    overdriven = levels.overdriven_fraction(audio.samples)
     samples = np.ascontiguousarray(resample(audio.samples, audio.rate_hz, rate), SAMPLE_DTYPE)
     return Decoded(
         samples,
         audio_key(samples),
-        level_dbfs(samples),
-        clipped_fraction(samples),
+        levels.measure(samples, rate),
+        overdriven,
         caution=audio.caution,
     )
 

@@ -7,7 +7,8 @@ what is kept, dropped or in the alphabet depends on the others alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -20,12 +21,15 @@ from distillery.data import text
 from distillery.data.audio import compute_num_samples
 from distillery.data.manifest import COLUMNS, shard_name
 from distillery.params.prepare import PrepareParams
-from distillery.prepare.profile import ProfileBuilder
+from distillery.prepare.levels import OVERDRIVEN, Levels
+from distillery.prepare.profile import Leaks, Profile, ProfileBuilder, Repeated
 from distillery.prepare.splits import hash_fraction
 
 UNKNOWN_CHARACTERS = "unknown_characters"
+MUCH_OFFSET = 0.01
+"""Mean of samples, full scale being 1, that is worth a word."""
 PACKING_ORDER = ("test", "valid", "train")
-"""The test split comes first, so that its audio is known when the others are looked at."""
+"""What is judged on comes first, so that its audio is known when the others are looked at."""
 SCHEMA = pa.schema(
     [
         pa.field("utterance_id", pa.string(), nullable=False),
@@ -39,6 +43,10 @@ SCHEMA = pa.schema(
         pa.field("num_samples", pa.int64(), nullable=False),
         pa.field("duration_seconds", pa.float64(), nullable=False),
         pa.field("audio_key", pa.string(), nullable=False),
+        pa.field("level_dbfs", pa.float64(), nullable=False),
+        pa.field("clipped_fraction", pa.float64(), nullable=False),
+        pa.field("dc_offset", pa.float64(), nullable=False),
+        pa.field("silent_fraction", pa.float64(), nullable=False),
     ]
 )
 """Of manifest.parquet."""
@@ -65,6 +73,14 @@ class Row:
     duration_seconds: float
     audio_key: str
     """SHA-256 of its int16 samples."""
+    level_dbfs: float
+    """RMS in decibels below full scale."""
+    clipped_fraction: float
+    """Share of the samples at either end of their range."""
+    dc_offset: float
+    """Mean of the samples; full scale is 1."""
+    silent_fraction: float
+    """Share of the frames of 20 ms below −65 dB."""
 
 
 assert tuple(SCHEMA.names) == COLUMNS == tuple(field.name for field in fields(Row))
@@ -86,8 +102,9 @@ class Decoded:
 
     samples: np.ndarray  # int16 (samples,); empty where there is a reason
     key: str = ""
-    level_dbfs: float = 0.0
-    clipped_fraction: float = 0.0
+    levels: Levels = Levels()  # noqa: RUF009 (frozen)
+    overdriven_fraction: float = 0.0
+    """Share of what is no digital silence at full scale, before it was resampled."""
     reason: str | None = None
     detail: str = ""
     caution: str | None = None
@@ -100,7 +117,7 @@ def too_long(duration_seconds: float, params: PrepareParams) -> tuple[str, str]:
     return "too_long", f"{duration_seconds:.3f} s, expected {bound} s"
 
 
-def in_packing_order(recordings: Sequence[Recording], splits: dict[str, str]) -> list[Recording]:
+def in_packing_order(recordings: Sequence[Recording], splits: Mapping[str, str]) -> list[Recording]:
     """Group recordings by split; within one, they keep the order of their ids."""
     return sorted(recordings, key=lambda r: PACKING_ORDER.index(splits[r.utterance_id]))
 
@@ -146,7 +163,7 @@ class Packing:
     def __init__(self, params: PrepareParams, folder: Path) -> None:
         self._params = params
         self._alphabet = None if params.alphabet is None else set(params.alphabet) | {" "}
-        self._test_keys: set[str] = set()
+        self._keys: dict[str, set[str]] = {"test": set(), "valid": set()}
         max_samples = compute_num_samples(params.shard_seconds, params.sample_rate_hz)
         self.shards = _Shards(folder, max_samples)
         self.rows: list[Row] = []
@@ -154,10 +171,10 @@ class Packing:
         self.num_hidden_transcripts = 0
         self.cautions: dict[str, str] = {}
         """By recording: what is wrong with its channels."""
-        self.profile = ProfileBuilder()
+        self._refused: list[set[str]] = []
 
     def add(self, recording: Recording, split: str, decoded: Decoded) -> None:
-        """Keep or drop one recording; those of the test split must come first."""
+        """Keep or drop one recording; best in packing order, for then no copy is written first."""
         if decoded.caution is not None:
             self.cautions[recording.source_path] = decoded.caution
         hidden = recording.text is not None and self._is_hidden(decoded, split)
@@ -171,16 +188,17 @@ class Packing:
         else:
             drop = (
                 self._fault_of_length(decoded)
+                or self._fault_of_level(decoded)
                 or self._fault_of_text(recording, words, split)
                 or self._fault_of_both(decoded, words, split)
             )
         if drop is not None:
             self.dropped.append(Drop(recording.utterance_id, recording.source_path, *drop))
             if drop[0] == UNKNOWN_CHARACTERS:
-                self.profile.refuse(self._unknown(words))
+                self._refused.append(self._unknown(words))
             return
-        if split == "test":
-            self._test_keys.add(decoded.key)
+        if split != "train":
+            self._keys[split].add(decoded.key)
         self.num_hidden_transcripts += hidden
         self._keep(recording, words, split, decoded)
 
@@ -192,7 +210,6 @@ class Packing:
     def _keep(self, recording: Recording, words: str | None, split: str, decoded: Decoded) -> None:
         shard, offset = self.shards.write(decoded.samples)
         seconds = len(decoded.samples) / self._params.sample_rate_hz
-        self.profile.add(split, seconds, decoded.level_dbfs, decoded.clipped_fraction, words)
         self.rows.append(
             Row(
                 utterance_id=recording.utterance_id,
@@ -206,8 +223,35 @@ class Packing:
                 num_samples=len(decoded.samples),
                 duration_seconds=seconds,
                 audio_key=decoded.key,
+                level_dbfs=decoded.levels.level_dbfs,
+                clipped_fraction=decoded.levels.clipped_fraction,
+                dc_offset=decoded.levels.dc_offset,
+                silent_fraction=decoded.levels.silent_fraction,
             )
         )
+
+    def drop_copies(self) -> None:
+        """Drop what turned out to be in a split before its own, because that came later."""
+        kept = []
+        for row in self.rows:
+            if fault := self._fault_of_copy(row.audio_key, row.split):
+                self.dropped.append(Drop(row.utterance_id, row.source_path, *fault))
+            else:
+                kept.append(row)
+        self.rows = kept
+
+    def profile(self, respelt_speakers: int) -> Profile:
+        """Return what the utterances that were kept are like."""
+        builder = ProfileBuilder()
+        for row in self.rows:
+            builder.add(
+                row.split, row.duration_seconds, row.level_dbfs, row.clipped_fraction, row.text
+            )
+        for characters in self._refused:
+            builder.refuse(characters)
+        reasons = Counter(drop.reason for drop in self.dropped)
+        copies = {split: reasons[f"also_in_{split}"] for split in self._keys}
+        return builder.profile(Leaks(_repeated(self.rows), copies, respelt_speakers))
 
     def _fault_of_length(self, decoded: Decoded) -> tuple[str, str] | None:
         duration_seconds = len(decoded.samples) / self._params.sample_rate_hz
@@ -216,6 +260,24 @@ class Packing:
             return "too_short", f"{duration_seconds:.3f} s, expected {bound} s"
         if duration_seconds > self._params.max_duration_seconds:
             return too_long(duration_seconds, self._params)
+        return None
+
+    def _fault_of_level(self, decoded: Decoded) -> tuple[str, str] | None:
+        level, lowest = decoded.levels.sound_dbfs, self._params.min_level_db
+        if level < lowest:
+            offset = decoded.levels.dc_offset
+            besides = f" around an offset of {offset:.2f}" if abs(offset) > MUCH_OFFSET else ""
+            return (
+                "no_speech",
+                f"{level:.1f} dB below full scale{besides}, expected {lowest:g} or more "
+                "(prepare.min_level_db)".replace("-", "−"),
+            )
+        if decoded.overdriven_fraction >= OVERDRIVEN:
+            return (
+                "overdriven",
+                f"{decoded.overdriven_fraction:.0%} of its samples are at full scale, such as "
+                "floats in the scale of integers; expected floats from −1 to 1",
+            )
         return None
 
     def _fault_of_text(
@@ -243,8 +305,8 @@ class Packing:
     def _fault_of_both(
         self, decoded: Decoded, words: str | None, split: str
     ) -> tuple[str, str] | None:
-        if split != "test" and decoded.key in self._test_keys:
-            return "also_in_test", f"audio {decoded.key[:12]}… is also in the test split"
+        if copy := self._fault_of_copy(decoded.key, split):
+            return copy
         if words is None or split != "train" or self._params.too_short_for_ctc == "keep":
             return None
         shift = compute_num_samples(
@@ -254,3 +316,24 @@ class Packing:
         if frames < needed:
             return "too_short_for_ctc", f"{frames} frames, {words!r} needs {needed}"
         return None
+
+    def _fault_of_copy(self, key: str, split: str) -> tuple[str, str] | None:
+        for other in PACKING_ORDER[: PACKING_ORDER.index(split)]:
+            if key in self._keys[other]:
+                return f"also_in_{other}", f"audio {key[:12]}… is also in the {other} split"
+        return None
+
+
+def _repeated(rows: Iterable[Row]) -> Mapping[str, Repeated]:
+    """Return how many sentences of validation and test stand in the training split, too."""
+    texts: dict[str, Counter[str]] = {split: Counter() for split in PACKING_ORDER}
+    for row in rows:
+        if row.text is not None:
+            texts[row.split][row.text] += 1
+    return {
+        split: Repeated(
+            texts[split].total(),
+            sum(count for text, count in texts[split].items() if text in texts["train"]),
+        )
+        for split in ("test", "valid")
+    }

@@ -7,13 +7,12 @@ whatever order the file system lists it in.
 
 from __future__ import annotations
 
-import csv
-import io
 import itertools
 import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from pathlib import Path
 
 import pyarrow as pa
@@ -36,16 +35,19 @@ from distillery.data.units import Unit, unit_of
 from distillery.errors import CorpusError
 from distillery.files import whole_folder, write_bytes, write_json
 from distillery.params.prepare import PrepareParams
+from distillery.prepare.checks import as_csv, check_drops, check_labels, check_splits
 from distillery.prepare.decoding import decode_ahead
-from distillery.prepare.packing import SCHEMA, Drop, Packing, Row, in_packing_order
+from distillery.prepare.kept import KEY_LENGTH, Recall, Terms, read_decisions, write_decisions
+from distillery.prepare.packing import SCHEMA, Decoded, Drop, Packing, Row, in_packing_order
 from distillery.prepare.profile import write_profile
-from distillery.prepare.splits import assign_splits
+from distillery.prepare.report import caution_of_channels, cautions_as_csv, remarks, table
+from distillery.prepare.speakers import say_unified, unify_speakers
+from distillery.prepare.splits import OFFICIAL, Kept, assign_splits
 
 NUM_WORKERS = 2
 SEGMENTS_FOLDER = ".segments"
 CHANNELS_FILE = "channels.csv"
 """Recordings whose channels do not mix well; written only where there are any."""
-NUM_EXAMPLES = 3
 LITTLE_SECONDS = 300.0
 """Transcribed training audio below which a teacher that is trained here hardly learns.
 
@@ -63,6 +65,7 @@ def prepare(
     folder: Path,
     reports: Path,
     num_workers: int = NUM_WORKERS,
+    decisions: Path | None = None,
 ) -> Summary:
     """Write prepared data and return its summary.
 
@@ -72,39 +75,115 @@ def prepare(
         folder: where prepared data goes; replaced whole, or left as it was when this fails.
         reports: where the list of dropped utterances goes when there are too many.
         num_workers: threads that decode.
+        decisions: the file that keeps which utterance is in which split; read first and written
+            last. None keeps nothing.
 
     Raises:
         CorpusError: the corpus is missing or contradicts itself, too many utterances were dropped,
-            or a split is empty.
-        ManifestError: the user's manifest breaks its contract.
+            or a split is empty, or models could not be validated or tested on it.
+        ManifestError: the user's manifest breaks its contract, or the file of decisions does.
     """
-    recordings = read_recordings(params, source)
-    splits, split_rule = assign_splits(recordings, params.valid_fraction, params.test_fraction)
+    recordings, respelt = unify_speakers(read_recordings(params, source))
+    former = None if decisions is None else read_decisions(decisions)
+    recall = Recall()
+    if former is not None:
+        recall = former.recall(params, (item.utterance_id for item in recordings))
+    for line in (say_unified(respelt) if respelt else None, recall.note):
+        if line is not None:
+            logger.warning("%s", line)
     with whole_folder(folder) as temporary:
-        packing = Packing(params, temporary)
-        with packing.shards:
-            waiting = temporary / SEGMENTS_FOLDER
-            waiting.mkdir()
-            for recording, decoded in decode_ahead(
-                in_packing_order(recordings, splits), params, num_workers, waiting
-            ):
-                packing.add(recording, splits[recording.utterance_id], decoded)
-            waiting.rmdir()
+        packing, split_rule = _split_and_pack(
+            params, recordings, recall.kept, temporary, num_workers
+        )
         dropped = sorted(packing.dropped, key=lambda drop: drop.utterance_id)
-        _check_drops(dropped, len(recordings), params.max_dropped_fraction, reports)
-        _check_splits(packing.rows)
-        _check_labels(packing, params.labelled_fraction)
+        check_drops(dropped, len(recordings), params.max_dropped_fraction, reports)
+        check_splits(packing.rows)
+        check_labels(packing, params.labelled_fraction)
         summary = _summarise(params, packing, dropped, split_rule)
         _write_manifest(temporary / MANIFEST_FILE, packing.rows)
-        write_bytes(temporary / DROPPED_FILE, _as_csv(dropped))
+        write_bytes(temporary / DROPPED_FILE, as_csv(dropped))
         if packing.cautions:
-            write_bytes(temporary / CHANNELS_FILE, _cautions_as_csv(packing.cautions))
+            write_bytes(temporary / CHANNELS_FILE, cautions_as_csv(packing.cautions))
         write_json(temporary / SUMMARY_FILE, summary.entries)
-        write_profile(temporary, packing.profile.profile())
-    _log_summary(summary)
+        profile = packing.profile(len(respelt))
+        write_profile(temporary, profile)
+    if decisions is not None:
+        write_decisions(decisions, Terms.of(params), recall.decisions, packing.rows)
+    assert profile.leaks is not None
+    for line in remarks(packing.rows, profile.leaks.repeated, recall.kept):
+        logger.info("%s", line)
+    logger.info("prepared %s\n%s", summary.corpus, table(summary, packing.rows))
     if packing.cautions:
-        logger.warning("%s", _caution_of_channels(packing.cautions, folder / CHANNELS_FILE))
+        logger.warning("%s", caution_of_channels(packing.cautions, folder / CHANNELS_FILE))
     return summary
+
+
+def _split_and_pack(
+    params: PrepareParams,
+    recordings: Sequence[Recording],
+    kept: Kept,
+    folder: Path,
+    num_workers: int,
+) -> tuple[Packing, dict[str, str]]:
+    """Draw splits and pack all recordings; return how validation and test were chosen, too.
+
+    Where all transcripts of a drawn split are dropped, as their audio shows, it is drawn again, and
+    not from what was dropped.
+    """
+    lost: set[str] = set()
+    while True:
+
+        def is_usable(recording: Recording, lost: AbstractSet[str] = frozenset(lost)) -> bool:
+            return recording.utterance_id not in lost and _is_transcribed(params, recording)
+
+        splits, split_rule = assign_splits(
+            recordings, params.valid_fraction, params.test_fraction, kept, is_usable
+        )
+        packing = Packing(params, folder)
+        waiting = folder / SEGMENTS_FOLDER
+        waiting.mkdir()
+        decoded = decode_ahead(in_packing_order(recordings, splits), params, num_workers, waiting)
+        _pack(packing, decoded, splits, split_rule, kept)
+        waiting.rmdir()
+        transcribed = {row.split for row in packing.rows if row.text is not None}
+        drawn = {split for split, rule in split_rule.items() if rule != OFFICIAL}
+        dropped = {drop.utterance_id for drop in packing.dropped}
+        if drawn <= transcribed or not transcribed or dropped <= lost:
+            return packing, split_rule
+        bare = " and ".join(sorted(drawn - transcribed))
+        logger.info("split %s: all transcripts were dropped with their audio; drawn again", bare)
+        lost |= dropped
+        for shard in folder.iterdir():
+            shard.unlink()
+
+
+def _is_transcribed(params: PrepareParams, recording: Recording) -> bool:
+    """Return whether models can be validated and tested on a recording's text."""
+    words = text.normalise(recording.text or "", params.case)
+    return bool(words) and (params.alphabet is None or set(words) <= set(params.alphabet) | {" "})
+
+
+def _pack(
+    packing: Packing,
+    decoded_ahead: Iterable[tuple[Recording, Decoded]],
+    splits: Mapping[str, str],
+    split_rule: Mapping[str, str],
+    kept: Kept,
+) -> None:
+    """Pack all recordings.
+
+    Audio that was in another split before is there again, under whatever name, unless the corpus
+    itself says where it belongs.
+    """
+    with packing.shards:
+        for recording, decoded in decoded_ahead:
+            split = splits[recording.utterance_id]
+            former = kept.audio.get(decoded.key[:KEY_LENGTH], split)
+            says = recording.split
+            if says is None or (says == "train" and split_rule.get(former) != OFFICIAL):
+                split = former
+            packing.add(recording, split, decoded)
+    packing.drop_copies()
 
 
 def too_little_to_learn(data: PreparedData) -> str | None:
@@ -148,52 +227,7 @@ def read_recordings(params: PrepareParams, source: Path) -> list[Recording]:
     return recordings
 
 
-# --- what is written and checked at the end ----------------------------------------------------
-
-
-def _check_drops(
-    dropped: Sequence[Drop], num_recordings: int, max_fraction: float, reports: Path
-) -> None:
-    if len(dropped) <= max_fraction * num_recordings:
-        return
-    reports.mkdir(parents=True, exist_ok=True)
-    path = reports / DROPPED_FILE
-    write_bytes(path, _as_csv(dropped))
-    lines = []
-    for reason, count in sorted(Counter(drop.reason for drop in dropped).items()):
-        examples = [drop for drop in dropped if drop.reason == reason][:NUM_EXAMPLES]
-        lines.append(f"  {reason}: {count}")
-        lines.extend(f"    {drop.utterance_id}: {drop.detail}" for drop in examples)
-    raise CorpusError(
-        f"{len(dropped)} of {num_recordings} utterances were dropped, "
-        f"prepare.max_dropped_fraction allows {max_fraction:g}; all of them are listed in {path}. "
-        "Repair the corpus, change prepare's settings, or raise that fraction\n" + "\n".join(lines)
-    )
-
-
-def _check_splits(rows: Sequence[Row]) -> None:
-    counts = Counter(row.split for row in rows)
-    if empty := [split for split in SPLITS if not counts[split]]:
-        found = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
-        settings = " and ".join(
-            f"prepare.{split}_fraction" for split in ("valid", "test") if split in empty
-        )
-        raise CorpusError(
-            f"split {' and '.join(empty)}: no utterances (found {found}), expected some in each; "
-            + (f"raise {settings}" if settings else "lower valid_fraction and test_fraction")
-            + ", or add data"
-        )
-
-
-def _check_labels(packing: Packing, labelled_fraction: float) -> None:
-    """Refuse a share that leaves a transcribed corpus without any training transcript."""
-    hidden = packing.num_hidden_transcripts
-    labelled = (row for row in packing.rows if row.split == "train" and row.text is not None)
-    if hidden and not any(labelled):
-        raise CorpusError(
-            f"split train: prepare.labelled_fraction {labelled_fraction:g} keeps none of its "
-            f"{hidden} transcripts, expected at least one; raise that fraction"
-        )
+# --- what is written ----------------------------------------------------------------------------
 
 
 def _summarise(
@@ -246,45 +280,3 @@ def _write_manifest(path: Path, rows: Iterable[Row]) -> None:
     ordered = sorted(rows, key=lambda row: row.utterance_id)
     table = pa.Table.from_pylist([vars(row) for row in ordered], schema=SCHEMA)
     pq.write_table(table, path, compression="zstd")
-
-
-def _as_csv(dropped: Iterable[Drop]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("utterance_id", "source_path", "reason", "detail"))
-    writer.writerows((d.utterance_id, d.source_path, d.reason, d.detail) for d in dropped)
-    return buffer.getvalue().encode()
-
-
-def _cautions_as_csv(cautions: Mapping[str, str]) -> bytes:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("source_path", "channels"))
-    writer.writerows(sorted(cautions.items()))
-    return buffer.getvalue().encode("utf-8", errors="backslashreplace")
-
-
-def _caution_of_channels(cautions: Mapping[str, str], path: Path) -> str:
-    examples = "; ".join(f"{name}: {caution}" for name, caution in sorted(cautions.items())[:1])
-    return (
-        f"warning: {len(cautions)} recordings have channels that do not mix well, such as "
-        f"{examples}; all of them are listed in {path}, prepare.channel takes one channel"
-    )
-
-
-def _log_summary(summary: Summary) -> None:
-    lines = [f"{'split':<8}{'utterances':>12}{'unlabelled':>12}{'speakers':>10}{'hours':>9}"]
-    for split, counts in summary.splits.items():
-        lines.append(
-            f"{split:<8}{counts.num_utterances:>12}{counts.num_unlabelled:>12}"
-            f"{counts.num_speakers:>10}{counts.hours:>9.3f}"
-        )
-    if summary.unit is Unit.CHARACTER:
-        lines.append(
-            "unit: character (CER), for most letters are of a script without spaces between words, "
-            "or prepare.unit says so"
-        )
-    if hidden := summary.num_hidden_transcripts:
-        lines.append(f"hidden: transcripts of {hidden} training utterances")
-    lines.extend(f"dropped: {reason} {count}" for reason, count in summary.dropped.items())
-    logger.info("prepared %s\n%s", summary.corpus, "\n".join(lines))

@@ -31,9 +31,6 @@ from distillery.files import Json, read_json, write_json
 PROFILE_FILE = "profile.json"
 VERSION = 1
 MEASURES = ("duration_seconds", "level_dbfs", "clipped_fraction", "characters_per_second")
-FULL_SCALE = 32768.0
-CLIPPED_AT = 32767
-SILENCE_DBFS = -100.0
 DURATION_STEP = 1.05  # ratio of a bin's ends
 LEVEL_STEP_DB = 0.5
 RATE_STEP = 0.5  # characters per second
@@ -73,6 +70,33 @@ class SplitProfile:
 
 
 @dataclass(frozen=True)
+class Repeated:
+    """Sentences of a split that models are trained on, too."""
+
+    num_utterances: int
+    """Transcribed ones of the split."""
+    num_in_train: int
+    """Those whose whole text is that of a training utterance."""
+
+    @property
+    def fraction(self) -> float:
+        """Share of the utterances."""
+        return self.num_in_train / max(1, self.num_utterances)
+
+
+@dataclass(frozen=True)
+class Leaks:
+    """What would flatter models, and what became of it."""
+
+    repeated: Mapping[str, Repeated]
+    """Of `valid` and `test`."""
+    copies_dropped: Mapping[str, int]
+    """By the split whose audio it was: utterances of other splits that were dropped."""
+    respelt_speakers: int
+    """Speakers whose spellings differed by blanks or case alone, and are one now."""
+
+
+@dataclass(frozen=True)
 class Profile:
     """What profile.json holds."""
 
@@ -81,26 +105,10 @@ class Profile:
     """Characters that are no tokens: how many utterances were dropped for each."""
     num_utterances_with_unknown_characters: int
     """Dropped for any of them."""
+    leaks: Leaks | None = None
+    """None in profiles of old."""
     version: int = VERSION
     """Of the measures and their bins."""
-
-
-def level_dbfs(samples: np.ndarray) -> float:
-    """Return the RMS of int16 samples `(samples,)` in decibels below full scale, -100 at least."""
-    # Whole numbers: every machine gives the same sum. BLAS would wake threads for it.
-    energy = int(np.einsum("i,i->", samples, samples, dtype=np.int64))
-    power = energy / len(samples) if len(samples) else 0.0
-    lowest = (FULL_SCALE * 10 ** (SILENCE_DBFS / 20)) ** 2
-    return 10 * math.log10(max(power, lowest) / FULL_SCALE**2)
-
-
-def clipped_fraction(samples: np.ndarray) -> float:
-    """Return the share of int16 samples `(samples,)` at either end of their range."""
-    if not len(samples):
-        return 0.0
-    # As unsigned numbers the two ends are neighbours: one comparison instead of two.
-    ends = samples.astype(np.int16, copy=False).view(np.uint16) - np.uint16(CLIPPED_AT) < 2
-    return float(np.count_nonzero(ends)) / len(samples)
 
 
 @dataclass
@@ -188,8 +196,8 @@ class ProfileBuilder:
         self._num_refused += 1
         self._unknown.update(characters)
 
-    def profile(self) -> Profile:
-        """Return the profile of what was counted."""
+    def profile(self, leaks: Leaks | None = None) -> Profile:
+        """Return the profile of what was counted, with what may flatter models, if known."""
         return Profile(
             splits={
                 split: SplitProfile(
@@ -200,6 +208,7 @@ class ProfileBuilder:
             },
             unknown_characters=dict(sorted(self._unknown.items())),
             num_utterances_with_unknown_characters=self._num_refused,
+            leaks=leaks,
         )
 
 

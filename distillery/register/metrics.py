@@ -5,7 +5,7 @@ test/…                       all of `Rates`, and the speed
 gain/…, gap_closed           of students: what distillation gained
 valid/…, model/…, latency_ms/…, lm/…, filter/…
 onnx/…, onnx-int8/…          of the seed that was exported
-teacher/…, cache/…           of a pipeline's run
+teacher/…, cache/…, data/…   of a pipeline's run
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from distillery.data.units import Unit
-from distillery.data.workspace import TEACHER_CACHE
+from distillery.data.workspace import PREPARED, TEACHER_CACHE
 from distillery.distill.filtering import FilterReport
+from distillery.errors import ManifestError
 from distillery.evaluate.comparison import Comparison, SeedGain
 from distillery.evaluate.rates import Rates
 from distillery.evaluate.summary import Export, ModelRow, Row, SeedRow, Summary
 from distillery.language_model.settings import DECODER_FILE, read_tuned
+from distillery.prepare.profile import PROFILE_FILE, read_profile
 from distillery.register.pipeline_results import CACHE_DIGEST_TAG, PipelineResults
 from distillery.teacher_cache.filling.expected import DECODER_FOLDER
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, read_report
@@ -196,3 +198,25 @@ def cache_metrics(results: PipelineResults) -> dict[str, float]:
         return {}
     values = {name: getattr(report, name) for name in CACHE_FIELDS}
     return {f"cache/{name}": float(value) for name, value in values.items() if value is not None}
+
+
+def data_leaks(results: PipelineResults) -> tuple[dict[str, float], dict[str, str]]:
+    """Return metrics and tags: how much of validation and test stands in the training split, too.
+
+    Both are empty for data that were prepared before this was counted.
+    """
+    try:
+        leaks = read_profile(results.root / PREPARED / PROFILE_FILE).leaks
+    except ManifestError:
+        leaks = None
+    if leaks is None:
+        return {}, {}
+    metrics = {"data/respelt_speakers": float(leaks.respelt_speakers)}
+    for split, count in leaks.copies_dropped.items():
+        metrics[f"data/copies_of_{split}_dropped"] = float(count)
+    tags = {}
+    for split, found in leaks.repeated.items():
+        metrics[f"data/{split}_sentences_in_train"] = found.fraction
+        told = f"{found.num_in_train} of {found.num_utterances}"
+        tags[f"data.{split}_sentences_in_train"] = told
+    return metrics, tags

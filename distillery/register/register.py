@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pandas as pd
 
 from distillery.credentials import without_credentials
 from distillery.data.manifest import PreparedData
 from distillery.data.workspace import EVALUATION, PREPARED
+from distillery.errors import ModelError, TrackingError
 from distillery.evaluate.summary import EXPORTED_FILE, PREDICTIONS_FILE, ModelRow, SeedRow
 from distillery.register import descriptions
-from distillery.register.aliases import read_aliases
+from distillery.register.aliases import check_version, read_aliases
 from distillery.register.drift import Drift, drift_from_champion, log_drift
 from distillery.register.gate.promotion import Entry, Terms, decide
 from distillery.register.gate.verdict import Verdict
@@ -21,7 +23,9 @@ from distillery.register.pipeline_results import PipelineResults
 from distillery.register.registered import PARENT, Registered
 from distillery.register.runs import data_sources, log_model_runs, log_parent_run
 from distillery.serve.served import Served, choose_format
+from distillery.tracking.fetched import REGISTERED, read_source
 from distillery.tracking.store import UNIT_TAG, Tracking
+from distillery.tracking.trained_on import pack_keys, read_keys
 from distillery.tracking.versions import Candidate, best_candidate, register_version
 
 OPEN_RUN_FILE = "scratch/open_run.json"
@@ -51,7 +55,10 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
         predictions = pd.read_parquet(results.root / EVALUATION / PREDICTIONS_FILE)
         sources = data_sources(data, results)
         runs = log_model_runs(tracking, parent, results, sources, predictions)
-        candidates = _candidates(results, runs, test_digest(data))
+        candidates = [
+            replace(item, trained_on=_trained_on(tracking, results, item.name, data))
+            for item in _candidates(results, runs, test_digest(data))
+        ]
         versions = {
             item.name: register_version(tracking, settings.model_name, item, settings.serve_limits)
             for item in candidates
@@ -159,6 +166,29 @@ def _candidates(
             )
         )
     return candidates
+
+
+def _trained_on(
+    tracking: Tracking, results: PipelineResults, student: str, data: PreparedData
+) -> bytes | None:
+    """Return which audio a student learnt from, with what the version it started from learnt from.
+
+    None where that version does not say.
+    """
+    frame = data.frame
+    keys = frame.loc[frame["split"] != "test", "audio_key"]
+    before = None
+    if results.params.distill.students[student].registered_init is not None:
+        source = read_source(results.root / REGISTERED / "students" / student)
+        if source is None:
+            return None
+        try:
+            before = read_keys(check_version(tracking, source.name, source.version))
+        except (TrackingError, ModelError):
+            before = None
+        if before is None:
+            return None
+    return pack_keys(keys, before)
 
 
 def _served(results: PipelineResults, row: ModelRow, best: SeedRow) -> Served:

@@ -19,7 +19,12 @@ from distillery.params.objective import ObjectiveParams
 from distillery.params.whole import Params
 from distillery.register import descriptions
 from distillery.register.gate.verdict import GATE_FILE, Verdict
-from distillery.register.metrics import cache_metrics, model_metrics, teacher_metrics
+from distillery.register.metrics import (
+    cache_metrics,
+    data_leaks,
+    model_metrics,
+    teacher_metrics,
+)
 from distillery.register.pipeline_results import PipelineResults
 from distillery.tracking.curve_files import CurveFile
 from distillery.tracking.names import flatten, objective_name, pipeline_name, run_name, short_md5
@@ -176,6 +181,7 @@ def log_parent_run(
     settings = {**flatten(params.model_dump()), **flatten(origin(results))}
     if uri := params.register.tracking_uri:
         settings["register.tracking_uri"] = without_credentials(uri)
+    leaks, told = data_leaks(results)
     objective = _objective_of(params, f"students/{best.name}/seed-{best.seed}")
     name = pipeline_name(f"{best.name}-{objective}", params.prepare.title, results.data_md5)
     tracking.log_values(
@@ -188,9 +194,11 @@ def log_parent_run(
             "registered/wer": best.test_wer,
             "registered/valid_wer": best.valid_wer,
             **cache_metrics(results),
+            **leaks,
         },
         tags={
             **results.tags,
+            **told,
             "student": best.name,
             UNIT_TAG: summary.data.unit.value,
             "registered.seed": str(best.seed),

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 
 from distillery.errors import ModelError
-from distillery.files import digest_of_file, read_json
+from distillery.files import digest_of_file, read_json, read_text
 from distillery.models.base import Teacher
 from distillery.models.recogniser import CONFIG_FILE
 from distillery.params.teacher import OnnxTeacherParams
@@ -100,7 +100,7 @@ def read_table(path: Path, blank: int | str) -> TokenTable:
         ModelError: it is missing or no such file, or has no such blank.
     """
     try:
-        text = path.read_text("utf-8")
+        text = read_text(path, ModelError)
         tokens = _tokens_of(text, path.suffix == ".json")
     except FileNotFoundError:
         raise ModelError(

@@ -21,6 +21,7 @@ from distillery.params.register import ServeLimits
 from distillery.serve.served import Served
 from distillery.tracking.bundle import check_bundle, write_bundle
 from distillery.tracking.store import Tracking, file_lock
+from distillery.tracking.trained_on import TRAINED_ON_FILE
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -83,6 +84,8 @@ class Candidate:
     """Numbers that were trained."""
     served: Served = Served()  # noqa: RUF009 (frozen)
     """The format in which it is served."""
+    trained_on: bytes | None = None
+    """Which audio it learnt from, as trained_on.py packs it; None: not known."""
 
 
 def registry_lock(tracking: Tracking) -> AbstractContextManager[None]:
@@ -199,7 +202,10 @@ def _create_version(
     logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as temporary:
         bundle = Path(temporary) / "model"
-        digest = write_bundle(candidate.folder, bundle, candidate.served.contents)
+        more = dict(candidate.served.contents)
+        if candidate.trained_on is not None:
+            more[TRAINED_ON_FILE] = candidate.trained_on
+        digest = write_bundle(candidate.folder, bundle, more)
         with mlflow.start_run(run_id=candidate.run):
             info = mlflow.pyfunc.log_model(
                 name=candidate.name,

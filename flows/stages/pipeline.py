@@ -22,6 +22,7 @@ from flows.stages import side_by_side
 from flows.stages.lock import lock_bytes, restore_if_damaged, wait_for_the_dying
 from flows.stages.objects import drop_damaged, drop_damaged_folders, locked_outs
 from flows.stages.process import Emit, reason, run_dvc
+from flows.stages.splits import recover_splits
 from flows.stages.storage import RESTORE_ATTEMPTS, fetch_objects
 
 STAGES = ("prepare", "fetch", "teacher", "cache", "distill", "evaluate")
@@ -140,6 +141,8 @@ def run_stage(root: Path, target: str, emit: Emit) -> StageRun:
     start = time.monotonic()
     if not changed_targets(root, [target]):
         return StageRun(target, "unchanged", time.monotonic() - start)
+    if target == "prepare":
+        recover_splits(root, emit)
     status, lines = _reproduce_whole(root, target, emit)
     tail = "\n".join(lines)
     if status:

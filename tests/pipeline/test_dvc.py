@@ -179,6 +179,11 @@ def test_the_cache_survives_its_stage_and_bytecode_changes_nothing() -> None:
     assert {"__pycache__/", "*.pyc"} <= set(ignored)
 
 
+def test_decisions_about_splits_survive_their_stage_and_macos_changes_nothing() -> None:
+    assert spec_of("prepare")["outs"] == ["data/prepared", {"data/splits.csv": {"persist": True}}]
+    assert {".DS_Store", "._*"} <= set((ROOT / ".dvcignore").read_text().splitlines())
+
+
 def test_arrows_point_from_flows_to_tasks_to_the_library() -> None:
     for folder, forbidden in (
         ("distillery", ("tasks", "flows", "prefect", "dvc")),

@@ -110,6 +110,14 @@ def test_recordings_that_come_or_go_meanwhile_fail_the_stage(kitchen: Path) -> N
         guarded(cook, kitchen)
 
 
+def test_what_macos_leaves_beside_recordings_is_no_change(kitchen: Path) -> None:
+    def cook(root: Path) -> None:
+        (root / "corpus/.DS_Store").write_text("x")
+        (root / "corpus/._file").write_text("x")
+
+    guarded(cook, kitchen)
+
+
 def test_a_matrix_stage_depends_on_its_own_items_only(kitchen: Path) -> None:
     before = snapshot(kitchen, "bake", "a", "0")
     assert before["params.yaml: bake.cakes.a"] == {"g": 1}

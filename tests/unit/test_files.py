@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from distillery.files import Json, digest_of_file, read_json
+from distillery.errors import CorpusError, ManifestError
+from distillery.files import Json, digest_of_file, read_json, read_text
+
+TEXT = "né – ja\tx\n\u4f60\u2028z\r\n"
+MARKED = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
 
 
 @pytest.mark.parametrize("content", [b"", b"abc", bytes(range(256)) * 4097], ids=len)
@@ -64,3 +68,50 @@ def test_a_file_that_is_something_else_says_what_and_where(
         read_json(path, Whole)
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "none.json", Whole)
+
+
+# --- users' texts -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", [*MARKED, "utf-16-le", "utf-16-be", "utf-32-be"])
+def test_text_is_read_in_every_encoding_that_says_which_it_is(
+    tmp_path: Path, encoding: str
+) -> None:
+    path = tmp_path / "list"
+    mark = "\ufeff" if encoding[-3:] in ("-le", "-be") else ""
+    path.write_bytes((mark + TEXT).encode(encoding))
+    assert read_text(path, CorpusError) == TEXT
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "shift_jis", "gb18030"])
+def test_other_encodings_are_refused_with_the_line(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "list.tsv"
+    word = {"shift_jis": "日本", "gb18030": "你好"}.get(encoding, "né")
+    path.write_bytes(f"first\nsecond\n{word}\n".encode(encoding))
+    with pytest.raises(CorpusError, match=r"list\.tsv, line 3: .*save it again as UTF-8"):
+        read_text(path, CorpusError)
+    with pytest.raises(ManifestError):
+        read_text(path, ManifestError)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le"])
+def test_two_bytes_a_letter_without_a_mark_are_refused(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "list"
+    path.write_bytes("a few words\n".encode(encoding))
+    with pytest.raises(CorpusError, match="without a byte-order mark; save it again as UTF-8"):
+        read_text(path, CorpusError)
+
+
+def test_a_list_cut_short_within_a_character_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "list"
+    path.write_bytes(b"a\n\xc3")
+    with pytest.raises(CorpusError, match="line 2: cannot be read"):
+        read_text(path, CorpusError)
+    path.write_bytes("né".encode("utf-16")[:-1])
+    with pytest.raises(CorpusError, match="line 1: cannot be read"):
+        read_text(path, CorpusError)
+
+
+def test_a_folder_is_no_list(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="expected a text file"):
+        read_text(tmp_path, CorpusError)

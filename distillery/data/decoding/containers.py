@@ -38,7 +38,7 @@ class SizeField:
 
     def holding(self, size: int) -> bytes:
         """Return the number for a size; all ones where it does not fit."""
-        most = 2 ** (8 * self.width) - 1
+        most = (1 << 8 * self.width) - 1
         return min(size + self.extra, most).to_bytes(self.width, self.order)
 
 
@@ -256,13 +256,15 @@ def _mat5(source: Source, head: bytes) -> Extent | None:
 
 
 def _iso(source: Source, head: bytes) -> Extent | None:
-    """MP4, M4A, MOV, 3GP: boxes on the top level, all of which count."""
+    """MP4, M4A, MOV, 3GP: boxes on the top level, all of which count, up to those of another."""
     place = 0
     for _ in range(MAX_CHUNKS):
         header = source.at(place, 16)
         if len(header) < 8:
             place += len(header) and 8
             break
+        if place and header[4:8] == b"ftyp":
+            return Extent(0, place, ends=(place,))
         size = int.from_bytes(header[:4], "big")
         if size == 1 and len(header) == 16:
             size = int.from_bytes(header[8:], "big")
@@ -304,6 +306,14 @@ def _adts(source: Source, head: bytes) -> Extent | None:
     return Extent(0, place)
 
 
+def _flv(source: Source, head: bytes) -> Extent | None:
+    """Flash video: tag after tag, the length of each behind it once more."""
+    place = int.from_bytes(head[5:9], "big") + 4
+    while len(header := source.at(place, 4)) == 4:
+        place += 11 + int.from_bytes(header[1:], "big") + 4
+    return Extent(0, place + len(header))
+
+
 READERS: dict[bytes, Callable[[Source, bytes], Extent | None]] = {
     b"RIFF": _wav,
     b"RIFX": _wav,
@@ -325,6 +335,7 @@ READERS: dict[bytes, Callable[[Source, bytes], Extent | None]] = {
     b"\0\0\0\0": _mat4,
     b"\0\0\x03\xe8": _mat4,
     b"\x1aE\xdf\xa3": _ebml,
+    b"FLV\x01": _flv,
     b"\xff\xf1": _adts,
     b"\xff\xf9": _adts,
     b"\xff\xf0": _adts,

@@ -173,16 +173,16 @@ def looks_like_mpeg(source: Source, start: int, end: int) -> bool:
 def find_start(source: Source) -> int | None:
     """Return where frames begin behind some bytes that are none; None: nowhere near the start."""
     reader = _Reader(source)
-    place: int | None = 0
     end = min(source.size, MAX_JUNK_BYTES)
-    while (place := _next_frame(reader, place, end)) is not None:
+    place = _next_frame(reader, 0, end)
+    while place is not None:
         after, count = place, 0
         first = reader.frame(place)
         while (frame := reader.frame(after)) is not None and first and frame.kind == first.kind:
             after, count = after + frame.length, count + 1
             if count == SURE_FRAMES:
                 return place
-        place += 1
+        place = _next_frame(reader, place + 1, end)
     return None
 
 

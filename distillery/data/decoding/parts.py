@@ -84,8 +84,10 @@ def find_parts(source: Source) -> list[Part]:
         _check_gsm(source)
         return whole
     if (media := media_kind(source)) is not None:
-        is_iso = media == "mov"
-        _check_extent(source, iso_extent(source) if is_iso else find_extent(source))
+        extent = iso_extent(source) if media == "mov" else find_extent(source)
+        if extent is not None and extent.size:
+            _check_extent(source, extent)
+            _refuse_joined(source, extent)
         if media == "mpegts" and (rest := source.size % TRANSPORT_PACKET_BYTES):
             raise AudioError(
                 f"{source.name}: its last packet holds {rest} of {TRANSPORT_PACKET_BYTES} bytes; "
@@ -123,9 +125,9 @@ def media_kind(source: Source) -> str | None:
     return "mpegts" if all(packet == b"\x47" for packet in packets) else None
 
 
-def _check_extent(source: Source, extent: Extent | None) -> None:
-    if extent is None or extent.size is None:
-        return
+def _check_extent(source: Source, extent: Extent) -> None:
+    """Make sure that there are as many bytes of samples as the header has it."""
+    assert extent.size is not None
     present = source.size - extent.start
     if present <= 0 < extent.size:
         raise EmptyAudio(
@@ -228,7 +230,9 @@ def _refuse_joined(source: Source, extent: Extent) -> None:
     kind = head[8:12] if magic in (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM") else b""
     for end in sorted({place for known in extent.ends for place in (known, known + known % 2)}):
         following = source.at(end, 12)
-        if end > 12 and following[:4] == magic and following[8:].startswith(kind):
+        is_same = following[:4] == magic and following[8:].startswith(kind)
+        is_same |= head[4:8] == following[4:8] == b"ftyp"  # MP4: its size stands in front
+        if end >= 12 and is_same:
             raise AudioError(
                 f"{source.name}: another recording is joined to it at byte {end}, which readers "
                 "of this kind leave out; split the file there, or join recordings with a program "

@@ -6,6 +6,7 @@ everybody's figure alike.
 
 from __future__ import annotations
 
+import copy
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from distillery.register.aliases import check_version
 from distillery.register.gate.rules import PYTORCH, ScoredFormat
 from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 from distillery.tracking.store import Tracking
+from distillery.tracking.trained_on import are_among
 
 NUM_ROUNDS = 2
 
@@ -58,6 +60,19 @@ class TestSplit:
         self.data = data
         self.settings = settings
         self.rows = labelled_test_rows(data)
+        self._all_ids = sorted(self.rows["utterance_id"])
+
+    def without(self, heard: np.ndarray) -> TestSplit:
+        """Return the split without the utterances that a model learnt from.
+
+        Args:
+            heard: as `distillery.tracking.trained_on.read_keys` returns it.
+        """
+        left = copy.copy(self)
+        left.rows = self.rows[~are_among(list(self.rows["audio_key"]), heard)].reset_index(
+            drop=True
+        )
+        return left
 
     def score(self, loaded: Sequence[LoadedFormat]) -> list[ScoredFormat]:
         """Return what each did, in their order.
@@ -81,16 +96,17 @@ class TestSplit:
         ]
 
     def ordered(self, predictions: pd.DataFrame, whose: str) -> pd.DataFrame:
-        """Return predictions in the order of the split's rows.
+        """Return predictions in the order of the split's rows, without what was left out.
 
         Raises:
             StageError: they are of other utterances.
         """
         wanted = list(self.rows["utterance_id"])
-        if sorted(predictions["utterance_id"]) != sorted(wanted):
+        if sorted(predictions["utterance_id"]) != self._all_ids:
             raise StageError(
                 f"reports/evaluation: {whose} was scored on {len(predictions)} utterances, "
-                f"data/prepared has {len(wanted)} to test on, expected the same; run make evaluate"
+                f"data/prepared has {len(self._all_ids)} to test on, expected the same; run make "
+                "evaluate"
             )
         return predictions.set_index("utterance_id").loc[wanted].reset_index()
 

@@ -20,6 +20,7 @@ from distillery.register.aliases import (
     GATE,
     Aliases,
     check_exists,
+    check_version,
     moves,
     read_aliases,
     record_unrecorded,
@@ -31,6 +32,7 @@ from distillery.register.gate import verdict as verdicts
 from distillery.register.gate.rules import PYTORCH, ScoredFormat, is_tie, judge
 from distillery.register.gate.verdict import Ruling, Verdict
 from distillery.tracking.store import Tracking
+from distillery.tracking.trained_on import read_keys
 from distillery.tracking.versions import CHALLENGER, CHAMPION, PREVIOUS
 
 if TYPE_CHECKING:
@@ -126,7 +128,9 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
     check_exists(tracking, entry.model_name, entry.version)
     # Asked before the work, for versions may be deleted meanwhile.
     served = _served(tracking, entry.model_name, entry.version)
-    rival = _rival(tracking, entry.model_name, aliases, split)
+    rival = _rival(tracking, entry.model_name, aliases, split, terms.gate)
+    if rival.obstacle is None and rival.heard is not None:
+        split = split.without(rival.heard)
     scored = split.score([*own, *rival.formats])
     own_scores, rival_scores = scored[: len(own)], scored[len(own) :]
     control_errors = _control_errors(split, mine, entry.name)
@@ -147,6 +151,8 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
         against_wer=rival_scores[0].wer if rival_scores else None,
         num_utterances=len(split.rows),
         unit=terms.data.unit,
+        num_left_out=rival.num_left_out,
+        note=_note(rival),
         rulings=tuple(_binding(rulings, served)),
     )
     if rival.obstacle is not None:
@@ -168,9 +174,15 @@ class _Rival:
     formats: Sequence[LoadedFormat] = ()
     obstacle: str | None = None
     """Why it cannot be scored; None where it can."""
+    heard: np.ndarray | None = None
+    """The audio that it learnt from; None where it does not say."""
+    num_left_out: int | None = None
+    """Test utterances among that; None where it is not known."""
 
 
-def _rival(tracking: Tracking, model_name: str, aliases: Aliases, split: TestSplit) -> _Rival:
+def _rival(
+    tracking: Tracking, model_name: str, aliases: Aliases, split: TestSplit, gate: GateParams
+) -> _Rival:
     """Return whom a student is compared with, loaded unless something is in the way."""
     from distillery.register.gate.formats import formats_of_version  # PyTorch comes with it
 
@@ -178,10 +190,47 @@ def _rival(tracking: Tracking, model_name: str, aliases: Aliases, split: TestSpl
     if version is None:
         return _Rival()
     served = _served(tracking, model_name, version)
+    heard, left_out = None, None
     try:
-        return _Rival(version, served, formats_of_version(tracking, model_name, version, split))
+        heard = read_keys(check_version(tracking, model_name, version))
+        judged = split if heard is None else split.without(heard)
+        if heard is not None:
+            left_out = len(split.rows) - len(judged.rows)
+        obstacle = _too_little_unheard(len(split.rows), left_out or 0, gate.min_utterances)
+        if obstacle is not None:
+            return _Rival(version, served, (), obstacle, heard, left_out)
+        formats = formats_of_version(tracking, model_name, version, judged)
     except (ModelError, TrackingError) as error:
         return _Rival(version, served, obstacle=str(error))
+    return _Rival(version, served, formats, None, heard, left_out)
+
+
+def _too_little_unheard(total: int, left_out: int, least: int) -> str | None:
+    """Return why a champion cannot be judged: too much of the test split is what it learnt from."""
+    if not left_out or total - left_out >= max(1, least):
+        return None
+    return (
+        f"it was trained or validated on {left_out} of the {total} test utterances, so "
+        f"{total - left_out} are left to judge it on, expected {max(1, least)} or more "
+        "(register.gate.min_utterances)"
+    )
+
+
+def _note(rival: _Rival) -> str:
+    """Return what a person should know of the utterances that both were judged on."""
+    if rival.version is None or rival.obstacle is not None:
+        return ""
+    if rival.num_left_out is None:
+        return (
+            f"Version {rival.version} does not say what it was trained on, as versions of old; no "
+            "test utterance was left out."
+        )
+    if not rival.num_left_out:
+        return ""
+    return (
+        f"{rival.num_left_out} test utterances were left out, for version {rival.version} was "
+        "trained or validated on them."
+    )
 
 
 def _kept(tracking: Tracking, entry: Entry) -> Verdict:

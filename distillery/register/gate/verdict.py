@@ -78,11 +78,16 @@ class Verdict:
     against_wer: float | None = None
     """That version's, on the same utterances and in the same run."""
     num_utterances: int = 0
-    """In the test split."""
+    """Of the test split, that both were judged on."""
     rulings: tuple[Ruling, ...] = ()
     """Of every rule on every format; none where nothing had to be judged."""
     unit: Unit = Unit.WORD
     """What errors are counted in; in gate.json only where it is not the word."""
+    num_left_out: int | None = None
+    """Test utterances that the other version learnt from; None where it does not say, or there is
+    no other."""
+    note: str = ""
+    """What a person should know of them, a sentence; empty where there is nothing."""
 
     @property
     def failed(self) -> list[Ruling]:
@@ -106,6 +111,8 @@ class Verdict:
         values = {f"gate/{item.form}/{item.rule}": float(item.figure) for item in self.rulings}
         if self.against_wer is not None:
             values["gate/champion_wer"] = self.against_wer
+        if self.num_left_out is not None:
+            values["gate/left_out"] = float(self.num_left_out)
         return values
 
 
@@ -120,9 +127,8 @@ def write_verdict(root: Path, model_name: str, verdict: Verdict) -> None:
     path = root / GATE_FILE
     path.parent.mkdir(exist_ok=True)
     content = {"model": model_name, **asdict(verdict)}
-    if verdict.unit is Unit.WORD:  # as ever since
-        del content["unit"]
-    write_json(path, content)
+    usual = {"unit": Unit.WORD, "num_left_out": None, "note": ""}  # not said, as ever since
+    write_json(path, {key: value for key, value in content.items() if usual.get(key, ()) != value})
 
 
 def parse_verdict(text: str) -> Verdict:
@@ -152,7 +158,8 @@ def read_verdict(root: Path, model_name: str | None = None) -> Verdict | None:
 def sentence(verdict: Verdict) -> str:
     """Return the verdict in a sentence."""
     alias = verdict.alias or "without an alias"
-    return f"Gate: version {verdict.version} is {alias}: {verdict.reason}."
+    note = f" {verdict.note}" if verdict.note else ""
+    return f"Gate: version {verdict.version} is {alias}: {verdict.reason}.{note}"
 
 
 def render(verdict: Verdict) -> str:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -408,3 +409,83 @@ def test_a_speaker_in_train_and_valid_is_the_users_choice(read: Read) -> None:
         )
     ]
     assert splits == ["train", "valid"]
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_absolute_paths_inside_the_folder_are_taken_as_relative(
+    read: Read, source: Path, name: str
+) -> None:
+    through = source.parent / "link"
+    through.symlink_to(source)
+    given = [source / "a.wav", through / "b.wav", source / "sub/../sub/c.wav"]
+    found = read(*({"audio_filepath": str(path), "text": "x"} for path in given), name=name)
+    assert [item.source_path for item in found] == ["a.wav", "b.wav", "sub/c.wav"]
+    relative = read(*({"path": item.source_path, "text": "x"} for item in found), name=name)
+    assert [item.utterance_id for item in relative] == [item.utterance_id for item in found]
+    assert all(len(item.decode()[0]) == 8000 for item in found)
+
+
+def test_absolute_paths_of_a_folder_reached_by_a_link(read: Read, source: Path, params) -> None:
+    (source.parent / "link").symlink_to(source)
+    (source / "m.jsonl").write_text(
+        json.dumps({"audio_filepath": str(source / "a.wav"), "text": "x"}) + "\n"
+    )
+    settings = params("manifest", manifest="m.jsonl")
+    for folder in (source.parent / "link", source.parent / "x/../link"):
+        (source.parent / "x").mkdir(exist_ok=True)
+        (found,) = read_manifest(settings, folder)
+        assert found.source_path == "a.wav"
+
+
+@pytest.mark.parametrize(
+    "path", ["{}/../a.wav", "{}", ".", "./", "{}/sub/../../secret.wav", "{}x/a.wav"]
+)
+def test_absolute_paths_outside_or_of_no_file_are_refused(
+    read: Read, source: Path, path: str
+) -> None:
+    with pytest.raises(
+        (ManifestError, CorpusError), match="leaves the folder|is the folder|do not exist"
+    ):
+        read({"path": path.format(source), "text": "x"})
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_file_is_found_however_its_name_is_composed(
+    read: Read, source: Path, write_recording, forms: tuple[str, str]
+) -> None:
+    on_disk, listed = (unicodedata.normalize(form, "José/Zoë.wav") for form in forms)
+    write_recording(source / on_disk, 0.5)
+    (found,) = read({"path": listed, "text": "x"})
+    assert found.source_path == listed
+    assert len(found.decode()[0]) == 8000
+    (segment,) = read({"path": listed, "text": "x", "offset": "0.1", "duration": "0.2"})
+    assert len(segment.decode()[0]) == 3200
+
+
+def test_blank_cells_are_empty_and_blanks_around_are_nothing(read: Read) -> None:
+    first, second = read(
+        {"path": "a.wav", "text": " ", "speaker": "\t", "split": " train"},
+        {"path": " b.wav ", "text": "\u00a0", "speaker": "anna", "split": "  "},
+    )
+    assert (first.text, first.speaker, first.split) == (None, None, "train")
+    assert (second.source_path, second.text, second.split) == ("b.wav", None, None)
+
+
+@pytest.mark.parametrize(("one", "other"), [("s00", "S00 "), ("José", "Jose\u0301")])
+def test_spellings_of_one_speaker_in_test_and_train_are_refused(
+    read: Read, one: str, other: str
+) -> None:
+    with pytest.raises(CorpusError, match=r"row 3: speaker '.*' is in split train here and in"):
+        read(
+            {"path": "a.wav", "text": "x", "speaker": one, "split": "test"},
+            {"path": "b.wav", "text": "x", "speaker": other, "split": "train"},
+        )
+
+
+def test_rows_that_name_macos_notes_are_left_out_and_counted(
+    read: Read, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (source / "._a.wav").write_bytes(b"\0\5\26\7")
+    found = read(*({"path": path, "text": "x"} for path in ("._a.wav", "a.wav", "sub/._c.wav")))
+    assert [item.source_path for item in found] == ["a.wav"]
+    assert "2 rows name files ._… of macOS" in caplog.text

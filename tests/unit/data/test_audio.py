@@ -1,14 +1,24 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from distillery.data.audio import compute_num_samples, decode, load_audio, resample, to_int16
+from distillery.data.audio import (
+    compute_num_samples,
+    decode,
+    estimate_seconds,
+    find_audio,
+    load_audio,
+    resample,
+    to_int16,
+)
 from distillery.errors import AudioError, EmptyAudio
+from tests.recordings import written
 
 
 def test_seconds_become_the_nearest_number_of_samples() -> None:
@@ -159,3 +169,26 @@ def test_a_limited_recording_may_have_eight_channels(tmp_path: Path) -> None:
     assert len(load_audio(tmp_path / "9.wav", 8000)) == 80
     with pytest.raises(AudioError, match="9.wav: 9 channels, expected 8 at most"):
         load_audio(tmp_path / "9.wav", 8000, max_seconds=1.0)
+
+
+def test_recordings_are_found_by_their_names(tmp_path: Path) -> None:
+    names = ["b/a.WAV", "c.opus", "d.m4a", "e.Sph", "a.gsm"]
+    others = ["._c.opus", ".hidden.wav", "notes.txt", "a.raw", "b/x.wav/inner.txt"]
+    for name in names + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "dangling.wav").symlink_to("nowhere")
+    found = [path.relative_to(tmp_path).as_posix() for path in find_audio(tmp_path)]
+    assert found == sorted([*names, "dangling.wav"])
+
+
+def test_lengths_are_estimated_by_the_header_or_else_by_the_size(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000, np.int16), 8000)
+    assert estimate_seconds(tmp_path / "a.wav") == 1.0
+    flac = bytearray(written(np.zeros(8000, np.int16), "FLAC", 8000))
+    flac[21:26] = bytes([flac[21] & 0xF0, 0, 0, 0, 0])  # of unknown length
+    for name, content in (("b.flac", bytes(flac)), ("words.wav", b"words"), ("a.raw", b"1234")):
+        (tmp_path / name).write_bytes(content)
+        assert estimate_seconds(tmp_path / name) == len(content) / 4000
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert estimate_seconds(tmp_path / "pipe.wav") == estimate_seconds(tmp_path / "absent") == 0.0

@@ -11,7 +11,6 @@ import torch
 from distillery.data.copies import copy_at
 from distillery.data.features import LogMel, gather, pack_features, pad
 from distillery.data.manifest import audio_key
-from distillery.files import replace_file
 from distillery.params.models import FeatureParams
 from tests.attacks import Payload
 
@@ -73,38 +72,6 @@ def test_a_recording_shorter_than_a_window_has_features() -> None:
     assert torch.isfinite(LogMel(PARAMS, 8000)(torch.randn(50))).all()
 
 
-def test_packing_holds_one_utterance_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """13 MB of features in all, of which two seconds of audio are one utterance."""
-    data = Prepared()
-    rows = pd.concat([data.rows] * 100, ignore_index=True).assign(row=0)
-    params = FeatureParams(num_mels=40, hop_seconds=0.001, window_seconds=0.032)
-    held: list[int] = []
-
-    def look(*arguments: object) -> None:
-        held.append(tracemalloc.get_traced_memory()[1])
-        replace_file(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr("distillery.data.features.replace_file", look)
-    tracemalloc.start()
-    try:
-        packed = pack_features(data, rows, params, tmp_path)
-    finally:
-        tracemalloc.stop()
-    assert packed.values.nbytes == packed.num_frames.sum() * 40 * 2 > 12e6
-    assert held[0] < 2e6
-    np.testing.assert_array_equal(packed[0], packed[199])
-
-
-def test_packing_that_fails_leaves_nothing(tmp_path: Path) -> None:
-    data = Prepared()
-    data.audio[1] = None  # type: ignore[call-overload]
-    with pytest.raises(TypeError):
-        pack_features(data, data.rows, PARAMS, tmp_path)
-    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
-
-
 def test_packed_features_are_the_extractors_in_half_precision(tmp_path: Path) -> None:
     data = Prepared()
     packed = pack_features(data, data.rows, PARAMS, tmp_path)
@@ -120,6 +87,36 @@ def test_packed_features_are_computed_once(tmp_path: Path) -> None:
     data.waveform = None  # type: ignore[assignment]  # a second computation would need it
     assert len(pack_features(data, data.rows, PARAMS, tmp_path)) == 2
     assert len(list(tmp_path.glob("*.npy"))) == 1
+
+
+def test_packing_holds_one_utterance_in_memory_and_leaves_nothing_half_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds, number = 5, 60
+    waveform = np.random.default_rng(0).normal(0, 0.1, seconds * 8000).astype(np.float32)
+    rows = pd.DataFrame({"row": range(number), "audio_key": [f"{n:064x}" for n in range(number)]})
+    data = Prepared()
+    monkeypatch.setattr(data, "waveform", lambda _: waveform)
+    pack_features(data, rows[:1], PARAMS, tmp_path)  # what PyTorch needs once
+    tracemalloc.start()
+    packed = pack_features(data, rows, PARAMS, tmp_path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = packed.values.size * 2
+    assert size == number * 501 * 20 * 2  # 1.2 MB
+    assert peak < size / 2
+    assert np.array_equal(packed[0], packed[number - 1])
+
+    def break_off(row) -> np.ndarray:
+        if row.row == 3:
+            raise OSError("No space left on device")
+        return waveform
+
+    monkeypatch.setattr(data, "waveform", break_off)
+    before = sorted(tmp_path.glob("*.npy*"))
+    with pytest.raises(OSError, match="No space"):
+        pack_features(data, rows[::-1], PARAMS, tmp_path)
+    assert sorted(tmp_path.glob("*.npy*")) == before
 
 
 def test_a_packed_file_that_is_cut_short_or_holds_code_is_computed_again(tmp_path: Path) -> None:

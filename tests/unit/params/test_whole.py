@@ -256,6 +256,13 @@ def test_a_student_at_another_rate_is_fine_without_frame_losses(tmp_path: Path) 
     assert Params.load(tmp_path / "params.yaml")
 
 
+def test_settings_in_another_encoding_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_bytes("prepare: {corpus: né}\n".encode("latin-1"))
+    with pytest.raises(ParamsError, match=r"params\.yaml: cannot be read.*save it again as UTF-8"):
+        Params.load(path)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

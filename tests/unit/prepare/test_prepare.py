@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,17 +11,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from pydantic import ValidationError
 
 from distillery.corpora.base import Recording
 from distillery.corpora.fsdd import DIGITS
 from distillery.corpora.known import CORPORA
 from distillery.data.manifest import PreparedData, SplitCounts, audio_key
+from distillery.data.units import Unit, unit_of
 from distillery.errors import CorpusError
 from distillery.params.prepare import PrepareParams
 from distillery.prepare import prepare as preparation
 from distillery.prepare.prepare import prepare, too_little_to_learn
-from distillery.prepare.profile import read_profile
+from distillery.prepare.profile import Leaks, Repeated, read_profile
 from distillery.prepare.splits import hash_fraction
 
 RATE_HZ = 8000
@@ -383,6 +386,19 @@ def test_test_audio_is_dropped_from_train_and_valid(corpus: Corpus) -> None:
     }
 
 
+def test_audio_of_the_validation_split_is_not_trained_on(corpus: Corpus) -> None:
+    corpus.add_one_per_split()
+    for split in ("train", "valid"):
+        corpus.add(f"copy-{split}", split, seed=99)
+    assert "copy-valid" in set(corpus.prepare().frame["utterance_id"])
+    assert {name: reason for name, (reason, _) in corpus.dropped().items()} == {
+        "copy-train": "also_in_valid"
+    }
+    leaks = read_profile(corpus.prepared / "profile.json").leaks
+    assert leaks is not None
+    assert leaks.copies_dropped == {"test": 0, "valid": 1}
+
+
 def test_copies_within_a_split_are_kept(corpus: Corpus) -> None:
     corpus.add_one_per_split()
     for split in SPLITS:
@@ -431,6 +447,148 @@ def test_an_empty_split_is_named_with_advice(corpus: Corpus, absent: str, advice
             corpus.add(split, split)
     with pytest.raises(CorpusError, match=rf"split {absent}: no utterances .*{advice}"):
         corpus.prepare(valid_fraction=0.0, test_fraction=0.0)
+
+
+@pytest.mark.parametrize("bare", ["valid", "test"])
+def test_a_split_that_no_model_can_be_judged_on_is_refused_at_once(
+    corpus: Corpus, bare: str
+) -> None:
+    for split in SPLITS:
+        corpus.add(split, split, text="" if split == bare else "one")
+    words = rf"split {bare}: no transcribed utterance \(found .*{bare} 0 of 1.*Add transcripts"
+    with pytest.raises(CorpusError, match=words):
+        corpus.prepare()
+
+
+@pytest.mark.parametrize("silent", ["test", "valid"])
+def test_a_split_whose_transcripts_are_all_dropped_is_drawn_again(
+    corpus: Corpus, silent: str
+) -> None:
+    for index in range(24):
+        corpus.add(f"u{index}", speaker=f"s{index // 2}")
+    drawn = corpus.prepare().split(silent)
+    assert 2 <= len(drawn) < 10
+    for name in drawn["utterance_id"]:
+        rewrite(corpus, name, np.zeros(RATE_HZ))
+    data = corpus.prepare()
+    assert all(data.summary.splits[split].num_labelled for split in SPLITS)
+    assert data.summary.dropped == {"no_speech": len(drawn)}
+    assert sum(path.stat().st_size for path in corpus.prepared.glob("*.pcm")) == 2 * RATE_HZ * len(
+        data.frame
+    )
+
+
+# --- recordings without speech -----------------------------------------------------------------
+
+
+def rewrite(corpus: Corpus, name: str, samples: np.ndarray, subtype: str = "FLOAT") -> None:
+    soundfile.write(corpus.source / f"{name}.wav", samples, RATE_HZ, subtype=subtype)
+
+
+def test_recordings_without_speech_are_left_out_and_levels_are_columns(corpus: Corpus) -> None:
+    corpus.add_one_per_split()
+    noise = np.random.default_rng(0).normal(0, 1, RATE_HZ)
+    for name, samples in {
+        "zeros": 0 * noise,
+        "whisper": 10 ** (-90 / 20) * noise,
+        "offset": 0 * noise + 0.3,
+        "int16": 3000 * noise,
+        "int24": 3000 * 256 * noise,
+        "quiet": 10 ** (-60 / 20) * noise,
+        "shifted": 0.01 * noise + 0.25,
+    }.items():
+        corpus.add(name, "train")
+        rewrite(corpus, name, samples)
+    frame = corpus.prepare().frame.set_index("utterance_id")
+    dropped = corpus.dropped()
+    assert {name: reason for name, (reason, _) in dropped.items()} == {
+        "zeros": "no_speech",
+        "whisper": "no_speech",
+        "offset": "no_speech",
+        "int16": "overdriven",
+        "int24": "overdriven",
+    }
+    assert dropped["whisper"][1].startswith("−89.7 dB")
+    assert "expected −65 or more (prepare.min_level_db)" in dropped["whisper"][1]
+    assert "around an offset of 0.30" in dropped["offset"][1]
+    assert "floats in the scale of integers" in dropped["int16"][1]
+    assert frame.loc["quiet", "level_dbfs"] == pytest.approx(-60, abs=0.2)
+    assert frame.loc["shifted", "dc_offset"] == pytest.approx(0.25, abs=1e-3)
+    assert frame.loc["base-train", "silent_fraction"] == 0.0
+    assert set(frame["clipped_fraction"]) == {0.0}
+
+
+def test_the_limit_is_a_setting(corpus: Corpus) -> None:
+    corpus.add_one_per_split()
+    corpus.add("zeros", "train")
+    rewrite(corpus, "zeros", np.zeros(RATE_HZ))
+    assert "zeros" in set(corpus.prepare(min_level_db=-100.0).frame["utterance_id"])
+    with pytest.raises(CorpusError, match="split train and valid and test: no utterances"):
+        corpus.prepare(min_level_db=-20.0)  # the noise has −30 dB
+
+
+def test_clipped_recordings_are_kept_and_told(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    corpus.add_one_per_split()
+    corpus.add("loud", "train")
+    rewrite(corpus, "loud", 1.5 * np.sin(np.arange(RATE_HZ) / 3.0), "PCM_16")
+    with caplog.at_level("INFO"):
+        frame = corpus.prepare().frame.set_index("utterance_id")
+    assert 0.1 < frame.loc["loud", "clipped_fraction"] < 0.6
+    assert "1 utterances have 1% or more of their samples at full scale, loud " in caplog.text
+
+
+# --- what may flatter --------------------------------------------------------------------------
+
+
+def test_sentences_that_training_holds_too_are_counted(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    for text in ("one two", "three", "four"):
+        corpus.add(text.replace(" ", ""), "train", text=text)
+    for index, text in enumerate(("One two!", "five", "three", "", "three")):
+        corpus.add(f"t{index}", "test", text=text)
+    corpus.add("v", "valid", text="six")
+    with caplog.at_level("INFO"):
+        corpus.prepare()
+    leaks = read_profile(corpus.prepared / "profile.json").leaks
+    repeated = {"test": Repeated(4, 3), "valid": Repeated(1, 0)}
+    assert leaks == Leaks(repeated, {"test": 0, "valid": 0}, 0)
+    assert "3 of 4 transcribed utterances of split test (75%) say a sentence" in caplog.text
+    assert "of split valid" not in caplog.text
+
+
+def test_speakers_that_differ_by_blanks_or_case_are_one_and_it_is_told(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(40):
+        name = f"S{index // 2:02d}"
+        corpus.add(f"u{index}", speaker=(name, f" {name.lower()} ")[index % 2])
+    data = corpus.prepare(valid_fraction=0.3, test_fraction=0.3)
+    assert data.frame["speaker"].nunique() == 20
+    assert data.frame.groupby("speaker")["split"].nunique().max() == 1
+    assert "speakers that differ by blanks or case alone are one: ' s00 ', 'S00'" in caplog.text
+    assert "and 17 more" in caplog.text
+    leaks = read_profile(corpus.prepared / "profile.json").leaks
+    assert leaks is not None
+    assert leaks.respelt_speakers == 20
+
+
+def test_the_table_says_how_splits_were_chosen(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    for index in range(30):
+        corpus.add(f"u{index}", speaker="anna")
+    with caplog.at_level("INFO"):
+        corpus.prepare()
+    lines = caplog.messages[-1].splitlines()
+    assert [line.split()[-2:] for line in lines[2:5]] == [
+        ["the", "rest"],
+        ["by", "utterance"],
+        ["by", "utterance"],
+    ]
+    assert "by utterance: test and valid, for there is one speaker alone" in lines[5]
 
 
 # --- ids ---------------------------------------------------------------------------------------
@@ -602,10 +760,8 @@ def test_the_unit_is_decided_once_and_kept(
     assert ("unit" in written) == (expected != "word")  # words are as they were
 
 
-def test_without_transcripts_the_unit_is_the_word(corpus: Corpus) -> None:
-    for split in SPLITS:
-        corpus.add(split, split, text="")
-    assert corpus.prepare().unit == "word"
+def test_without_letters_the_unit_is_the_word() -> None:
+    assert unit_of(Counter()) is unit_of(Counter({"'": 3})) is Unit.WORD
 
 
 def test_signs_that_the_alphabet_lacks_drop_no_utterance(corpus: Corpus) -> None:

@@ -9,17 +9,16 @@ import numpy as np
 import pytest
 
 from distillery.errors import ManifestError
+from distillery.prepare.levels import clipped_fraction, level_dbfs
 from distillery.prepare.profile import (
     MEASURES,
     Profile,
     ProfileBuilder,
     bin_of,
     chi_square,
-    clipped_fraction,
     compare,
     group_ends,
     grouped,
-    level_dbfs,
     read_profile,
     stability_index,
     write_profile,

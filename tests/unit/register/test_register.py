@@ -13,9 +13,11 @@ from distillery.evaluate.records import Estimate
 from distillery.evaluate.summary import Summary
 from distillery.language_model.settings import SearchSettings, Tuned
 from distillery.params.whole import Params
+from distillery.prepare.profile import Leaks, ProfileBuilder, Repeated, write_profile
 from distillery.register import descriptions
 from distillery.register.gate.verdict import Verdict
 from distillery.register.metrics import (
+    data_leaks,
     filter_metrics,
     model_metrics,
     search_metrics,
@@ -283,3 +285,23 @@ def test_descriptions_and_tags_name_the_unit() -> None:
         descriptions.outcome(results, "conv", 3, Verdict("1", "champion", "why")),
     ):
         assert "CER" in text and "WER" not in text
+
+
+def test_the_pipeline_says_how_much_of_the_test_split_was_trained_on(tmp_path: Path) -> None:
+    results = results_of(tmp_path, Params.model_validate(tiny_params()))
+    assert data_leaks(results) == ({}, {})
+    folder = tmp_path / "data/prepared"
+    folder.mkdir(parents=True)
+    leaks = Leaks({"test": Repeated(8, 3)}, {"test": 2, "valid": 0}, 1)
+    write_profile(folder, ProfileBuilder().profile(leaks))
+    assert data_leaks(results) == (
+        {
+            "data/test_sentences_in_train": 3 / 8,
+            "data/copies_of_test_dropped": 2.0,
+            "data/copies_of_valid_dropped": 0.0,
+            "data/respelt_speakers": 1.0,
+        },
+        {"data.test_sentences_in_train": "3 of 8"},
+    )
+    write_profile(folder, ProfileBuilder().profile())
+    assert data_leaks(results) == ({}, {})

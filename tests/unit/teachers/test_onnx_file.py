@@ -309,6 +309,12 @@ def test_token_files_of_three_kinds_are_read(tmp_path: Path) -> None:
     as_json.write_text(json.dumps({"a": 0, "|": 1, "<blk>": 2}))
     assert read_table(lines, 0).tokens == ("<blk>", " ", "a")
     assert read_table(numbered, "<blk>").tokens == ("<blk>", "▁", "a")
+    for encoding in ("utf-8-sig", "utf-16"):
+        lines.write_bytes("<blk>\r\n \r\né\r\n".encode(encoding))
+        assert read_table(lines, "<blk>").tokens == ("<blk>", " ", "é")
+    lines.write_bytes("<blk>\né\n".encode("latin-1"))
+    with pytest.raises(ModelError, match=r"a\.txt, line 2: .*save it again as UTF-8"):
+        read_table(lines, 0)
     found = read_table(as_json, "<blk>")
     assert (found.tokens, found.blank) == (("a", "|", "<blk>"), 2)
     as_json.write_text(json.dumps({"a": 0, "b": 2}))

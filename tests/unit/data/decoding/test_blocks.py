@@ -57,6 +57,23 @@ def test_containers_of_video_are_read_with_the_extra(
         assert cut == len(content) - 1  # some end with a table or a size
 
 
+@pytest.mark.parametrize(
+    ("kind", "codec"), [("ipod", "aac"), ("matroska", "flac"), ("avi", "pcm_s16le")]
+)
+def test_joined_containers_are_refused(kind: str, codec: str) -> None:
+    pytest.importorskip("av", reason="PyAV, the extra `media`, is not here")
+    content = media(SAMPLES, kind, codec)
+    with pytest.raises(AudioError, match=f"is joined to it at byte {len(content)}, which"):
+        decode(content + content)
+
+
+@pytest.mark.parametrize(("kind", "codec"), [("adts", "aac"), ("mpegts", "aac")])
+def test_joined_streams_of_packets_are_all_read(kind: str, codec: str) -> None:
+    pytest.importorskip("av", reason="PyAV, the extra `media`, is not here")
+    content = media(SAMPLES, kind, codec)
+    assert len(decode(content * 2)[0]) >= 2 * len(decode(content)[0]) - 2048
+
+
 def test_webm_is_read_at_the_rate_of_its_codec() -> None:
     pytest.importorskip("av", reason="PyAV, the extra `media`, is not here")
     samples = to_int16(tone(1.0, 48000))

@@ -35,6 +35,7 @@ from distillery.register.gate.promotion import FORMAT_TAG, Entry, Terms, decide
 from distillery.register.gate.verdict import Verdict, read_verdict, render
 from distillery.serve.export import export_student
 from distillery.tracking.store import Tracking
+from distillery.tracking.trained_on import pack_keys
 from distillery.tracking.versions import register_version, stored_aliases, version_folder
 from tasks.prepare import prepare
 from tests.stores import put_mlflow
@@ -56,12 +57,14 @@ class Place:
     exported: pd.DataFrame
     name: str = "m"
 
-    def register(self, seed: int, model: Recogniser) -> tuple[Path, str]:
+    def register(
+        self, seed: int, model: Recogniser, trained_on: bytes | None = None
+    ) -> tuple[Path, str]:
         """Return a student's folder and its version."""
         folder = self.root / f"{self.name}-{seed}"
         folder.mkdir(exist_ok=True)
         model.save(folder)
-        found = candidate(self.tracking, folder, f"{seed}" * 32)
+        found = candidate(self.tracking, folder, f"{seed}" * 32, trained_on=trained_on)
         return folder, register_version(self.tracking, self.name, found)
 
     def bring(
@@ -375,6 +378,55 @@ def test_a_champion_whose_files_are_not_what_was_registered_stays_and_it_is_said
     assert reason in other.reason
     assert "make promote VERSION=2" in other.reason
     assert place.aliases == Aliases("1", None, "2")
+
+
+def test_a_champion_is_not_judged_on_what_it_learnt_from(new_place: Place) -> None:
+    place = new_place
+    rows = labelled_test_rows(place.data)
+    heard = list(rows["audio_key"][:3])
+    place.register(1, recogniser(1), pack_keys([*heard, "f" * 64]))
+    place.bring(1)
+    own = place.heard(recogniser(1))["word_errors"]
+    # Worse on what the champion learnt from, better on all else.
+    errors = own.where(~rows["audio_key"].isin(heard), own + 5).where(rows.index < 3, 0)
+    better = place.bring(2, errors=errors, control=0)
+    assert (better.alias, better.num_left_out) == ("champion", 3)
+    assert better.num_utterances == len(rows) - 3
+    assert better.wer == 0.0
+    assert f"on the same {len(rows) - 3} utterances" in better.reason
+    assert "3 test utterances were left out, for version 1 was trained or vali" in render(better)
+    assert better.metrics["gate/left_out"] == 3.0
+    assert read_verdict(place.root, place.name) == better
+
+
+def test_a_champion_that_learnt_from_too_much_of_the_test_split_stays(new_place: Place) -> None:
+    place = new_place
+    keys = list(labelled_test_rows(place.data)["audio_key"])
+    place.register(1, recogniser(1), pack_keys(keys[1:]))
+    place.bring(1)
+    gate = GATE.model_copy(update={"min_utterances": 2})
+    refused = place.bring(2, errors=0, gate=gate)
+    assert (refused.alias, refused.against) == ("challenger", "1")
+    assert (
+        f"it was trained or validated on {len(keys) - 1} of the {len(keys)} test utterances, so 1 "
+        "are left to judge it on, expected 2 or more (register.gate.min_utterances)"
+    ) in refused.reason
+    assert place.bring(2, errors=0).alias == "champion"  # with GATE, one suffices
+    place.register(3, recogniser(3), pack_keys(keys))
+    promote(place.tracking, place.name, "3")
+    nothing_left = place.bring(4, errors=0)
+    assert "so 0 are left to judge it on, expected 1 or more" in nothing_left.reason
+
+
+def test_a_version_of_old_that_does_not_say_what_it_learnt_from_is_judged_and_it_is_said(
+    new_place: Place,
+) -> None:
+    place = new_place
+    place.bring(1)
+    better = place.bring(2, errors=0)
+    assert (better.alias, better.num_left_out) == ("champion", None)
+    assert "Version 1 does not say what it was trained on" in render(better)
+    assert "gate/left_out" not in better.metrics
 
 
 def test_where_the_champion_was_deleted_the_previous_one_is_the_measure(

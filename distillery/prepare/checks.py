@@ -1,0 +1,96 @@
+"""What prepared data must be, or the stage fails and leaves the former data as they were."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from distillery.data.manifest import DROPPED_FILE, SPLITS
+from distillery.errors import CorpusError
+from distillery.files import write_bytes
+from distillery.prepare.packing import Drop, Packing, Row
+
+NUM_EXAMPLES = 3
+NEEDED_FOR = {
+    "valid": "validation chooses each model's best epoch",
+    "test": "models are compared on the test split",
+}
+
+
+def check_drops(
+    dropped: Sequence[Drop], num_recordings: int, max_fraction: float, reports: Path
+) -> None:
+    """Refuse a corpus of which too much was dropped; the whole list goes into `reports`.
+
+    Raises:
+        CorpusError: it was.
+    """
+    if len(dropped) <= max_fraction * num_recordings:
+        return
+    reports.mkdir(parents=True, exist_ok=True)
+    path = reports / DROPPED_FILE
+    write_bytes(path, as_csv(dropped))
+    lines = []
+    for reason, count in sorted(Counter(drop.reason for drop in dropped).items()):
+        examples = [drop for drop in dropped if drop.reason == reason][:NUM_EXAMPLES]
+        lines.append(f"  {reason}: {count}")
+        lines.extend(f"    {drop.utterance_id}: {drop.detail}" for drop in examples)
+    raise CorpusError(
+        f"{len(dropped)} of {num_recordings} utterances were dropped, "
+        f"prepare.max_dropped_fraction allows {max_fraction:g}; all of them are listed in {path}. "
+        "Repair the corpus, change prepare's settings, or raise that fraction\n" + "\n".join(lines)
+    )
+
+
+def check_splits(rows: Sequence[Row]) -> None:
+    """Refuse data without training, or that no model could be validated or tested on.
+
+    Raises:
+        CorpusError: a split is empty, or validation or test has no transcripts.
+    """
+    counts = Counter(row.split for row in rows)
+    if empty := [split for split in SPLITS if not counts[split]]:
+        found = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
+        settings = " and ".join(
+            f"prepare.{split}_fraction" for split in ("valid", "test") if split in empty
+        )
+        raise CorpusError(
+            f"split {' and '.join(empty)}: no utterances (found {found}), expected some in each; "
+            + (f"raise {settings}" if settings else "lower valid_fraction and test_fraction")
+            + ", or add data"
+        )
+    transcribed = Counter(row.split for row in rows if row.text is not None)
+    if bare := [split for split in ("valid", "test") if not transcribed[split]]:
+        found = ", ".join(f"{split} {transcribed[split]} of {counts[split]}" for split in SPLITS)
+        raise CorpusError(
+            f"split {' and '.join(bare)}: no transcribed utterance (found {found}), expected at "
+            f"least one: {' and '.join(NEEDED_FOR[split] for split in bare)}. Add transcripts, "
+            "or leave the split of transcribed utterances to prepare"
+        )
+
+
+def check_labels(packing: Packing, labelled_fraction: float) -> None:
+    """Refuse a share that leaves a transcribed corpus without any training transcript.
+
+    Raises:
+        CorpusError: it does.
+    """
+    hidden = packing.num_hidden_transcripts
+    labelled = (row for row in packing.rows if row.split == "train" and row.text is not None)
+    if hidden and not any(labelled):
+        raise CorpusError(
+            f"split train: prepare.labelled_fraction {labelled_fraction:g} keeps none of its "
+            f"{hidden} transcripts, expected at least one; raise that fraction"
+        )
+
+
+def as_csv(dropped: Iterable[Drop]) -> bytes:
+    """Return dropped.csv."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("utterance_id", "source_path", "reason", "detail"))
+    writer.writerows((d.utterance_id, d.source_path, d.reason, d.detail) for d in dropped)
+    return buffer.getvalue().encode()

@@ -1,0 +1,203 @@
+"""Decisions about splits, kept beside prepared data: data/splits.csv.
+
+Added data must not move an utterance from training to where models are judged, and a champion
+trained on it must not be tested on it. So what was decided is written down and comes first the next
+time. The first line says what was drawn from, and with which shares; then there is a row for each
+utterance that ever was prepared, with the beginning of its audio key, by which a recording is known
+under any name.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import TypeAdapter, ValidationError
+
+from distillery.corpora.base import fold_speaker
+from distillery.data.manifest import SPLITS, PreparedData
+from distillery.errors import ManifestError
+from distillery.files import write_bytes
+from distillery.params.prepare import PrepareParams
+from distillery.prepare.splits import NOTHING_KEPT, Kept
+
+HEADER = ("utterance_id", "speaker", "split", "audio")
+KEY_LENGTH = 16
+"""Hexadecimal digits of an audio key that are kept: 64 bits."""
+MARK = "# "
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What splits were drawn from."""
+
+    corpus: str
+    source: str
+    """As the settings have it; empty where it is not known."""
+    valid_fraction: float | None
+    """None: not known."""
+    test_fraction: float | None
+
+    @classmethod
+    def of(cls, params: PrepareParams) -> Terms:
+        """Return what the settings say."""
+        return cls(params.corpus, params.source, params.valid_fraction, params.test_fraction)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Where one utterance went."""
+
+    utterance_id: str
+    speaker: str
+    """Empty where unknown."""
+    split: str
+    audio: str
+    """The beginning of its audio key."""
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """All that was decided so far."""
+
+    terms: Terms
+    by_id: Mapping[str, Decision]
+
+    def recall(self, params: PrepareParams, ids: Iterable[str]) -> Recall:
+        """Return what still holds.
+
+        Other shares are a wish for other splits. Of another corpus, one without any utterance in
+        common, names say nothing; equal audio still does.
+        """
+        now, then = Terms.of(params), self.terms
+        if None not in (then.valid_fraction, then.test_fraction) and (
+            (now.valid_fraction, now.test_fraction) != (then.valid_fraction, then.test_fraction)
+        ):
+            return Recall(
+                note="splits are drawn anew: prepare.valid_fraction and prepare.test_fraction are "
+                f"{now.valid_fraction:g} and {now.test_fraction:g}, they were "
+                f"{then.valid_fraction:g} and {then.test_fraction:g}"
+            )
+        audio = {item.audio: item.split for item in self.by_id.values()}
+        if now.corpus != then.corpus or (
+            now.source != then.source and not any(key in self.by_id for key in ids)
+        ):
+            return Recall(Kept(audio=audio))
+        speakers: dict[str, set[str]] = defaultdict(set)
+        for item in self.by_id.values():
+            if item.speaker:
+                speakers[fold_speaker(item.speaker)].add(item.split)
+        utterances = {key: item.split for key, item in self.by_id.items()}
+        return Recall(Kept(utterances, speakers, audio), self)
+
+
+@dataclass(frozen=True)
+class Recall:
+    """What former decisions mean for what is prepared now."""
+
+    kept: Kept = NOTHING_KEPT
+    decisions: Decisions | None = None
+    """Those that go on; None where the file begins anew."""
+    note: str | None = None
+    """What a person should know."""
+
+
+class Prepared(Protocol):
+    """A row of prepared data, as far as it is kept."""
+
+    @property
+    def utterance_id(self) -> str:
+        """Its id."""
+
+    @property
+    def speaker(self) -> str | None:
+        """None where unknown."""
+
+    @property
+    def split(self) -> str:
+        """Where it went."""
+
+    @property
+    def audio_key(self) -> str:
+        """SHA-256 of its samples."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A row of a manifest."""
+
+    utterance_id: str
+    speaker: str | None
+    split: str
+    audio_key: str
+
+
+def read_decisions(path: Path) -> Decisions | None:
+    """Return what was decided; None where nothing was.
+
+    Raises:
+        ManifestError: the file is no such file.
+    """
+    if not path.exists():
+        return None
+    try:
+        first, _, rest = path.read_text("utf-8").partition("\n")
+        terms = TypeAdapter(Terms).validate_json(first.removeprefix(MARK))
+        rows = [Decision(**row) for row in csv.DictReader(io.StringIO(rest, newline=""))]
+        if unknown := {row.split for row in rows} - set(SPLITS):
+            raise ValueError(f"splits {sorted(unknown)}, expected {list(SPLITS)}")
+    except (ValueError, TypeError, csv.Error) as error:
+        reason = "its first line is no such line" if isinstance(error, ValidationError) else error
+        raise ManifestError(
+            f"{path}: cannot be read ({reason}); restore it with dvc checkout, or delete it, "
+            "and the splits are drawn anew"
+        ) from None
+    return Decisions(terms, {row.utterance_id: row for row in rows})
+
+
+def write_decisions(
+    path: Path, terms: Terms, former: Decisions | None, rows: Iterable[Prepared]
+) -> None:
+    """Write what was decided, what is not in the corpus any more included.
+
+    Args:
+        path: data/splits.csv.
+        terms: what was drawn from.
+        former: what the file said, where that was taken into account.
+        rows: what is prepared now.
+    """
+    decided = {} if former is None else dict(former.by_id)
+    for row in rows:
+        decided[row.utterance_id] = Decision(
+            row.utterance_id, row.speaker or "", row.split, row.audio_key[:KEY_LENGTH]
+        )
+    buffer = io.StringIO(newline="")
+    buffer.write(f"{MARK}{TypeAdapter(Terms).dump_json(terms).decode()}\n")
+    writer = csv.DictWriter(buffer, HEADER, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(decided[key]) for key in sorted(decided))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, buffer.getvalue().encode())
+
+
+def keep_splits_of(folder: Path, path: Path) -> None:
+    """Write down the decisions that prepared data show, where there are prepared data.
+
+    Args:
+        folder: the prepared data.
+        path: data/splits.csv.
+    """
+    try:
+        data = PreparedData.open(folder)
+    except ManifestError:
+        return
+    frame = data.frame
+    speakers = (name if isinstance(name, str) else None for name in frame["speaker"])
+    columns = (frame["utterance_id"], speakers, frame["split"], frame["audio_key"])
+    rows = (Shown(*row) for row in zip(*columns, strict=True))
+    write_decisions(path, Terms(data.summary.corpus, "", None, None), None, rows)

@@ -1,0 +1,109 @@
+"""What prepare says of the data at its end: a table, and what a person should know."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from distillery.data.manifest import Summary
+from distillery.data.units import Unit
+from distillery.prepare.packing import Row
+from distillery.prepare.profile import Repeated
+from distillery.prepare.splits import BY_UTTERANCE, Kept
+
+CLIPPED = 0.01
+"""Share of clipped samples that is worth a word."""
+
+
+def table(summary: Summary, rows: Sequence[Row]) -> str:
+    """Return the table of splits, with how each was chosen, and what was dropped."""
+    header = ("split", "utterances", "unlabelled", "speakers", "hours")
+    lines = ["{:<8}{:>12}{:>12}{:>10}{:>9}  chosen".format(*header)]
+    for split, counts in summary.splits.items():
+        chosen = summary.split_rule.get(split, "the rest")
+        lines.append(
+            f"{split:<8}{counts.num_utterances:>12}{counts.num_unlabelled:>12}"
+            f"{counts.num_speakers:>10}{counts.hours:>9.3f}  {chosen}"
+        )
+    lines.extend(_why_by_utterance(summary, rows))
+    if summary.unit is Unit.CHARACTER:
+        lines.append(
+            "unit: character (CER), for most letters are of a script without spaces between words, "
+            "or prepare.unit says so"
+        )
+    if hidden := summary.num_hidden_transcripts:
+        lines.append(f"hidden: transcripts of {hidden} training utterances")
+    lines.extend(f"dropped: {reason} {count}" for reason, count in summary.dropped.items())
+    return "\n".join(lines)
+
+
+def _why_by_utterance(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield why speakers are no measure, where a split was drawn utterance by utterance."""
+    drawn = [split for split, rule in summary.split_rule.items() if rule == BY_UTTERANCE]
+    if not drawn:
+        return
+    named = {row.speaker for row in rows} - {None}
+    in_train = {row.speaker for row in rows if row.split == "train"} - {None}
+    if not named:
+        why = "speakers are unknown"
+    elif len(named) == 1:
+        why = "there is one speaker alone, who is trained on, too"
+    elif len(in_train) == 1:
+        why = "one speaker is left for training, who is trained on, too"
+    else:
+        why = "their speakers stand in several splits, or are unknown"
+    yield f"by utterance: {' and '.join(drawn)}, for {why}"
+
+
+def remarks(rows: Sequence[Row], repeated: Mapping[str, Repeated], kept: Kept) -> Iterator[str]:
+    """Yield sentences about what the data hold that figures will not show.
+
+    Args:
+        rows: what was kept.
+        repeated: as in the profile.
+        kept: former decisions about splits.
+    """
+    for split, found in sorted(repeated.items()):
+        if found.num_in_train:
+            yield (
+                f"{found.num_in_train} of {found.num_utterances} transcribed utterances of split "
+                f"{split} ({found.fraction:.0%}) say a sentence that stands in split train, too: "
+                "WER on others may be higher"
+            )
+    clipped = [row for row in rows if row.clipped_fraction >= CLIPPED]
+    if clipped:
+        worst = max(clipped, key=lambda row: row.clipped_fraction)
+        yield (
+            f"{len(clipped)} utterances have {CLIPPED:.0%} or more of their samples at full scale, "
+            f"{worst.utterance_id} {worst.clipped_fraction:.0%}: recorded too loud"
+        )
+    moved = [
+        row
+        for row in rows
+        if row.split != "train" and kept.utterances.get(row.utterance_id) == "train"
+    ]
+    if moved:
+        yield (
+            f"{len(moved)} utterances that were in split train are in {moved[0].split} now, for "
+            "the corpus says so; models trained before have heard them"
+        )
+
+
+def cautions_as_csv(cautions: Mapping[str, str]) -> bytes:
+    """Return the list of recordings whose channels do not mix well, as CSV."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(("source_path", "channels"))
+    writer.writerows(sorted(cautions.items()))
+    return buffer.getvalue().encode("utf-8", errors="backslashreplace")
+
+
+def caution_of_channels(cautions: Mapping[str, str], path: Path) -> str:
+    """Return a warning about them."""
+    examples = "; ".join(f"{name}: {caution}" for name, caution in sorted(cautions.items())[:1])
+    return (
+        f"warning: {len(cautions)} recordings have channels that do not mix well, such as "
+        f"{examples}; all of them are listed in {path}, prepare.channel takes one channel"
+    )
