@@ -213,7 +213,7 @@ test: install ## all tests
 
 .PHONY: test-faults
 test-faults: install ## the tests that docs/faults.md names: kills, full disks, broken input; slow ones, too
-	$(PYTHON) -m pytest -p tests.faults -m "slow or not slow" $$($(PYTHON) -m tests.faults)
+	$(PYTEST) -p tests.faults -m "slow or not slow" $$($(PYTHON) -m tests.faults)
 
 .PHONY: audit
 audit: install ## known vulnerabilities in the pinned packages, by pip-audit; needs pypi.org

@@ -12,7 +12,7 @@ over the whole recording, as ever.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -70,22 +70,6 @@ def is_long(num_samples: int, sample_rate_hz: int) -> bool:
     return num_samples > MAX_WHOLE_SECONDS * sample_rate_hz
 
 
-def long_text(
-    samples: np.ndarray,
-    extractor: NumpyLogMel,
-    layout: Layout,
-    hop_seconds: float,
-    vocabulary: Vocabulary,
-    run: Run,
-) -> str:
-    """Return the greedy transcript of a long recording, spelt with a network's tokens.
-
-    All other arguments are those of `scores_in_windows`.
-    """
-    parts = scores_in_windows(samples, extractor, layout, hop_seconds, run)
-    return vocabulary.decode(collapsed(np.concatenate([x.argmax(axis=-1) for x in parts])))
-
-
 def scores_in_windows(
     samples: np.ndarray,
     extractor: NumpyLogMel,
@@ -110,6 +94,17 @@ def scores_in_windows(
     for features, start, stop in _windows(extractor.blocks(samples), num_frames, kept, context):
         scores = run(features[None])[0]  # (frames, vocab)
         yield scores[start // layout.time_reduction : -(-stop // layout.time_reduction)]
+
+
+def long_text(scores: Iterable[np.ndarray], vocabulary: Vocabulary) -> str:
+    """Return the greedy transcript of a recording in windows, spelt with a network's tokens.
+
+    Args:
+        scores: of `scores_in_windows`; no more than one window's are held.
+        vocabulary: the tokens.
+    """
+    best = [window.argmax(axis=-1) for window in scores]
+    return vocabulary.decode(collapsed(np.concatenate(best)))
 
 
 def _windows(

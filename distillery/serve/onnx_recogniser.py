@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from distillery.files import digest_of_file, read_json
 from distillery.models.decoding import greedy_text
 from distillery.params.models import FeatureParams
 from distillery.serve.log_mel import NumpyLogMel
-from distillery.serve.long_audio import Layout, is_long, long_text
+from distillery.serve.long_audio import Layout, is_long, long_text, scores_in_windows
 
 CONFIG_FILE = "config.json"
 TOKENS_FILE = "tokens.txt"
@@ -119,7 +119,12 @@ class OnnxRecogniser:
         Args:
             waveforms: float32 audio in [-1, 1) at `sample_rate_hz`.
         """
-        return [self.run(self.extractor(waveform)[None])[0] for waveform in waveforms]
+        return [
+            np.concatenate(list(self._in_windows(waveform)))
+            if is_long(len(waveform), self.sample_rate_hz)
+            else self.run(self.extractor(waveform)[None])[0]
+            for waveform in waveforms
+        ]
 
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
         """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1) or int16."""
@@ -127,12 +132,13 @@ class OnnxRecogniser:
 
     def _transcribe(self, samples: np.ndarray) -> str:
         if is_long(len(samples), self.sample_rate_hz):
-            hop_seconds = self.features.hop_seconds
-            return long_text(
-                samples, self.extractor, self.layout, hop_seconds, self.vocabulary, self.run
-            )
+            return long_text(self._in_windows(samples), self.vocabulary)
         (log_probs,) = self.log_probs([as_waveform(samples)])
         return greedy_text(log_probs, self.vocabulary)
+
+    def _in_windows(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        hop_seconds = self.features.hop_seconds
+        return scores_in_windows(samples, self.extractor, self.layout, hop_seconds, self.run)
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:

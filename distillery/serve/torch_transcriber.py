@@ -11,7 +11,7 @@ import torch
 
 from distillery.models.recogniser import Recogniser
 from distillery.serve.log_mel import NumpyLogMel
-from distillery.serve.long_audio import Layout, is_long, long_text
+from distillery.serve.long_audio import Layout, is_long, long_text, scores_in_windows
 
 
 @dataclass(frozen=True)
@@ -53,14 +53,9 @@ class TorchTranscriber:
                 if name in Layout.__dataclass_fields__
             }
         )
-        return long_text(
-            samples,
-            self._extractor,
-            layout,
-            recogniser.features.hop_seconds,
-            recogniser.vocabulary,
-            self._run,
-        )
+        hop_seconds = recogniser.features.hop_seconds
+        windows = scores_in_windows(samples, self._extractor, layout, hop_seconds, self._run)
+        return long_text(windows, recogniser.vocabulary)
 
     @torch.inference_mode()
     def _run(self, features: np.ndarray) -> np.ndarray:

@@ -157,11 +157,14 @@ def test_both_forms_give_long_and_short_ones_in_their_order(
     recogniser.save(tmp_path)
     (tmp_path / MODEL_FILES["onnx"]).write_bytes(to_onnx(recogniser.network, NUM_MELS))
     samples = [to_int16(item) for item in (long_noise, noise(4000), long_noise[::-1].copy())]
-    forms = (OnnxRecogniser(tmp_path, "onnx"), TorchTranscriber(recogniser))
+    onnx = OnnxRecogniser(tmp_path, "onnx")
+    forms = (onnx, TorchTranscriber(recogniser))
     texts = [form.transcribe(samples) for form in forms]
     assert texts[0] == texts[1]
     assert texts[0][0] != texts[0][2]
     assert len(texts[0][0]) > len(texts[0][1])
+    (log_probs,) = onnx.log_probs(samples[:1])
+    assert greedy_text(log_probs, onnx.vocabulary) == texts[0][0]
     for form in forms:
         assert [form.transcribe([item])[0] for item in samples] == texts[0]
 
