@@ -217,8 +217,8 @@ test: install ## all tests
 	$(PYTEST)
 
 .PHONY: test-faults
-test-faults: install ## tests of kills, full disks, dead servers, the slow ones included
-	$(PYTHON) -m pytest -m "slow or not slow" tests/pipeline/test_faults_*.py
+test-faults: install ## the tests that docs/faults.md names: kills, full disks, broken input; slow ones, too
+	$(PYTEST) -p tests.faults -m "slow or not slow" $$($(PYTHON) -m tests.faults)
 
 .PHONY: audit
 audit: install ## known vulnerabilities in the pinned packages, by pip-audit; needs pypi.org

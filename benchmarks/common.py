@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from distillery.commands import surroundings
 from distillery.files import write_json
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.namespace import Namespace
@@ -117,6 +118,7 @@ def commit() -> str:
 
 def write_rows(name: str, rows: list[dict[str, Any]]) -> Path:
     """Write rows to benchmarks/results/NAME.json and return the path."""
+    surroundings.settle()
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     write_json(path, rows)

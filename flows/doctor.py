@@ -26,6 +26,7 @@ import psutil
 import yaml
 from packaging.requirements import Requirement
 
+from distillery.commands import surroundings
 from distillery.credentials import without_credentials
 from distillery.errors import DistilleryError, ParamsError
 from distillery.params.file import PARAMS_FILE
@@ -58,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="files and versions only")
     parser.add_argument("--corpus", help="the corpus that params.yaml must name")
     options = parser.parse_args(arguments)
+    surroundings.settle()
     root = Path.cwd()
     findings = list(quick_checks(root, options.corpus))
     if not options.quick:

@@ -13,6 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
+from distillery.commands import surroundings
 from distillery.errors import DistilleryError
 from distillery.tracking import store as tracking
 from tasks.stage import STARTER
@@ -27,6 +28,8 @@ DEFAULTS = {
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
 }
 
+UTF_8 = {"PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
+"""For children that write into our pipes and logs, whatever the terminal can show."""
 FAILED = "Finished in state Failed("
 """What Prefect logs of tasks and flows, and then the error again."""
 WAIT_POLICY = "OMP_WAIT_POLICY"
@@ -39,6 +42,7 @@ BAR = "{desc}: {percentage:3.0f} % {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {
 
 def apply(root: Path) -> None:
     """Set what is not set yet, for this process and its children."""
+    surroundings.settle()
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     tracking.set_defaults()
@@ -52,6 +56,7 @@ def for_stages() -> dict[str, str]:
         STARTER: str(os.getpid()),
         "PATH": path_with_this_python(),
         "PYTHONUNBUFFERED": "1",
+        **UTF_8,
         # DVC starts stages through it. Bash replaces itself by the stage, so that no shell stands
         # between the two and the stage notices when DVC dies.
         "SHELL": shutil.which("bash") or "/bin/sh",

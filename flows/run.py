@@ -28,6 +28,7 @@ from flows.servers import server
 from flows.stages.lock import check_workspace, workspace_lock
 from flows.stages.pipeline import STAGES, run_stage, targets, train_ahead
 from flows.stages.process import SayOnce
+from tasks.stage import check_inputs
 
 EXIT_ERROR, EXIT_USAGE, EXIT_BUSY = 1, 2, 75
 
@@ -95,6 +96,7 @@ def _run_one(root: Path, settings: Params, stage: str) -> None:
             logger.info("%s", line)
     # What these two read may not be there yet; no registry is asked.
     first = ["fetch"] if stage in ("teacher", "distill") else []
+    check_inputs(root, stage, first)
     names, write = targets(settings, stage), SayOnce().through(_write_line)
     for target in [*first, *names]:
         if stage == "distill" and target == names[0]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from distillery.commands import surroundings
 from distillery.errors import ParamsError
 from distillery.files import write_bytes
 from distillery.params.file import PARAMS_FILE
@@ -36,6 +37,7 @@ def use(source: Path, root: Path) -> bool:
 
 def main() -> int:
     """Use the settings that the command line names and return the exit status."""
+    surroundings.settle()
     if len(sys.argv) != 2 or not sys.argv[1]:
         sys.stderr.write("error: which settings? make settings FROM=examples/an4.yaml\n")
         return 2

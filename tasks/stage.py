@@ -10,18 +10,20 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import itertools
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypedDict
 
 import psutil
 import yaml
 
+from distillery.commands import surroundings
 from distillery.errors import DistilleryError, StageError
 from distillery.params.file import PARAMS_FILE
 
@@ -46,6 +48,8 @@ class StageSpec(TypedDict, total=False):
     """Keys of params.yaml, `${…}` in them."""
     matrix: dict[str, object]
     """By axis: what it goes through."""
+    outs: list[str | dict[str, object]]
+    """Files and folders that it makes, `${…}` in them; with options, a mapping of one entry."""
 
 
 def run_stage(function: Callable[..., object], *arguments: object, guard: bool = True) -> NoReturn:
@@ -58,6 +62,7 @@ def run_stage(function: Callable[..., object], *arguments: object, guard: bool =
         guard: whether to fail when what the stage reads changes while it runs; off for the stage
             that dvc.yaml does not know.
     """
+    surroundings.settle()
     if STARTER in os.environ or "DVC_STAGE" in os.environ:
         die_with_parent()
     if "DVC_STAGE" in os.environ and _left_by_dvc():
@@ -111,6 +116,7 @@ def guarded(function: Callable[..., object], *arguments: object) -> None:
     """
     root = Path(str(arguments[0]))
     items = [str(argument) for argument in arguments[1:]]
+    check_inputs(root, function.__name__)
     before = snapshot(root, function.__name__, *items)
     function(*arguments)
     after = snapshot(root, function.__name__, *items)
@@ -121,6 +127,66 @@ def guarded(function: Callable[..., object], *arguments: object) -> None:
             f"stage {function.__name__}: {changed[0]}{more} changed while it ran, so its results "
             f"fit neither state; run make {function.__name__} again"
         )
+
+
+def check_inputs(root: Path, stage: str, to_come: Collection[str] = ()) -> None:
+    """Make sure that what other stages make for one is there.
+
+    Args:
+        root: the workspace.
+        stage: its name in dvc.yaml.
+        to_come: stages that will have run by then.
+
+    Raises:
+        StageError: something is missing; the message names the stage to run first.
+    """
+    stages: dict[str, StageSpec] = _read(root / PIPELINE_FILE)["stages"]
+    if stage not in stages:
+        return
+    lacking = _lacking(root, stages, stage)
+    todo = [name for name in lacking if name not in to_come]
+    while todo:  # what they need in turn
+        more = _lacking(root, stages, todo.pop())
+        todo += [name for name in more if name not in lacking and name not in to_come]
+        lacking = {**more, **lacking}
+    for first in stages:
+        if first in lacking and first not in to_come:
+            raise StageError(
+                f"stage {stage}: {root / lacking[first]} is not there yet; stage {first} makes it: "
+                f"run make {first} first, or make run, which runs every stage that is due"
+            )
+
+
+def _lacking(root: Path, stages: Mapping[str, StageSpec], stage: str) -> dict[str, str]:
+    """Return the stages whose results one stage reads and does not find: by name what is missing.
+
+    Of a dependency that differs by item the part that all items share counts.
+    """
+    params = _read(root / PARAMS_FILE)
+    found: dict[str, str] = {}
+    for template in stages[stage].get("deps", []):
+        dependency = Path(template.partition("/${item.")[0])
+        for name, spec in stages.items():
+            for out in _outs(spec, params):
+                reads_part, reads_all = (
+                    dependency.is_relative_to(out),
+                    out.is_relative_to(dependency),
+                )
+                wanted = dependency if reads_part else out
+                if (reads_part or reads_all) and not (root / wanted).exists():
+                    found.setdefault(name, str(wanted))
+    return found
+
+
+def _outs(spec: StageSpec, params: Any) -> Iterator[Path]:
+    """Yield what a stage makes, in the workspace, for every item of a `matrix`."""
+    axes = spec.get("matrix", {})
+    values = [look_up(params, str(axis).strip("${}")) or [] for axis in axes.values()]
+    for items in itertools.product(*values):
+        variables = dict(zip((f"item.{axis}" for axis in axes), map(str, items), strict=True))
+        for out in spec.get("outs", []):
+            template = out if isinstance(out, str) else next(iter(out))
+            yield Path(_resolve(template, params, variables))
 
 
 def die_with_parent() -> None:

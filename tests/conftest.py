@@ -11,8 +11,10 @@ import pytest
 import soundfile
 import torch
 
+from distillery.commands.surroundings import spare_loopback
 from tests import shared
 
+spare_loopback(os.environ)  # servers of tests are there, whatever proxy the environment names
 torch.set_num_threads(1)  # tests are small, and machines are shared
 MAX_WORKERS = 8
 """More gain nothing: a module stays in one process, and a few take minutes."""

@@ -11,6 +11,7 @@ from distillery.commands import cache as cache_cli
 from distillery.commands import champion as registry_cli
 from distillery.commands import sample as sample_cli
 from distillery.commands import score as score_cli
+from distillery.commands import surroundings
 from distillery.errors import AudioError, DistilleryError, ModelError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import RegistryParams
@@ -25,6 +26,7 @@ EXIT_ERROR, EXIT_USAGE = 1, 2
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command and return its exit status."""
+    surroundings.settle()
     parser = argparse.ArgumentParser(prog="distillery", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_transcribe(commands)
@@ -110,20 +112,19 @@ def _transcribe(command: argparse.ArgumentParser, options: argparse.Namespace) -
 
 def transcribe(recogniser: Transcriber, files: list[Path], channel: int | None = None) -> int:
     """Print each recording's text; one that cannot be read is reported and the others go on."""
-    from distillery.data.audio import read_audio, waveform_at
+    from distillery.serve.reading import read_at
 
     status = 0
     for file in files:
         try:
-            audio = read_audio(file, channel=channel)
+            samples, caution = read_at(file, recogniser.sample_rate_hz, channel=channel)
         except AudioError as error:
             sys.stderr.write(f"error: {error}\n")
             status = EXIT_ERROR
             continue
-        if audio.caution is not None:
-            sys.stderr.write(f"warning: {file}: {audio.caution} with --channel\n")
-        waveform = waveform_at(audio, recogniser.sample_rate_hz)
-        text = recogniser.transcribe([waveform])[0]
+        if caution is not None:
+            sys.stderr.write(f"warning: {file}: {caution} with --channel\n")
+        text = recogniser.transcribe([samples])[0]
         sys.stdout.write(f"{file}\t{text}\n")
         sys.stdout.flush()
     return status

@@ -183,7 +183,13 @@ def decode(
 
 def waveform_at(audio: Audio, sample_rate_hz: int) -> np.ndarray:
     """Return a recording as float32 `(samples,)` in [-1, 1) at the rate asked for."""
-    samples = resample(audio.samples, audio.rate_hz, sample_rate_hz)
+    return as_waveform(resample(audio.samples, audio.rate_hz, sample_rate_hz))
+
+
+def as_waveform(samples: np.ndarray) -> np.ndarray:
+    """Return samples as float32 in [-1, 1): int16 ones divided, others as they are."""
+    if samples.dtype != np.int16:
+        return samples
     return samples.astype(np.float32) / np.float32(SAMPLE_SCALE)
 
 

@@ -15,7 +15,11 @@ BLANK_INDEX = 0
 
 def greedy_tokens(log_probs: np.ndarray) -> list[int]:
     """Return the best path `(frames, vocab)` collapsed: repeats merged, blanks left out."""
-    best = log_probs.argmax(axis=-1)  # (frames,)
+    return collapsed(log_probs.argmax(axis=-1))
+
+
+def collapsed(best: np.ndarray) -> list[int]:
+    """Return a path, one token a frame `(frames,)`, with repeats merged and blanks left out."""
     is_new = np.concatenate([[True], best[1:] != best[:-1]]) if len(best) else np.zeros(0, bool)
     return [int(token) for token in best[is_new & (best != BLANK_INDEX)]]
 

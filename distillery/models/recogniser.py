@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from distillery.data.audio import as_waveform
 from distillery.data.features import LogMel, pad
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
@@ -177,9 +178,9 @@ class Recogniser:
         """Return one batch's features `(batch, feature_frames, mels)` and lengths `(batch,)`.
 
         Args:
-            waveforms: float32 audio in [-1, 1) at `sample_rate_hz`, each `(samples,)`.
+            waveforms: audio at `sample_rate_hz`, each `(samples,)`, float32 in [-1, 1) or int16.
         """
-        return pad([self.extractor(torch.from_numpy(w)) for w in waveforms])
+        return pad([self.extractor(torch.from_numpy(as_waveform(w))) for w in waveforms])
 
     @torch.inference_mode()
     def forward(

@@ -7,11 +7,13 @@ takes half the time of PyTorch's. Both give the same numbers but for rounding; a
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import scipy.fft
 from numpy.lib.stride_tricks import sliding_window_view
 
+from distillery.data.audio import as_waveform
 from distillery.data.feature_constants import (
     LOG_FLOOR,
     PRIOR_FRAMES,
@@ -40,20 +42,62 @@ class NumpyLogMel:
 
     def __call__(self, waveform: np.ndarray) -> np.ndarray:
         """Return the features `(feature_frames, mels)`, float32, of a waveform `(samples,)`."""
-        padded = np.pad(waveform, self.size // 2)
-        frames = sliding_window_view(padded, self.size)[:: self.hop_samples]
-        blocks = [
-            self._logs(frames[start : start + BLOCK_FRAMES])
-            for start in range(0, len(frames), BLOCK_FRAMES)
-        ]
-        logs = np.concatenate(blocks)  # (feature_frames, mels)
+        logs = np.concatenate(list(self._blocks(waveform)))  # (feature_frames, mels)
         if self.normalise == "running":
-            return _normalised_so_far(logs)
+            return _NormaliserSoFar()(logs)
         axes = (0, 1) if self.normalise == "level" else (0,)
         centred = logs - logs.mean(axis=axes)
         variance = np.square(centred).mean(axis=axes)
         normalised: np.ndarray = centred / np.sqrt(variance + np.float32(VARIANCE_FLOOR))
         return normalised
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return the number of feature frames of a waveform."""
+        return num_samples // self.hop_samples + 1
+
+    def blocks(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the features of a long recording in blocks `(feature_frames, mels)`, in order.
+
+        Together they are what a call gives, but for rounding. Where features are normalised over
+        the whole recording, it is gone through twice, and no more than a block is held.
+
+        Args:
+            samples: `(samples,)`, int16 or float32 in [-1, 1).
+        """
+        if self.normalise == "running":
+            yield from map(_NormaliserSoFar(), self._blocks(samples))
+            return
+        mean, deviation = self._statistics(samples)
+        for logs in self._blocks(samples):
+            yield (logs - mean) / deviation
+
+    def _statistics(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and deviations that features are normalised by, `(mels,)` or `()`."""
+        axes = (0, 1) if self.normalise == "level" else (0,)
+        first: np.ndarray | None = None
+        count, sums, squares = 0, np.zeros(()), np.zeros(())
+        for logs in self._blocks(samples):
+            first = logs[:1].mean(axis=axes) if first is None else first
+            shifted = (logs - first).astype(np.float64)  # so that the squares stay small
+            count += shifted.size if self.normalise == "level" else len(shifted)
+            sums = sums + shifted.sum(axis=axes)
+            squares = squares + np.square(shifted).sum(axis=axes)
+        assert first is not None  # every recording has a frame
+        mean = sums / count
+        variance = np.maximum(squares / count - np.square(mean), 0)
+        deviation = np.sqrt(variance + VARIANCE_FLOOR)
+        return (first + mean).astype(np.float32), deviation.astype(np.float32)
+
+    def _blocks(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield log-mel energies `(feature_frames, mels)` of `(samples,)`, float or int16."""
+        half, num_frames = self.size // 2, self.num_frames(len(samples))
+        for start in range(0, num_frames, BLOCK_FRAMES):
+            last = min(start + BLOCK_FRAMES, num_frames) - 1
+            begin, end = start * self.hop_samples - half, last * self.hop_samples + half
+            part = as_waveform(samples[max(0, begin) : max(0, end)])
+            # Zeros stand before the start and behind the end.
+            part = np.pad(part, (max(0, -begin), max(0, end - len(samples))))
+            yield self._logs(sliding_window_view(part, self.size)[:: self.hop_samples])
 
     def _logs(self, frames: np.ndarray) -> np.ndarray:
         """Return log-mel energies `(feature_frames, mels)` of `(feature_frames, samples)`."""
@@ -77,12 +121,27 @@ def mel_filters(num_bins: int, num_mels: int, sample_rate_hz: int) -> np.ndarray
     return filters
 
 
-def _normalised_so_far(logs: np.ndarray) -> np.ndarray:
-    """Return what RunningNormaliser of data/normalisation.py gives, which explains it."""
-    shifted = (logs - logs[0]).astype(np.float64)
-    counts = PRIOR_FRAMES + np.arange(1, len(logs) + 1, dtype=np.float64)[:, None]
-    means = shifted.cumsum(axis=0) / counts
-    squares = (PRIOR_FRAMES * PRIOR_VARIANCE + np.square(shifted).cumsum(axis=0)) / counts
-    normalised = (shifted - means) / np.sqrt(squares - np.square(means) + VARIANCE_FLOOR)
-    result: np.ndarray = normalised.astype(np.float32)
-    return result
+class _NormaliserSoFar:
+    """RunningNormaliser of data/normalisation.py, which explains it, block by block."""
+
+    def __init__(self) -> None:
+        self.num_frames = 0
+        self.first: np.ndarray | None = None  # (mels,)
+        self.sums: np.ndarray | None = None  # (mels,)
+        self.squares: np.ndarray | None = None  # (mels,)
+
+    def __call__(self, logs: np.ndarray) -> np.ndarray:
+        """Return the next frames, normalised: `(feature_frames, mels)` for the same shape."""
+        self.first = logs[0] if self.first is None else self.first
+        shifted = (logs - self.first).astype(np.float64)
+        sums, squares = shifted.cumsum(axis=0), np.square(shifted).cumsum(axis=0)
+        if self.sums is not None:
+            sums, squares = sums + self.sums, squares + self.squares
+        seen = self.num_frames + np.arange(1, len(logs) + 1, dtype=np.float64)[:, None]
+        self.num_frames += len(logs)
+        self.sums, self.squares = sums[-1], squares[-1]
+        means = sums / (PRIOR_FRAMES + seen)
+        mean_squares = (PRIOR_FRAMES * PRIOR_VARIANCE + squares) / (PRIOR_FRAMES + seen)
+        variances = mean_squares - np.square(means)
+        normalised: np.ndarray = (shifted - means) / np.sqrt(variances + VARIANCE_FLOOR)
+        return normalised.astype(np.float32)

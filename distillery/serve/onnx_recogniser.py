@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
+from distillery.data.audio import as_waveform
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import digest_of_file, read_json
 from distillery.models.decoding import greedy_text
 from distillery.params.models import FeatureParams
 from distillery.serve.log_mel import NumpyLogMel
+from distillery.serve.long_audio import Layout, is_long, long_text, scores_in_windows
 
 CONFIG_FILE = "config.json"
 TOKENS_FILE = "tokens.txt"
@@ -25,18 +27,10 @@ INPUT, OUTPUT = "features", "log_probs"
 
 
 @dataclass(frozen=True)
-class _Architecture:
-    """All of a student's architecture that its exported network does not say itself."""
-
-    time_reduction: int
-    """Feature frames per output frame."""
-
-
-@dataclass(frozen=True)
 class _Config:
     """What config.json says beside the exported network."""
 
-    architecture: _Architecture
+    architecture: Layout
     features: FeatureParams
     sample_rate_hz: int
 
@@ -65,7 +59,7 @@ class OnnxRecogniser:
         except ValueError as error:
             raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
         self.features, self.sample_rate_hz = config.features, config.sample_rate_hz
-        self.time_reduction = config.architecture.time_reduction
+        self.layout = config.architecture
         self.vocabulary = Vocabulary.load(folder / TOKENS_FILE)
         self.path = folder / MODEL_FILES[model_format]
         self.session = _open(self.path)
@@ -81,7 +75,7 @@ class OnnxRecogniser:
     @property
     def frame_shift_seconds(self) -> float:
         """Time from one output frame to the next, in seconds."""
-        return self.features.hop_seconds * self.time_reduction
+        return self.features.hop_seconds * self.layout.time_reduction
 
     @property
     def num_bytes(self) -> int:
@@ -125,11 +119,26 @@ class OnnxRecogniser:
         Args:
             waveforms: float32 audio in [-1, 1) at `sample_rate_hz`.
         """
-        return [self.run(self.extractor(waveform)[None])[0] for waveform in waveforms]
+        return [
+            np.concatenate(list(self._in_windows(waveform)))
+            if is_long(len(waveform), self.sample_rate_hz)
+            else self.run(self.extractor(waveform)[None])[0]
+            for waveform in waveforms
+        ]
 
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """Return the greedy transcripts of waveforms `(samples,)`."""
-        return [greedy_text(item, self.vocabulary) for item in self.log_probs(waveforms)]
+        """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1) or int16."""
+        return [self._transcribe(waveform) for waveform in waveforms]
+
+    def _transcribe(self, samples: np.ndarray) -> str:
+        if is_long(len(samples), self.sample_rate_hz):
+            return long_text(self._in_windows(samples), self.vocabulary)
+        (log_probs,) = self.log_probs([as_waveform(samples)])
+        return greedy_text(log_probs, self.vocabulary)
+
+    def _in_windows(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        hop_seconds = self.features.hop_seconds
+        return scores_in_windows(samples, self.extractor, self.layout, hop_seconds, self.run)
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:

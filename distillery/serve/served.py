@@ -27,14 +27,19 @@ FALLBACKS = {"onnx-int8": "onnx", "onnx": PYTORCH}
 class Transcriber(Protocol):
     """A student in any format."""
 
-    sample_rate_hz: int
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of the waveforms that it is given, in hertz."""
 
     @property
     def weights_digest(self) -> str:
         """SHA-256 that tells this student, in this format, from all others."""
 
     def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1)."""
+        """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1) or int16.
+
+        Long ones go through the network in windows; see long_audio.py.
+        """
 
 
 @dataclass(frozen=True)
@@ -128,5 +133,6 @@ def load_served(folder: Path) -> Transcriber:
         return OnnxRecogniser(folder, name)
     from distillery.architectures.known import ARCHITECTURES
     from distillery.models.recogniser import Recogniser
+    from distillery.serve.torch_transcriber import TorchTranscriber
 
-    return Recogniser.load(folder, ARCHITECTURES)
+    return TorchTranscriber(Recogniser.load(folder, ARCHITECTURES))

@@ -27,10 +27,11 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from distillery.data.audio import estimate_seconds, find_audio, read_audio, waveform_at
+from distillery.data.audio import estimate_seconds, find_audio
 from distillery.data.lengths import in_batches_by_length
 from distillery.errors import AudioError, TranscriptsError
 from distillery.files import write_bytes
+from distillery.serve.reading import read_at
 
 if TYPE_CHECKING:
     from distillery.serve.served import Transcriber
@@ -173,13 +174,12 @@ def _transcribe(
     rate = recogniser.sample_rate_hz
     for name in batch:
         try:
-            audio = read_audio(folder / name, name, channel=channel)
+            waveforms[name], caution = read_at(folder / name, rate, name, channel)
         except AudioError as error:
             rows[name] = Failed(name, str(error), model)
             continue
-        waveforms[name] = waveform_at(audio, rate)
-        if audio.caution is not None:
-            cautions.append(f"{name}: {audio.caution}")
+        if caution is not None:
+            cautions.append(f"{name}: {caution}")
     texts = recogniser.transcribe(list(waveforms.values())) if waveforms else []
     for (name, waveform), text in zip(waveforms.items(), texts, strict=True):
         seconds = round(len(waveform) / rate, ROUNDED_DIGITS)

@@ -24,6 +24,7 @@ from pathlib import Path
 
 import yaml
 
+from distillery.commands import surroundings
 from distillery.errors import DistilleryError
 from distillery.files import write_bytes
 from examples.week import nights
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m examples.week", description=__doc__)
     parser.add_argument("--out", type=Path, help="where the page goes; scratch/week/week.md")
     options = parser.parse_args(arguments)
+    surroundings.settle()
     root, start = Path.cwd(), time.monotonic()
     logging.basicConfig(format="%(message)s", stream=sys.stdout, force=True)
     nights.logger.setLevel(logging.INFO)  # of others only warnings

@@ -15,6 +15,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from distillery.commands import surroundings
 from distillery.errors import DistilleryError, StageError
 
 TOOL = "pip-audit==2.10.1"
@@ -29,6 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Audit the pinned packages and return the exit status, 0 where nothing is known of them."""
     parser = argparse.ArgumentParser(prog="python -m flows.looking_back.audit", description=__doc__)
     parser.parse_args(arguments)
+    surroundings.settle()
     try:
         check_service(ASKED)
     except DistilleryError as error:

@@ -7,6 +7,7 @@ import ipaddress
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 
 from distillery.errors import StageError
@@ -14,7 +15,7 @@ from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION, checked_folder, package_bundle, version_of
-from flows.servers import server
+from flows.servers import scoring, server
 
 LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
@@ -26,6 +27,7 @@ CURL = """\
   printf '{{"inputs": [{{"audio_b64": "%s"}}]}}' "$(base64 -w0 sample.wav)" |
     curl -sS -H 'Content-Type: application/json' -d @- {url}/invocations
 """
+PAST_A_PROXY = "curl --noproxy '*'"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -70,22 +72,26 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
         package_bundle(bundle, served, settings.serve_limits)
         say(f"{name}: files as registered; starting …")
         child = server.start_child(
-            "mlflow",
-            "models",
-            "serve",
-            f"--model-uri={served}",
-            "--env-manager=local",
+            "uvicorn",
+            "--factory",
+            "flows.servers.scoring:create_app",
             f"--host={host}",
             f"--port={port}",
-            "--workers=1",
-            f"--timeout={REQUEST_SECONDS}",
             log=log,
-            environment={"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+            environment={
+                "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+                "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+                scoring.MODEL_VARIABLE: str(served),
+                scoring.BYTES_VARIABLE: str(settings.serve_limits.max_bytes),
+            },
         )
         try:
             url = url_of(host, port)
             server.wait_for(name, f"{url}/ping", child, log)
-            say(f"{url}/invocations answers until Ctrl-C. Try it with\n\n{CURL.format(url=url)}")
+            curl = CURL.format(url=url)
+            if set(urllib.request.getproxies()) - {"no"}:
+                curl = curl.replace("curl", PAST_A_PROXY)
+            say(f"{url}/invocations answers until Ctrl-C. Try it with\n\n{curl}")
             if not is_loopback(host):
                 say(
                     f"Anyone who reaches {host} can use it: it asks for no password and has no "

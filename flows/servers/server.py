@@ -25,7 +25,7 @@ from distillery.credentials import without_credentials
 from distillery.errors import DistilleryError, StageError
 from distillery.files import write_bytes
 from flows import environment
-from flows.environment import path_with_this_python
+from flows.environment import UTF_8, path_with_this_python
 from flows.servers.password import CLIENT_VARIABLE, SERVER_VARIABLE, check_ours, for_server, is_ours
 from tasks.stage import STARTER
 
@@ -149,8 +149,12 @@ def is_healthy(url: str) -> bool:
 
 def answers(url: str) -> bool:
     """Return whether a page can be read."""
+    return _answers(url, urllib.request.build_opener())
+
+
+def _answers(url: str, opener: urllib.request.OpenerDirector) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=HEALTH_SECONDS) as answer:
+        with opener.open(url, timeout=HEALTH_SECONDS) as answer:
             return bool(answer.status == 200)
     except (urllib.error.URLError, OSError, ValueError):
         return False
@@ -215,7 +219,9 @@ def wait_for(name: str, url: str, child: subprocess.Popen[bytes], log: Path) -> 
         StageError: it ends, or START_SECONDS pass.
     """
     end = time.monotonic() + START_SECONDS
-    while not answers(url):
+    # By whatever name, it is of this machine: no proxy is asked.
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    while not _answers(url, direct):
         if child.poll() is not None or time.monotonic() > end:
             raise StageError(f"{name}: does not start; see {log}")
         time.sleep(0.2)
@@ -245,6 +251,7 @@ def start_child(
                 # MLflow starts its server by name, and nobody has to activate the venv.
                 "PATH": path_with_this_python(),
                 STARTER: str(os.getpid()),
+                **UTF_8,
                 **environment,
             },
             stdin=subprocess.DEVNULL,

@@ -284,6 +284,14 @@ def test_a_password_that_others_may_read_is_refused(tmp_path: Path) -> None:
 # --- telemetry ---------------------------------------------------------------------------------
 
 
+def test_onnx_runtime_keeps_nothing_to_tell_its_makers(tmp_path: Path) -> None:
+    """It would make an id of the device, and keep what it tells until it can be sent."""
+    home = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    code = "import distillery.serve.onnx_recogniser as module; module.onnxruntime.InferenceSession"
+    subprocess.run([sys.executable, "-c", code], env=home, check=True)
+    assert not list(tmp_path.rglob("*onnxruntime*"))
+
+
 def test_the_libraries_themselves_say_that_their_telemetry_is_off(workspace: Path) -> None:
     asked = (
         "from dvc.analytics import is_enabled\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from flows.stages import pipeline as stages
 from flows.stages.lock import check_followed_settings, is_zombie, restore_if_damaged, workspace_lock
 from flows.stages.process import read_lines
 from flows.stages.storage import push
-from tasks.stage import guarded, snapshot
+from tasks.stage import check_inputs, guarded, snapshot
 from tests.tiny import tiny_params
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -137,6 +138,90 @@ def test_both_items_of_a_matrix_stage_are_watched(kitchen: Path) -> None:
 def test_an_unknown_stage_is_named(kitchen: Path) -> None:
     with pytest.raises(StageError, match=r"has no stage 'fry', only \['bake', 'cook'\]"):
         snapshot(kitchen, "fry")
+
+
+FIRST = {"teacher": "prepare", "cache": "prepare", "distill": "prepare", "evaluate": "prepare"}
+MADE = {
+    "prepare": ["data/prepared"],
+    "fetch": [
+        "models/code/teacher.json",
+        "models/code/students",
+        "models/registered/teacher",
+        "models/registered/students",
+    ],
+    "teacher": [
+        "models/teacher/fingerprint.json",
+        "models/teacher/validation.json",
+        "curves/teacher.jsonl",
+    ],
+    "cache": ["data/teacher_cache"],
+}
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A workspace in which nothing has run."""
+    shutil.copy(ROOT / "dvc.yaml", tmp_path)
+    settings = tiny_params()
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+@pytest.mark.parametrize("stage", stages.STAGES)
+def test_a_stage_that_comes_too_early_names_the_one_to_run_first(clone: Path, stage: str) -> None:
+    if stage not in FIRST:
+        check_inputs(clone, stage)
+        return
+    with pytest.raises(StageError) as caught:
+        check_inputs(clone, stage)
+    first = FIRST[stage]
+    assert str(caught.value).startswith(f"stage {stage}: {clone}/data/prepared is not there yet")
+    assert f"run make {first} first" in str(caught.value)
+
+
+def test_the_first_of_all_that_is_missing_is_named(clone: Path) -> None:
+    expected = ["prepare", "fetch", "teacher", "cache"]
+    for first in expected:
+        with pytest.raises(StageError, match=f"run make {first} first"):
+            check_inputs(clone, "distill")
+        for name in MADE[first]:
+            (clone / name).mkdir(parents=True)
+    check_inputs(clone, "distill")
+    with pytest.raises(StageError, match="models/students/.*run make distill first"):
+        check_inputs(clone, "evaluate")
+
+
+def test_what_will_have_run_by_then_is_not_asked_for(clone: Path) -> None:
+    (clone / "data/prepared").mkdir(parents=True)
+    with pytest.raises(StageError, match="run make fetch first"):
+        check_inputs(clone, "teacher")
+    check_inputs(clone, "teacher", ["fetch"])
+
+
+@pytest.mark.parametrize(
+    ("command", "first"),
+    [
+        (["tasks.teacher"], "prepare"),
+        (["tasks.distill", "conv", "0"], "prepare"),
+        (["flows.run", "--only", "evaluate"], "prepare"),
+    ],
+)
+def test_a_stage_alone_on_a_fresh_clone_says_so(
+    clone: Path, command: list[str], first: str
+) -> None:
+    (clone / "corpus").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=clone,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: stage ")
+    assert f"run make {first} first" in line
 
 
 def script(body: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.faults import named_tests, parts_by_file
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
@@ -154,13 +155,6 @@ def test_every_block_of_code_is_run_by_a_test() -> None:
         assert (ROOT / RUN_BY[page]).exists(), page
 
 
-def named_tests(page: Path) -> Iterator[tuple[str, list[str]]]:
-    """Yield each test file that a page names, its folders where given, and parts of test names."""
-    files = r"`((?:[\w]+/)*test_\w+)(?:\.py)?`"
-    for match in re.finditer(files + r"(?: \(((?:`…?\w+…?`(?:, )?)+)\))?", page.read_text("utf-8")):
-        yield match[1], re.findall(r"`…?(\w+?)…?`", match[2] or "")
-
-
 @pytest.mark.parametrize("name", ["faults.md", "security.md"])
 def test_every_test_that_a_page_names_exists(name: str) -> None:
     found = list(named_tests(ROOT / "docs" / name))
@@ -177,3 +171,12 @@ def test_every_test_that_a_page_names_exists(name: str) -> None:
         ]
         for part in parts:
             assert any(part in test for test in tests), f"{name}: {file} has no test …{part}…"
+
+
+def test_the_command_for_faults_runs_all_that_the_page_names() -> None:
+    found = parts_by_file()
+    names = {path.name for path in found}
+    named = {f"{name.split('/')[-1]}.py" for name, _ in named_tests(ROOT / "docs/faults.md")}
+    assert named <= names
+    assert {path.name for path in (ROOT / "tests/pipeline").glob("test_faults_*.py")} <= names
+    assert "-p tests.faults" in (ROOT / "Makefile").read_text("utf-8")

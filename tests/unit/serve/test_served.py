@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 
 from distillery.errors import ModelError
-from distillery.models.recogniser import Recogniser
 from distillery.serve.export import to_int8, to_onnx
 from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 from distillery.serve.served import Served, choose_format, load_served, served_format
+from distillery.serve.torch_transcriber import TorchTranscriber
 from distillery.tracking.bundle import check_bundle, write_bundle
 from tests.unit.models.test_recogniser import noise, small
 from tests.unit.serve.test_export import calibration
@@ -71,7 +71,7 @@ def test_a_bundle_is_loaded_in_the_format_it_is_served_in(
     target = bundle(folders, tmp_path / "bundle", wanted)
     assert served_format(target) == wanted
     model = load_served(target)
-    assert isinstance(model, Recogniser if wanted == "torch" else OnnxRecogniser)
+    assert isinstance(model, TorchTranscriber if wanted == "torch" else OnnxRecogniser)
     assert len(model.transcribe([noise(4000), noise(100)])) == 2
     assert (target / "model.safetensors").exists()  # others start from it
     held = {name for name in MODEL_FILES.values() if (target / name).exists()}
