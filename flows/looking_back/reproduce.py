@@ -34,6 +34,7 @@ from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 from distillery.register.metrics import model_metrics
 from distillery.tracking.store import MODEL_TAG, PARENT_TAG, Tracking
+from distillery.tracking.versions import version_of
 from flows import environment
 from flows.stages import pipeline as stages
 from flows.stages.process import reason, run_dvc
@@ -139,16 +140,16 @@ def find_origin(tracking: Tracking, model_name: str, wanted: str) -> Origin:
 
 
 def run_of(tracking: Tracking, model_name: str, wanted: str) -> str:
-    """Return the run that `models:/NAME/VERSION`, `models:/NAME@ALIAS` or a number stands for."""
-    version = re.fullmatch(r"(?:models:/([^/@]+)/)?(\d+)", wanted)
-    alias = re.fullmatch(r"models:/([^/@]+)@(.+)", wanted)
-    if version:
-        found = tracking.client.get_model_version(version[1] or model_name, version[2])
-    elif alias:
-        found = tracking.client.get_model_version_by_alias(alias[1], alias[2])
-    else:
-        return wanted
-    return str(found.run_id)
+    """Return the run that `models:/NAME/VERSION`, `models:/NAME@ALIAS` or a number stands for.
+
+    Raises:
+        TrackingError: the registry does not hold it.
+    """
+    if re.fullmatch(r"\d+", wanted):
+        wanted = f"models:/{model_name}/{wanted}"
+    if re.fullmatch(r"models:/([^/@]+)(/\d+|@.+)", wanted):
+        return str(version_of(tracking, wanted).run_id)
+    return wanted
 
 
 def reproduce(root: Path, wanted: str, start: str = "distill") -> list[Compared]:
