@@ -13,9 +13,9 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import psutil
 import yaml
@@ -122,28 +122,39 @@ def forget_the_dead(root: Path) -> None:
     unfit = contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError)
     with open(root / DVC_LOCK_GUARD, "a", encoding="utf-8") as guard, unfit:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held: Held = json.loads(path.read_text(encoding="utf-8"))
         alive = _of_the_living(held)
         if alive != held:
             write_bytes(path, json.dumps(alive).encode())
 
 
-def _of_the_living(held: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+class Owner(TypedDict):
+    """Who holds a lock of DVC's."""
+
+    pid: int
+    cmd: str
+
+
+class Held(TypedDict, total=False):
+    """What DVC's lock file holds, by path."""
+
+    write: dict[str, Owner]
+    read: dict[str, list[Owner]]
+
+
+def _of_the_living(held: Held) -> Held:
     """Return what DVC's lock holds, without what processes hold that are no more."""
 
-    def lives(owner: Mapping[str, Any]) -> bool:
+    def lives(owner: Owner) -> bool:
         return bool(psutil.pid_exists(int(owner["pid"])))
 
-    writers = {path: owner for path, owner in held.get("write", {}).items() if lives(owner)}
-    readers = {
-        path: [owner for owner in owners if lives(owner)]
-        for path, owners in held.get("read", {}).items()
-    }
-    both: dict[str, dict[str, Any]] = {
-        "write": writers,
-        "read": {path: owners for path, owners in readers.items() if owners},
-    }
-    return {mode: paths for mode, paths in both.items() if mode in held}
+    alive = Held(**held)
+    if "write" in held:
+        alive["write"] = {path: owner for path, owner in held["write"].items() if lives(owner)}
+    if "read" in held:
+        owners = {path: list(filter(lives, them)) for path, them in held["read"].items()}
+        alive["read"] = {path: them for path, them in owners.items() if them}
+    return alive
 
 
 def is_zombie(process_id: int) -> bool:
