@@ -30,8 +30,8 @@ from distillery.params.teacher import (
     TeacherParams,
     TrainedTeacherParams,
 )
+from tasks.stage import CODE_FOLDER
 
-CODE_FOLDER = "models/code"
 PACKAGES = ("distillery", "tasks", "flows")
 ROOMS = ("distillery/architectures", "distillery/teachers")
 """Where files may be one model's own."""

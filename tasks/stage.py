@@ -28,6 +28,8 @@ from distillery.errors import DistilleryError, StageError
 from distillery.params.file import PARAMS_FILE
 
 PIPELINE_FILE = "dvc.yaml"
+CODE_FOLDER = "models/code"
+"""Which code each model has to itself; code.py writes it."""
 PR_SET_PDEATHSIG = 1
 STARTER = "DISTILLERY_STARTER"
 """Environment variable: the process that must outlive those that it started."""
@@ -160,12 +162,15 @@ def check_inputs(root: Path, stage: str, to_come: Collection[str] = ()) -> None:
 def _lacking(root: Path, stages: Mapping[str, StageSpec], stage: str) -> dict[str, str]:
     """Return the stages whose results one stage reads and does not find: by name what is missing.
 
-    Of a dependency that differs by item the part that all items share counts.
+    Of a dependency that differs by item the part that all items share counts; what says only which
+    code a model has to itself is for DVC, and read by none.
     """
     params = _read(root / PARAMS_FILE)
     found: dict[str, str] = {}
     for template in stages[stage].get("deps", []):
         dependency = Path(template.partition("/${item.")[0])
+        if dependency.is_relative_to(CODE_FOLDER):
+            continue
         for name, spec in stages.items():
             for out in _outs(spec, params):
                 reads_part, reads_all = (

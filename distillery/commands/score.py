@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distillery.console import as_text, new_table
+from distillery.data.units import Unit
 from distillery.data.workspace import PREPARED
 from distillery.errors import DistilleryError
 from distillery.evaluate.tables import with_interval
@@ -56,7 +57,7 @@ class Score:
     params: EvaluateParams
     """How intervals are drawn."""
     num_trained_on: int
-    """Recordings that stand in the training split of the workspace."""
+    """Recordings that it learnt from, byte for byte."""
 
     @property
     def title(self) -> str:
@@ -71,7 +72,8 @@ class Score:
         return (
             f"{self.version.name} version {self.version.number} ({model}, seed "
             f"{tags.get('seed', '?')}, as {tags.get(FORMAT_TAG, 'torch')}) on "
-            f"{self.labelled.manifest}: {len(table)} utterances, {self.rates.words} words{by}"
+            f"{self.labelled.manifest}: {len(table)} utterances, {self.rates.words} "
+            f"{self.scored.unit.plural}{by}"
         )
 
 
@@ -134,7 +136,7 @@ def score_folder(root: Path, place: Path, version: str | None) -> tuple[Score, T
         scored,
         rates(scored.predictions, params.evaluate),
         params.evaluate,
-        _num_trained_on(root, scored),
+        _num_trained_on(root, folder, scored),
     )
     return result, tracking
 
@@ -148,10 +150,17 @@ def _uri(model_name: str, version: str | None) -> str:
     return f"models:/{model_name}{'/' if wanted.isdecimal() else '@'}{wanted}"
 
 
-def _num_trained_on(root: Path, scored: Scored) -> int:
-    """Return how many of the recordings are in the workspace's training split, byte for byte."""
-    from distillery.data.manifest import PreparedData
+def _num_trained_on(root: Path, folder: Path, scored: Scored) -> int:
+    """Return how many of the recordings a version learnt from.
 
+    One of old does not say; then those count that are in the workspace's training split.
+    """
+    from distillery.data.manifest import PreparedData
+    from distillery.tracking.trained_on import are_among, read_keys
+
+    heard = read_keys(folder)
+    if heard is not None:
+        return int(are_among(sorted(scored.keys), heard).sum())
     try:
         trained_on = set(PreparedData.open(root / PREPARED).split("train")["audio_key"])
     except (DistilleryError, OSError):  # nothing is prepared here
@@ -165,9 +174,12 @@ def render(score: Score) -> str:
 
     table = new_table()
     interval = f"[{score.params.confidence:.0%} interval]"
-    for header in ("speaker", "utterances", "words", f"WER % {interval}", f"CER % {interval}"):
+    whole, unit = score.rates, score.scored.unit
+    rates = [f"{unit.rate} % {interval}"]
+    if unit is Unit.WORD:
+        rates.append(f"CER % {interval}")
+    for header in ("speaker", "utterances", unit.plural, *rates):
         table.add_column(header, justify="left" if header == "speaker" else "right")
-    whole = score.rates
     count = len(score.scored.predictions)
     rows = [
         (name, item.utterances, item.words, item.wer, item.cer)
@@ -177,9 +189,8 @@ def render(score: Score) -> str:
         (EVERYBODY, count, whole.words, whole.wer, whole.cer),
         *(rows if len(rows) > 1 else []),
     ]:
-        table.add_row(
-            name, f"{utterances:,}", f"{words:,}", with_interval(wer, " "), with_interval(cer, " ")
-        )
+        shown = [with_interval(rate, " ") for rate in (wer, cer)][: len(rates)]
+        table.add_row(name, f"{utterances:,}", f"{words:,}", *shown)
     return as_text(score.title, "", table, *remarks(score))
 
 
@@ -201,8 +212,8 @@ def remarks(score: Score) -> list[str]:
         found.append(f"the model cannot write {shown}: each counts as an error")
     if score.num_trained_on:
         found.append(
-            f"in the training split of this workspace: {score.num_trained_on} of these recordings; "
-            "on new ones the WER may be higher"
+            f"the model learnt from {score.num_trained_on} of these recordings: on others its "
+            f"{scored.unit.rate} may be higher"
         )
     return found
 
@@ -225,6 +236,7 @@ def log_score(score: Score, tracking: Tracking) -> str:
         "registered.version": version.number,
         "score.folder": str(folder),
         "score.sha256": score.scored.digest,
+        "unit": score.scored.unit.value,
         DESCRIPTION_TAG: "\n\n".join([score.title, *remarks(score)]),
     }
     speakers = pd.DataFrame(

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from distillery.data.units import Unit
 from distillery.params.register import GateParams
 from distillery.register.gate.rules import gain_over_control
 from distillery.tracking.versions import Candidate, best_candidate
@@ -35,6 +36,7 @@ def choose(
     predictions: pd.DataFrame,
     gate: GateParams,
     num_resamples: int,
+    unit: Unit = Unit.WORD,
 ) -> Choice:
     """Return the model to put up.
 
@@ -44,12 +46,13 @@ def choose(
         predictions: of all models.
         gate: its confidence counts.
         num_resamples: of the bootstrap.
+        unit: what errors are counted in.
     """
     passed_over = {
         student.name: why
         for student in students
         if student.name in controls
-        and (why := _why_not(student, predictions, gate, num_resamples)) is not None
+        and (why := _why_not(student, predictions, gate, num_resamples, unit)) is not None
     }
     left = [student for student in students if student.name not in passed_over]
     best = best_candidate([*left, *(controls[name] for name in passed_over)])
@@ -61,7 +64,11 @@ def choose(
 
 
 def _why_not(
-    student: Candidate, predictions: pd.DataFrame, gate: GateParams, num_resamples: int
+    student: Candidate,
+    predictions: pd.DataFrame,
+    gate: GateParams,
+    num_resamples: int,
+    unit: Unit,
 ) -> str | None:
     """Return in what a student is clearly worse than its control; None where it is not."""
     of_seed = predictions[predictions["seed"] == student.seed]
@@ -78,7 +85,7 @@ def _why_not(
         return None
     own, theirs = (counts.sum() / max(1, words.sum()) for counts in (errors, control_errors))
     return (
-        "which is significantly worse than its control, trained without the teacher: WER "
-        f"{own:.2%} against {theirs:.2%}, {-100 * gain:.1f} points more and, with "
+        "which is significantly worse than its control, trained without the teacher: "
+        f"{unit.rate} {own:.2%} against {theirs:.2%}, {-100 * gain:.1f} points more and, with "
         f"{gate.confidence:.0%} confidence, at least {-100 * high:.1f}"
     )

@@ -108,7 +108,8 @@ def _choose(
     students = _candidates(results, runs, digest_of_test)
     controls = _controls(results, runs, digest_of_test)
     resamples = params.evaluate.num_resamples
-    choice = choose(students, controls, predictions, params.register.gate, resamples)
+    unit = results.summary.data.unit
+    choice = choose(students, controls, predictions, params.register.gate, resamples, unit)
     return choice, [*students, *([choice.best] if choice.best.role == CONTROL else [])]
 
 

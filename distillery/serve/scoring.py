@@ -23,6 +23,7 @@ from distillery.corpora.manifest import COLUMNS_WANTED, read_manifest
 from distillery.data.audio import SAMPLE_SCALE, resample
 from distillery.data.manifest import audio_key
 from distillery.data.text import Vocabulary, normalise
+from distillery.data.units import Unit, unit_of
 from distillery.errors import AudioError, CorpusError
 from distillery.evaluate.predictions import UNKNOWN_SPEAKER, error_columns, rate_over
 from distillery.evaluate.records import Estimate
@@ -68,6 +69,8 @@ class Scored:
     """Transcripts of which normalisation left nothing; left out."""
     unknown: Counter[str] = field(default_factory=Counter)
     """Characters of the transcripts that the model cannot write, and how often they stand there."""
+    unit: Unit = Unit.WORD
+    """What errors are counted in, by the script of most letters of the transcripts."""
 
 
 def find_labelled(place: Path) -> Labelled:
@@ -145,7 +148,9 @@ def score(recogniser: Transcriber, vocabulary: Vocabulary, labelled: Labelled) -
             f"{why}; expected audio and words"
         )
     table = pd.DataFrame(rows)
-    counted = error_columns(table["text"], list(table["hypothesis"]))
+    characters = Counter("".join(table["text"]))
+    unit = unit_of(characters)
+    counted = error_columns(table["text"], list(table["hypothesis"]), unit)
     digest = hashlib.sha256()
     for key, text in sorted(zip(keys, table["text"], strict=True)):
         digest.update(f"{key} {text}\n".encode())
@@ -155,7 +160,8 @@ def score(recogniser: Transcriber, vocabulary: Vocabulary, labelled: Labelled) -
         digest=digest.hexdigest(),
         failed=tuple(failed),
         num_empty=len(labelled.recordings) - len(todo),
-        unknown=Counter(c for text in table["text"] for c in text if vocabulary.unknown(c)),
+        unknown=Counter({c: n for c, n in characters.items() if vocabulary.unknown(c)}),
+        unit=unit,
     )
 
 

@@ -69,7 +69,8 @@ def settings(source: dict[str, Any], objective: dict[str, Any], **features: Any)
     params["teacher"] = source
     params["cache"] |= {"payload": payload, "audit_utterances": 2}
     params["distill"] |= {"objective": objective, "control": False}
-    params["distill"]["training"]["num_epochs"] = 1
+    # Teachers with random weights say more than anybody could in the time.
+    params["distill"]["training"] |= {"num_epochs": 1, "max_unalignable_fraction": 1.0}
     params["distill"]["features"] |= features
     return params
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 
 from distillery.commands import main as cli
+from distillery.data.manifest import audio_key
 from distillery.params.register import RegisterParams
+from distillery.tracking import trained_on
 from distillery.tracking.store import PARENT_TAG, Tracking
+from distillery.tracking.trained_on import pack_keys
 from distillery.tracking.versions import CHAMPION, register_version
 from tests.stores import put_mlflow
 from tests.tiny import RATE_HZ, speak, tiny_params, write_params
@@ -95,6 +100,19 @@ def test_a_version_or_folder_that_is_not_there_is_named(
     assert status == 2 and "models:/tiny@challenger" in error
     status, _, error = run(root, monkeypatch, capsys, "nowhere")
     assert status == 2 and "nowhere: no such folder or manifest" in error
+
+
+def test_recordings_that_the_model_learnt_from_are_counted(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = [soundfile.read(root / f"mine/{seed}.wav", dtype="int16")[0] for seed in range(2)]
+    learnt = np.load(io.BytesIO(pack_keys(map(audio_key, samples))))
+    monkeypatch.setattr(trained_on, "read_keys", lambda _: learnt)
+    _, said, _ = run(root, monkeypatch, capsys, "mine")
+    assert "the model learnt from 2 of these recordings" in said
+    monkeypatch.setattr(trained_on, "read_keys", lambda _: None)  # of old, and nothing is prepared
+    _, said, _ = run(root, monkeypatch, capsys, "mine")
+    assert "learnt from" not in said
 
 
 def test_a_recording_that_cannot_be_read_costs_no_other(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from distillery.data.units import Unit
 from distillery.params.register import GateParams
 from distillery.register.choice import Choice, choose
 from distillery.tracking.names import CONTROL, STUDENT
@@ -85,6 +86,14 @@ def test_a_passed_over_student_that_was_not_the_best_changes_nothing() -> None:
     found = chosen([candidate("a", 0.4), candidate("b", 0.9)], controls, table)
     assert (found.best.label, found.instead) == ("student a", "")
     assert list(found.passed_over) == ["b"]
+
+
+def test_what_is_counted_is_called_by_its_name() -> None:
+    table = predictions(students_a=10, controls_a=7)
+    controls = {"a": candidate("a", 0.7, CONTROL)}
+    students = [candidate("a", 1.0)]
+    found = choose(students, controls, table, GateParams(), 200, Unit.CHARACTER)
+    assert "CER 100.00% against 70.00%" in found.instead
 
 
 def test_a_student_without_control_is_not_judged() -> None:

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 
 from distillery.data.text import Vocabulary
+from distillery.data.units import Unit
 from distillery.errors import CorpusError, ManifestError
 from distillery.evaluate.rates import rates
 from distillery.models.recogniser import Recogniser
@@ -123,6 +124,15 @@ def test_characters_that_the_model_cannot_write_are_counted(
 ) -> None:
     write(folder, "manifest.csv", "path,text\na.wav,axe é\nb.wav,x\n")
     assert heard(model, folder).unknown == {"x": 2, "e": 1, "é": 1}
+
+
+def test_where_no_spaces_are_written_characters_are_counted(
+    model: Recogniser, folder: Path
+) -> None:
+    write(folder, "manifest.csv", "path,text\na.wav,今日は 雨\nb.wav,雨\n")
+    scored = heard(model, folder)
+    assert (scored.unit, int(scored.predictions["words"].sum())) == (Unit.CHARACTER, 5)
+    assert rates(scored.predictions, PARAMS).wer.value >= 1
 
 
 def test_a_segment_and_another_rate_are_heard_as_prepare_hears_them(
