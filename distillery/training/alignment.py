@@ -227,9 +227,11 @@ def check_alignable(
         warn: whether to say how many are left out; off where the training itself will.
 
     Raises:
-        CorpusError: it is larger, or all are left out.
+        CorpusError: it is larger, or nothing is left of any kind.
     """
-    for item in filter(len, texts):
+    kinds = [item for item in texts if len(item)]
+    nothing_left = all(len(too_short(item, clock)) == len(item) for item in kinds)
+    for item in kinds:
         if not len(short := too_short(item, clock)):
             continue
         frames = clock.num_frames(item.num_samples)
@@ -244,7 +246,7 @@ def check_alignable(
             f"{item.names[worst]!r} has {frames[worst]}, {shown!r} needs {item.needed[worst]}: one "
             "for each token, and one between equal neighbours"
         )
-        if len(short) > max_fraction * len(item) or len(short) == len(item):
+        if len(short) > max_fraction * len(item) or nothing_left:
             raise CorpusError(
                 f"{found}; {example}. CTC learns nothing from these, expected at most "
                 f"{max_fraction:.0%} ({setting}): {clock.advice(texts, max_fraction)}"
