@@ -37,7 +37,7 @@ WAYS: dict[str, tuple[int, dict[str, str], int]] = {
     "one thread": (1, {}, 1),
     "two threads that spin": (2, {}, 1),
     "two threads that sleep": (2, {"OMP_WAIT_POLICY": "passive"}, 1),
-    "two threads that spin briefly": (2, {"GOMP_SPINCOUNT": "2000"}, 1),
+    "two threads that spin briefly": (2, {"GOMP_SPINCOUNT": "1000"}, 1),
     "two processes of one thread": (1, {}, 2),
 }
 """By name: threads, environment variables, processes."""

@@ -32,9 +32,9 @@ UTF_8 = {"PYTHONIOENCODING": "utf-8", "PYTHONUTF8": "1"}
 """For children that write into our pipes and logs, whatever the terminal can show."""
 FAILED = "Finished in state Failed("
 """What Prefect logs of tasks and flows, and then the error again."""
-WAIT_POLICY = "OMP_WAIT_POLICY"
-BUSY_LOAD = 1.5
-"""Load a processor above which others must be at work: a run alone makes one of 1."""
+WAIT_POLICY, SPIN_COUNT = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+BRIEFLY = "1000"
+"""Turns of a waiting thread's loop, some microseconds."""
 
 # What comes out as lines of a log has no use for a bar, and its room is for loss and WER.
 BAR = "{desc}: {percentage:3.0f} % {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
@@ -74,15 +74,16 @@ def path_with_this_python() -> str:
 
 
 def _waiting() -> dict[str, str]:
-    """Return how a stage's threads wait for one another: asleep where others want the processors.
+    """Return how long a stage's threads spin before they sleep, while they wait for one another.
 
-    OpenMP's threads spin by default: 1.3 to 1.8 times as fast on two idle processors, and 3 to 10
-    times slower where six want the two. Results are the same.
+    GNU's OpenMP spins for milliseconds: a training of two threads then loses six sevenths of its
+    steps a CPU second where eight processes want two processors, and one that began before them
+    cannot know. A few microseconds cost 1 to 5 % of the speed on an idle machine, and lose a fifth there
+    (benchmarks/shared_machine.py). Results are the same.
     """
-    is_busy = os.getloadavg()[0] > BUSY_LOAD * (os.cpu_count() or 1)
-    if not is_busy or WAIT_POLICY in os.environ:
+    if WAIT_POLICY in os.environ or SPIN_COUNT in os.environ:
         return {}
-    return {WAIT_POLICY: "passive"}
+    return {SPIN_COUNT: BRIEFLY}
 
 
 def expected_errors_without_traceback() -> None:

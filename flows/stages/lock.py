@@ -124,7 +124,7 @@ def forget_the_dead(root: Path) -> None:
         fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
         held: Held = json.loads(path.read_text(encoding="utf-8"))
         alive = _of_the_living(held)
-        if alive != held:
+        if isinstance(held, dict) and alive != held:
             write_bytes(path, json.dumps(alive).encode())
 
 

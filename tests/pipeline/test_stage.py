@@ -366,19 +366,17 @@ def test_bars_come_through_now_and_then_and_lines_always() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("load", "chosen", "policy"),
-    [(1.0, None, None), (1.4, None, None), (3.0, None, "passive"), (3.0, "active", "active")],
-)
-def test_threads_wait_asleep_where_others_are_at_work(
-    monkeypatch: pytest.MonkeyPatch, load: float, chosen: str | None, policy: str | None
+@pytest.mark.parametrize(("chosen", "spins"), [({}, "1000"), ({"OMP_WAIT_POLICY": "active"}, None)])
+def test_threads_spin_briefly_unless_the_user_says_how_they_wait(
+    monkeypatch: pytest.MonkeyPatch, chosen: dict[str, str], spins: str | None
 ) -> None:
-    num_processors = os.cpu_count() or 1
-    monkeypatch.setattr(os, "getloadavg", lambda: (load * num_processors, 0.0, 0.0))
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if chosen:
-        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
-    assert environment.for_stages().get("OMP_WAIT_POLICY") == policy
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in chosen.items():
+        monkeypatch.setenv(name, value)
+    assert environment.for_stages().get("GOMP_SPINCOUNT") == spins
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert environment.for_stages()["GOMP_SPINCOUNT"] == "7"
 
 
 def test_students_and_seeds_have_stages_and_curves_of_their_own() -> None:

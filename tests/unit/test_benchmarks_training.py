@@ -37,10 +37,10 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Recordings named as FSDD's: two speakers, five digits, take 0 to test and 5 to 9 to train."""
     folder = tmp_path_factory.mktemp("fsdd")
     (folder / "recordings").mkdir()
-    for speaker in ("ann", "bob"):
+    for number, speaker in enumerate(("ann", "bob")):
         for digit in range(5):
             for take in (0, 5, 6, 7, 8, 9):
-                samples = speak("abc"[: 1 + digit % 3], 100 * digit + take)
+                samples = speak("abc"[: 1 + digit % 3], 1000 * number + 100 * digit + take)
                 name = f"recordings/{digit}_{speaker}_{take}.wav"
                 soundfile.write(folder / name, samples, RATE_HZ)
     return folder

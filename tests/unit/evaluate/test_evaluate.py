@@ -746,7 +746,9 @@ def test_a_model_of_no_use_is_called_so(empty: float, wer: float, sentence: str 
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_advice_to_models_of_no_use_stands_once(count: int) -> None:
     models = tuple(one_model("student", f"m{number}", 0.98, 0.9) for number in range(count))
-    summary = Summary.model_construct(models=models, comparisons={}, filters={})
+    summary = Summary.model_construct(
+        data=TestData.model_construct(unit=Unit.WORD), models=models, comparisons={}, filters={}
+    )
     text = "\n".join(remarks(summary))
     assert text.count("gives no text") == count
     assert text.count("more data, longer training") == 1
