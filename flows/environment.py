@@ -76,9 +76,9 @@ def path_with_this_python() -> str:
 def _waiting() -> dict[str, str]:
     """Return how long a stage's threads spin before they sleep, while they wait for one another.
 
-    GNU's OpenMP spins for milliseconds: a training of two threads then loses six sevenths of its
-    steps a CPU second where eight processes want two processors, and one that began before them
-    cannot know. A few microseconds cost 1 to 5 % of the speed on an idle machine, and lose a fifth there
+    GNU's OpenMP spins for milliseconds. Where eight processes that began later want the same two
+    processors, a training of two threads then makes next to no step. Some microseconds keep its
+    speed on an idle machine, and its steps a CPU second within a fifth beside the eight
     (benchmarks/shared_machine.py). Results are the same.
     """
     if WAIT_POLICY in os.environ or SPIN_COUNT in os.environ:
