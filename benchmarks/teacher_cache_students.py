@@ -21,7 +21,6 @@ from benchmarks.common import ROOT, report, row
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import bootstrap_interval, count_errors
 from distillery.distill.distillation import Distillation
-from distillery.params.cache import PayloadParams
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 from distillery.teacher_cache.filling.expected import Places
@@ -62,9 +61,8 @@ def measure(workspace: Path, student: str, num_seeds: int, scratch: Path) -> lis
     data = PreparedData.open(workspace / "data/prepared")
     results: dict[str, list[Interval]] = {}
     for payload in PAYLOADS:
-        cache_params = settings.cache.model_copy(
-            update={"payload": PayloadParams(log_probs=payload)}
-        )
+        kept = settings.cache.payload.model_copy(update={"log_probs": payload})
+        cache_params = settings.cache.model_copy(update={"payload": kept})
         places = Places(
             workspace / "data/prepared", workspace / "models/teacher", scratch / payload
         )
