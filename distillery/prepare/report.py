@@ -87,7 +87,7 @@ def remarks(rows: Sequence[Row], repeated: Mapping[str, Repeated], kept: Kept) -
     if moved:
         yield (
             f"{len(moved)} utterances that were in split train are in {moved[0].split} now, for "
-            "the corpus says so; models trained before have heard them"
+            "the corpus says so; models trained before learnt from them"
         )
 
 
