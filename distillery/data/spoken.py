@@ -29,6 +29,8 @@ UNITS: Mapping[str, str] = {
     "km/h": "speed-kilometer-per-hour",
 }
 """What is written behind a number, and what CLDR calls it."""
+LARGEST = 10**15
+"""Amounts from here on are no amounts."""
 POINTS = {"es": "coma", "it": "virgola"}
 """What is said before decimals, where num2words has another word."""
 CURRENCIES: Mapping[str, str] = {"$": "USD", "€": "EUR", "£": "GBP", "¥": "JPY", "₹": "INR"}
@@ -128,6 +130,8 @@ class Spoken:
         from babel.numbers import get_currency_name
 
         code = CURRENCIES[sign]
+        if abs(number) >= LARGEST:
+            return self.digits(str(number))
         exact = Decimal(number).quantize(Decimal("0.01"))
         said = self._say(exact, "currency", currency=code, separator="|")
         name = str(get_currency_name(code, count=int(number), locale=self._locale))

@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from distillery.data.spelling import SpellingRule, spell
+from distillery.data.spelling import SpellingRule, settle, spell, writes_small_letters
+from distillery.data.spoken import NoLanguage
 from distillery.data.text import normalise
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
@@ -103,3 +104,59 @@ def test_bare_digits_one_by_one(written: str, words: str) -> None:
 def test_other_languages(language: str, written: str, words: str) -> None:
     assert said(written, language=language) == words
     assert not re.search("[0-9]", said(written, "digits", language=language))
+
+
+def test_what_is_to_stay_stays() -> None:
+    text = "XKITB2611 and the 21st, 5% of NASA"
+    assert spell(text, SpellingRule("keep", "keep")) == text
+    assert spell(text, SpellingRule("cardinals", "keep")) == text  # of no language
+    assert said("NASA has 5", letters="keep") == "nasa has five"
+    assert said("NASA has 5", numbers="keep") == "n a s a has 5"
+
+
+def test_capitals_mean_letters_only_to_those_who_write_small_ones() -> None:
+    rule = SpellingRule("cardinals", "spell", "en")
+    assert spell("GO TO ROOM XK2611", rule, cased=False) == "GO TO ROOM X K two six one one"
+    assert spell("Go to NASA", rule) == "Go to N A S A"
+    assert not writes_small_letters(["GO", "STOP NOW", "go"])
+    assert writes_small_letters(["Go", "Stop", "XKITB"])
+    assert not writes_small_letters([])
+
+
+@pytest.mark.parametrize("number", ["9" * 80, "1.2.3.4", "1,2,3", "99:99", "0-0", "12:3", "3..4"])
+@pytest.mark.parametrize("numbers", ["cardinals", "digits"])
+def test_nothing_of_digits_is_left(number: str, numbers: str) -> None:
+    for language in ("en", "nl", "fr", "cs"):
+        words = spell(f"x {number} y€{number}% ${number}", SpellingRule(numbers, "spell", language))
+        assert not re.search("[0-9]", words)
+
+
+def test_a_language_that_nobody_knows_is_named_with_those_that_are() -> None:
+    with pytest.raises(NoLanguage, match=r"language 'xx', expected one of .*de, en, .*nl, no, pl"):
+        said("5", language="xx")
+
+
+def settled(
+    *texts: str, alphabet: str | None = LETTERS, language: str | None = None
+) -> SpellingRule:
+    return settle("auto", "auto", language, alphabet, texts)
+
+
+def test_transcripts_decide_what_is_left_open() -> None:
+    assert settled() == SpellingRule("cardinals", "spell", "en")
+    assert settled("two six one one", "x k i t b") == SpellingRule("digits", "spell", "en")
+    assert settled("may twenty first nineteen seventy", "hello") == SpellingRule(
+        "cardinals", "keep", "en"
+    )
+    assert settled("X K I of NASA").letters == "keep"  # who tells both apart means it
+    assert settled("GO TO ROOM X K").letters == "spell"
+    assert settled("drie vijf acht", language="nl").numbers == "digits"
+    assert settled("room 5", alphabet=LETTERS + "0123456789").numbers == "keep"
+    assert settled("room 5", alphabet=None).numbers == "keep"
+    assert settled("room five", alphabet=None).numbers == "cardinals"
+
+
+def test_english_is_taken_where_no_other_letters_may_stand() -> None:
+    assert settled("één").language == "en"  # the alphabet says so
+    assert settled("één", alphabet=None) == SpellingRule("keep", "keep", None)
+    assert settled("één", alphabet=None, language="nl").language == "nl"
