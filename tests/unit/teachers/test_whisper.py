@@ -185,7 +185,9 @@ def test_it_hears_freely_and_its_texts_are_spelt_by_the_rule_of_the_data(
     assert [text for text, _ in items] == ["x k b two", "xkb two"]
     scores = [single[0][0][1] for single in alone]
     assert items[0][1] == pytest.approx(np.logaddexp(scores[0], scores[3]), abs=1e-4)
-    assert confidence == pytest.approx(alone[0][1], rel=1e-4)
+    tokens = len(sequences[0]) + 1
+    assert confidence == pytest.approx(np.exp(items[0][1] / tokens), rel=1e-4)
+    assert confidence >= alone[0][1] > 0
     assert alone[1] == ([("", scores[1])], 0.0)
 
 
