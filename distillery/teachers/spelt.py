@@ -67,8 +67,8 @@ def spell_heard(
     """Return hypotheses as students are to write them, and the confidence in the best.
 
     Formula: confidence = (Σ P(form))^(1/n), over the forms that are spelt as the best one is, with
-    the n tokens of that one. Whisper shares its probability among `Go`, `Go!` and `GO`, which are one
-    text to students: without the sum the ready filter drops a fifth of what is right
+    the n tokens of that one. Whisper shares its probability among `Go`, `Go!` and `GO`, one text to
+    students; without the sum the ready filter drops a fifth of what is right
     (benchmarks/spelling.py).
 
     Args:
