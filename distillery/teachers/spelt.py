@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from distillery.data.spelling import SpellingRule, spell, without_marks
+from distillery.data.spoken import NUM2WORDS
 from distillery.data.text import Vocabulary, normalise
+from distillery.errors import ModelError
 from distillery.teachers.token_map import case_of
 
 
@@ -86,3 +88,24 @@ def spell_heard(
         return [("", max(score for _, score in pairs))], 0.0
     tokens = next(n for text, _, n in heard if spelt(text, rule, vocabulary, cased) is not None)
     return hypotheses, float(np.exp(min(0.0, hypotheses[0][1]) / max(1, tokens)))
+
+
+def check_language(written: str, rule: SpellingRule, setting: str) -> None:
+    """Make sure that numbers are said in the language that a teacher writes.
+
+    Args:
+        written: its code, as Whisper has it.
+        rule: how numbers are spelt.
+        setting: what names that language.
+
+    Raises:
+        ModelError: they would be said in another.
+    """
+    if rule.keeps_numbers:
+        return
+    said = str(rule.language).replace("-", "_").split("_")[0]
+    if NUM2WORDS.get(said, said) != NUM2WORDS.get(written, written):
+        raise ModelError(
+            f"{setting} is {written!r}, but prepare.spelling says numbers in {rule.language!r}; "
+            f"set prepare.spelling.language to {written}, or prepare.spelling.numbers to keep"
+        )

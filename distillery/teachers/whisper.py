@@ -55,7 +55,7 @@ from distillery.teachers.published import (
     read_published,
     weight_files,
 )
-from distillery.teachers.spelt import spell_heard
+from distillery.teachers.spelt import check_language, spell_heard
 from distillery.teachers.weights import fit_state, read_state
 from distillery.teachers.whisper_tokens import barred_tokens, digest_of_tokenizer, find_prompt
 
@@ -158,6 +158,9 @@ def take_whisper(
         bar=params.whisper.bar,
         spelling=place.data.spelling,
     )
+    if generation.get("is_multilingual", False):
+        written = params.whisper.language if params.whisper.task == "transcribe" else "en"
+        check_language(written, place.data.spelling, "teacher.whisper.language")
     module = build(settings.architecture, folder / CONFIG_FILE)
     paths = weight_files(folder)
     state = {name: value for path in paths for name, value in read_state(path).items()}

@@ -238,17 +238,24 @@ def test_what_decides_its_texts_is_in_its_fingerprint(data: PreparedData, folder
     found = [
         take(data, folder),
         take(data, folder, beam_size=4),
-        take(data, folder, language="de"),
+        take(spelt_otherwise(data, "de"), folder, language="de"),
         take(data, folder, "ab"),
         take(data, folder, bar=False),
-        take(spelt_otherwise(data), folder),
+        take(spelt_otherwise(data, "en_IN"), folder),
     ]
     assert len({fingerprint(item).fingerprint for item in found}) == len(found)
 
 
-def spelt_otherwise(data: PreparedData) -> PreparedData:
-    rule = SpellingRule("cardinals", "spell", "nl")
+def spelt_otherwise(data: PreparedData, language: str) -> PreparedData:
+    rule = SpellingRule("cardinals", "spell", language)
     return PreparedData(data.folder, data.frame, replace(data.summary, spelling=rule))
+
+
+def test_numbers_are_said_in_the_language_that_it_writes(data: PreparedData, folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"language is 'de', but prepare.spelling says .* in 'en'"):
+        take(data, folder, language="de")
+    take(spelt_otherwise(data, "de"), folder, language="de")
+    take(data, folder, language="de", task="translate")  # into English
 
 
 def test_language_and_task_stand_in_the_prompt(
