@@ -20,6 +20,7 @@ from distillery.tracking.fetched import (
     Source,
     check_model,
     is_teacher,
+    note_outside,
     put_model,
     wanted_models,
 )
@@ -45,6 +46,7 @@ def fetch(root: Path, settings: Params, follow: Collection[str] | None = None) -
         ModelError: it is damaged in the registry, or no recogniser.
     """
     wanted = wanted_models(settings.teacher, settings.distill)
+    note_outside(root, settings.teacher)
     return _fetch(root, settings, root / REGISTERED, wanted, follow)
 
 

@@ -145,6 +145,17 @@ class OnnxTeacherParams(PretrainedTeacherParams):
     """Outputs `(batch, frames, width)` that students may learn from, by the layer's name."""
 
 
+class TextsTeacherParams(TeacherSection):
+    """What any recogniser wrote of the corpus's recordings."""
+
+    kind: Literal["texts"]
+    """Where the teacher comes from."""
+    file: NonEmptyText
+    """Its texts: JSON lines, CSV, Parquet or JSON, or a folder of JSON, SRT or WebVTT files."""
+    unknown_confidence: Fraction = 1.0
+    """In texts whose file says nothing about it; see distill.filter.min_confidence."""
+
+
 class FrozenParams(Section):
     """Which part of a pre-trained model keeps its weights while the rest is fine-tuned."""
 
@@ -205,6 +216,7 @@ SINGLE_KINDS = (
     | Annotated[TransformersTeacherParams, Tag("transformers")]
     | Annotated[OnnxTeacherParams, Tag("onnx")]
     | Annotated[FineTunedTeacherParams, Tag("fine_tuned")]
+    | Annotated[TextsTeacherParams, Tag("texts")]
 )
 """One form for each kind of teacher that is not made of others."""
 _NAMES = ", ".join(sorted(repr(get_args(form)[1].tag) for form in get_args(SINGLE_KINDS)))

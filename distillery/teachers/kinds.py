@@ -14,7 +14,14 @@ from distillery.architectures.known import load_recogniser
 from distillery.errors import ModelError
 from distillery.models.base import LoadTeacher, Teacher
 from distillery.models.recogniser import CONFIG_FILE, saved_kind
-from distillery.teachers import ensemble, onnx_file, torchaudio_bundle, transformers_ctc, whisper
+from distillery.teachers import (
+    ensemble,
+    onnx_file,
+    texts,
+    torchaudio_bundle,
+    transformers_ctc,
+    whisper,
+)
 from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
 from distillery.teachers.fine_tuned import fine_tune_teacher
 from distillery.teachers.huggingface import take_model
@@ -75,6 +82,7 @@ KINDS: Mapping[str, Kind] = {
     "fine_tuned": Kind(fine_tune_teacher),  # saved as its base is
     "onnx": Kind(onnx_file.take_onnx, onnx_file.load),
     "registry": Kind(take_registered),  # saved as what was made here
+    "texts": Kind(texts.take_texts, texts.load),
     "torchaudio": Kind(torchaudio_bundle.take_bundle, torchaudio_bundle.load),
     "trained": Kind(train_teacher),
     "transformers": Kind(take_model, transformers_ctc.load),

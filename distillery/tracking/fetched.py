@@ -8,6 +8,7 @@ for each that reads one, and stages find them there:
     students/NAME/         what the student starts from, where its init is models:/…
       model.safetensors    as in every saved recogniser; with config.json and tokens.txt
       source.json          which version it is, and the SHA-256 of the files
+    teacher/outside.json   SHA-256 of files of texts that the teacher is made from (kind texts)
     …/none.txt             the settings name no registered model for this one
 """
 
@@ -20,14 +21,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distillery.errors import ModelError, StageError
-from distillery.files import digest_of_file, whole_folder, write_json
+from distillery.files import digest_of_file, digest_of_tree, whole_folder, write_json
 from distillery.params.base import MEMBERS
 from distillery.params.distill import DistillParams
-from distillery.params.teacher import EnsembleTeacherParams, RegistryTeacherParams, TeacherParams
+from distillery.params.teacher import (
+    EnsembleTeacherParams,
+    RegistryTeacherParams,
+    TeacherParams,
+    TextsTeacherParams,
+)
 
 REGISTERED = "models/registered"
 SOURCE_FILE = "source.json"
 NONE_FILE = "none.txt"
+OUTSIDE_FILE = "outside.json"
 TEACHER = "teacher"
 MODEL_FILES = ("config.json", "model.safetensors", "tokens.txt")
 """What a recogniser is loaded from; nothing else of a registered version is taken."""
@@ -166,4 +173,22 @@ def tidy(root: Path, teacher: TeacherParams, distill: DistillParams) -> dict[str
         for path in (base / TEACHER).iterdir():
             if path.name != MEMBERS:
                 path.unlink()
+    note_outside(root, teacher)
     return found
+
+
+def note_outside(root: Path, teacher: TeacherParams) -> None:
+    """Note what the files hold that a teacher of kind texts is made from, so that DVC sees changes.
+
+    Where nothing has been fetched yet, the stage `fetch` does it.
+    """
+    parts = teacher.members if isinstance(teacher, EnsembleTeacherParams) else (teacher,)
+    files = sorted({part.file for part in parts if isinstance(part, TextsTeacherParams)})
+    path = root / REGISTERED / TEACHER / OUTSIDE_FILE
+    if not path.parent.is_dir():
+        return
+    if not files:
+        path.unlink(missing_ok=True)
+        return
+    found = {name: digest_of_tree(root / name) if (root / name).exists() else "" for name in files}
+    write_json(path, found)
