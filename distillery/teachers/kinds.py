@@ -15,6 +15,7 @@ from distillery.errors import ModelError
 from distillery.models.base import LoadTeacher, Teacher
 from distillery.models.recogniser import CONFIG_FILE, saved_kind
 from distillery.teachers import (
+    endpoint,
     ensemble,
     onnx_file,
     texts,
@@ -75,6 +76,7 @@ def load_teacher(folder: Path, device: str = "cpu") -> Teacher:
 
 # tasks/code.py reads this as text: the files that an entry names are that kind's own.
 KINDS: Mapping[str, Kind] = {
+    "endpoint": Kind(endpoint.take_endpoint, endpoint.load),
     "ensemble": Kind(
         lambda settings, place: join_teachers(settings, place, take_teacher),
         lambda folder, device: ensemble.load(folder, device, load_teacher),
