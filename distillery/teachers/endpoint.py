@@ -33,7 +33,7 @@ from distillery.teachers.responses import (
     workspace_of,
 )
 from distillery.teachers.text_only import TextOnlyTeacher, key_of
-from distillery.teachers.written import Spelt, read_answer, spell_answer
+from distillery.teachers.written import Spelling, Spelt, read_answer, spell_answer
 
 KIND = "endpoint"
 
@@ -45,7 +45,8 @@ class EndpointSettings:
     architecture: Asked
     sample_rate_hz: int
     """Of the corpus that it was prepared for."""
-    unknown_confidence: float
+    spelling: Spelling
+    """How its texts are spelt."""
     kind: str = KIND
 
 
@@ -119,7 +120,7 @@ class EndpointTeacher(TextOnlyTeacher):
             shown = str(response.content)[:60]
             raise ModelError(f"{where}: holds {shown!r}, expected an object with text")
         answer = read_answer(response.content, where)
-        return spell_answer(answer, self.vocabulary, self.settings.unknown_confidence)
+        return spell_answer(answer, self.settings.spelling, self.vocabulary)
 
     def save(self, folder: Path) -> None:
         """Write the teacher into an existing folder; the key is nowhere in it."""
@@ -144,7 +145,8 @@ def take_endpoint(params: EndpointTeacherParams, place: Workplace) -> ReadyTeach
     )
     service = Service(**{name: getattr(params, name) for name in Service.__dataclass_fields__})
     data = place.data
-    settings = EndpointSettings(asked, data.sample_rate_hz, params.unknown_confidence)
+    spelling = Spelling(data.spelling, True, params.unknown_confidence)
+    settings = EndpointSettings(asked, data.sample_rate_hz, spelling)
     client = EndpointClient(asked, service)
     client.key()
     store = ResponseStore.of(place.root, asdict(asked))

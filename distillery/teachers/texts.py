@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from distillery.data.manifest import SPLITS, PreparedData
+from distillery.data.spelling import writes_small_letters
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import Json, digest_of_tree, read_json, write_bytes, write_json
@@ -26,7 +27,7 @@ from distillery.models.recogniser import CONFIG_FILE, TOKENS_FILE
 from distillery.params.teacher import TextsTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.text_only import NOTHING, TextOnlyTeacher, key_of
-from distillery.teachers.written import Spelt, spell_answer
+from distillery.teachers.written import Spelling, Spelt, spell_answer
 from distillery.teachers.written_files import Written, read_written
 from distillery.teachers.written_names import Matched, match_written, some
 
@@ -50,6 +51,8 @@ class TextsSettings:
 
     sample_rate_hz: int
     """Of the corpus that it was prepared for."""
+    spelling: Spelling
+    """How its texts were spelt."""
     architecture: TextsArchitecture = TextsArchitecture()
     kind: str = KIND
 
@@ -131,8 +134,10 @@ def take_texts(params: TextsTeacherParams, place: Workplace) -> ReadyTeacher:
             f"corpus's {some(list(data.frame['source_path']))}; expected audio keys, utterance ids "
             "or paths in the corpus"
         )
+    best = (item.answer.hypotheses[0][0] for item in written)
+    spelling = Spelling(data.spelling, writes_small_letters(best), params.unknown_confidence)
     texts = {
-        key: spell_answer(item.answer, data.vocabulary, params.unknown_confidence)
+        key: spell_answer(item.answer, spelling, data.vocabulary)
         for key, item in matched.written.items()
     }
     missing = _tell(path, written, matched, texts, data)
@@ -145,7 +150,7 @@ def take_texts(params: TextsTeacherParams, place: Workplace) -> ReadyTeacher:
         "of_dropped_utterances": len(matched.dropped),
         "ambiguous": len(matched.ambiguous),
     }
-    teacher = TextsTeacher(TextsSettings(data.sample_rate_hz), texts, data.vocabulary)
+    teacher = TextsTeacher(TextsSettings(data.sample_rate_hz, spelling), texts, data.vocabulary)
     return ReadyTeacher(teacher, source=source)
 
 

@@ -20,9 +20,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
 
+from distillery.data.spelling import SpellingRule, spell
 from distillery.data.text import Vocabulary, normalise
 from distillery.errors import ModelError
 from distillery.files import Json
+from distillery.teachers.spelt import spell_hypotheses, spelt
 from distillery.teachers.token_map import case_of
 
 TEXT_KEYS = ("pred_text", "hypothesis", "prediction", "text", "transcription", "transcript")
@@ -56,12 +58,19 @@ class Spelt:
     """Characters of the best text that the students have no token for."""
 
 
-def corpus_form(text: str, vocabulary: Vocabulary) -> str:
-    """Return a text in the corpus's spelling; it may hold characters that have no token."""
-    return normalise(text, case_of(vocabulary), vocabulary.tokens)
+@dataclass(frozen=True)
+class Spelling:
+    """How texts are spelt for students."""
+
+    rule: SpellingRule
+    """Of the data: what becomes of numbers and letter strings."""
+    cased: bool
+    """Whether the recogniser writes words in small letters, so that capitals mean letters."""
+    unknown_confidence: float
+    """In answers that say nothing about it."""
 
 
-def spell_answer(answer: Answer, vocabulary: Vocabulary, unknown_confidence: float) -> Spelt:
+def spell_answer(answer: Answer, spelling: Spelling, vocabulary: Vocabulary) -> Spelt:
     """Return an answer as students may learn it.
 
     Texts that are one once spelt are one, with their probabilities added. What holds a character
@@ -70,32 +79,25 @@ def spell_answer(answer: Answer, vocabulary: Vocabulary, unknown_confidence: flo
 
     Args:
         answer: as it was written.
+        spelling: how.
         vocabulary: the students' tokens.
-        unknown_confidence: of answers that say nothing about it.
     """
-    found: dict[str, float] = {}
-    scored = any(score for _, score in answer.hypotheses)
-    strange: set[str] = set()
-    for rank, (text, score) in enumerate(answer.hypotheses):
-        spelt = corpus_form(text, vocabulary)
-        if unknown := vocabulary.unknown(spelt):
-            strange |= set(unknown) if rank == 0 else set()
-            continue
-        if spelt in found:
-            score = _log_sum(found[spelt], score) if scored else 0.0
-        found[spelt] = score
+    rule, cased = spelling.rule, spelling.cased
+    found = spell_hypotheses(answer.hypotheses, rule, vocabulary, cased)
+    text, score = answer.hypotheses[0]
+    lost = spelt(text, rule, vocabulary, cased) is None
+    unknown = frozenset[str]()
+    if lost:
+        written = normalise(spell(text, rule, cased), case_of(vocabulary), vocabulary.tokens)
+        unknown = frozenset(vocabulary.unknown(written))
     if not found:
-        return Spelt((("", 0.0),), 0.0, frozenset(strange))
-    sure = answer.confidence if answer.confidence is not None else unknown_confidence
-    if strange:
-        first = next(iter(found.values()))
-        sure *= math.exp(min(0.0, first - answer.hypotheses[0][1])) if scored else 0.0
-    return Spelt(tuple(found.items()), sure, frozenset(strange))
-
-
-def _log_sum(first: float, second: float) -> float:
-    high, low = max(first, second), min(first, second)
-    return high + math.log1p(math.exp(low - high))
+        return Spelt((("", 0.0),), 0.0, unknown)
+    sure = answer.confidence if answer.confidence is not None else spelling.unknown_confidence
+    if not any(value for _, value in answer.hypotheses):  # without scores all count alike
+        found, sure = [(text, 0.0) for text, _ in found], 0.0 if lost else sure
+    elif lost:
+        sure *= math.exp(min(0.0, found[0][1] - score))
+    return Spelt(tuple(found), sure, unknown)
 
 
 def read_answer(content: object, where: str) -> Answer:

@@ -78,7 +78,7 @@ class Speech:
             said = b'{"error": {"message": "response_format verbose_json is not supported"}}'
             return Fault(400, said)
         text = self.texts.get(key, "abc")
-        content: dict[str, Any] = {"text": f" {text.upper()}."}
+        content: dict[str, Any] = {"text": f" {text.capitalize()}."}
         if form["response_format"] == b"verbose_json":
             content["segments"] = [{"start": 0, "end": 1, "text": text, "avg_logprob": -0.1}]
         return Fault(body=json.dumps(content).encode())
@@ -168,7 +168,7 @@ def ask(speech: Speech) -> Callable[..., Asking]:
 
 def test_a_request_says_what_is_wanted(speech: Speech, ask: Callable[..., Asking]) -> None:
     response = ask()()
-    assert response.content["text"] == " ABC."
+    assert response.content["text"] == " Abc."
     assert (response.seconds, response.requests) == (0.2, 1)
     assert speech.paths == {"/v1/audio/transcriptions"}
     assert speech.keys == {f"Bearer {KEY}"}
@@ -264,7 +264,7 @@ def test_a_service_without_verbose_json_is_asked_for_json(
 ) -> None:
     speech.verbose = False
     asking = ask()
-    assert asking().content == {"text": " ABC."}
+    assert asking().content == {"text": " Abc."}
     asking()
     formats = [form["response_format"] for form in speech.fields]
     assert formats == ["verbose_json", "json", "json"]

@@ -7,12 +7,18 @@ from typing import Any
 
 import pytest
 
+from distillery.data.spelling import SpellingRule
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.teachers.written import Answer, read_answer, spell_answer
+from distillery.teachers.written import Answer, Spelling, read_answer, spell_answer
 
 HERE = "texts.jsonl, line 3"
 LETTERS = Vocabulary.from_alphabet("abcdefghijklmnopqrstuvwxyz'")
+
+
+def kept(unknown_confidence: float) -> Spelling:
+    """Return a spelling that changes nothing."""
+    return Spelling(SpellingRule("keep", "keep"), True, unknown_confidence)
 
 
 def read(content: object) -> Answer:
@@ -133,18 +139,27 @@ def test_what_makes_no_sense_is_named(content: object, message: str) -> None:
 
 def test_texts_are_spelt_as_the_corpus_is() -> None:
     answer = Answer((("One tea.", -1.0), ("one, TEA", -1.0), ("one tee", -3.0)), 0.9)
-    spelt = spell_answer(answer, LETTERS, 0.5)
+    spelt = spell_answer(answer, kept(0.5), LETTERS)
     assert spelt.hypotheses == (("one tea", pytest.approx(-1.0 + math.log(2))), ("one tee", -3.0))
     assert spelt.confidence == 0.9
-    assert spell_answer(Answer((("One.", 0.0), ("one", 0.0))), LETTERS, 0.5).confidence == 0.5
+    assert spell_answer(Answer((("One.", 0.0), ("one", 0.0))), kept(0.5), LETTERS).confidence == 0.5
 
 
 def test_what_students_cannot_write_is_no_hypothesis() -> None:
-    spelt = spell_answer(Answer((("caf€ é", 0.0),), 0.9), LETTERS, 1.0)
+    spelt = spell_answer(Answer((("caf€ ж", 0.0),), 0.9), kept(1.0), LETTERS)
     assert spelt.hypotheses == (("", 0.0),)
     assert spelt.confidence == 0.0
-    assert spelt.unknown == {"é"}
-    second = spell_answer(Answer((("é", -1.0), ("e", -2.0)), 0.9), LETTERS, 1.0)
+    assert spelt.unknown == {"ж"}
+    second = spell_answer(Answer((("ж", -1.0), ("e", -2.0)), 0.9), kept(1.0), LETTERS)
     assert second.hypotheses == (("e", -2.0),)
     assert second.confidence == pytest.approx(0.9 * math.exp(-1))
-    assert spell_answer(Answer((("é", 0.0), ("e", 0.0)), 0.9), LETTERS, 1.0).confidence == 0.0
+    assert spell_answer(Answer((("ж", 0.0), ("e", 0.0)), 0.9), kept(1.0), LETTERS).confidence == 0.0
+
+
+def test_numbers_and_letter_strings_become_words() -> None:
+    rule = SpellingRule("digits", "spell", "en")
+    answer = Answer((("XKITB 26", -1.0), ("x k i t b two six", -1.0)), 0.9)
+    spelt = spell_answer(answer, Spelling(rule, True, 1.0), LETTERS)
+    assert spelt.hypotheses == (("x k i t b two six", pytest.approx(-1.0 + math.log(2))),)
+    loud = spell_answer(Answer((("ONE TEA", 0.0),)), Spelling(rule, False, 1.0), LETTERS)
+    assert loud.hypotheses == (("one tea", 0.0),)
