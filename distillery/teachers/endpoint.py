@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +75,7 @@ class EndpointTeacher(TextOnlyTeacher):
         """What config.json holds."""
         return asdict(self.settings)
 
-    @cached_property
+    @property
     def weights_digest(self) -> str:
         """SHA-256 over what is asked for: the weights are the service's own business."""
         return digest_of_asked(asdict(self.settings.architecture))

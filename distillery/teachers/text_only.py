@@ -6,7 +6,9 @@ text of the recording that they are made from, so such a teacher is given that o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from distillery.data.audio import to_int16
 from distillery.data.features import pad
 from distillery.data.manifest import audio_key
 from distillery.data.text import Vocabulary
+from distillery.files import Json
 from distillery.models.base import check_layers, check_rate
 from distillery.models.recogniser import Outputs
 from distillery.teachers.written import Spelt
@@ -29,7 +32,7 @@ def key_of(waveform: np.ndarray) -> str:
     return audio_key(to_int16(waveform))
 
 
-class TextOnlyTeacher:
+class TextOnlyTeacher(ABC):
     """A teacher that gives texts of recordings; kinds say where they come from."""
 
     same_at_every_speed = True
@@ -37,8 +40,8 @@ class TextOnlyTeacher:
     gives_frames = False
     num_parameters = 0
     """None of them is here."""
-    frame_shift_seconds = 0.0
-    """There are no frames."""
+    frame_shift_seconds = 0.02
+    """There are no frames; a number for those who compare rates before they look for frames."""
     layer_widths: Mapping[str, int] = {}
 
     def __init__(self, vocabulary: Vocabulary, sample_rate_hz: int) -> None:
@@ -50,9 +53,23 @@ class TextOnlyTeacher:
         """
         self.vocabulary, self.sample_rate_hz = vocabulary, sample_rate_hz
 
+    @property
+    @abstractmethod
+    def config(self) -> Json:
+        """What config.json holds."""
+
+    @property
+    @abstractmethod
+    def weights_digest(self) -> str:
+        """SHA-256 over what stands for weights."""
+
+    @abstractmethod
     def say(self, waveforms: Sequence[np.ndarray]) -> list[Spelt]:
         """Return what was, or is, written of each waveform `(samples,)`."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the teacher into an existing folder; equal teachers give equal bytes."""
 
     def check_sample_rate(self, sample_rate_hz: int) -> None:
         """Make sure that audio has the rate of the corpus that the teacher was prepared for.

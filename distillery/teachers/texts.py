@@ -13,7 +13,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -87,7 +86,7 @@ class TextsTeacher(TextOnlyTeacher):
         """What config.json holds."""
         return asdict(self.settings)
 
-    @cached_property
+    @property
     def weights_digest(self) -> str:
         """SHA-256 over all texts, by audio key."""
         return hashlib.sha256(self._lines).hexdigest()

@@ -15,6 +15,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -156,7 +157,7 @@ def _has_name(content: object) -> bool:
 def _read_table(path: Path) -> Iterator[Entry]:
     lines = io.StringIO(read_text(path, ModelError), newline="")
     plain = path.suffix.lower() == ".tsv"
-    quoting = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
+    quoting: Any = csv.QUOTE_NONE if plain else csv.QUOTE_MINIMAL
     reader = csv.DictReader(lines, delimiter="\t" if plain else ",", quoting=quoting, strict=True)
     for row in reader:
         where = f"{path}, row {reader.line_num}"

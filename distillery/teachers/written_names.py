@@ -103,7 +103,9 @@ def match_written(written: Sequence[Written], data: PreparedData) -> Matched:
         by_key[key].append(utterance_id)
     left_out = _dropped_names(data)
     found: dict[str, Written] = {}
-    strangers, dropped, ambiguous = [], [], []
+    strangers: list[str] = []
+    dropped: list[str] = []
+    ambiguous: list[str] = []
     for item in written:
         ids = by_key.get(item.name) or sorted(named.find(item.name))
         if len({key_of[one] for one in ids}) > 1:

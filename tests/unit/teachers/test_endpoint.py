@@ -26,6 +26,7 @@ from distillery.errors import ModelError, ParamsError
 from distillery.models.fingerprint import read_fingerprint
 from distillery.params.whole import Params
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.endpoint import EndpointTeacher
 from distillery.teachers.endpoint_client import Asked, EndpointClient
 from distillery.teachers.kinds import load_teacher
 from distillery.teachers.responses import Service
@@ -411,6 +412,8 @@ def test_a_saved_teacher_asks_for_the_key_when_it_needs_it(
     teacher(root)
     monkeypatch.delenv(VARIABLE)
     live = load_teacher(root / "models/teacher")
+    assert isinstance(live, EndpointTeacher)
+    assert 0 < live.real_time_factor < 10
     data = PreparedData.open(root / "data/prepared")
     row = next(data.split("valid").itertuples())
     assert live.transcribe([data.waveform(row)]) == [row.text]  # answered before

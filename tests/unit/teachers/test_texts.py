@@ -12,17 +12,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from distillery.data.manifest import PreparedData
-from distillery.errors import ModelError
+from distillery.errors import ModelError, ParamsError
 from distillery.models.fingerprint import read_fingerprint
 from distillery.params.teacher import TextsTeacherParams
+from distillery.params.whole import Params
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.kinds import load_teacher
 from distillery.teachers.texts import TextsTeacher, take_texts
 from tasks.cache import cache
+from tasks.distill import distill
+from tasks.evaluate import evaluate
 from tasks.teacher import teacher
 from tests.tiny import tiny_params, write_params
 
@@ -287,3 +291,35 @@ def test_a_saved_teacher_needs_no_file_and_damage_is_named(root: Path) -> None:
     (folder / "texts.jsonl").write_text('{"key": 1}\n')
     with pytest.raises(ModelError, match=r"texts\.jsonl: cannot be used: 'hypotheses'"):
         load_teacher(folder)
+
+
+def test_students_learn_from_texts_and_are_evaluated_beside_them(root: Path) -> None:
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    settings["distill"]["control"] = False
+    settings["distill"]["training"]["num_epochs"] = 1
+    write_params(root, settings)
+    teacher(root)
+    cache(root)
+    distill(root, "conv", 0)
+    evaluate(root)
+    table = json.loads((root / "reports/evaluation/summary.json").read_text())
+    (row,) = (row for row in table["models"] if row["role"] == "teacher")
+    assert row["parameters"] == 0
+    assert row["wer"] == 0.0
+    assert "train/sequence" in (root / "curves/students/conv/seed-0.jsonl").read_text()
+
+
+def test_two_files_are_an_ensemble(root: Path) -> None:
+    rows = [json.loads(line) for line in (root / "said.jsonl").read_text().splitlines()]
+    write_lines(root / "other.jsonl", [{**row, "confidence": 0.5} for row in rows[1:]])
+    settings = yaml.safe_load((root / "params.yaml").read_text())
+    members = [{"kind": "texts", "file": f"{name}.jsonl"} for name in ("said", "other")]
+    settings["teacher"] = {"kind": "ensemble", "members": members}
+    write_params(root, settings)
+    teacher(root)
+    cache(root)  # copies at another speed included, and audited
+    assert json.loads((root / "models/teacher/validation.json").read_text()) == {"wer": 0.0}
+    members[1] = {"kind": "trained"}
+    write_params(root, settings)
+    with pytest.raises(ParamsError, match=r"cache\.speed_factors: teacher\.members are texts, tr"):
+        Params.load(root / "params.yaml")

@@ -22,7 +22,13 @@ from distillery.params.teacher import RegistryTeacherParams
 from distillery.teachers.base import Workplace
 from distillery.teachers.registered import take_registered
 from distillery.tracking.bundle import write_bundle
-from distillery.tracking.fetched import check_model, put_model, read_source, wanted_models
+from distillery.tracking.fetched import (
+    check_model,
+    note_outside,
+    put_model,
+    read_source,
+    wanted_models,
+)
 from distillery.training.validation import validation_wer
 from tasks.fetch import fetch
 from tasks.prepare import prepare
@@ -358,3 +364,36 @@ def test_a_teacher_that_was_not_fetched_is_named(data: PreparedData, tmp_path: P
     params = RegistryTeacherParams(kind="registry", model=MODEL)
     with pytest.raises(StageError, match="teacher: models:/tiny@champion has not been fetched"):
         take_registered(params, workplace(data, tmp_path))
+
+
+def test_texts_that_change_are_seen_beside_the_registered_models(tmp_path: Path) -> None:
+    copy_code(tmp_path)
+    texts = tmp_path / "said.jsonl"
+    texts.write_text('{"path": "a", "text": "b"}')
+    mine = settings(conv=None)
+    write_params(tmp_path, {**mine, "teacher": {"kind": "texts", "file": "said.jsonl"}})
+    params = FetchStageParams.load(tmp_path / "params.yaml").teacher
+    note = tmp_path / "models/registered/teacher/outside.json"
+    note_outside(tmp_path, params)  # before anything was fetched
+    assert not note.exists()
+    fetch(tmp_path)
+    first = note.read_text()
+    assert json.loads(first) == {"said.jsonl": digest_of_file(texts)}
+    texts.write_text('{"path": "a", "text": "c"}')
+    note_outside(tmp_path, params)  # as make run does before it asks DVC
+    assert note.read_text() != first
+    texts.unlink()
+    texts.mkdir()
+    (texts / "a.json").write_text('{"text": "c"}')
+    (texts / ".DS_Store").write_text("x")
+    note_outside(tmp_path, params)
+    of_folder = note.read_text()
+    (texts / ".DS_Store").write_text("y")
+    note_outside(tmp_path, params)
+    assert note.read_text() == of_folder
+    (texts / "a.json").rename(texts / "b.json")
+    note_outside(tmp_path, params)
+    assert note.read_text() != of_folder
+    write_params(tmp_path, mine)
+    fetch(tmp_path)
+    assert not note.exists()
