@@ -32,6 +32,7 @@ def check_students(
     check_frame_rates(distill, teacher)
     check_cached_outputs(distill, cache)
     check_texts_of_copies(teacher, cache)
+    check_texts_alone(distill, teacher)
 
 
 def check_disagreement(
@@ -115,6 +116,22 @@ def check_cached_outputs(distill: DistillParams, cache: CacheParams) -> None:
                     f"distill.students.{name}: learns hidden layer {layer!r} of the teacher, "
                     f"which the cache does not keep; set cache.payload.hidden_layers to "
                     f"[{', '.join(kept)}], or remove it from hidden.layers"
+                )
+
+
+def check_texts_alone(distill: DistillParams, teacher: TeacherParams) -> None:
+    """Refuse students of frames or hidden states where the teacher is known to give texts alone."""
+    members = teacher.members if isinstance(teacher, EnsembleTeacherParams) else (teacher,)
+    if not all(isinstance(m, TextsTeacherParams | EndpointTeacherParams) for m in members):
+        return  # what others give shows once they are here
+    for name in distill.students:
+        objective = distill.objective_of(name)
+        for term, used in (("frame", objective.uses_frames), ("hidden", objective.uses_hidden)):
+            if used:
+                raise ValueError(
+                    f"distill.students.{name}: learns by {term}, but a teacher of kind "
+                    f"{members[0].kind} gives texts alone; set {term}.weight to 0 in its "
+                    "objective, sequence learns them"
                 )
 
 

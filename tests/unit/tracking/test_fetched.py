@@ -18,12 +18,17 @@ from distillery.files import digest_of_file
 from distillery.models.recogniser import Recogniser
 from distillery.params.models import CRNNParams, FeatureParams, SeparableConvParams
 from distillery.params.stages import FetchStageParams
-from distillery.params.teacher import RegistryTeacherParams
+from distillery.params.teacher import (
+    EndpointTeacherParams,
+    RegistryTeacherParams,
+    TextsTeacherParams,
+)
 from distillery.teachers.base import Workplace
 from distillery.teachers.registered import take_registered
 from distillery.tracking.bundle import write_bundle
 from distillery.tracking.fetched import (
     check_model,
+    check_sources,
     note_outside,
     put_model,
     read_source,
@@ -380,9 +385,13 @@ def test_texts_that_change_are_seen_beside_the_registered_models(tmp_path: Path)
     first = note.read_text()
     assert json.loads(first) == {"said.jsonl": digest_of_file(texts)}
     texts.write_text('{"path": "a", "text": "c"}')
-    note_outside(tmp_path, params)  # as make run does before it asks DVC
+    # As make run does before it asks DVC.
+    assert note_outside(tmp_path, params) == ["said.jsonl"]
     assert note.read_text() != first
+    assert note_outside(tmp_path, params) == []
     texts.unlink()
+    assert note_outside(tmp_path, params) == []
+    assert json.loads(note.read_text())["said.jsonl"]
     texts.mkdir()
     (texts / "a.json").write_text('{"text": "c"}')
     (texts / ".DS_Store").write_text("x")
@@ -397,3 +406,22 @@ def test_texts_that_change_are_seen_beside_the_registered_models(tmp_path: Path)
     write_params(tmp_path, mine)
     fetch(tmp_path)
     assert not note.exists()
+
+
+def test_files_and_keys_that_are_not_here_are_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = TextsTeacherParams(kind="texts", file="said.jsonl")
+    with pytest.raises(ModelError, match=r"teacher\.file: .*said\.jsonl does not exist"):
+        check_sources(tmp_path, texts)
+    (tmp_path / "said.jsonl").touch()
+    check_sources(tmp_path, texts)
+    service = EndpointTeacherParams(
+        kind="endpoint", url="https://host", model="base", key_variable="TEST_KEY"
+    )
+    monkeypatch.delenv("TEST_KEY", raising=False)
+    with pytest.raises(ModelError, match="environment variable TEST_KEY is not set"):
+        check_sources(tmp_path, service)
+    (tmp_path / "models/teacher").mkdir(parents=True)
+    (tmp_path / "models/teacher/config.json").touch()
+    check_sources(tmp_path, service)  # there is one, which may be up to date
