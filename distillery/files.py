@@ -79,6 +79,19 @@ def digest_of_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of_tree(path: Path) -> str:
+    """Return the SHA-256 of a file, or of the names and contents of a folder's, hidden ones not."""
+    if path.is_file():
+        return digest_of_file(path)
+    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*"))
+    lines = [
+        f"{digest_of_file(file)} {name}"
+        for name, file in files
+        if file.is_file() and not any(part.startswith(".") for part in name.split("/"))
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
 def read_text(path: Path, kind: type[DistilleryError]) -> str:
     """Return a user's text, its byte-order mark left out; line ends stay as they are.
 

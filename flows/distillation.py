@@ -21,6 +21,7 @@ from distillery.params.whole import Params
 from distillery.register.gate.verdict import markdown as verdict_markdown
 from distillery.register.gate.verdict import read_verdict
 from distillery.register.registered import Registered
+from distillery.tracking.fetched import check_sources
 from flows.data_check import check_frames, warn_of_moved_data
 from flows.fetch import fetch as fetch_models
 from flows.fetch import readers_that_run_anyway
@@ -187,6 +188,8 @@ def through(run: Run, until: str = "register") -> None:
     wanted = order[: order.index(until) + 1]
     settings = run.settings
     try:
+        if "teacher" in wanted:
+            check_sources(run.root, settings.teacher)
         prepare(run)
         if "teacher" in wanted and run.pipeline.will_train():
             check_frames(run.root, settings)

@@ -20,6 +20,7 @@ from distillery.tracking.fetched import (
     Source,
     check_model,
     is_teacher,
+    note_outside,
     put_model,
     wanted_models,
 )
@@ -45,7 +46,9 @@ def fetch(root: Path, settings: Params, follow: Collection[str] | None = None) -
         ModelError: it is damaged in the registry, or no recogniser.
     """
     wanted = wanted_models(settings.teacher, settings.distill)
-    return _fetch(root, settings, root / REGISTERED, wanted, follow)
+    changed = note_outside(root, settings.teacher)
+    lines = [f"teacher: {name} has changed, so it is another teacher" for name in changed]
+    return [*lines, *_fetch(root, settings, root / REGISTERED, wanted, follow)]
 
 
 def fetch_teacher(root: Path, settings: Params, base: Path) -> list[str]:

@@ -7,6 +7,7 @@ nobody.
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from distillery.data.manifest import PreparedData
@@ -20,6 +21,7 @@ from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, describe, read_report
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.kinds import load_teacher
+from distillery.teachers.responses import cost_since, spent_by
 from tasks.stage import run_stage
 
 logger = logging.getLogger(__name__)
@@ -34,10 +36,12 @@ def cache(root: Path) -> None:
     settings = CacheStageParams.load(root / PARAMS_FILE)
     places, path = Places.in_workspace(root), root / CACHE_REPORT_FILE
     ready_teacher_decoder(places, load_teacher, settings.language_model, settings.cache)
+    before = spent_by(places.teacher)
     report = fill_cache(places, load_teacher, settings.cache, read_report(path))
+    cost = cost_since(places.teacher, before)
     path.parent.mkdir(exist_ok=True)
-    write_json(path, report.to_json())
-    for line in describe(report):
+    write_json(path, {**report.to_json(), **({} if cost is None else {"service": asdict(cost)})})
+    for line in [*describe(report), *([] if cost is None else [str(cost)])]:
         logger.info("%s", line)
     filled, data = TeacherCache.open_current(places.cache), PreparedData.open(places.data)
     for line in audit_before_training(filled, data, places.teacher, load_teacher, settings.cache):

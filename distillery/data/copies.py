@@ -61,17 +61,18 @@ def _copy_key(key: str, played_hz: int, sample_rate_hz: int) -> str:
     return hashlib.sha256(f"{key} {played_hz}/{sample_rate_hz}".encode()).hexdigest()
 
 
-def waveform_of(data: PreparedData, row: Any) -> np.ndarray:
+def waveform_of(data: PreparedData, row: Any, *, original: bool = False) -> np.ndarray:
     """Return a prepared utterance, or a copy of one, as float32 in [-1, 1) `(samples,)`.
 
     Args:
         data: the prepared audio.
         row: as of `PreparedData.samples`; it may say the rate that the samples are taken to have,
             as rows of distillery/data/copies.py do.
+        original: whether the utterance itself is wanted where the row is a copy of one.
     """
     rate = data.sample_rate_hz
     played_hz = int(getattr(row, "played_hz", rate))
-    if played_hz == rate:
+    if original or played_hz == rate:
         return data.waveform(row)
     changed = resample(to_int16(data.waveform(row)), played_hz, rate)
     return changed.astype(np.float32) / np.float32(SAMPLE_SCALE)

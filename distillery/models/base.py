@@ -122,3 +122,22 @@ def check_layers(teacher: Teacher, layers: Sequence[str]) -> None:
             f"layer {unknown[0]!r}: unknown to this teacher, expected one of "
             f"{list(teacher.layer_widths)}"
         )
+
+
+def hears_originals(teacher: Teacher) -> bool:
+    """Return whether copies of a recording at other speeds have that recording's own text.
+
+    So it is of teachers whose texts were written elsewhere: they are given the recording itself.
+    """
+    return bool(getattr(teacher, "same_at_every_speed", False))
+
+
+def may_lack(teacher: Teacher) -> bool:
+    """Return whether there may be recordings that a teacher knows nothing of."""
+    return hasattr(teacher, "lacks")
+
+
+def lacking(teacher: Teacher, waveforms: Sequence[np.ndarray]) -> list[bool]:
+    """Return which recordings `(samples,)` a teacher knows nothing of; others hear all of them."""
+    ask = getattr(teacher, "lacks", None)
+    return [False] * len(waveforms) if ask is None else list(ask(waveforms))

@@ -14,6 +14,8 @@ from distillery.params.base import Section
 Schema = Mapping[str, Any]
 """A part of a model's core schema: what pydantic walks along when it validates."""
 NO_SCHEMA: Schema = {}
+NEVER_SHOWN = frozenset({"key_variable"})
+"""Settings that somebody may have put a secret into."""
 
 
 def explain(error: ValidationError, model: type[BaseModel], sections: tuple[str, ...]) -> list[str]:
@@ -33,7 +35,8 @@ def explain(error: ValidationError, model: type[BaseModel], sections: tuple[str,
             line = f"{path}: missing, and has no default"
         else:
             message = re.sub(r"^Value error, ", "", item["msg"])
-            found = "" if isinstance(item["input"], dict) else f" (found {item['input']!r})"
+            hidden = isinstance(item["input"], dict) or NEVER_SHOWN.intersection(item["loc"])
+            found = "" if hidden else f" (found {item['input']!r})"
             line = f"{path}: {message}{found}" if path else message
         lines.append(line)
     return lines

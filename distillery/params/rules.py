@@ -11,7 +11,13 @@ from distillery.params.cache import CacheParams
 from distillery.params.distill import DistillParams
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.language_model import LanguageModelParams
-from distillery.params.teacher import TeacherParams, TrainedTeacherParams
+from distillery.params.teacher import (
+    EndpointTeacherParams,
+    EnsembleTeacherParams,
+    TeacherParams,
+    TextsTeacherParams,
+    TrainedTeacherParams,
+)
 
 
 def check_students(
@@ -25,6 +31,8 @@ def check_students(
     check_first_weights(distill, teacher)
     check_frame_rates(distill, teacher)
     check_cached_outputs(distill, cache)
+    check_texts_of_copies(teacher, cache)
+    check_texts_alone(distill, teacher)
 
 
 def check_disagreement(
@@ -109,6 +117,37 @@ def check_cached_outputs(distill: DistillParams, cache: CacheParams) -> None:
                     f"which the cache does not keep; set cache.payload.hidden_layers to "
                     f"[{', '.join(kept)}], or remove it from hidden.layers"
                 )
+
+
+def check_texts_alone(distill: DistillParams, teacher: TeacherParams) -> None:
+    """Refuse students of frames or hidden states where the teacher is known to give texts alone."""
+    members = teacher.members if isinstance(teacher, EnsembleTeacherParams) else (teacher,)
+    if not all(isinstance(m, TextsTeacherParams | EndpointTeacherParams) for m in members):
+        return  # what others give shows once they are here
+    for name in distill.students:
+        objective = distill.objective_of(name)
+        for term, used in (("frame", objective.uses_frames), ("hidden", objective.uses_hidden)):
+            if used:
+                raise ValueError(
+                    f"distill.students.{name}: learns by {term}, but a teacher of kind "
+                    f"{members[0].kind} gives texts alone; set {term}.weight to 0 in its "
+                    "objective, sequence learns them"
+                )
+
+
+def check_texts_of_copies(teacher: TeacherParams, cache: CacheParams) -> None:
+    """Refuse an ensemble of which some members hear copies at other speeds and others do not."""
+    if not isinstance(teacher, EnsembleTeacherParams) or not cache.speed_factors:
+        return
+    deaf = (TextsTeacherParams, EndpointTeacherParams)
+    kinds = [member.kind for member in teacher.members]
+    some = [member.kind for member in teacher.members if isinstance(member, deaf)]
+    if some and len(some) < len(kinds):
+        raise ValueError(
+            f"cache.speed_factors: teacher.members are {', '.join(kinds)}; {some[0]} has texts of "
+            "recordings, not of copies at other speeds, which the others hear. Set "
+            "cache.speed_factors to []"
+        )
 
 
 def check_streaming(evaluate: EvaluateParams, distill: DistillParams) -> None:

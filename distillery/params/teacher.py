@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -148,6 +149,59 @@ class OnnxTeacherParams(PretrainedTeacherParams):
     """Outputs `(batch, frames, width)` that students may learn from, by the layer's name."""
 
 
+class TextsTeacherParams(TeacherSection):
+    """What any recogniser wrote of the corpus's recordings."""
+
+    kind: Literal["texts"]
+    """Where the teacher comes from."""
+    file: NonEmptyText
+    """Its texts: JSON lines, CSV, Parquet or JSON, or a folder of JSON, SRT or WebVTT files."""
+    unknown_confidence: Fraction = 1.0
+    """In texts whose file says nothing about it; see distill.filter.min_confidence."""
+
+
+class EndpointTeacherParams(TeacherSection):
+    """A transcription service with OpenAI's interface; it costs money, or is one of your own."""
+
+    kind: Literal["endpoint"]
+    """Where the teacher comes from."""
+    url: Annotated[str, Field(pattern=r"^https?://[^\s@?#]+$")]
+    """Where it is, such as https://api.openai.com; /v1/audio/transcriptions follows."""
+    model: NonEmptyText
+    """What the service calls the model, such as whisper-1."""
+    key_variable: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
+    """Name of the environment variable that holds the key, never the key; null: it wants none."""
+    language: NonEmptyText | None = None
+    """What is spoken, as the service calls it, such as en; null lets it find out."""
+    prompt: NonEmptyText | None = None
+    """Words of the domain, or how texts are to be written."""
+    response_format: Literal["auto", "verbose_json", "json"] = "auto"
+    """verbose_json has confidences, json has none; auto takes json where there is no other."""
+    version: str = ""
+    """Change it when the service changes its model: the teacher is then another one."""
+    unknown_confidence: Fraction = 1.0
+    """In texts of which the service says nothing about it; see distill.filter.min_confidence."""
+    parallel: Annotated[int, Field(ge=1, le=64)] = 4
+    """Requests at a time, of each of cache.workers."""
+    timeout_seconds: PositiveFloat = 120.0
+    """Without a sign of life, after which a request counts as failed."""
+    max_attempts: Annotated[int, Field(ge=1, le=20)] = 6
+    """Of each request, where it is worth another try."""
+    price_per_minute: NonNegativeFloat = 0.0
+    """Of audio, in any currency, for reports/cache.json."""
+
+    @model_validator(mode="after")
+    def _key_stays_secret(self) -> EndpointTeacherParams:
+        host = re.sub(r"^https?://|[:/].*$", "", self.url.replace("[::1]", "localhost"))
+        plain = self.url.startswith("http://") and host not in ("localhost", "127.0.0.1")
+        if plain and self.key_variable is not None:
+            raise ValueError(
+                "url begins with http://, so the key would travel readable for everybody; use "
+                "https://, or set key_variable to null"
+            )
+        return self
+
+
 class FrozenParams(Section):
     """Which part of a pre-trained model keeps its weights while the rest is fine-tuned."""
 
@@ -208,6 +262,8 @@ SINGLE_KINDS = (
     | Annotated[TransformersTeacherParams, Tag("transformers")]
     | Annotated[OnnxTeacherParams, Tag("onnx")]
     | Annotated[FineTunedTeacherParams, Tag("fine_tuned")]
+    | Annotated[TextsTeacherParams, Tag("texts")]
+    | Annotated[EndpointTeacherParams, Tag("endpoint")]
 )
 """One form for each kind of teacher that is not made of others."""
 _NAMES = ", ".join(sorted(repr(get_args(form)[1].tag) for form in get_args(SINGLE_KINDS)))

@@ -28,7 +28,7 @@ from distillery.data.text import Vocabulary
 from distillery.data.units import Unit
 from distillery.errors import ModelError
 from distillery.files import Json, read_json, write_json
-from distillery.models.base import LoadTeacher, Teacher, check_layers
+from distillery.models.base import LoadTeacher, Teacher, check_layers, hears_originals, lacking
 from distillery.models.decoding import confidence, greedy_text, score_texts
 from distillery.models.recogniser import CONFIG_FILE, TOKENS_FILE, Outputs
 from distillery.params.base import MEMBERS
@@ -128,6 +128,16 @@ class Ensemble:
         """SHA-256 over the members' digests, in their order."""
         digests = [member.weights_digest for member in self.members]
         return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+    @property
+    def same_at_every_speed(self) -> bool:
+        """Whether all members give copies of a recording its own text."""
+        return all(hears_originals(member) for member in self.members)
+
+    def lacks(self, waveforms: Sequence[np.ndarray]) -> list[bool]:
+        """Return which recordings `(samples,)` no member knows anything of."""
+        each = [lacking(member, waveforms) for member in self.members]
+        return [all(answers) for answers in zip(*each, strict=True)]
 
     @property
     def config(self) -> Json:

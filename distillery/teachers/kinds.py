@@ -14,7 +14,15 @@ from distillery.architectures.known import load_recogniser
 from distillery.errors import ModelError
 from distillery.models.base import LoadTeacher, Teacher
 from distillery.models.recogniser import CONFIG_FILE, saved_kind
-from distillery.teachers import ensemble, onnx_file, torchaudio_bundle, transformers_ctc, whisper
+from distillery.teachers import (
+    endpoint,
+    ensemble,
+    onnx_file,
+    texts,
+    torchaudio_bundle,
+    transformers_ctc,
+    whisper,
+)
 from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
 from distillery.teachers.fine_tuned import fine_tune_teacher
 from distillery.teachers.huggingface import take_model
@@ -68,6 +76,7 @@ def load_teacher(folder: Path, device: str = "cpu") -> Teacher:
 
 # tasks/code.py reads this as text: the files that an entry names are that kind's own.
 KINDS: Mapping[str, Kind] = {
+    "endpoint": Kind(endpoint.take_endpoint, endpoint.load),
     "ensemble": Kind(
         lambda settings, place: join_teachers(settings, place, take_teacher),
         lambda folder, device: ensemble.load(folder, device, load_teacher),
@@ -75,6 +84,7 @@ KINDS: Mapping[str, Kind] = {
     "fine_tuned": Kind(fine_tune_teacher),  # saved as its base is
     "onnx": Kind(onnx_file.take_onnx, onnx_file.load),
     "registry": Kind(take_registered),  # saved as what was made here
+    "texts": Kind(texts.take_texts, texts.load),
     "torchaudio": Kind(torchaudio_bundle.take_bundle, torchaudio_bundle.load),
     "trained": Kind(train_teacher),
     "transformers": Kind(take_model, transformers_ctc.load),

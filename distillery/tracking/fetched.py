@@ -8,26 +8,37 @@ for each that reads one, and stages find them there:
     students/NAME/         what the student starts from, where its init is models:/…
       model.safetensors    as in every saved recogniser; with config.json and tokens.txt
       source.json          which version it is, and the SHA-256 of the files
+    teacher/outside.json   SHA-256 of files of texts that the teacher is made from (kind texts)
     …/none.txt             the settings name no registered model for this one
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from distillery.data.workspace import TEACHER as MADE_TEACHER
 from distillery.errors import ModelError, StageError
-from distillery.files import digest_of_file, whole_folder, write_json
+from distillery.files import digest_of_file, digest_of_tree, whole_folder, write_json
 from distillery.params.base import MEMBERS
 from distillery.params.distill import DistillParams
-from distillery.params.teacher import EnsembleTeacherParams, RegistryTeacherParams, TeacherParams
+from distillery.params.teacher import (
+    EndpointTeacherParams,
+    EnsembleTeacherParams,
+    RegistryTeacherParams,
+    SingleTeacherParams,
+    TeacherParams,
+    TextsTeacherParams,
+)
 
 REGISTERED = "models/registered"
 SOURCE_FILE = "source.json"
 NONE_FILE = "none.txt"
+OUTSIDE_FILE = "outside.json"
 TEACHER = "teacher"
 MODEL_FILES = ("config.json", "model.safetensors", "tokens.txt")
 """What a recogniser is loaded from; nothing else of a registered version is taken."""
@@ -166,4 +177,64 @@ def tidy(root: Path, teacher: TeacherParams, distill: DistillParams) -> dict[str
         for path in (base / TEACHER).iterdir():
             if path.name != MEMBERS:
                 path.unlink()
+    note_outside(root, teacher)
     return found
+
+
+def note_outside(root: Path, teacher: TeacherParams) -> list[str]:
+    """Note what the files hold that a teacher of kind texts is made from, so that DVC sees changes.
+
+    Where nothing has been fetched yet, the stage `fetch` does it. A file that is gone changes
+    nothing: a teacher that was made from it needs it no more.
+
+    Returns:
+        The files that are other than when they were last noted.
+    """
+    path = root / REGISTERED / TEACHER / OUTSIDE_FILE
+    if not path.parent.is_dir():
+        return []
+    names = sorted(part.file for part in _parts(teacher) if isinstance(part, TextsTeacherParams))
+    if not names:
+        path.unlink(missing_ok=True)
+        return []
+    try:
+        former = dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, TypeError):
+        former = {}
+    found = {
+        name: digest_of_tree(root / name) if (root / name).exists() else former.get(name, "")
+        for name in names
+    }
+    if found != former:
+        write_json(path, found)
+    return [name for name in names if former.get(name, found[name]) != found[name]]
+
+
+def check_sources(root: Path, teacher: TeacherParams) -> None:
+    """Make sure, before any work, that files of texts and keys of services are here.
+
+    Where a teacher was made before, its stage says so if it needs them again.
+
+    Raises:
+        ModelError: one is not.
+    """
+    if (root / MADE_TEACHER / MODEL_FILES[0]).exists():
+        return
+    for part in _parts(teacher):
+        if isinstance(part, TextsTeacherParams) and not (root / part.file).exists():
+            raise ModelError(
+                f"teacher.file: {root / part.file} does not exist; put there what the recogniser "
+                "wrote, or correct the setting"
+            )
+        if isinstance(part, EndpointTeacherParams):
+            name = part.key_variable
+            if name is not None and not os.environ.get(name, "").strip():
+                raise ModelError(
+                    f"teacher.key_variable: the environment variable {name} is not set; put the "
+                    "service's key there (export it in the shell that runs make)"
+                )
+
+
+def _parts(teacher: TeacherParams) -> Sequence[SingleTeacherParams]:
+    """Return a teacher's members, or itself."""
+    return teacher.members if isinstance(teacher, EnsembleTeacherParams) else (teacher,)

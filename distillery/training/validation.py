@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData, labelled
@@ -11,10 +14,12 @@ from distillery.data.scoring import Counts, count_errors
 from distillery.data.units import Unit
 from distillery.errors import ModelError
 from distillery.files import read_json
-from distillery.models.base import Teacher
+from distillery.models.base import Teacher, lacking, may_lack
 
 VALIDATION_FILE = "validation.json"
 BATCH_UTTERANCES = 16
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,12 +33,15 @@ class ValidationResult:
 def validation_wer(teacher: Teacher, data: PreparedData) -> float:
     """Return the rate of errors on the transcribed validation utterances, as a fraction.
 
-    Of words or of characters, as the data are counted.
+    Of words or of characters, as the data are counted. Where a teacher is a file of texts, those
+    that it has no text of are left out, and counted in the log.
 
     Raises:
         CorpusError: there is none.
+        ModelError: the teacher's file holds the text of none of them.
     """
     rows = labelled(data, "valid").sort_values(["num_samples", "audio_key"])
+    rows = _known_to(teacher, data, rows)
     total = Counts(0, 0, 0, 0)
     listed, lengths = list(rows.itertuples()), rows["num_samples"].to_numpy()
     order = range(len(listed))
@@ -43,6 +51,30 @@ def validation_wer(teacher: Teacher, data: PreparedData) -> float:
         for row, text in zip(batch, texts, strict=True):
             total = total + count_errors(data.unit.parts(str(row.text)), data.unit.parts(text))
     return total.rate
+
+
+def _known_to(teacher: Teacher, data: PreparedData, rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the utterances that a teacher knows something of.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if not may_lack(teacher):
+        return rows
+    known = [not lacking(teacher, [data.waveform(row)])[0] for row in rows.itertuples()]
+    if all(known):
+        return rows
+    if not any(known):
+        raise ModelError(
+            f"teacher: holds no text of any of the {len(rows)} transcribed validation utterances, "
+            "so its errors cannot be counted; let the recogniser write those, too"
+        )
+    logger.warning(
+        "teacher: validation over %d of %d utterances, there is no text of the others",
+        sum(known),
+        len(rows),
+    )
+    return rows[known]
 
 
 def check_not_poor(

@@ -13,7 +13,7 @@ from distillery.data.manifest import PreparedData
 from distillery.device import choose_device, num_threads
 from distillery.errors import CacheMismatch
 from distillery.language_model.decoder import LanguageModelDecoder
-from distillery.models.base import LoadTeacher, Teacher
+from distillery.models.base import LoadTeacher, Teacher, hears_originals
 from distillery.models.recogniser import CONFIG_FILE
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import DECODER_FOLDER, LANGUAGE_MODEL
@@ -79,7 +79,8 @@ def audit(
     found = []
     for row in rows.sample(min(count, len(rows)), random_state=seed).itertuples():
         key = str(row.audio_key)
-        waveform, cached = waveform_of(data, row), cache.rows([key])
+        waveform = waveform_of(data, row, original=hears_originals(teacher))
+        cached = cache.rows([key])
         frames = int(cache.num_frames(cached)[0])
         if cache.namespace.payload["kind"] == "none":
             same = _best_text(cache, teacher, waveform) == cache.greedy_texts(cached)[0]

@@ -23,7 +23,7 @@ from distillery.device import choose_device
 from distillery.errors import CacheError
 from distillery.files import digest_of_file
 from distillery.language_model.decoder import LanguageModelDecoder
-from distillery.models.base import LoadTeacher, Teacher
+from distillery.models.base import LoadTeacher, Teacher, hears_originals
 from distillery.models.decoding import confidence, greedy_text, n_best, score_texts
 from distillery.models.fingerprint import FINGERPRINT_FILE
 from distillery.models.recogniser import Outputs
@@ -140,7 +140,10 @@ class TeacherPass:
     def _features(self, batch: np.ndarray) -> tuple[Tensor, Tensor]:
         started = time.perf_counter()
         with torch.inference_mode():
-            features = self.teacher.extract([waveform_of(self.data, self.rows[i]) for i in batch])
+            original = hears_originals(self.teacher)
+            rows = (self.rows[index] for index in batch)
+            waveforms = [waveform_of(self.data, row, original=original) for row in rows]
+            features = self.teacher.extract(waveforms)
         self.seconds += time.perf_counter() - started
         return features
 

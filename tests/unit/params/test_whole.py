@@ -177,7 +177,12 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
         ({"teacher.architecture.type": "transformer"}, "teacher.architecture"),
         (
             {"teacher.kind": "magic"},
-            "teacher: kind should be 'fine_tuned', 'onnx', 'registry', 'torchaudio', ",
+            "teacher: kind should be 'endpoint', ",
+        ),
+        (
+            {"teacher": {"kind": "texts", "file": "a.jsonl"}},
+            "distill.students.conv: learns by frame, but a teacher of kind texts gives texts "
+            "alone; set frame.weight to 0",
         ),
         ({"teacher": {"kind": "registry"}}, "teacher.model: missing, and has no default"),
         (

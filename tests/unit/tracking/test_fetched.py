@@ -18,11 +18,22 @@ from distillery.files import digest_of_file
 from distillery.models.recogniser import Recogniser
 from distillery.params.models import CRNNParams, FeatureParams, SeparableConvParams
 from distillery.params.stages import FetchStageParams
-from distillery.params.teacher import RegistryTeacherParams
+from distillery.params.teacher import (
+    EndpointTeacherParams,
+    RegistryTeacherParams,
+    TextsTeacherParams,
+)
 from distillery.teachers.base import Workplace
 from distillery.teachers.registered import take_registered
 from distillery.tracking.bundle import write_bundle
-from distillery.tracking.fetched import check_model, put_model, read_source, wanted_models
+from distillery.tracking.fetched import (
+    check_model,
+    check_sources,
+    note_outside,
+    put_model,
+    read_source,
+    wanted_models,
+)
 from distillery.training.validation import validation_wer
 from tasks.fetch import fetch
 from tasks.prepare import prepare
@@ -358,3 +369,59 @@ def test_a_teacher_that_was_not_fetched_is_named(data: PreparedData, tmp_path: P
     params = RegistryTeacherParams(kind="registry", model=MODEL)
     with pytest.raises(StageError, match="teacher: models:/tiny@champion has not been fetched"):
         take_registered(params, workplace(data, tmp_path))
+
+
+def test_texts_that_change_are_seen_beside_the_registered_models(tmp_path: Path) -> None:
+    copy_code(tmp_path)
+    texts = tmp_path / "said.jsonl"
+    texts.write_text('{"path": "a", "text": "b"}')
+    mine = settings(conv=None)
+    write_params(tmp_path, {**mine, "teacher": {"kind": "texts", "file": "said.jsonl"}})
+    params = FetchStageParams.load(tmp_path / "params.yaml").teacher
+    note = tmp_path / "models/registered/teacher/outside.json"
+    note_outside(tmp_path, params)  # before anything was fetched
+    assert not note.exists()
+    fetch(tmp_path)
+    first = note.read_text()
+    assert json.loads(first) == {"said.jsonl": digest_of_file(texts)}
+    texts.write_text('{"path": "a", "text": "c"}')
+    # As make run does before it asks DVC.
+    assert note_outside(tmp_path, params) == ["said.jsonl"]
+    assert note.read_text() != first
+    assert note_outside(tmp_path, params) == []
+    texts.unlink()
+    assert note_outside(tmp_path, params) == []
+    assert json.loads(note.read_text())["said.jsonl"]
+    texts.mkdir()
+    (texts / "a.json").write_text('{"text": "c"}')
+    (texts / ".DS_Store").write_text("x")
+    note_outside(tmp_path, params)
+    of_folder = note.read_text()
+    (texts / ".DS_Store").write_text("y")
+    note_outside(tmp_path, params)
+    assert note.read_text() == of_folder
+    (texts / "a.json").rename(texts / "b.json")
+    note_outside(tmp_path, params)
+    assert note.read_text() != of_folder
+    write_params(tmp_path, mine)
+    fetch(tmp_path)
+    assert not note.exists()
+
+
+def test_files_and_keys_that_are_not_here_are_named_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = TextsTeacherParams(kind="texts", file="said.jsonl")
+    with pytest.raises(ModelError, match=r"teacher\.file: .*said\.jsonl does not exist"):
+        check_sources(tmp_path, texts)
+    (tmp_path / "said.jsonl").touch()
+    check_sources(tmp_path, texts)
+    service = EndpointTeacherParams(
+        kind="endpoint", url="https://host", model="base", key_variable="TEST_KEY"
+    )
+    monkeypatch.delenv("TEST_KEY", raising=False)
+    with pytest.raises(ModelError, match="environment variable TEST_KEY is not set"):
+        check_sources(tmp_path, service)
+    (tmp_path / "models/teacher").mkdir(parents=True)
+    (tmp_path / "models/teacher/config.json").touch()
+    check_sources(tmp_path, service)  # there is one, which may be up to date
