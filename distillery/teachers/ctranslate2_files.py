@@ -10,7 +10,7 @@ import math
 import re
 import shutil
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -130,8 +130,9 @@ def read_sizes(path: Path) -> tuple[int, int]:
     """
     try:
         with open(path, "rb") as file:
-            shapes = dict(_shapes(file, path.stat().st_size))
-        (width,) = shapes["encoder/layer_norm/gamma"]
+            shapes, same = _read_header(file, path.stat().st_size)
+        norm = "encoder/layer_norm/gamma"
+        (width,) = shapes[same.get(norm, norm)]
     except (struct.error, ValueError, KeyError) as error:
         raise ModelError(
             f"{path}: cannot be read as a Whisper model of CTranslate2 ({error}); it is damaged or "
@@ -148,19 +149,32 @@ def _count(shapes: Mapping[str, tuple[int, ...]]) -> int:
     )
 
 
-def _shapes(file: IO[bytes], size: int) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield names and shapes of the variables, as ctranslate2.specs.ModelSpec writes them."""
+def _read_header(file: IO[bytes], size: int) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
+    """Return the variables' shapes, and other names of some, as ctranslate2.specs.ModelSpec writes.
+
+    Args:
+        file: opened at its beginning.
+        size: in bytes.
+
+    Raises:
+        ValueError: it ends within a variable.
+        struct.error: it ends elsewhere.
+    """
 
     def take(form: str) -> tuple[Any, ...]:
         return struct.unpack(f"<{form}", file.read(struct.calcsize(f"<{form}")))
 
     def text() -> str:
         (length,) = take("H")
-        return file.read(length).rstrip(b"\0").decode("utf-8")
+        raw = file.read(length)
+        if len(raw) < length:
+            raise ValueError("it ends within a name")
+        return raw.rstrip(b"\0").decode("utf-8")
 
     take("I")  # version of the format
     text()
     _, count = take("II")  # revision of the kind of model; variables
+    shapes: dict[str, tuple[int, ...]] = {}
     for _ in range(count):
         name, (rank,) = text(), take("B")
         shape = take(f"{rank}I")
@@ -168,4 +182,6 @@ def _shapes(file: IO[bytes], size: int) -> Iterator[tuple[str, tuple[int, ...]]]
         if file.tell() + num_bytes > size:
             raise ValueError(f"{size} bytes, {name} ends behind them")
         file.seek(num_bytes, 1)
-        yield name, shape
+        shapes[name] = shape
+    (count,) = take("I")
+    return shapes, {text(): text() for _ in range(count)}
