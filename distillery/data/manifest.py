@@ -22,6 +22,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.data.audio import SAMPLE_SCALE
+from distillery.data.spelling import AUTO, SpellingRule, settle
 from distillery.data.text import Vocabulary
 from distillery.data.units import Unit
 from distillery.errors import CorpusError, ManifestError
@@ -31,6 +32,8 @@ MANIFEST_FILE = "manifest.parquet"
 SUMMARY_FILE = "summary.json"
 DROPPED_FILE = "dropped.csv"
 SPLITS = ("train", "valid", "test")
+SETTLING = ("train", "valid")
+"""Whose transcripts say how numbers and letters are spelt."""
 COLUMNS = (
     "utterance_id",
     "speaker",  # null where unknown
@@ -88,12 +91,19 @@ class Summary:
     """Utterances left out, by reason."""
     unit: Unit = Unit.WORD
     """What errors are counted in; in summary.json only where it is not the word."""
+    spelling: SpellingRule | None = None
+    """How numbers and letter strings were made words; in summary.json only where settings say how,
+    or it changed a transcript. None: as transcripts write them, see `PreparedData.spelling`."""
 
     @property
     def entries(self) -> Json:
         """What summary.json holds."""
         entries = asdict(self)
-        return {k: v for k, v in entries.items() if k != "unit" or self.unit is not Unit.WORD}
+        if self.unit is Unit.WORD:
+            del entries["unit"]
+        if self.spelling is None:
+            del entries["spelling"]
+        return entries
 
 
 def shard_name(shard: int) -> str:
@@ -177,6 +187,14 @@ class PreparedData:
     def vocabulary(self) -> Vocabulary:
         """The token table of the corpus."""
         return Vocabulary.from_alphabet(self.summary.alphabet)
+
+    @cached_property
+    def spelling(self) -> SpellingRule:
+        """How a teacher's numbers and letter strings become words, as in the transcripts."""
+        if self.summary.spelling is not None:
+            return self.summary.spelling
+        told = self.frame[self.frame["split"].isin(SETTLING)]["text_original"].dropna()
+        return settle(AUTO, AUTO, None, self.summary.alphabet, told)
 
     def split(self, name: str) -> pd.DataFrame:
         """Return the rows of one split, in manifest order, index reset."""

@@ -47,6 +47,21 @@ class LibrispeechParams(Section):
     """Parts for test."""
 
 
+class SpellingParams(Section):
+    """How numbers and letter strings become words, in transcripts and the teacher's texts."""
+
+    numbers: Literal["auto", "cardinals", "digits", "keep"] = "auto"
+    """`2611` is said as a number, figure by figure, or stays; `auto` goes by the transcripts, and
+    takes cardinals where there are none. Ordinals, dates, times, money, percent and decimals are
+    said as such under both, digits that count nothing figure by figure."""
+    letters: Literal["auto", "spell", "keep"] = "auto"
+    """`XKITB` is said letter by letter or stays; `auto` goes by the transcripts, and spells where
+    there are none."""
+    language: NonEmptyText | None = None
+    """Whose words, such as en, nl or pt_BR; null: English where texts may hold no letters but a–z,
+    else numbers stay."""
+
+
 class PrepareParams(Section):
     """Settings of the stage `prepare`."""
 
@@ -77,6 +92,8 @@ class PrepareParams(Section):
     """Characters that transcripts may hold, space aside; null takes those of the training texts.
     Signs inside words (ZWJ, ZWNJ, `·`, `״`) are dropped where it lacks them, Hebrew points and
     Arabic tashkeel are kept where it has them."""
+    spelling: SpellingParams = SpellingParams()
+    """How numbers and letter strings become words."""
     unit: Literal["auto", "word", "character"] = "auto"
     """What errors are counted in: words, or characters where a language writes no spaces; `auto`
     goes by the script of most letters in the transcripts."""

@@ -100,6 +100,9 @@ class WhisperParams(Section):
     """Whether to write down what is said, or translate it into English."""
     beam_size: PositiveInt = 5
     """Beams of the search, and hypotheses that it gives; more find better ones and take longer."""
+    bar: bool = False
+    """Whether tokens with characters that students have no token for, such as digits, are barred
+    from the search; else Whisper writes as it likes, and prepare.spelling makes words of it."""
 
 
 class PublishedModelParams(Section):

@@ -20,9 +20,11 @@ from distillery.corpora.base import Recording
 from distillery.data import text
 from distillery.data.audio import compute_num_samples
 from distillery.data.manifest import COLUMNS, shard_name
+from distillery.data.spelling import without_marks
 from distillery.params.prepare import PrepareParams
 from distillery.prepare.levels import OVERDRIVEN, Levels
 from distillery.prepare.profile import Leaks, Profile, ProfileBuilder, Repeated
+from distillery.prepare.spelling import Spelling
 from distillery.prepare.splits import hash_fraction
 
 UNKNOWN_CHARACTERS = "unknown_characters"
@@ -160,8 +162,9 @@ class _Shards:
 class Packing:
     """Decides about one recording after another: a row and its samples, or a reason."""
 
-    def __init__(self, params: PrepareParams, folder: Path) -> None:
+    def __init__(self, params: PrepareParams, folder: Path, spelling: Spelling) -> None:
         self._params = params
+        self.spelling = spelling
         self._alphabet = None if params.alphabet is None else set(params.alphabet) | {" "}
         self._keys: dict[str, set[str]] = {"test": set(), "valid": set()}
         max_samples = compute_num_samples(params.shard_seconds, params.sample_rate_hz)
@@ -169,6 +172,8 @@ class Packing:
         self.rows: list[Row] = []
         self.dropped: list[Drop] = []
         self.num_hidden_transcripts = 0
+        self.respelt: list[tuple[str, str]] = []
+        """Transcripts that hold numbers or letter strings, and what became of them."""
         self.cautions: dict[str, str] = {}
         """By recording: what is wrong with its channels."""
         self._refused: list[set[str]] = []
@@ -180,9 +185,19 @@ class Packing:
         hidden = recording.text is not None and self._is_hidden(decoded, split)
         if hidden:
             recording = replace(recording, text=None)
-        words = recording.text
-        if words is not None:
-            words = text.normalise(words, self._params.case, self._params.alphabet)
+        words = None
+        if recording.text is not None:
+            said = self.spelling.said(recording.text)
+            words = text.normalise(said, self._params.case, self._params.alphabet)
+            if said != recording.text:
+                if self._params.alphabet is not None:  # `één` where a–z is all there is
+                    known = {
+                        *self._params.alphabet,
+                        *recording.text.lower(),
+                        *recording.text.upper(),
+                    }
+                    words = without_marks(words, known)
+                self.respelt.append((recording.text, words))
         if decoded.reason is not None:
             drop: tuple[str, str] | None = (decoded.reason, decoded.detail)
         else:
@@ -295,7 +310,12 @@ class Packing:
         if unknown := self._unknown(words):
             return (
                 UNKNOWN_CHARACTERS,
-                f"{sorted(unknown)} in {words!r} are not in prepare.alphabet",
+                f"{sorted(unknown)} in {words!r} are not in prepare.alphabet"
+                + (
+                    "; prepare.spelling can say in which words digits are said"
+                    if any(c.isdigit() for c in unknown)
+                    else ""
+                ),
             )
         return None
 

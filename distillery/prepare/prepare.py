@@ -42,6 +42,7 @@ from distillery.prepare.packing import SCHEMA, Decoded, Drop, Packing, Row, in_p
 from distillery.prepare.profile import write_profile
 from distillery.prepare.report import caution_of_channels, cautions_as_csv, remarks, table
 from distillery.prepare.speakers import say_unified, unify_speakers
+from distillery.prepare.spelling import Spelling, find_spelling, recorded, say_spelling
 from distillery.prepare.splits import OFFICIAL, Kept, assign_splits
 
 NUM_WORKERS = 2
@@ -110,7 +111,8 @@ def prepare(
     if decisions is not None:
         write_decisions(decisions, Terms.of(params), recall.decisions, packing.rows)
     assert profile.leaks is not None
-    for line in remarks(packing.rows, profile.leaks.repeated, recall.kept):
+    said = say_spelling(params.spelling, packing.spelling.rule, packing.respelt)
+    for line in (*remarks(packing.rows, profile.leaks.repeated, recall.kept), *said):
         logger.info("%s", line)
     logger.info("prepared %s\n%s", summary.corpus, table(summary, packing.rows))
     if packing.cautions:
@@ -131,15 +133,16 @@ def _split_and_pack(
     not from what was dropped.
     """
     lost: set[str] = set()
+    draft = find_spelling(params, recordings)
     while True:
 
         def is_usable(recording: Recording, lost: AbstractSet[str] = frozenset(lost)) -> bool:
-            return recording.utterance_id not in lost and _is_transcribed(params, recording)
+            return recording.utterance_id not in lost and _is_transcribed(params, draft, recording)
 
         splits, split_rule = assign_splits(
             recordings, params.valid_fraction, params.test_fraction, kept, is_usable
         )
-        packing = Packing(params, folder)
+        packing = Packing(params, folder, find_spelling(params, recordings, splits))
         waiting = folder / SEGMENTS_FOLDER
         waiting.mkdir()
         decoded = decode_ahead(in_packing_order(recordings, splits), params, num_workers, waiting)
@@ -157,9 +160,9 @@ def _split_and_pack(
             shard.unlink()
 
 
-def _is_transcribed(params: PrepareParams, recording: Recording) -> bool:
+def _is_transcribed(params: PrepareParams, spelling: Spelling, recording: Recording) -> bool:
     """Return whether models can be validated and tested on a recording's text."""
-    words = text.normalise(recording.text or "", params.case)
+    words = text.normalise(spelling.said(recording.text or ""), params.case)
     return bool(words) and (params.alphabet is None or set(words) <= set(params.alphabet) | {" "})
 
 
@@ -247,6 +250,7 @@ def _summarise(
         num_hidden_transcripts=packing.num_hidden_transcripts,
         dropped=dict(sorted(Counter(drop.reason for drop in dropped).items())),
         unit=_unit(params, rows),
+        spelling=recorded(params.spelling, packing.spelling.rule, packing.respelt),
     )
 
 

@@ -6,12 +6,15 @@ Students learn its best texts (`sequence`) and the encoder's states (`hidden`).
 
 The search is transformers' beam search, ranked as it ranks: by ln P over the number of tokens. The
 scores handed on are plain ln P(tokens | audio), that of the end token included, those of the prompt
-not; texts that are one once normalised are one hypothesis, with their probabilities added.
+not, and what is barred has no part in them; texts that are one once spelt are one hypothesis, with
+their probabilities added.
 
-Texts are spelt as the corpus is. Tokens with letters or digits that the students have no token for
-are barred from the search, so that Whisper writes `twenty`, not `20`. What holds such a character
-nonetheless, put together from several tokens, is no hypothesis; an utterance that is left without
-one gets the empty text with confidence 0, which distill.filter drops.
+Whisper writes as it likes; then texts are spelt as the corpus is (spelt.py): `2611` becomes words
+by the rule of the data. Where the settings say so (`bar`), tokens with letters or digits that
+students have no token for are barred from the search instead, so that Whisper writes `twenty`, not
+`20`, and sometimes what nobody said. What holds such a character nonetheless is no hypothesis; an
+utterance that is left without one gets the empty text with confidence 0, which distill.filter
+drops.
 """
 
 from __future__ import annotations
@@ -28,7 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillery.data.text import Vocabulary, normalise
+from distillery.data.spelling import SpellingRule
+from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import Json, digest_of_file, read_json, write_json
 from distillery.models.base import check_layers, check_rate
@@ -51,7 +55,7 @@ from distillery.teachers.published import (
     read_published,
     weight_files,
 )
-from distillery.teachers.token_map import case_of
+from distillery.teachers.spelt import spell_hypotheses, spelt
 from distillery.teachers.weights import fit_state, read_state
 from distillery.teachers.whisper_tokens import barred_tokens, digest_of_tokenizer, find_prompt
 
@@ -96,6 +100,21 @@ class WhisperSettings:
     tokenizer: str
     """SHA-256 of everything that the tokenizer does."""
     kind: str = KIND
+    bar: bool = True
+    """Whether what students cannot spell is barred from the search; so it was before there were
+    rules of spelling."""
+    spelling: SpellingRule | None = None
+    """How numbers and letter strings become words; None: they do not."""
+
+    @property
+    def entries(self) -> Json:
+        """What config.json holds; what was always so before is left out."""
+        entries = asdict(self)
+        if self.bar:
+            del entries["bar"]
+        if self.spelling is None:
+            del entries["spelling"]
+        return entries
 
 
 def take_whisper(
@@ -136,6 +155,8 @@ def take_whisper(
         begin_suppress_tokens=generation.get("begin_suppress_tokens") or [],
         beam_size=params.whisper.beam_size,
         tokenizer=digest_of_tokenizer(tokenizer),
+        bar=params.whisper.bar,
+        spelling=place.data.spelling,
     )
     module = build(settings.architecture, folder / CONFIG_FILE)
     paths = weight_files(folder)
@@ -199,13 +220,14 @@ class WhisperTeacher:
                 f"{sizes.vocab_size}; take both from one model"
             )
         self.prompt = list(settings.prompt)
-        barred = barred_tokens(tokenizer, vocabulary)
+        barred = barred_tokens(tokenizer, vocabulary) if settings.bar else []
         self.suppressed = sorted({*settings.suppress_tokens, *barred})
+        self.spelling = settings.spelling or SpellingRule("keep", "keep")
 
     @property
     def config(self) -> Json:
         """What config.json holds."""
-        return asdict(self.settings)
+        return self.settings.entries
 
     @property
     def gives_frames(self) -> bool:
@@ -368,23 +390,24 @@ class WhisperTeacher:
             encoder_outputs=(states[None].expand(len(sequences), -1, -1),),
             decoder_input_ids=torch.cat([prompt, sequences[:, :-1]], dim=1),
         ).logits[:, len(self.prompt) - 1 :]  # (hypotheses, tokens, vocab)
+        logits[..., self.suppressed] = -torch.inf
+        logits[:, 0, list(self.settings.begin_suppress_tokens)] = -torch.inf
         each = logits.float().log_softmax(dim=-1).gather(-1, sequences[..., None])[..., 0]
         is_end = (sequences == end).long()
         said = is_end.cumsum(dim=-1) - is_end == 0  # up to the first end token, that included
         totals = (each * said).sum(dim=-1)  # (hypotheses,)
         texts = self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
-        scores: dict[str, float] = {}
-        confidence = 0.0
-        for text, total, length in zip(texts, totals.tolist(), said.sum(-1).tolist(), strict=True):
-            spelt = normalise(text, case_of(self.vocabulary), self.vocabulary.tokens)
-            if self.vocabulary.unknown(spelt):
-                continue
-            if not scores:
-                confidence = float(np.exp(total / length))
-            scores[spelt] = float(np.logaddexp(scores.get(spelt, -np.inf), total))
-        if not scores:
+        heard = list(zip(texts, totals.tolist(), strict=True))
+        hypotheses = spell_hypotheses(heard, self.spelling, self.vocabulary)
+        if not hypotheses:
             return [("", float(totals.max()))], 0.0
-        return list(scores.items()), confidence
+        means = (totals / said.sum(dim=-1)).exp().tolist()
+        confidence = next(
+            mean
+            for text, mean in zip(texts, means, strict=True)
+            if spelt(text, self.spelling, self.vocabulary) is not None
+        )
+        return hypotheses, confidence
 
 
 def _layer(encoded: Any, name: str) -> Tensor:

@@ -51,7 +51,7 @@ def take(data: PreparedData, folder: Path, alphabet: str = "abc", **whisper: Any
     there = folder.parent
     other = PreparedData(data.folder, data.frame, replace(data.summary, alphabet=alphabet))
     params = TransformersTeacherParams(
-        kind="transformers", model=folder.name, whisper={"beam_size": 3, **whisper}
+        kind="transformers", model=folder.name, whisper={"beam_size": 3, "bar": True, **whisper}
     )
     place = Workplace(other, there, there, there / "curves.jsonl", root=there)
     found = take_model(params, place).teacher
@@ -81,6 +81,7 @@ def test_scores_are_log_probabilities_of_the_tokens_and_decide_with_their_number
     with torch.inference_mode():
         states = teacher.module.model.encoder(features).last_hidden_state
         (sequences,) = teacher._search(states)
+        begin = list(teacher.settings.begin_suppress_tokens)
         end, expected, means = teacher.module.config.eos_token_id, {}, []
         for tokens in sequences.tolist():
             tokens = tokens[: tokens.index(end) + 1] if end in tokens else tokens
@@ -88,7 +89,9 @@ def test_scores_are_log_probabilities_of_the_tokens_and_decide_with_their_number
             for position, token in enumerate(tokens):  # one token at a time, nothing batched
                 said = torch.tensor([[*teacher.prompt, *tokens[:position]]])
                 logits = teacher.module(encoder_outputs=(states,), decoder_input_ids=said).logits
-                total += float(logits[0, -1].log_softmax(-1)[token])
+                barred = teacher.suppressed + (begin if position == 0 else [])
+                allowed = logits[0, -1].index_fill(0, torch.tensor(barred), -torch.inf)
+                total += float(allowed.log_softmax(-1)[token])
             text = teacher.tokenizer.decode(tokens, skip_special_tokens=True)
             text = " ".join(text.lower().split())
             expected[text] = np.logaddexp(expected.get(text, -np.inf), total)
@@ -289,7 +292,8 @@ def test_students_learn_its_texts_and_its_states(prepared: Path) -> None:
         teacher={"kind": "transformers", "model": "model", "whisper": {"beam_size": 2}},
         cache={"payload": {"hidden_layers": ["last"], "num_hypotheses": 2}, "audit_utterances": 2},
     )
-    plain["teacher"] = {"kind": "transformers", "model": "model", "whisper": {"beam_size": 2}}
+    whisper = {"beam_size": 2, "bar": True}
+    plain["teacher"] = {"kind": "transformers", "model": "model", "whisper": whisper}
     plain["teacher"]["allow_poor"] = True
     plain["distill"]["objective"] = {
         "teacher_share": 1.0,
