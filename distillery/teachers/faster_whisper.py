@@ -6,10 +6,11 @@ without time-stamps and without its retries at random temperatures, so that a re
 text. Students learn its best texts (`sequence`) and the last states of the encoder (`hidden`).
 
 The search ranks by ln P over the number of tokens, and ln P is over the tokens that were allowed.
-The scores handed on are plain ln P(tokens | audio), the end token included, the prompt not; texts
-that are one once spelt as the corpus is are one hypothesis, with their probabilities added. A text
-with a character that the students have no token for is no hypothesis; an utterance that is left
-without one gets the empty text with confidence 0, which distill.filter drops.
+The scores handed on are plain ln P(tokens | audio), the end token included, the prompt not. Whisper
+writes as it likes; then texts are spelt as the corpus is (spelt.py), and those that are one then
+are one hypothesis, with their probabilities added. A text with a character that students have no
+token for is none; an utterance that is left without one gets the empty text with confidence 0,
+which distill.filter drops.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distillery.data.text import Vocabulary, normalise
+from distillery.data.spelling import SpellingRule
+from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import Json, read_json, write_json
 from distillery.models.base import check_layers, check_rate
@@ -44,7 +46,7 @@ from distillery.teachers.ctranslate2_files import (
     read_sizes,
 )
 from distillery.teachers.hearing import resampled
-from distillery.teachers.token_map import case_of
+from distillery.teachers.spelt import spell_hypotheses, spelt
 
 KIND = "faster_whisper"
 MODEL_FOLDER = "model"
@@ -81,6 +83,8 @@ class FasterWhisperSettings:
     task: str
     prompt: str | None
     hot_words: Sequence[str]
+    spelling: SpellingRule
+    """How numbers and letter strings become words."""
     kind: str = KIND
 
 
@@ -107,6 +111,7 @@ def take_faster_whisper(params: FasterWhisperTeacherParams, place: Workplace) ->
         task=params.task,
         prompt=params.prompt,
         hot_words=list(params.hot_words),
+        spelling=place.data.spelling,
     )
     teacher = FasterWhisperTeacher(settings, folder, place.data.vocabulary)
     warn_of_rate(teacher.model_rate_hz, place.data.sample_rate_hz)
@@ -307,25 +312,22 @@ class FasterWhisperTeacher:
 
     def _rank(self, result: Any) -> tuple[list[tuple[str, float]], float]:
         """Return an utterance's texts with ln P, best first, and the confidence in the best."""
-        tokenizer, scores = self._tokenizer(self.language or "en"), dict[str, float]()
-        confidence, least = 0.0, 0.0
-        for tokens, mean in zip(result.sequences_ids, result.scores, strict=True):
-            total = float(mean) * len(tokens)  # the search divides by the tokens before the end
-            total = total if math.isfinite(total) else float(np.finfo(np.float32).min)
-            text = self._spell(tokenizer.decode(tokens))
-            least = min(least, total)
-            if self.vocabulary.unknown(text):
-                continue
-            if not scores:
-                confidence = math.exp(total / (len(tokens) + 1))
-            scores[text] = float(np.logaddexp(scores.get(text, -np.inf), total))
-        if not scores:
-            return [("", least)], 0.0
-        return list(scores.items()), confidence
-
-    def _spell(self, text: str) -> str:
-        """Return a text as the corpus spells it."""
-        return normalise(text, case_of(self.vocabulary), self.vocabulary.tokens)
+        tokenizer, rule = self._tokenizer(self.language or "en"), self.settings.spelling
+        lengths = [len(tokens) for tokens in result.sequences_ids]
+        # The search divides by the tokens before the end.
+        totals = [float(m) * n for m, n in zip(result.scores, lengths, strict=True)]
+        totals = [t if math.isfinite(t) else float(np.finfo(np.float32).min) for t in totals]
+        texts = [tokenizer.decode(tokens) for tokens in result.sequences_ids]
+        heard = list(zip(texts, totals, strict=True))
+        hypotheses = spell_hypotheses(heard, rule, self.vocabulary)
+        if not hypotheses:
+            return [("", max(totals))], 0.0
+        confidence = next(
+            math.exp(total / (length + 1))
+            for (text, total), length in zip(heard, lengths, strict=True)
+            if spelt(text, rule, self.vocabulary) is not None
+        )
+        return hypotheses, confidence
 
     def _tokenizer(self, language: str) -> Any:
         library = import_faster_whisper()
