@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import ctranslate2
 import numpy as np
 import pytest
 import soundfile
@@ -29,11 +28,10 @@ from distillery.teachers.kinds import load_teacher
 from tasks.cache import cache
 from tasks.teacher import teacher as teach
 from tests.tiny import RATE_HZ, speak, tiny_params, write_params
-from tests.tiny_whisper import write_whisper
+from tests.tiny_whisper import write_converted
 
 CLIPS = [speak("ab", 1), speak("cab ba", 2)]
 ENGLISH = "abcdefghijklmnopqrstuvwxyz'"
-COPIED = ["tokenizer.json", "preprocessor_config.json"]
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +43,7 @@ def data(tone_corpus: Path) -> PreparedData:
 def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Whisper of random weights in Hugging Face's layout, and converted, in folders beside."""
     root = tmp_path_factory.mktemp("faster")
-    write_whisper(root / "hub", seconds=30, max_target_positions=448)
-    converter = ctranslate2.converters.TransformersConverter(str(root / "hub"), copy_files=COPIED)
-    converter.convert(str(root / "tiny"), quantization="int8")
+    write_converted(root / "tiny", root / "hub")
     return root
 
 
