@@ -13,7 +13,7 @@ else:
 
 HOUR = 3600.0  # seconds
 FORMAT = (
-    "{desc}: {percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h of audio, {speed} x real time, "
+    "{desc}: {percentage:3.0f}%|{bar}| {heard} of {wanted} h of audio, {speed} x real time, "
     "{remaining} left"
 )
 
@@ -36,8 +36,19 @@ class AudioBar(Bar):
         values = dict(super().format_dict)
         elapsed = values["elapsed"]
         rate = values["rate"] or (values["n"] / elapsed if elapsed else 0.0)  # hours a second
-        return {**values, "speed": f"{HOUR * rate:.1f}" if rate else "?"}
+        return {
+            **values,
+            "heard": _clock(HOUR * values["n"]),
+            "wanted": _clock(HOUR * values["total"]),
+            "speed": f"{HOUR * rate:.1f}" if rate else "?",
+        }
 
     def add_seconds(self, seconds: float) -> None:
         """Note that so much more audio is done."""
         self.update(min(seconds / HOUR, self.total - self.n))  # sums of floats may lie above
+
+
+def _clock(seconds: float) -> str:
+    """Return a time as hours, minutes and seconds."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

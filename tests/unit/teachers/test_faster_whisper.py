@@ -19,11 +19,12 @@ import torch
 from distillery.data.manifest import PreparedData
 from distillery.errors import ModelError
 from distillery.models.fingerprint import fingerprint
-from distillery.params.teacher import FasterWhisperTeacherParams
+from distillery.params.teacher import FasterWhisperTeacherParams, TransformersTeacherParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers import ctranslate2_files
 from distillery.teachers.base import Workplace
 from distillery.teachers.faster_whisper import FasterWhisperTeacher, take_faster_whisper
+from distillery.teachers.huggingface import take_model
 from distillery.teachers.kinds import load_teacher
 from tasks.cache import cache
 from tasks.teacher import teacher as teach
@@ -195,6 +196,13 @@ def test_settings_that_cannot_work_say_what_does(
 ) -> None:
     with pytest.raises(ModelError, match=wanted):
         take(data, published, **settings)
+
+
+def test_a_converted_model_is_no_model_of_transformers(data: PreparedData, published: Path) -> None:
+    params = TransformersTeacherParams(kind="transformers", model="tiny")
+    place = Workplace(data, published, published, published / "curves.jsonl", root=published)
+    with pytest.raises(ModelError, match=r"CTranslate2's format .* set teacher.kind to faster_wh"):
+        take_model(params, place)
 
 
 def test_a_name_whose_hub_cannot_be_reached_says_what_to_download(

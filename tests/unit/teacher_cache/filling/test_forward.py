@@ -309,7 +309,7 @@ def test_the_bar_shows_hours_of_audio_their_rate_and_the_time_left(
         bar.refresh()
     said = capsys.readouterr().err.split("\r")[-1]
     assert "teacher pass:  25%" in said
-    assert "0.50/2.00 h of audio, 18.0 x real time, 05:00 left" in said
+    assert "0:30:00 of 2:00:00 h of audio, 18.0 x real time, 05:00 left" in said
 
 
 # --- what it cost ---------------------------------------------------------------------------------
