@@ -183,11 +183,12 @@ class _Saying:
         listed = [
             (rf"\b({months})\.? +(\d{{1,2}})(?:{suffix})?,? +(\d{{4}})\b", self._month_day),
             (
-                rf"\b({months})\.? +(\d{{1,2}})(?:{suffix})?(?![\d:{decimal}]\d|\w)()",
+                rf"\b({months})\.? +(\d{{1,2}})(?:{suffix})?(?![\d:{decimal}]\d|\w)"
+                r"(?:,? +['’]?(\d\d)(?=\W*$))?",
                 self._month_day,
             ),
             (
-                rf"\b(\d{{1,2}})(?:{suffix}|\.)?,? +((?:[^\W\d]+ +)?(?:{months})\b\.?,?)"
+                rf"\b(\d{{1,2}})(?:{suffix}|\.)?,? +((?:(?:of|de|di|d['’]) *)?(?:{months})\b\.?,?)"
                 r"(?: +((?:de|del|di|of) +)?(\d{4})\b)?",
                 self._day_month,
             ),
@@ -200,21 +201,37 @@ class _Saying:
             (rf"{start}([-−]?{number})(?: ?)({units}){end}", self._measure),
             (rf"\b(\d+)(?:{suffix}){end}", lambda found: words.ordinal(int(found[1]))),
             *_DECADES.get(words.language, ()),
-            (r"(?<![\w-])\+?\(?\d{2,4}\)?(?:[ -]\d{2,4})*-\d{3,}(?:-\d{3,})*(?![\w-])", self._each),
+            (r"(?<![\w-])\+?\(?\d+\)?(?:[ -]\d+)*(?:-\d+){2,}(?![\w-])", self._grouped),
+            (
+                r"(?<![\w-])\+?(?:\(\d{2,5}\) ?)?(?:\d{3}-\d{4}|\d{4,5}-\d{4})(?![\w-])",
+                self._grouped,
+            ),
             (rf"(?<![\w{decimal}])([-−]?{number}){end}", self._number),
             (r"\d+", self._beside_letters),
         ]
         return tuple((re.compile(pattern, re.IGNORECASE), form) for pattern, form in listed)
 
-    def _each(self, found: re.Match[str]) -> str:
+    def _grouped(self, found: re.Match[str]) -> str:
+        """Return digits in groups, one by one, unless they are two years."""
+        ends = found[0].split("-")
+        if len(ends) == 2 and all(len(end) == 4 and 1000 <= int(end) < 2100 for end in ends):
+            return found[0].replace("-", " ")
         return self._words.digits(found[0])
 
+    def _is_month(self, written: str) -> bool:
+        """Return whether a word is a month: English `may` and `mar` are others in small letters."""
+        return self._words.language != "en" or written.split()[-1][0].isupper()
+
     def _month_day(self, found: re.Match[str]) -> str:
+        if not self._is_month(found[1]):
+            return found[0]
         day = self._words.ordinal if self._words.language == "en" else self._words.cardinal
         year = f" {self._words.year(int(found[3]))}" if found[3] else ""
         return f"{found[1]} {day(int(found[2]))}{year}"
 
     def _day_month(self, found: re.Match[str]) -> str:
+        if not self._is_month(found[2]):
+            return found[0]
         written = found.string[found.start() : found.start(2)].strip()
         is_ordinal = not written.rstrip(",").isdigit()
         in_order = self._words.language in ("en", "de") or is_ordinal
@@ -224,9 +241,11 @@ class _Saying:
 
     def _numeric_date(self, found: re.Match[str]) -> str:
         parts = [int(part) for part in (found[1], found[3], found[4])]
-        if len(found[1]) == 3 or len(found[4]) == 3 or max(map(len, found.groups())) > 4:
-            return self._words.digits(found[0])
-        return " ".join(self._words.plain(part) for part in parts)
+        year = parts.pop(0 if len(found[1]) == 4 else 2)
+        is_year = year < 100 or 1000 <= year < 3000
+        if not is_year or not 0 < min(parts) <= 12 or not 0 < max(parts) <= 31:
+            return found[0]
+        return " ".join(self._words.plain(int(found[group])) for group in (1, 3, 4))
 
     def _time(self, found: re.Match[str]) -> str:
         words, (hour, minute, second, half) = self._words, found.groups()

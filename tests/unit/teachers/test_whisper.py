@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from distillery.data.manifest import PreparedData
+from distillery.data.spelling import SpellingRule
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.models.fingerprint import fingerprint
@@ -162,6 +163,54 @@ def test_a_text_that_holds_other_characters_nonetheless_is_no_hypothesis(
     assert ([item[0] for item in items], confidence) == ([""], 0.0)
 
 
+def test_it_hears_freely_and_its_texts_are_spelt_by_the_rule_of_the_data(
+    data: PreparedData, folder: Path
+) -> None:
+    letters = "abcdefghijklmnopqrstuvwxyz'"
+    rule = SpellingRule("digits", "spell", "en")
+    ruled = PreparedData(data.folder, data.frame, replace(data.summary, spelling=rule))
+    free = take(ruled, folder, letters, bar=False)
+    assert free.suppressed == sorted(free.settings.suppress_tokens) and free.spelling == rule
+    ends = free.module.config.eos_token_id
+    sequences = [
+        free.tokenizer.encode(text, add_special_tokens=False)
+        for text in ("XKB2", "Ж", "xkb 2", "x k b two")
+    ]
+    longest = max(map(len, sequences)) + 1
+    padded = torch.tensor([item + [ends] * (longest - len(item)) for item in sequences])
+    state = torch.zeros(200, 16)
+    with torch.inference_mode():
+        items, confidence = free._rank(state, padded)
+        alone = [free._rank(state, row[None]) for row in padded]
+    assert [text for text, _ in items] == ["x k b two", "xkb two"]
+    scores = [single[0][0][1] for single in alone]
+    assert items[0][1] == pytest.approx(np.logaddexp(scores[0], scores[3]), abs=1e-4)
+    assert confidence == pytest.approx(alone[0][1], rel=1e-4)
+    assert alone[1] == ([("", scores[1])], 0.0)
+
+
+def test_confidence_is_that_of_what_was_allowed(data: PreparedData, folder: Path) -> None:
+    free, barred = (take(data, folder, "ab", bar=bar) for bar in (False, True))
+    sequence = torch.tensor([free.tokenizer.encode("ab", add_special_tokens=False)])
+    ends = torch.tensor([[free.module.config.eos_token_id]])
+    state, said = torch.zeros(200, 16), torch.cat([sequence, ends], dim=1)
+    with torch.inference_mode():
+        assert barred._rank(state, said)[1] > 3 * free._rank(state, said)[1]
+
+
+def test_a_teacher_saved_before_there_were_rules_is_what_it_was(
+    data: PreparedData, folder: Path, tmp_path: Path
+) -> None:
+    take(data, folder).save(tmp_path)
+    path = tmp_path / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    assert config.pop("spelling")["language"] == "en" and "bar" not in config
+    path.write_text(json.dumps(config), "utf-8")
+    former = load_teacher(tmp_path)
+    assert isinstance(former, WhisperTeacher) and former.config == config
+    assert former.spelling.keeps_numbers and len(former.suppressed) > 100
+
+
 def test_audio_that_is_too_long_is_refused_with_its_length(teacher: WhisperTeacher) -> None:
     with pytest.raises(ModelError, match=r"an utterance lasts 4.25 s, Whisper hears at most 4 s"):
         teacher.extract([np.zeros(34_000, np.float32)])
@@ -189,8 +238,15 @@ def test_what_decides_its_texts_is_in_its_fingerprint(data: PreparedData, folder
         take(data, folder, beam_size=4),
         take(data, folder, language="de"),
         take(data, folder, "ab"),
+        take(data, folder, bar=False),
+        take(spelt_otherwise(data), folder),
     ]
     assert len({fingerprint(item).fingerprint for item in found}) == len(found)
+
+
+def spelt_otherwise(data: PreparedData) -> PreparedData:
+    rule = SpellingRule("cardinals", "spell", "nl")
+    return PreparedData(data.folder, data.frame, replace(data.summary, spelling=rule))
 
 
 def test_language_and_task_stand_in_the_prompt(

@@ -1,0 +1,44 @@
+"""What a teacher wrote, as students are to write it."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from distillery.data.spelling import SpellingRule
+from distillery.data.text import Vocabulary
+from distillery.teachers.spelt import spell_hypotheses, spelt
+
+LETTERS = Vocabulary.from_alphabet("abcdefghijklmnopqrstuvwxyz'")
+RULE = SpellingRule("digits", "spell", "en")
+
+
+def test_numbers_and_letters_are_words_of_the_students() -> None:
+    assert spelt(" XKITB2611.", RULE, LETTERS) == "x k i t b two six one one"
+    assert spelt("It's 5%!", RULE, LETTERS) == "it's five percent"
+    upper = Vocabulary.from_alphabet("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    assert spelt("Go to 21.", RULE, upper) == "GO TO TWO ONE"
+    figures = Vocabulary.from_alphabet("abcdefghijklmnopqrstuvwxyz0123456789")
+    assert spelt("Room 21", SpellingRule("keep", "keep"), figures) == "room 21"
+
+
+def test_marks_go_where_students_lack_them_and_other_letters_make_no_hypothesis() -> None:
+    assert spelt("Café naïve", RULE, LETTERS) == "cafe naive"
+    assert spelt("Café", RULE, Vocabulary.from_alphabet("acefé")) == "café"
+    assert spelt("Привет", RULE, LETTERS) is None
+    assert spelt("straße", RULE, LETTERS) is None  # ß is no letter with a mark
+    assert spelt("room 21", SpellingRule("keep", "keep"), LETTERS) is None
+
+
+def test_equal_spellings_are_one_hypothesis_with_their_probabilities_added() -> None:
+    heard = [
+        ("Enter 20.", math.log(0.4)),
+        ("Входи 20", math.log(0.2)),
+        ("enter 21", math.log(0.15)),
+        ("Enter two zero", math.log(0.1)),
+    ]
+    found = spell_hypotheses(heard, RULE, LETTERS)
+    assert [text for text, _ in found] == ["enter two zero", "enter two one"]
+    assert [math.exp(score) for _, score in found] == pytest.approx([0.5, 0.15])
+    assert spell_hypotheses(heard[1:2], RULE, LETTERS) == []
