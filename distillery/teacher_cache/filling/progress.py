@@ -45,7 +45,8 @@ class AudioBar(Bar):
 
     def add_seconds(self, seconds: float) -> None:
         """Note that so much more audio is done."""
-        self.update(min(seconds / HOUR, self.total - self.n))  # sums of floats may lie above
+        most = float(self.total or 0) - self.n  # sums of floats may lie above
+        self.update(min(seconds / HOUR, most))
 
 
 def _clock(seconds: float) -> str:
