@@ -138,11 +138,11 @@ def test_layers_may_be_called_as_members_of_unions() -> None:
                 "cache.workers: Input should be a valid string (found -1)",
             ],
         ),
-        ("teacher", None, ["teacher: kind should be 'fine_tuned', 'onnx', "]),
+        ("teacher", None, ["teacher: kind should be 'faster_whisper', 'fine_tuned', 'onnx', "]),
         (
             "teacher",
             {"kind": "ensemble", "members": [SINGLE["onnx"], 3, SINGLE["registry"]]},
-            ["teacher.members.1: kind should be 'fine_tuned', 'onnx', "],
+            ["teacher.members.1: kind should be 'faster_whisper', 'fine_tuned', 'onnx', "],
         ),
         (
             "teacher",

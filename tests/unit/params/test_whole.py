@@ -177,7 +177,7 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
         ({"teacher.architecture.type": "transformer"}, "teacher.architecture"),
         (
             {"teacher.kind": "magic"},
-            "teacher: kind should be 'fine_tuned', 'onnx', 'registry', 'torchaudio', ",
+            "teacher: kind should be 'faster_whisper', 'fine_tuned', 'onnx', 'registry', ",
         ),
         ({"teacher": {"kind": "registry"}}, "teacher.model: missing, and has no default"),
         (
