@@ -31,7 +31,7 @@ from distillery.distill.filtering import Candidate, fault
 from distillery.files import write_json
 from distillery.params.distill import FilterParams
 from distillery.params.prepare import PrepareParams
-from distillery.teachers.spelt import spell_hypotheses
+from distillery.teachers.spelt import spell_heard
 
 RULES = [SpellingRule(n, s, "en") for n in ("digits", "cardinals") for s in ("spell", "keep")]
 LETTERS = Vocabulary.from_alphabet("abcdefghijklmnopqrstuvwxyz'")
@@ -152,9 +152,10 @@ def of_one_form(item: Heard) -> float:
 
 def of_spelling(item: Heard) -> float:
     """Return the confidence in the best spelling, in whatever forms it was written."""
-    texts = [(hypothesis.text, hypothesis.log_prob) for hypothesis in item.hypotheses]
-    spellings = spell_hypotheses(texts, RULES[0], LETTERS)
-    return math.exp(min(0.0, spellings[0][1]) / item.hypotheses[0].tokens) if spellings else 0.0
+    heard = [
+        (hypothesis.text, hypothesis.log_prob, hypothesis.tokens) for hypothesis in item.hypotheses
+    ]
+    return spell_heard(heard, RULES[0], LETTERS)[1]
 
 
 def rows_of(heard: Sequence[Heard]) -> list[dict[str, Any]]:

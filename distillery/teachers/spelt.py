@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from distillery.data.spelling import SpellingRule, spell, without_marks
+from distillery.data.spoken import NUM2WORDS
 from distillery.data.text import Vocabulary, normalise
+from distillery.errors import ModelError
 from distillery.teachers.token_map import case_of
 
 
@@ -56,3 +58,54 @@ def spell_hypotheses(
         if written is not None:
             scores[written] = float(np.logaddexp(scores.get(written, -np.inf), score))
     return list(scores.items())
+
+
+def spell_heard(
+    heard: Sequence[tuple[str, float, int]],
+    rule: SpellingRule,
+    vocabulary: Vocabulary,
+    cased: bool = True,
+) -> tuple[list[tuple[str, float]], float]:
+    """Return hypotheses as students are to write them, and the confidence in the best.
+
+    Formula: confidence = (Σ P(form))^(1/n), over the forms that are spelt as the best one is, with
+    the n tokens of that one. Whisper shares its probability among `Go`, `Go!` and `GO`, one text to
+    students; without the sum the ready filter drops a fifth of what is right
+    (benchmarks/spelling.py).
+
+    Args:
+        heard: texts as the teacher wrote them, their ln P and their tokens, best first.
+        rule: how numbers and letter strings are spelt.
+        vocabulary: the students' tokens.
+        cased: whether the teacher writes words in small letters, see `spell`.
+
+    Returns:
+        As `spell_hypotheses`; the empty text with confidence 0 where that leaves none.
+    """
+    pairs = [(text, score) for text, score, _ in heard]
+    hypotheses = spell_hypotheses(pairs, rule, vocabulary, cased)
+    if not hypotheses:
+        return [("", max(score for _, score in pairs))], 0.0
+    tokens = next(n for text, _, n in heard if spelt(text, rule, vocabulary, cased) is not None)
+    return hypotheses, float(np.exp(min(0.0, hypotheses[0][1]) / max(1, tokens)))
+
+
+def check_language(written: str, rule: SpellingRule, setting: str) -> None:
+    """Make sure that numbers are said in the language that a teacher writes.
+
+    Args:
+        written: its code, as Whisper has it.
+        rule: how numbers are spelt.
+        setting: what names that language.
+
+    Raises:
+        ModelError: they would be said in another.
+    """
+    if rule.keeps_numbers:
+        return
+    said = str(rule.language).replace("-", "_").split("_")[0]
+    if NUM2WORDS.get(said, said) != NUM2WORDS.get(written, written):
+        raise ModelError(
+            f"{setting} is {written!r}, but prepare.spelling says numbers in {rule.language!r}; "
+            f"set prepare.spelling.language to {written}, or prepare.spelling.numbers to keep"
+        )

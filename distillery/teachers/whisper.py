@@ -55,7 +55,7 @@ from distillery.teachers.published import (
     read_published,
     weight_files,
 )
-from distillery.teachers.spelt import spell_hypotheses, spelt
+from distillery.teachers.spelt import check_language, spell_heard
 from distillery.teachers.weights import fit_state, read_state
 from distillery.teachers.whisper_tokens import barred_tokens, digest_of_tokenizer, find_prompt
 
@@ -158,6 +158,9 @@ def take_whisper(
         bar=params.whisper.bar,
         spelling=place.data.spelling,
     )
+    if generation.get("is_multilingual", False):
+        written = params.whisper.language if params.whisper.task == "transcribe" else "en"
+        check_language(written, place.data.spelling, "teacher.whisper.language")
     module = build(settings.architecture, folder / CONFIG_FILE)
     paths = weight_files(folder)
     state = {name: value for path in paths for name, value in read_state(path).items()}
@@ -397,17 +400,8 @@ class WhisperTeacher:
         said = is_end.cumsum(dim=-1) - is_end == 0  # up to the first end token, that included
         totals = (each * said).sum(dim=-1)  # (hypotheses,)
         texts = self.tokenizer.batch_decode(sequences, skip_special_tokens=True)
-        heard = list(zip(texts, totals.tolist(), strict=True))
-        hypotheses = spell_hypotheses(heard, self.spelling, self.vocabulary)
-        if not hypotheses:
-            return [("", float(totals.max()))], 0.0
-        means = (totals / said.sum(dim=-1)).exp().tolist()
-        confidence = next(
-            mean
-            for text, mean in zip(texts, means, strict=True)
-            if spelt(text, self.spelling, self.vocabulary) is not None
-        )
-        return hypotheses, confidence
+        heard = list(zip(texts, totals.tolist(), said.sum(dim=-1).tolist(), strict=True))
+        return spell_heard(heard, self.spelling, self.vocabulary)
 
 
 def _layer(encoded: Any, name: str) -> Tensor:

@@ -8,7 +8,8 @@ import pytest
 
 from distillery.data.spelling import SpellingRule
 from distillery.data.text import Vocabulary
-from distillery.teachers.spelt import spell_hypotheses, spelt
+from distillery.errors import ModelError
+from distillery.teachers.spelt import check_language, spell_heard, spell_hypotheses, spelt
 
 LETTERS = Vocabulary.from_alphabet("abcdefghijklmnopqrstuvwxyz'")
 RULE = SpellingRule("digits", "spell", "en")
@@ -42,3 +43,21 @@ def test_equal_spellings_are_one_hypothesis_with_their_probabilities_added() -> 
     assert [text for text, _ in found] == ["enter two zero", "enter two one"]
     assert [math.exp(score) for _, score in found] == pytest.approx([0.5, 0.15])
     assert spell_hypotheses(heard[1:2], RULE, LETTERS) == []
+
+
+def test_confidence_is_that_of_a_spelling_in_all_its_forms() -> None:
+    heard = [("Вперёд", math.log(0.3), 4), ("Go!", math.log(0.25), 2), ("go", math.log(0.24), 3)]
+    found, confidence = spell_heard(heard, RULE, LETTERS)
+    assert found == [("go", pytest.approx(math.log(0.49)))]
+    assert confidence == pytest.approx(0.7)  # per token of the better form; 0.5 by itself
+    assert spell_heard(heard[:1], RULE, LETTERS) == ([("", math.log(0.3))], 0.0)
+    sure = [("Go", -1e-9, 2), ("go", -1e-9, 2)]
+    assert spell_heard(sure, RULE, LETTERS)[1] == 1.0  # rounding makes no 1.4
+
+
+def test_a_teacher_and_the_rule_speak_one_language() -> None:
+    for written, said in (("pt", "pt_BR"), ("no", "nb"), ("en", "en-IN")):
+        check_language(written, SpellingRule("cardinals", "spell", said), "teacher.language")
+    check_language("nl", SpellingRule("keep", "spell", "en"), "teacher.language")
+    with pytest.raises(ModelError, match=r"teacher.language is 'nl', .*language to nl, or"):
+        check_language("nl", RULE, "teacher.language")

@@ -185,7 +185,9 @@ def test_it_hears_freely_and_its_texts_are_spelt_by_the_rule_of_the_data(
     assert [text for text, _ in items] == ["x k b two", "xkb two"]
     scores = [single[0][0][1] for single in alone]
     assert items[0][1] == pytest.approx(np.logaddexp(scores[0], scores[3]), abs=1e-4)
-    assert confidence == pytest.approx(alone[0][1], rel=1e-4)
+    tokens = len(sequences[0]) + 1
+    assert confidence == pytest.approx(np.exp(items[0][1] / tokens), rel=1e-4)
+    assert confidence >= alone[0][1] > 0
     assert alone[1] == ([("", scores[1])], 0.0)
 
 
@@ -236,17 +238,24 @@ def test_what_decides_its_texts_is_in_its_fingerprint(data: PreparedData, folder
     found = [
         take(data, folder),
         take(data, folder, beam_size=4),
-        take(data, folder, language="de"),
+        take(spelt_otherwise(data, "de"), folder, language="de"),
         take(data, folder, "ab"),
         take(data, folder, bar=False),
-        take(spelt_otherwise(data), folder),
+        take(spelt_otherwise(data, "en_IN"), folder),
     ]
     assert len({fingerprint(item).fingerprint for item in found}) == len(found)
 
 
-def spelt_otherwise(data: PreparedData) -> PreparedData:
-    rule = SpellingRule("cardinals", "spell", "nl")
+def spelt_otherwise(data: PreparedData, language: str) -> PreparedData:
+    rule = SpellingRule("cardinals", "spell", language)
     return PreparedData(data.folder, data.frame, replace(data.summary, spelling=rule))
+
+
+def test_numbers_are_said_in_the_language_that_it_writes(data: PreparedData, folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"language is 'de', but prepare.spelling says .* in 'en'"):
+        take(data, folder, language="de")
+    take(spelt_otherwise(data, "de"), folder, language="de")
+    take(data, folder, language="de", task="translate")  # into English
 
 
 def test_language_and_task_stand_in_the_prompt(
