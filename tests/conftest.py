@@ -19,6 +19,7 @@ torch.set_num_threads(1)  # tests are small, and machines are shared
 MAX_WORKERS = 8
 """More gain nothing: a module stays in one process, and a few take minutes."""
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+SHARED_MODELS = SHARED_DATA.parent / "models"
 
 WriteRecording = Callable[..., np.ndarray]
 
@@ -41,6 +42,14 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"{SHARED_DATA} is absent: real recordings are not part of the repository")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def shared_models() -> Path:
+    """The folder with models that others trained; tests that need it skip where it is absent."""
+    if not SHARED_MODELS.is_dir():
+        pytest.skip(f"{SHARED_MODELS} is absent: others' models are not part of the repository")
+    return SHARED_MODELS
 
 
 @pytest.fixture

@@ -86,5 +86,20 @@ def write_whisper(
     return folder
 
 
+def write_converted(folder: Path, hub: Path) -> Path:
+    """Write a Whisper of random weights in CTranslate2's format, int8; return its folder.
+
+    Args:
+        folder: where to; it must not exist.
+        hub: where the published layout goes, from which it is converted.
+    """
+    from ctranslate2.converters import TransformersConverter
+
+    write_whisper(hub, seconds=30, max_target_positions=448)
+    copied = ["tokenizer.json", "preprocessor_config.json"]
+    converter = TransformersConverter(str(hub), copy_files=copied)
+    return Path(converter.convert(str(folder), quantization="int8"))
+
+
 def _is_plain(symbol: str) -> bool:
     return symbol.isascii() and symbol.isalnum()

@@ -58,6 +58,7 @@ class Outputs:
     hidden: dict[str, np.ndarray]  # by layer: (batch, frames, width), float32
     hypotheses: Sequence[Sequence[tuple[str, float]]] | None = None  # texts, best first, and ln P
     confidences: Sequence[float] | None = None  # in (0, 1]
+    languages: Sequence[str] = ()  # that a model which detects them heard, of each utterance
 
     @property
     def items(self) -> list[np.ndarray]:

@@ -60,6 +60,8 @@ class CacheParams(Section):
     """Audio in one teacher batch, padding included, in seconds; larger needs more memory."""
     shard_seconds: PositiveFloat = 3600.0
     """Audio covered by one shard, in seconds; a kill loses at most the open one."""
+    shard_minutes: PositiveFloat = 2.0
+    """A shard is closed after so many minutes, too: what a kill costs of a slow teacher's work."""
     workers: NonNegativeInt | Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")] = 0
     """Who runs the teacher: 0 this process, N local processes, tcp://HOST:PORT a Dask cluster.
     Dask runs what it is sent: use tls:// outside a network that you trust."""

@@ -124,6 +124,41 @@ class TransformersTeacherParams(PublishedModelParams, PretrainedTeacherParams):
     """How a Whisper model decodes; other models do not."""
 
 
+class FasterWhisperTeacherParams(TeacherSection):
+    """A Whisper model in CTranslate2's format, on faster-whisper; needs the extra `whisper`."""
+
+    kind: Literal["faster_whisper"]
+    """Where the teacher comes from."""
+    model: NonEmptyText
+    """A folder, a name such as base or large-v3, or that of a repository on the hub."""
+    revision: NonEmptyText | None = None
+    """Commit, tag or branch of a repository; null takes its main branch."""
+    compute_type: Literal[
+        "default",
+        "int8",
+        "int8_float32",
+        "int8_float16",
+        "int8_bfloat16",
+        "int16",
+        "float16",
+        "bfloat16",
+        "float32",
+    ] = "int8"
+    """Arithmetic; int8 is the fastest on a CPU, default that of the file. cache.precision does
+    nothing here."""
+    beam_size: PositiveInt = 5
+    """Beams of the search, and hypotheses that it gives; more find better ones and take longer."""
+    language: NonEmptyText | None = None
+    """What is spoken, as Whisper's two- or three-letter code; null: detected for each utterance.
+    English-only models ignore it."""
+    task: Literal["transcribe", "translate"] = "transcribe"
+    """Whether to write down what is said, or translate it into English."""
+    prompt: NonEmptyText | None = None
+    """A text as it could stand before each utterance, in the words and spelling of the domain."""
+    hot_words: tuple[NonEmptyText, ...] = ()
+    """Words and names to expect."""
+
+
 class OnnxTeacherParams(PretrainedTeacherParams):
     """A CTC model in an ONNX file that takes waveforms."""
 
@@ -264,6 +299,7 @@ SINGLE_KINDS = (
     | Annotated[FineTunedTeacherParams, Tag("fine_tuned")]
     | Annotated[TextsTeacherParams, Tag("texts")]
     | Annotated[EndpointTeacherParams, Tag("endpoint")]
+    | Annotated[FasterWhisperTeacherParams, Tag("faster_whisper")]
 )
 """One form for each kind of teacher that is not made of others."""
 _NAMES = ", ".join(sorted(repr(get_args(form)[1].tag) for form in get_args(SINGLE_KINDS)))

@@ -119,6 +119,8 @@ class ShardWriter:
         self.blank = blank
         self._rows: list[tuple[Any, ...]] = []
         self._position = 0
+        self.is_whole = True
+        """Whether nothing stands in the file that is not in the index: no record is half done."""
         self._temporary = folder / f".open-{uuid.uuid4().hex}.tmp"
         with explained(folder):
             self._file = open(self._temporary, "wb", WRITE_BYTES)  # noqa: SIM115  # closed below
@@ -135,6 +137,7 @@ class ShardWriter:
         self._check(entry)
         blocks = self.payload.encode(entry.log_probs)
         hidden = [entry.hidden[name].astype("<f2") for name in self.hidden]
+        self.is_whole = False
         with explained(self.folder):
             num_bytes, checksum = self._write(blocks)
             hidden_bytes, hidden_checksum = self._write(hidden)
@@ -161,6 +164,7 @@ class ShardWriter:
             row: its values in the order of INDEX_SCHEMA.
             record: its bytes, hidden states included.
         """
+        self.is_whole = False
         with explained(self.folder):
             self._file.write(record.data)
         self.append_row((row[0], self._position, *row[2:]), len(record))
@@ -169,6 +173,7 @@ class ShardWriter:
         """Note what was written."""
         self._rows.append(row)
         self._position += num_bytes
+        self.is_whole = True
 
     def _check(self, entry: Entry) -> None:
         shape = entry.log_probs.shape

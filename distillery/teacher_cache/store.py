@@ -29,6 +29,7 @@ from distillery.teacher_cache.shards import (
     map_file,
     read_index,
 )
+from distillery.teacher_cache.stopping import stop_held_back
 
 CURRENT_FILE = "current.json"
 NAMED_KEYS = 3
@@ -359,7 +360,8 @@ class TeacherCache:
     def writing(self) -> Iterator[ShardWriter]:
         """Yield a writer for one new shard; it is whole on disk when the block ends well.
 
-        `reload` makes it visible here; caches opened later see it anyway.
+        So it is where SIGTERM or Ctrl-C ends the block: what was added by then stays. `reload`
+        makes it visible here; caches opened later see it anyway.
 
         Raises:
             CacheError: the folder cannot be written, or shards are being deleted just now.
@@ -368,15 +370,30 @@ class TeacherCache:
             writer = self.new_writer()
             try:
                 yield writer
-                writer.finish()
-            except BaseException:
-                writer.abandon()
+            except (KeyboardInterrupt, SystemExit):
+                _close(writer, keep=writer.is_whole)
                 raise
+            except BaseException:
+                _close(writer, keep=False)
+                raise
+            _close(writer, keep=True)
 
     def new_writer(self) -> ShardWriter:
         """Return a writer for one new shard; the caller holds the lock."""
         names = self.namespace
         return ShardWriter(self.folder, self.payload, names.hidden, names.blank)
+
+
+def _close(writer: ShardWriter, *, keep: bool) -> None:
+    with stop_held_back():
+        try:
+            if keep:
+                writer.finish()
+            else:
+                writer.abandon()
+        except BaseException:
+            writer.abandon()
+            raise
 
 
 def current_namespace(root: Path) -> str:

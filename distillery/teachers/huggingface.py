@@ -25,6 +25,11 @@ def take_model(params: TransformersTeacherParams, place: Workplace) -> ReadyTeac
     import_transformers()
     folder = find_folder(params, place.root, "teacher")
     config, model_class = read_config(folder, CLASSES)
+    if (folder / "model.bin").exists() and "architectures" not in config:
+        raise ModelError(
+            f"{folder}: holds a model in CTranslate2's format (model.bin), expected Hugging Face's "
+            "layout; set teacher.kind to faster_whisper"
+        )
     if model_class not in CLASSES:
         raise ModelError(
             f"{folder / CONFIG_FILE}: architecture {model_class!r}, expected one of "

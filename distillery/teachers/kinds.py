@@ -23,6 +23,7 @@ from distillery.teachers import (
     transformers_ctc,
     whisper,
 )
+from distillery.teachers import faster_whisper as faster
 from distillery.teachers.base import GetTeacher, ReadyTeacher, Workplace
 from distillery.teachers.fine_tuned import fine_tune_teacher
 from distillery.teachers.huggingface import take_model
@@ -81,6 +82,7 @@ KINDS: Mapping[str, Kind] = {
         lambda settings, place: join_teachers(settings, place, take_teacher),
         lambda folder, device: ensemble.load(folder, device, load_teacher),
     ),
+    "faster_whisper": Kind(faster.take_faster_whisper, faster.load),
     "fine_tuned": Kind(fine_tune_teacher),  # saved as its base is
     "onnx": Kind(onnx_file.take_onnx, onnx_file.load),
     "registry": Kind(take_registered),  # saved as what was made here

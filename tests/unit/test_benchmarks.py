@@ -15,6 +15,7 @@ from benchmarks import (
     teacher_cache_size,
     teacher_cache_write,
     teacher_pass,
+    whisper_library,
 )
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
@@ -22,6 +23,7 @@ from distillery.models.recogniser import Recogniser
 from distillery.params.models import ConvBiLSTMParams, FeatureParams
 from tasks.prepare import prepare
 from tests.tiny import RATE_HZ, tiny_params, write_corpus, write_params
+from tests.tiny_whisper import write_converted
 
 FIELDS = {"name", "value", "unit", "goal", "holds", "against", "machine", "commit"}
 
@@ -169,3 +171,15 @@ def test_decoding_with_a_language_model(workspace: Path) -> None:
     speed = rows[f"utterances of {name} decoded per CPU second, language model, 10 beams"]
     assert (speed["value"], speed["holds"], speed["goal"]) == (None, None, "at least 4")
     assert "see --packages" in speed["against"]
+
+
+def test_whisper_is_measured_against_its_library(tmp_path: Path, write_recording) -> None:
+    for seed in range(2):
+        write_recording(tmp_path / f"audio/{seed}.flac", seed=seed)
+    model = write_converted(tmp_path / "model", tmp_path / "hub")
+    audio = whisper_library.read_audio(tmp_path / "audio", seconds=2.0)
+    rows = whisper_library.measure(model, audio, rounds=1)
+    assert [set(row) for row in rows] == [FIELDS] * 4
+    assert all(row["value"] > 0 for row in rows)
+    with pytest.raises(SystemExit, match="holds 2 s at 16 kHz, fewer than asked"):
+        whisper_library.read_audio(tmp_path / "audio", seconds=3.0)

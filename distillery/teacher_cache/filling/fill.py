@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from distillery.data.copies import training_rows
 from distillery.data.manifest import MANIFEST_FILE, PreparedData
@@ -26,6 +27,7 @@ from distillery.teacher_cache.filling.plan import (
     partition_batches,
     plan_batches,
 )
+from distillery.teacher_cache.filling.progress import AudioBar
 from distillery.teacher_cache.filling.report import PassReport, former_rate
 from distillery.teacher_cache.shards import remove_leftovers
 from distillery.teacher_cache.store import TeacherCache
@@ -46,7 +48,8 @@ def fill_cache(
 ) -> PassReport:
     """Run the teacher over the training utterances, copies included, that the cache lacks.
 
-    A killed run loses the open shards at most; the next run does what is missing.
+    A killed run loses the open shards at most, one that is told to stop nothing; the next run does
+    what is missing.
 
     Args:
         places: prepared data, teacher and cache.
@@ -90,6 +93,7 @@ def fill_cache(
             seconds / audio if audio else former_rate(former, namespace)
         ),
         manifest_sha256=cache.manifest_digest,
+        languages=dict(sum((Counter(report.languages) for report in reports), Counter[str]())),
     )
 
 
@@ -118,11 +122,8 @@ def _run(
     train = training_rows(data, params.speed_factors)
     digest = digest_of_file(places.data / MANIFEST_FILE)
     batches = plan_batches(todo, params.batch_seconds)
-    with (
-        Workers(params.workers) as workers,
-        tqdm(total=len(todo), desc="teacher pass", unit="utt") as bar,
-    ):
-        seconds = float(todo["duration_seconds"].sum())
+    seconds, durations = float(todo["duration_seconds"].sum()), train["duration_seconds"].to_numpy()
+    with Workers(params.workers) as workers, AudioBar(seconds, "teacher pass") as bar:
         count = max(
             1,
             math.ceil(seconds / (SHARDS_PER_PARTITION * params.shard_seconds)),
@@ -130,8 +131,17 @@ def _run(
         )
         shares = partition_batches(batches, list(train["audio_key"]), count)
         partitions = [
-            Partition(places, cache.folder.name, digest, share, params, load) for share in shares
+            Partition(
+                places,
+                cache.folder.name,
+                digest,
+                share,
+                float(durations[np.concatenate(share)].sum()),
+                params,
+                load,
+            )
+            for share in shares
         ]
-        reports = list(workers.run(partitions, bar.update))
+        reports = list(workers.run(partitions, bar.add_seconds))
     remove_leftovers(cache.folder)  # of workers that died on the way
     return reports

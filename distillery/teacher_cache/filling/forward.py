@@ -7,6 +7,7 @@ another decodes, packs and writes the one before.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
@@ -29,21 +30,23 @@ from distillery.models.fingerprint import FINGERPRINT_FILE
 from distillery.models.recogniser import Outputs
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import LANGUAGE_MODEL
-from distillery.teacher_cache.filling.plan import Partition, PartitionReport, cut_into_shards
+from distillery.teacher_cache.filling.plan import OpenShard, Partition, PartitionReport
 from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter
 from distillery.teacher_cache.store import TeacherCache
 
 BATCHES_AHEAD = 2  # read, and waiting to be written: what bounds memory beside the forward pass
+Heard = tuple[np.ndarray, Tensor, Tensor]
+"""Row positions of a batch, with what the teacher makes of their audio, and its lengths."""
 
 
 def run_partition(
-    partition: Partition, on_progress: Callable[[int], object] | None = None
+    partition: Partition, on_progress: Callable[[float], object] | None = None
 ) -> PartitionReport:
     """Run the teacher over a partition's batches that are not cached yet, and write its shards.
 
     Args:
         partition: what to do; finished batches of an earlier try are skipped.
-        on_progress: called with the number of utterances that were just written, or found there.
+        on_progress: called with the audio just written, or found there, in seconds.
 
     Raises:
         CacheError: the prepared data are other than where the pass was planned, the teacher's
@@ -66,17 +69,18 @@ def run_partition(
     keys = rows["audio_key"].to_numpy()
     found = [not cache.missing(keys[batch]) for batch in partition.batches]
     progress = on_progress or (lambda _: None)
-    progress(sum(len(b) for b, done in zip(partition.batches, found, strict=True) if done))
+    durations = rows["duration_seconds"].to_numpy()
+    there = [durations[b].sum() for b, done in zip(partition.batches, found, strict=True) if done]
+    progress(float(sum(there)))
     batches = [batch for batch, done in zip(partition.batches, found, strict=True) if not done]
     decoder = None
     if LANGUAGE_MODEL in cache.namespace.teacher:
         decoder = LanguageModelDecoder.load(places.decoder, teacher.vocabulary)
     teacher_pass = TeacherPass(teacher, data, rows, cache, params, decoder)
-    durations = rows["duration_seconds"].to_numpy()
-    for shard in cut_into_shards(batches, durations, params.shard_seconds):
-        with cache.writing() as writer:
-            teacher_pass.write(shard, writer, progress)
-    return PartitionReport(sum(map(len, batches)), teacher_pass.seconds)
+    teacher_pass.run(batches, cache, progress)
+    return PartitionReport(
+        sum(map(len, batches)), teacher_pass.seconds, dict(teacher_pass.languages)
+    )
 
 
 @lru_cache(maxsize=1)
@@ -103,31 +107,77 @@ class TeacherPass:
         self.rows = list(rows.itertuples())
         self.namespace = cache.namespace
         self.params = params
+        self.durations = rows["duration_seconds"].to_numpy()
         self.seconds = 0.0
+        self.languages: Counter[str] = Counter()
 
-    def write(
+    def run(
         self,
         batches: Sequence[np.ndarray],
-        writer: ShardWriter,
-        progress: Callable[[int], object],
+        cache: TeacherCache,
+        progress: Callable[[float], object],
     ) -> None:
-        """Put the teacher's outputs for batches of row positions into one shard."""
+        """Put the teacher's outputs for batches of row positions into shards.
+
+        Args:
+            batches: row positions.
+            cache: receives the shards.
+            progress: called with the audio that was just written, in seconds.
+        """
+        reader = ThreadPoolExecutor(1)
+        try:
+            ahead = self._read_ahead(reader, batches)
+            heard = next(ahead, None)
+            while heard is not None:
+                with cache.writing() as writer:
+                    heard = self._fill(writer, heard, ahead, progress)
+        finally:
+            reader.shutdown(cancel_futures=True)
+
+    def _fill(
+        self,
+        writer: ShardWriter,
+        heard: Heard,
+        ahead: Iterator[Heard],
+        progress: Callable[[float], object],
+    ) -> Heard | None:
+        """Fill one shard, and return what the next one begins with.
+
+        Args:
+            writer: of the shard.
+            heard: its first batch.
+            ahead: those behind it.
+            progress: as in `run`.
+        """
         layers = list(self.namespace.hidden)
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as scribe:
-            written: list[tuple[Future[None], int]] = []
-            for batch, features, lengths in self._read_ahead(reader, batches):
+        shard = OpenShard(self.params.shard_seconds, 60 * self.params.shard_minutes)
+        with ThreadPoolExecutor(1) as scribe:
+            written: list[tuple[Future[None], float]] = []
+            following: Heard | None = heard
+            while following is not None:
+                batch, features, lengths = following
                 started = time.perf_counter()
                 outputs = self.teacher.forward(features, lengths, layers, self.params.precision)
                 self.seconds += time.perf_counter() - started
-                written.append((scribe.submit(self._store, batch, outputs, writer), len(batch)))
+                self.languages.update(outputs.languages)
+                seconds = self._audio(batch)
+                written.append((scribe.submit(self._store, batch, outputs, writer), seconds))
                 while len(written) > BATCHES_AHEAD:
                     _finish(written, progress)
+                shard.add(seconds)
+                following = next(ahead, None)
+                if following is not None and not shard.takes(self._audio(following[0])):
+                    break
             while written:
                 _finish(written, progress)
+        return following
+
+    def _audio(self, batch: np.ndarray) -> float:
+        return float(self.durations[batch].sum())
 
     def _read_ahead(
         self, reader: ThreadPoolExecutor, batches: Sequence[np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, Tensor, Tensor]]:
+    ) -> Iterator[Heard]:
         waiting: list[tuple[np.ndarray, Future[tuple[Tensor, Tensor]]]] = []
         for batch in batches:
             waiting.append((batch, reader.submit(self._features, batch)))
@@ -190,7 +240,7 @@ class TeacherPass:
         return list(zip(best, map(confidence, outputs.items), ranked, strict=True))
 
 
-def _finish(written: list[tuple[Future[None], int]], progress: Callable[[int], object]) -> None:
-    future, count = written.pop(0)
+def _finish(written: list[tuple[Future[None], float]], progress: Callable[[float], object]) -> None:
+    future, seconds = written.pop(0)
     future.result()
-    progress(count)
+    progress(seconds)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,8 @@ class Partition:
     """Of the manifest that the rows below count in."""
     batches: Sequence[np.ndarray]
     """Positions in the training rows, copies included; every array is one batch."""
+    audio_seconds: float
+    """Of all batches."""
     params: CacheParams
     load: LoadTeacher
     """Loads the teacher, where the partition runs."""
@@ -43,6 +46,8 @@ class PartitionReport:
     num_utterances: int = 0
     teacher_seconds: float = 0.0
     """Time inside the teacher, features included."""
+    languages: Mapping[str, int] = field(default_factory=dict)
+    """Utterances by language, where the teacher detects it."""
 
 
 def plan_batches(rows: pd.DataFrame, batch_seconds: float) -> list[np.ndarray]:
@@ -78,22 +83,32 @@ def partition_batches(
     return [share for share in shares if share]
 
 
-def cut_into_shards(
-    batches: Sequence[np.ndarray], durations: np.ndarray, shard_seconds: float
-) -> Iterator[Sequence[np.ndarray]]:
-    """Yield runs of batches of about `shard_seconds` of audio, one at least.
+@dataclass
+class OpenShard:
+    """How much an open shard holds, and since when, which tells when to close it."""
 
-    Args:
-        batches: row positions.
-        durations: of all rows, in seconds.
-        shard_seconds: audio in one shard.
-    """
-    start, total = 0, 0.0
-    for position, batch in enumerate(batches):
-        seconds = float(durations[batch].sum())
-        if position > start and total + seconds > shard_seconds:
-            yield batches[start:position]
-            start, total = position, 0.0
-        total += seconds
-    if start < len(batches):
-        yield batches[start:]
+    shard_seconds: float
+    """Audio in one shard, about."""
+    lasting_seconds: float
+    """Time after which it is closed, however little it holds."""
+    clock: Callable[[], float] = time.monotonic
+    """Tells the time, in seconds."""
+    audio_seconds: float = 0.0
+    """What it holds."""
+
+    def __post_init__(self) -> None:
+        """Begin to count."""
+        self._opened = self._last = self.clock()
+        self._longest = 0.0
+
+    def add(self, audio_seconds: float) -> None:
+        """Note that a batch was put into it."""
+        now = self.clock()
+        self._longest = max(self._longest, now - self._last)
+        self._last, self.audio_seconds = now, self.audio_seconds + audio_seconds
+
+    def takes(self, audio_seconds: float) -> bool:
+        """Return whether a further batch still fits; it may take as long as the longest so far."""
+        if self.audio_seconds + audio_seconds > self.shard_seconds:
+            return False
+        return self.clock() + self._longest - self._opened <= self.lasting_seconds

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from distillery.files import Json, read_json
@@ -33,6 +34,8 @@ class PassReport:
     """Of this pass, or of the last one that ran this teacher; null when never measured."""
     manifest_sha256: str
     """Content of the whole cache."""
+    languages: Mapping[str, int] = field(default_factory=dict)
+    """Utterances of this pass by language, where the teacher detects it."""
 
     @property
     def seconds_saved(self) -> float | None:
@@ -57,8 +60,11 @@ class PassReport:
 
     def to_json(self) -> Json:
         """Return what reports/cache.json holds."""
+        content = asdict(self)
+        if not self.languages:  # as reports were before any teacher detected them
+            del content["languages"]
         return {
-            **asdict(self),
+            **content,
             "seconds_saved": self.seconds_saved,
             "break_even_epochs": self.break_even_epochs,
         }
@@ -86,6 +92,12 @@ def describe(report: PassReport) -> list[str]:
         f"{report.num_hits} already there, {report.num_teacher_forwards} through the teacher "
         f"({report.audio_seconds:.0f} s of audio in {report.teacher_seconds:.1f} s)"
     ]
+    if report.languages:
+        heard = sorted(report.languages.items(), key=lambda item: (-item[1], item[0]))
+        counts = ", ".join(f"{language} {count}" for language, count in heard)
+        lines.append(
+            f"languages that the teacher heard, by utterances: {counts}; teacher.language sets one"
+        )
     if report.seconds_saved:
         lines.append(f"hits saved {report.seconds_saved:.1f} s of the teacher's time")
     if report.break_even_epochs is not None:

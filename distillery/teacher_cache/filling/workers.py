@@ -61,13 +61,13 @@ class Workers:
         return len(self._client.scheduler_info(n_workers=-1)["workers"])
 
     def run(
-        self, partitions: Sequence[Partition], progress: Callable[[int], object]
+        self, partitions: Sequence[Partition], progress: Callable[[float], object]
     ) -> Iterator[PartitionReport]:
         """Yield each partition's report as it ends.
 
         Args:
             partitions: the jobs.
-            progress: called with the number of utterances done since the last call.
+            progress: called with the audio done since the last call, in seconds.
 
         Raises:
             CacheError: a partition failed, or too many workers died; finished shards stay.
@@ -82,7 +82,7 @@ class Workers:
         self,
         client: Any,
         partitions: Sequence[Partition],
-        progress: Callable[[int], object],
+        progress: Callable[[float], object],
     ) -> Iterator[PartitionReport]:
         from distributed import KilledWorker, as_completed
         from distributed.client import FutureCancelledError
@@ -90,7 +90,7 @@ class Workers:
         # Not pure: an equal partition of a later pass must run again, not be looked up.
         futures = client.map(run_partition, partitions, pure=False)
         sizes = {
-            future.key: sum(map(len, partition.batches))
+            future.key: partition.audio_seconds
             for future, partition in zip(futures, partitions, strict=True)
         }
         try:

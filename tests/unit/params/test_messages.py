@@ -138,11 +138,11 @@ def test_layers_may_be_called_as_members_of_unions() -> None:
                 "cache.workers: Input should be a valid string (found -1)",
             ],
         ),
-        ("teacher", None, ["teacher: kind should be 'endpoint', "]),
+        ("teacher", None, ["teacher: kind should be 'endpoint', 'faster_whisper', "]),
         (
             "teacher",
             {"kind": "ensemble", "members": [SINGLE["onnx"], 3, SINGLE["registry"]]},
-            ["teacher.members.1: kind should be 'endpoint', "],
+            ["teacher.members.1: kind should be 'endpoint', 'faster_whisper', "],
         ),
         (
             "teacher",

@@ -177,7 +177,7 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
         ({"teacher.architecture.type": "transformer"}, "teacher.architecture"),
         (
             {"teacher.kind": "magic"},
-            "teacher: kind should be 'endpoint', ",
+            "teacher: kind should be 'endpoint', 'faster_whisper', ",
         ),
         (
             {"teacher": {"kind": "texts", "file": "a.jsonl"}},

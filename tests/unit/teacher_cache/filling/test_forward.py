@@ -20,7 +20,8 @@ from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.forward import run_partition
-from distillery.teacher_cache.filling.plan import cut_into_shards, partition_batches, plan_batches
+from distillery.teacher_cache.filling.plan import OpenShard, partition_batches, plan_batches
+from distillery.teacher_cache.filling.progress import AudioBar
 from distillery.teacher_cache.filling.report import PassReport, describe, read_report
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.kinds import load_teacher
@@ -185,9 +186,9 @@ def test_a_partition_that_is_run_again_does_the_rest_alone(
     )
     fill_cache(places, load_teacher, cache_params(shard_seconds=2.0))
     first = asked[0]
-    progress: list[int] = []
+    progress: list[float] = []
     assert run_partition(first, progress.append).num_utterances == 0
-    assert sum(progress) == sum(map(len, first.batches))
+    assert sum(progress) == pytest.approx(first.audio_seconds) and first.audio_seconds > 0
 
 
 def test_a_manifest_that_changed_since_the_plan_is_refused(
@@ -266,11 +267,49 @@ def test_partitions_keep_batches_whole_and_lose_none() -> None:
 
 
 def test_shards_hold_about_so_much_audio_and_one_batch_at_least() -> None:
-    durations = np.array([2.0, 2.0, 2.0, 9.0, 1.0])
-    batches = [np.array([i]) for i in range(5)]
-    shards = [[int(b[0]) for b in shard] for shard in cut_into_shards(batches, durations, 4.0)]
-    assert shards == [[0, 1], [2], [3], [4]]
-    assert list(cut_into_shards([], durations, 4.0)) == []
+    shards = [OpenShard(4.0, 60.0)]
+    for seconds in (2.0, 2.0, 2.0, 9.0, 1.0):
+        if not shards[-1].takes(seconds):
+            shards.append(OpenShard(4.0, 60.0))
+        shards[-1].add(seconds)
+    assert [shard.audio_seconds for shard in shards] == [4.0, 2.0, 9.0, 1.0]
+
+
+def test_a_shard_is_closed_before_a_batch_would_take_it_beyond_its_time() -> None:
+    now = [0.0]
+    shard = OpenShard(3600.0, 120.0, clock=lambda: now[0])
+    for now[0] in (30.0, 60.0, 80.0):
+        assert shard.takes(1.0)
+        shard.add(1.0)
+    assert shard.takes(1.0)  # at 80 s, and no batch took more than 30 s
+    now[0] = 91.0
+    assert not shard.takes(1.0)
+
+
+def test_a_slow_teacher_closes_its_shards_by_time_and_says_the_same(
+    places: Places, tmp_path: Path
+) -> None:
+    digests, counts = set(), []
+    for minutes in (1e-9, 2.0):
+        here = replace(places, cache=tmp_path / f"{minutes}")
+        params = cache_params(shard_seconds=3600.0, shard_minutes=minutes)
+        digests.add(fill_cache(here, load_teacher, params).manifest_sha256)
+        counts.append(len(TeacherCache.open_current(here.cache).shards))
+    assert len(digests) == 1
+    assert counts[0] > counts[1] == 1  # one batch at least in each
+
+
+def test_the_bar_shows_hours_of_audio_their_rate_and_the_time_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with AudioBar(7200.0, "teacher pass") as bar:
+        bar.start_t -= 100.0  # it began so long ago
+        bar.last_print_t -= 100.0
+        bar.add_seconds(1800.0)
+        bar.refresh()
+    said = capsys.readouterr().err.split("\r")[-1]
+    assert "teacher pass:  25%" in said
+    assert "0:30:00 of 2:00:00 h of audio, 18.0 x real time, 05:00 left" in said
 
 
 # --- what it cost ---------------------------------------------------------------------------------
