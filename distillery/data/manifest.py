@@ -7,6 +7,7 @@ A prepared folder holds
     dropped.csv        what was left out: utterance_id, source_path, reason, detail
     summary.json       counts, hours, the text rule, the alphabet, the unit, the sample rate
     profile.json       how long, loud, clipped and fast the utterances are (prepare/profile.py)
+    segments.csv       where utterances that prepare.segment cut stand (data/spans.py)
 """
 
 from __future__ import annotations
@@ -67,6 +68,20 @@ class SplitCounts:
 
 
 @dataclass(frozen=True)
+class SegmentCounts:
+    """What became of long recordings that were cut."""
+
+    num_recordings: int
+    num_utterances: int
+    num_without_pause: int
+    """Utterances that end inside speech, for there was no pause in time."""
+    hours: float
+    """Of the recordings."""
+    seconds_left_out: Mapping[str, float]
+    """By reason."""
+
+
+@dataclass(frozen=True)
 class Summary:
     """What summary.json says of prepared data."""
 
@@ -88,12 +103,18 @@ class Summary:
     """Utterances left out, by reason."""
     unit: Unit = Unit.WORD
     """What errors are counted in; in summary.json only where it is not the word."""
+    segments: SegmentCounts | None = None
+    """Of long recordings; in summary.json only where some were cut."""
 
     @property
     def entries(self) -> Json:
         """What summary.json holds."""
         entries = asdict(self)
-        return {k: v for k, v in entries.items() if k != "unit" or self.unit is not Unit.WORD}
+        if self.unit is Unit.WORD:
+            del entries["unit"]
+        if self.segments is None:
+            del entries["segments"]
+        return entries
 
 
 def shard_name(shard: int) -> str:
