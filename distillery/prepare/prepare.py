@@ -93,8 +93,6 @@ def prepare(
     if former is not None:
         recall = former.recall(params, (item.utterance_id for item in recordings))
     cut = cut_recordings(recordings, params, recall.kept, num_workers)
-    if former is not None and cut.counts is not None:
-        recall = former.recall(params, (item.utterance_id for item in cut.recordings))
     for line in (say_unified(respelt) if respelt else None, recall.note):
         if line is not None:
             logger.warning("%s", line)

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -279,15 +278,15 @@ def _units_are_whole(
 
 
 def _count(found: Mapping[str, _Parts]) -> SegmentCounts:
-    seconds: Counter[str] = Counter()
-    for parts in found.values():
-        for span in parts.spans:
-            seconds[span.what] += span.seconds  # type: ignore[assignment]
-    left_out = {what: round(seconds[what], 3) for what in (NO_SPEECH, TOO_SHORT) if seconds[what]}
+    spans = [span for parts in found.values() for span in parts.spans]
+    seconds = {
+        what: round(sum(span.seconds for span in spans if span.what == what), 3)
+        for what in (NO_SPEECH, TOO_SHORT)
+    }
     return SegmentCounts(
         num_recordings=len(found),
         num_utterances=sum(len(parts.recordings) for parts in found.values()),
         num_without_pause=sum(parts.num_forced for parts in found.values()),
         hours=round(sum(parts.seconds for parts in found.values()) / SECONDS_PER_HOUR, 6),
-        seconds_left_out=left_out,
+        seconds_left_out={what: found for what, found in seconds.items() if found},
     )
