@@ -19,6 +19,8 @@ PAD_SECONDS = 0.2
 """What is kept of a pause on either side: soft consonants are found late."""
 MIN_SPEECH_SECONDS = 0.1
 """Less speech is a click."""
+MIN_PAUSE_SECONDS = 0.1
+"""A shorter silence is the closure of a consonant: it is cut there only for lack of a pause."""
 MIDDLE = 0.25
 """Share of a stretch without a pause at either end in which it is not cut."""
 
@@ -71,7 +73,7 @@ def find_pieces(
     longest = max(1, math.floor(max_seconds / frame_seconds - 2 * pad))
     runs: list[_Run] = []
     for run in _joined(_stretches(probabilities), min_silence / frame_seconds):
-        runs.extend(_cut(run, probabilities, longest))
+        runs.extend(_cut(run, probabilities, longest, MIN_PAUSE_SECONDS / frame_seconds))
     pieces = []
     for index, run in enumerate(runs):
         before = runs[index - 1].end if index else -math.inf
@@ -112,7 +114,7 @@ def _joined(stretches: Sequence[tuple[int, int]], min_silence: float) -> list[_R
     return [_Run(group) for group in groups]
 
 
-def _cut(run: _Run, probabilities: np.ndarray, longest: int) -> list[_Run]:
+def _cut(run: _Run, probabilities: np.ndarray, longest: int, min_pause: float) -> list[_Run]:
     """Return a run in parts of at most `longest` frames."""
     done: list[_Run] = []
     todo = [run]
@@ -121,21 +123,28 @@ def _cut(run: _Run, probabilities: np.ndarray, longest: int) -> list[_Run]:
         if run.end - run.start <= longest:
             done.append(run)
         else:
-            todo.extend(reversed(_halves(run, probabilities)))
+            todo.extend(reversed(_halves(run, probabilities, min_pause)))
     return done
 
 
-def _halves(run: _Run, probabilities: np.ndarray) -> tuple[_Run, _Run]:
+def _halves(run: _Run, probabilities: np.ndarray, min_pause: float) -> tuple[_Run, _Run]:
     """Return the two parts of a run that is too long."""
-    pauses = [
-        (start - end) * math.sqrt(min(end - run.start, run.end - start))
-        for (_, end), (start, _) in zip(run.stretches, run.stretches[1:], strict=False)
+    gaps = [
+        start - end for (_, end), (start, _) in zip(run.stretches, run.stretches[1:], strict=False)
     ]
-    if pauses:
-        place = int(np.argmax(pauses)) + 1
-        return _Run(run.stretches[:place]), _Run(run.stretches[place:], run.is_forced)
+    if gaps:
+        is_forced = max(gaps) < min_pause
+        places = [i for i, gap in enumerate(gaps, start=1) if is_forced or gap >= min_pause]
+        place = max(places, key=lambda i: gaps[i - 1] * math.sqrt(_shorter_side(run, i)))
+        first = _Run(run.stretches[:place], is_forced)
+        return first, _Run(run.stretches[place:], run.is_forced)
     margin = int((run.end - run.start) * MIDDLE)
     within = probabilities[run.start + margin : run.end - margin]
-    place = run.start + margin + (int(np.argmin(within)) if len(within) else 0)
-    place = min(max(place, run.start + 1), run.end - 1)
-    return _Run([(run.start, place)], True), _Run([(place, run.end)], run.is_forced)
+    frame = run.start + margin + (int(np.argmin(within)) if len(within) else 0)
+    frame = min(max(frame, run.start + 1), run.end - 1)
+    return _Run([(run.start, frame)], True), _Run([(frame, run.end)], run.is_forced)
+
+
+def _shorter_side(run: _Run, place: int) -> int:
+    """Return the frames of the shorter part of a run that is cut before a stretch."""
+    return min(run.stretches[place - 1][1] - run.start, run.end - run.stretches[place][0])
