@@ -7,7 +7,7 @@ A prepared folder holds
     dropped.csv        what was left out: utterance_id, source_path, reason, detail
     summary.json       counts, hours, the text rule, the alphabet, the unit, the sample rate
     profile.json       how long, loud, clipped and fast the utterances are (prepare/profile.py)
-    segments.csv       where utterances that prepare.segment cut stand (data/spans.py)
+    segments.csv       where utterances that prepare.segment cut stand (corpora/spans.py)
 """
 
 from __future__ import annotations

@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
 from distillery.corpora.known import CORPORA
+from distillery.corpora.spans import SPANS_FILE
+from distillery.corpora.spans import as_csv as spans_as_csv
 from distillery.data import text
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import (
@@ -32,8 +34,6 @@ from distillery.data.manifest import (
     SplitCounts,
     Summary,
 )
-from distillery.data.spans import SPANS_FILE
-from distillery.data.spans import as_csv as spans_as_csv
 from distillery.data.units import Unit, unit_of
 from distillery.errors import CorpusError
 from distillery.files import whole_folder, write_bytes, write_json

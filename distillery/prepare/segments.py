@@ -2,7 +2,7 @@
 
 A recording with a transcript is never cut, since nothing says which words fall where; one that is
 a segment of a file already (NeMo's `offset`) is taken as it is. What is no speech is left out,
-counted and listed (`distillery.data.spans`). All utterances of a recording stand in one split.
+counted and listed (`distillery.corpora.spans`). All utterances of a recording stand in one split.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from distillery.corpora.base import Recording
 from distillery.corpora.segments import Segment
+from distillery.corpora.spans import NO_SPEECH, SPEECH, TOO_SHORT, Span
 from distillery.data.audio import SECONDS_PER_HOUR, Reader, estimate_seconds
 from distillery.data.manifest import SegmentCounts
-from distillery.data.spans import NO_SPEECH, SPEECH, TOO_SHORT, Span
 from distillery.errors import AudioError
 from distillery.params.prepare import PrepareParams, SegmentParams
 from distillery.prepare.decoding import channel_of
@@ -196,7 +196,9 @@ def _cut_one(
     for piece in find_pieces(probabilities, FRAME_SECONDS, longest, settings.min_silence):
         start = min(_whole_ms(piece.start * FRAME_SECONDS), total)
         end = min(_whole_ms(piece.end * FRAME_SECONDS), total)
-        what = TOO_SHORT if piece.num_speech * FRAME_SECONDS < MIN_SPEECH_SECONDS else SPEECH
+        is_click = piece.num_speech * FRAME_SECONDS < MIN_SPEECH_SECONDS
+        is_short = is_click or end - start < params.min_duration_seconds
+        what = TOO_SHORT if is_short else SPEECH
         key = ""
         if what == SPEECH:
             key = f"{stem_of(recording.utterance_id)}-{_num_ms(start):08d}-{_num_ms(end):08d}"

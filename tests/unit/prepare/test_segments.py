@@ -15,9 +15,9 @@ import soundfile
 
 from distillery.corpora.base import Recording
 from distillery.corpora.espeak import Voice, speak
+from distillery.corpora.spans import SPANS_FILE, Span, read_spans
 from distillery.data.audio import decode
 from distillery.data.manifest import PreparedData, Summary
-from distillery.data.spans import SPANS_FILE, Span, read_spans
 from distillery.errors import CorpusError
 from distillery.files import read_json
 from distillery.params.prepare import PrepareParams
@@ -216,6 +216,19 @@ def test_blank_texts_are_none(tmp_path: Path) -> None:
     long = Long([sentence(index) for index in range(8)], pause_seconds=1.0)
     found = cut([untold(long.write(tmp_path / "long.wav"), text=" ")])
     assert len(found.recordings) >= 8
+
+
+def test_what_is_shorter_than_an_utterance_may_be_is_no_recording_that_was_dropped(
+    tmp_path: Path,
+) -> None:
+    long = Long([sentence(index) for index in range(8)], pause_seconds=1.0)
+    path = long.write(tmp_path / "long.wav")
+    seconds = [span.seconds for span in cut([untold(path)]).spans if span.utterance_id]
+    found = cut([untold(path)], min_duration_seconds=sorted(seconds)[2] + 0.0005)
+    assert len(found.recordings) == len(seconds) - 3
+    assert found.dropped == []
+    assert found.counts is not None
+    assert found.counts.seconds_left_out["too_short"] == pytest.approx(sum(sorted(seconds)[:3]))
 
 
 @pytest.mark.parametrize("samples", [np.zeros(30 * RATE_HZ), 0.3 * tone(30)])

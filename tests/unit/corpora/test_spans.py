@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from distillery.data.spans import SPANS_FILE, Span, as_csv, read_spans, utterances_between
+from distillery.corpora.spans import SPANS_FILE, Span, as_csv, read_spans, utterances_between
 from distillery.errors import ManifestError
 
 SPANS = [

@@ -21,7 +21,7 @@ SPEECH = "speech"
 NO_SPEECH = "no_speech"
 """A pause, noise or music: no speech was detected."""
 TOO_SHORT = "too_short"
-"""A click or breath that was taken for speech, too short to be a word."""
+"""A click or breath that was taken for speech, or less than `prepare.min_duration_seconds`."""
 HEADER = ("utterance_id", "source_path", "start_seconds", "end_seconds", "what")
 
 
