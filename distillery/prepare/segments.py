@@ -11,7 +11,7 @@ import hashlib
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -114,55 +114,27 @@ def cut_recordings(
     if settings is None:
         return Cut(list(recordings), list(recordings))
     long = [recording for recording in recordings if _is_long(recording, settings.max_seconds)]
-    _say_what_stays(recordings, settings)
     if not long:
         return Cut(list(recordings), list(recordings))
     detector = Detector()
     find = partial(_cut_one, params=params, settings=settings, detector=detector)
     with ThreadPoolExecutor(num_workers, "segment") as pool:
-        results = tqdm(
-            pool.map(find, long), total=len(long), desc="segment", unit="file", disable=None
-        )
-        found = {
-            recording.utterance_id: parts
-            for recording, parts in zip(long, results, strict=True)
-            if parts is not None
-        }
+        results = pool.map(find, long)
+        shown = tqdm(results, total=len(long), desc="segment", unit="file", disable=None)
+        try:
+            pairs = list(zip(long, shown, strict=True))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # who stops waits for no other file
+    found = {item.utterance_id: parts for item, parts in pairs if parts is not None}
     return _collect(recordings, found, kept)
 
 
 def _is_long(recording: Recording, max_seconds: float) -> bool:
     """Return whether a recording is to be cut, by its header."""
-    return _may_be_cut(recording) and _seconds_of(recording) > max_seconds
-
-
-def _may_be_cut(recording: Recording) -> bool:
-    untold = recording.text is None or not recording.text.strip()
-    return untold and recording.segment is None and isinstance(recording.audio, Path)
-
-
-def _seconds_of(recording: Recording) -> float:
-    return estimate_seconds(recording.audio) if isinstance(recording.audio, Path) else 0.0
-
-
-def _say_what_stays(recordings: Iterable[Recording], settings: SegmentParams) -> None:
-    """Say how many long recordings have transcripts, and stay whole."""
-    told = [
-        recording
-        for recording in recordings
-        if recording.segment is None
-        and not _may_be_cut(recording)
-        and _seconds_of(recording) > settings.max_seconds
-    ]
-    if told:
-        logger.warning(
-            "prepare.segment: %d recordings above %g s have a transcript, such as %s, and are not "
-            "cut, for nothing says which words fall where; give segments of them (offset and "
-            "duration) with their texts, or empty the text",
-            len(told),
-            settings.max_seconds,
-            told[0].source_path,
-        )
+    if not isinstance(recording.audio, Path) or recording.segment is not None:
+        return False
+    is_told = recording.text is not None and bool(recording.text.strip())
+    return not is_told and estimate_seconds(recording.audio) > max_seconds
 
 
 @dataclass(frozen=True)
@@ -203,7 +175,7 @@ def _cut_one(
         if what == SPEECH:
             key = f"{stem_of(recording.utterance_id)}-{_num_ms(start):08d}-{_num_ms(end):08d}"
             segment = Segment(start, round(end - start, 3))
-            parts.append(replace(recording, utterance_id=key, segment=segment))
+            parts.append(replace(recording, utterance_id=key, segment=segment, text=None))
             num_forced += piece.is_forced
         if start > place:
             spans.append(Span("", recording.source_path, place, start, NO_SPEECH))

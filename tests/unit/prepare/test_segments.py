@@ -194,9 +194,7 @@ def test_long_ids_stay_ids_and_stay_apart() -> None:
 # --- what is cut -------------------------------------------------------------------------------
 
 
-def test_transcripts_segments_and_short_recordings_stay_as_they_are(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_transcripts_segments_and_short_recordings_stay_as_they_are(tmp_path: Path) -> None:
     from distillery.corpora.segments import Segment
 
     long = Long([sentence(index) for index in range(8)], pause_seconds=1.0)
@@ -208,7 +206,6 @@ def test_transcripts_segments_and_short_recordings_stay_as_they_are(
         untold(short),
     ]
     assert cut(recordings) == Cut(recordings, recordings)
-    assert "1 recordings above 20 s have a transcript, such as long.wav, and are not" in caplog.text
     assert cut([untold(path)], segment=None).recordings == [untold(path)]
 
 
@@ -216,6 +213,23 @@ def test_blank_texts_are_none(tmp_path: Path) -> None:
     long = Long([sentence(index) for index in range(8)], pause_seconds=1.0)
     found = cut([untold(long.write(tmp_path / "long.wav"), text=" ")])
     assert len(found.recordings) >= 8
+    assert {recording.text for recording in found.recordings} == {None}
+
+
+def test_what_is_long_and_has_a_transcript_is_dropped_with_what_to_do(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "corpus", {"one": ""})
+    manifest = source / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace("one.wav,", "one.wav,turn on the light"))
+    details = {}
+    for segment in ({"max_seconds": 10}, None):
+        settings = {"segment": segment, "max_duration_seconds": 12}
+        prepare(params(**settings), source, tmp_path / "prepared", tmp_path / "reports")
+        (drop,) = csv.DictReader((tmp_path / "prepared" / "dropped.csv").open())
+        assert drop["reason"] == "too_long"
+        details[segment is None] = drop["detail"]
+    assert "prepare.segment cuts nothing that has a transcript" in details[False]
+    assert "give segments (offset and duration)" in details[False]
+    assert details[False].startswith(details[True])
 
 
 def test_what_is_shorter_than_an_utterance_may_be_is_no_recording_that_was_dropped(
