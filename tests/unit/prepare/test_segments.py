@@ -24,7 +24,7 @@ from distillery.params.prepare import PrepareParams
 from distillery.prepare.prepare import prepare
 from distillery.prepare.segments import Cut, cut_recordings, is_cut, stem_of
 from distillery.prepare.splits import NOTHING_KEPT, Kept
-from tests.recordings import tone
+from tests.recordings import media, tone
 
 pytest.importorskip("silero_vad", reason="the extra `segment` is not installed")
 pytest.importorskip("espeakng_loader", reason="the extra `demo` is not installed")
@@ -320,6 +320,45 @@ def test_prepared_utterances_are_stretches_of_their_recording(
     assert summary.segments.num_recordings == 2
     assert summary.segments.num_utterances == len(parts)
     assert f"cut: 2 long recordings ({summary.segments.hours:.3f} h) into" in caplog.text
+
+
+def test_other_pauses_move_no_recording_to_another_split(tmp_path: Path) -> None:
+    source = write_corpus(tmp_path / "corpus", dict.fromkeys("abcde", ""))
+    manifest = source / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",valid", ",").replace(",test", ","))
+    found = []
+    for min_silence in (0.5, 2.0):
+        settings = {"segment": {"min_silence": min_silence}, "test_fraction": 0.3}
+        decisions = tmp_path / "splits.csv"
+        prepare(params(**settings), source, tmp_path / "p", tmp_path / "r", decisions=decisions)
+        frame = PreparedData.open(tmp_path / "p").frame
+        parts = frame[frame["text"].isna()]
+        found.append(parts.groupby("source_path")["split"].unique().map(list).to_dict())
+        rows = decisions.read_text().replace(",train,", ",TRAIN,").replace(",test,", ",train,")
+        decisions.write_text(rows.replace(",TRAIN,", ",test,"))  # against what the hash says
+    swap = {"train": "test", "test": "train", "valid": "valid"}
+    assert all(len(splits) == 1 for splits in found[0].values())
+    assert {splits[0] for splits in found[0].values()} >= {"train", "test"}
+    assert found[1] == {key: [swap[split] for split in splits] for key, splits in found[0].items()}
+
+
+@pytest.mark.parametrize("kind", ["stereo", "media"])
+def test_channels_and_containers_of_video_are_cut_as_well(tmp_path: Path, kind: str) -> None:
+    long = Long([sentence(index) for index in range(8)], pause_seconds=1.0)
+    path = tmp_path / "long.m4a"
+    if kind == "media":
+        pytest.importorskip("av", reason="the extra `media` is not installed")
+        path.write_bytes(media(long.samples, "mp4", "aac", RATE_HZ))
+    else:
+        both = np.stack([np.zeros_like(long.samples), long.samples], axis=1)
+        soundfile.write(path, both, RATE_HZ, format="WAV")
+    found = cut([untold(path)], channel="mix" if kind == "media" else 1)
+    assert len(found.recordings) >= 8
+    kept = sum(span.seconds for span in found.spans if span.utterance_id)
+    expected = sum(len(part) for _, part in long.spoken) / RATE_HZ
+    assert kept == pytest.approx(expected, rel=0.2)
+    if kind == "stereo":
+        assert cut([untold(path)], channel=0).recordings == []
 
 
 def test_nothing_changes_where_nothing_is_cut(tmp_path: Path) -> None:
