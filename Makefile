@@ -226,7 +226,7 @@ audit: install ## known vulnerabilities in the pinned packages, by pip-audit; ne
 
 .PHONY: lock
 lock: ## compile requirements.txt again from pyproject.toml
-	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra media --extra transformers --extra whisper --extra dev --universal \
+	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra media --extra segment --extra transformers --extra whisper --extra dev --universal \
 		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" -o requirements.txt
 

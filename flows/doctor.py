@@ -274,6 +274,13 @@ def check_settings(root: Path, corpus: str | None = None) -> Iterator[Finding]:
             "espeakng-loader makes the speech of the corpus commands",
             "it is an extra: make install, or pip install 'distillery[demo]'",
         )
+    if settings.segment is not None:
+        yield Finding(
+            "segments",
+            importlib.util.find_spec("silero_vad") is not None,
+            "silero-vad finds the pauses for prepare.segment",
+            "it is an extra: make install, or pip install 'distillery[segment]'",
+        )
 
 
 def check_mlflow(settings: RegisterParams, root: Path) -> Finding:

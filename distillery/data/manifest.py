@@ -7,6 +7,7 @@ A prepared folder holds
     dropped.csv        what was left out: utterance_id, source_path, reason, detail
     summary.json       counts, hours, the text rule, the alphabet, the unit, the sample rate
     profile.json       how long, loud, clipped and fast the utterances are (prepare/profile.py)
+    segments.csv       where utterances that prepare.segment cut stand (corpora/spans.py)
 """
 
 from __future__ import annotations
@@ -70,6 +71,20 @@ class SplitCounts:
 
 
 @dataclass(frozen=True)
+class SegmentCounts:
+    """What became of long recordings that were cut."""
+
+    num_recordings: int
+    num_utterances: int
+    num_without_pause: int
+    """Utterances that end inside speech, for there was no pause in time."""
+    hours: float
+    """Of the recordings."""
+    seconds_left_out: Mapping[str, float]
+    """By reason."""
+
+
+@dataclass(frozen=True)
 class Summary:
     """What summary.json says of prepared data."""
 
@@ -94,6 +109,8 @@ class Summary:
     spelling: SpellingRule | None = None
     """How numbers and letter strings were made words; in summary.json only where settings say how,
     or it changed a transcript. None: as transcripts write them, see `PreparedData.spelling`."""
+    segments: SegmentCounts | None = None
+    """Of long recordings; in summary.json only where some were cut."""
 
     @property
     def entries(self) -> Json:
@@ -103,6 +120,8 @@ class Summary:
             del entries["unit"]
         if self.spelling is None:
             del entries["spelling"]
+        if self.segments is None:
+            del entries["segments"]
         return entries
 
 

@@ -62,6 +62,16 @@ class SpellingParams(Section):
     else numbers stay."""
 
 
+class SegmentParams(Section):
+    """How long recordings without a transcript become utterances."""
+
+    max_seconds: Annotated[float, Field(ge=1.0)] = 20.0
+    """Longer recordings are cut, into utterances of at most this length."""
+    min_silence: Annotated[float, Field(ge=0.1)] = 0.5
+    """Pauses of this many seconds always part two utterances; shorter ones do where an utterance
+    would be too long. Smaller makes more and shorter ones."""
+
+
 class PrepareParams(Section):
     """Settings of the stage `prepare`."""
 
@@ -109,6 +119,9 @@ class PrepareParams(Section):
     """Shorter recordings are dropped."""
     max_duration_seconds: PositiveFloat = 30.0
     """Longer recordings are dropped."""
+    segment: SegmentParams | None = None
+    """Cuts long recordings without a transcript at pauses (extra `segment`); null leaves them
+    whole. Rows with a transcript, or with an offset, are never cut."""
     min_level_db: Annotated[float, Field(ge=-100.0, le=0.0)] = -65.0
     """Recordings of a lower level (RMS around the mean, decibels to full scale) hold no speech and
     are dropped; −100 keeps all. The quietest of 4,906 real ones has −53.4: docs/measurements.md."""
@@ -154,6 +167,16 @@ class PrepareParams(Section):
             return alphabet
         # Letters with marks share parts, each a character by itself; marks in front join with none.
         return "".join(sorted(once, key=lambda c: unicodedata.category(c)[0] != "M"))
+
+    @model_validator(mode="after")
+    def _segments_that_are_kept(self) -> PrepareParams:
+        if self.segment is not None and self.segment.max_seconds > self.max_duration_seconds:
+            raise ValueError(
+                f"segment.max_seconds is {self.segment.max_seconds:g}, above max_duration_seconds "
+                f"({self.max_duration_seconds:g}), from which on recordings are dropped; lower the "
+                "one or raise the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _characters_that_texts_can_hold(self) -> PrepareParams:

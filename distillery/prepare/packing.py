@@ -28,6 +28,7 @@ from distillery.prepare.spelling import Spelling
 from distillery.prepare.splits import hash_fraction
 
 UNKNOWN_CHARACTERS = "unknown_characters"
+TOO_LONG = "too_long"
 MUCH_OFFSET = 0.01
 """Mean of samples, full scale being 1, that is worth a word."""
 PACKING_ORDER = ("test", "valid", "train")
@@ -116,7 +117,7 @@ class Decoded:
 def too_long(duration_seconds: float, params: PrepareParams) -> tuple[str, str]:
     """Return why audio of a length is dropped."""
     bound = f"at most {params.max_duration_seconds:g}"
-    return "too_long", f"{duration_seconds:.3f} s, expected {bound} s"
+    return TOO_LONG, f"{duration_seconds:.3f} s, expected {bound} s"
 
 
 def in_packing_order(recordings: Sequence[Recording], splits: Mapping[str, str]) -> list[Recording]:
@@ -208,6 +209,8 @@ class Packing:
                 or self._fault_of_both(decoded, words, split)
             )
         if drop is not None:
+            if drop[0] == TOO_LONG and (hidden or words) and recording.segment is None:
+                drop = (TOO_LONG, drop[1] + self._why_not_cut())
             self.dropped.append(Drop(recording.utterance_id, recording.source_path, *drop))
             if drop[0] == UNKNOWN_CHARACTERS:
                 self._refused.append(self._unknown(words))
@@ -216,6 +219,14 @@ class Packing:
             self._keys[split].add(decoded.key)
         self.num_hidden_transcripts += hidden
         self._keep(recording, words, split, decoded)
+
+    def _why_not_cut(self) -> str:
+        if self._params.segment is None:
+            return ""
+        return (
+            "; prepare.segment cuts nothing that has a transcript, for nothing says which words "
+            "fall where: give segments (offset and duration) with their texts, or empty the text"
+        )
 
     def _is_hidden(self, decoded: Decoded, split: str) -> bool:
         """Return whether `labelled_fraction` takes a transcript away; equal audio, equal answer."""

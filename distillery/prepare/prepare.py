@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
 from distillery.corpora.known import CORPORA
+from distillery.corpora.spans import SPANS_FILE
+from distillery.corpora.spans import as_csv as spans_as_csv
 from distillery.data import text
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import (
@@ -28,6 +30,7 @@ from distillery.data.manifest import (
     SPLITS,
     SUMMARY_FILE,
     PreparedData,
+    SegmentCounts,
     SplitCounts,
     Summary,
 )
@@ -41,6 +44,7 @@ from distillery.prepare.kept import KEY_LENGTH, Recall, Terms, read_decisions, w
 from distillery.prepare.packing import SCHEMA, Decoded, Drop, Packing, Row, in_packing_order
 from distillery.prepare.profile import write_profile
 from distillery.prepare.report import caution_of_channels, cautions_as_csv, remarks, table
+from distillery.prepare.segments import Cut, cut_recordings
 from distillery.prepare.speakers import say_unified, unify_speakers
 from distillery.prepare.spelling import Spelling, find_spelling, recorded, say_spelling
 from distillery.prepare.splits import OFFICIAL, Kept, assign_splits
@@ -89,22 +93,25 @@ def prepare(
     recall = Recall()
     if former is not None:
         recall = former.recall(params, (item.utterance_id for item in recordings))
+    cut = cut_recordings(recordings, params, recall.kept, num_workers)
     for line in (say_unified(respelt) if respelt else None, recall.note):
         if line is not None:
             logger.warning("%s", line)
     with whole_folder(folder) as temporary:
-        packing, split_rule = _split_and_pack(
-            params, recordings, recall.kept, temporary, num_workers
-        )
+        packing, split_rule = _split_and_pack(params, cut, recall.kept, temporary, num_workers)
+        packing.dropped.extend(cut.dropped)
         dropped = sorted(packing.dropped, key=lambda drop: drop.utterance_id)
-        check_drops(dropped, len(recordings), params.max_dropped_fraction, reports)
+        num_recordings = len(cut.recordings) + len(cut.dropped)
+        check_drops(dropped, num_recordings, params.max_dropped_fraction, reports)
         check_splits(packing.rows)
         check_labels(packing, params.labelled_fraction)
-        summary = _summarise(params, packing, dropped, split_rule)
+        summary = _summarise(params, packing, dropped, split_rule, cut.counts)
         _write_manifest(temporary / MANIFEST_FILE, packing.rows)
         write_bytes(temporary / DROPPED_FILE, as_csv(dropped))
         if packing.cautions:
             write_bytes(temporary / CHANNELS_FILE, cautions_as_csv(packing.cautions))
+        if cut.spans:
+            write_bytes(temporary / SPANS_FILE, spans_as_csv(cut.spans))
         write_json(temporary / SUMMARY_FILE, summary.entries)
         profile = packing.profile(len(respelt))
         write_profile(temporary, profile)
@@ -122,7 +129,7 @@ def prepare(
 
 def _split_and_pack(
     params: PrepareParams,
-    recordings: Sequence[Recording],
+    cut: Cut,
     kept: Kept,
     folder: Path,
     num_workers: int,
@@ -133,19 +140,23 @@ def _split_and_pack(
     not from what was dropped.
     """
     lost: set[str] = set()
-    draft = find_spelling(params, recordings)
+    draft = find_spelling(params, cut.recordings)
+    of_former = cut.kept_of_units(kept)
     while True:
 
         def is_usable(recording: Recording, lost: AbstractSet[str] = frozenset(lost)) -> bool:
             return recording.utterance_id not in lost and _is_transcribed(params, draft, recording)
 
-        splits, split_rule = assign_splits(
-            recordings, params.valid_fraction, params.test_fraction, kept, is_usable
+        of_units, split_rule = assign_splits(
+            cut.units, params.valid_fraction, params.test_fraction, of_former, is_usable
         )
-        packing = Packing(params, folder, find_spelling(params, recordings, splits))
+        splits = cut.splits_of(of_units)
+        packing = Packing(params, folder, find_spelling(params, cut.recordings, splits))
         waiting = folder / SEGMENTS_FOLDER
         waiting.mkdir()
-        decoded = decode_ahead(in_packing_order(recordings, splits), params, num_workers, waiting)
+        decoded = decode_ahead(
+            in_packing_order(cut.recordings, splits), params, num_workers, waiting
+        )
         _pack(packing, decoded, splits, split_rule, kept)
         waiting.rmdir()
         transcribed = {row.split for row in packing.rows if row.text is not None}
@@ -238,6 +249,7 @@ def _summarise(
     packing: Packing,
     dropped: Sequence[Drop],
     split_rule: dict[str, str],
+    segments: SegmentCounts | None,
 ) -> Summary:
     rows = packing.rows
     return Summary(
@@ -251,6 +263,7 @@ def _summarise(
         dropped=dict(sorted(Counter(drop.reason for drop in dropped).items())),
         unit=_unit(params, rows),
         spelling=recorded(params.spelling, packing.spelling.rule, packing.respelt),
+        segments=segments,
     )
 
 

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from distillery.data.manifest import Summary
+from distillery.data.manifest import SegmentCounts, Summary
 from distillery.data.units import Unit
 from distillery.prepare.packing import Row
 from distillery.prepare.profile import Repeated
@@ -35,8 +35,22 @@ def table(summary: Summary, rows: Sequence[Row]) -> str:
         )
     if hidden := summary.num_hidden_transcripts:
         lines.append(f"hidden: transcripts of {hidden} training utterances")
+    if (segments := summary.segments) is not None:
+        lines.append(_segments_in_words(segments))
     lines.extend(f"dropped: {reason} {count}" for reason, count in summary.dropped.items())
     return "\n".join(lines)
+
+
+def _segments_in_words(segments: SegmentCounts) -> str:
+    left_out = "".join(
+        f", {reason} {seconds:.1f} s" for reason, seconds in segments.seconds_left_out.items()
+    )
+    inside = segments.num_without_pause
+    return (
+        f"cut: {segments.num_recordings} long recordings ({segments.hours:.3f} h) into "
+        f"{segments.num_utterances} utterances, left out{left_out or ' nothing'}"
+        + (f"; {inside} of them end inside speech, for lack of a pause" if inside else "")
+    ).replace("left out,", "left out:")
 
 
 def _why_by_utterance(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:

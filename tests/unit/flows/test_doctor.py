@@ -162,6 +162,17 @@ def test_the_generated_corpus_needs_its_voices(tmp_path: Path) -> None:
     assert names == ["settings", "corpus", "voices"]
 
 
+def test_long_recordings_need_the_detector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "corpus").mkdir()
+    write_params(tmp_path, tiny_params(prepare={"segment": {}}))
+    names = [finding.check for finding in doctor.check_settings(tmp_path)]
+    assert names == ["settings", "corpus", "segments"]
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    *_, missing = doctor.check_settings(tmp_path)
+    assert not missing.ok
+    assert "pip install 'distillery[segment]'" in missing.advice
+
+
 def test_stores_and_servers_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # test_tracking.py waits for them
     assert doctor.check_mlflow(RegisterParams(), tmp_path).ok
