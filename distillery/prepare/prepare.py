@@ -43,6 +43,7 @@ from distillery.prepare.profile import write_profile
 from distillery.prepare.report import caution_of_channels, cautions_as_csv, remarks, table
 from distillery.prepare.speakers import say_unified, unify_speakers
 from distillery.prepare.splits import OFFICIAL, Kept, assign_splits
+from distillery.prepare.transcripts import with_transcripts
 
 NUM_WORKERS = 2
 SEGMENTS_FOLDER = ".segments"
@@ -81,9 +82,12 @@ def prepare(
     Raises:
         CorpusError: the corpus is missing or contradicts itself, too many utterances were dropped,
             or a split is empty, or models could not be validated or tested on it.
-        ManifestError: the user's manifest breaks its contract, or the file of decisions does.
+        ManifestError: the user's manifest breaks its contract, or the file of decisions or the
+            table of transcripts does.
     """
-    recordings, respelt = unify_speakers(read_recordings(params, source))
+    recordings, respelt = unify_speakers(
+        with_transcripts(params, source, read_recordings(params, source))
+    )
     former = None if decisions is None else read_decisions(decisions)
     recall = Recall()
     if former is not None:
