@@ -4,17 +4,21 @@ Greedy: each pick has the greatest sum of three values between 0 and 1.
 
     doubt    mean rank, among all candidates, of 1 - the teacher's confidence and of how far the
              texts of teacher and students differ (characters, mean over all pairs of models)
-    novelty  mean over the letter trigrams of the teacher's text of sqrt(n + 1) - sqrt(n), n being
-             how often transcripts and earlier picks hold the trigram
-    spread   the same of the speaker, n being the recordings that are transcribed or picked
+    novelty  sum over the letter trigrams of the teacher's text of sqrt(n + 1) - sqrt(n), n being
+             how often transcripts and earlier picks hold the trigram; over the square root of
+             their number, and over the greatest such value before the first pick
+    spread   sqrt(n + 1) - sqrt(n), n being the speaker's recordings that are transcribed or picked
 
 Doubt alone asks for outliers, and for the same thing again and again; the other two give less the
-more there is of a thing, as submodular functions do. None of them grows with length, since the cost
-of a transcript does. Sources: Riccardi and Hakkani-Tür (2005), "Active Learning: Theory and
-Applications to Automatic Speech Recognition" (confidence); Hamanaka et al. (2011), committee-based
-active learning (disagreement); Lin and Bilmes (2009), "How to Select a Good Training-data Subset
-for Transcription", and Wei et al. (2014), "Unsupervised Submodular Subset Selection for Speech
-Data" (square roots over features).
+more there is of a thing, as submodular functions do. A plain sum would take the longest recordings,
+and a mean the shortest; a transcript costs a person something by the recording and something by
+the word, so the square root stands between the two.
+
+Sources: Riccardi and Hakkani-Tür (2005), "Active Learning: Theory and Applications to Automatic
+Speech Recognition" (confidence); Hamanaka et al. (2011), committee-based active learning
+(disagreement); Lin and Bilmes (2009), "How to Select a Good Training-data Subset for
+Transcription", and Wei et al. (2014), "Unsupervised Submodular Subset Selection for Speech Data"
+(square roots over features).
 """
 
 from __future__ import annotations
@@ -161,8 +165,9 @@ def choose(candidates: Sequence[Candidate], count: int, transcribed: pd.DataFram
     speakers = _Counts(people, known)
     is_open = np.ones(len(candidates), bool)
     picks = []
+    scale = max(texts.gains(), default=0.0) or 1.0
     for _ in range(min(count, len(candidates))):
-        novelty, spread = texts.gains(), speakers.gains()
+        novelty, spread = texts.gains() / scale, speakers.gains()
         place = int(np.argmax(np.where(is_open, doubt + novelty + spread, -np.inf)))
         values = (float(value[place]) for value in (doubt, novelty, spread))
         picks.append(Pick(candidates[place], *values))
@@ -206,14 +211,14 @@ class _Counts:
         self._flat = np.array([i for item in self._ids for i in item], np.int64)
         lengths = np.array([len(item) for item in self._ids], np.int64)
         self._owner = np.repeat(np.arange(len(items)), lengths)
-        self._lengths = np.maximum(lengths, 1)
+        self._roots = np.sqrt(np.maximum(lengths, 1))
 
     def gains(self) -> np.ndarray:
-        """Return the mean worth of each candidate's things `(candidates,)`, in [0, 1]."""
+        """Return what each candidate's things are worth, over the root of their number."""
         worth = np.sqrt(self._counts + 1) - np.sqrt(self._counts)
-        sums = np.bincount(self._owner, worth[self._flat], minlength=len(self._lengths))
-        means: np.ndarray = sums / self._lengths
-        return means
+        sums = np.bincount(self._owner, worth[self._flat], minlength=len(self._roots))
+        gains: np.ndarray = sums / self._roots
+        return gains
 
     def add(self, place: int) -> None:
         """Count a candidate's things as known."""

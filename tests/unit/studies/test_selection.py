@@ -61,10 +61,17 @@ def test_picks_spread_over_speakers() -> None:
     assert names(found, 1, known)[0][0] == "c"
 
 
-def test_length_alone_is_worth_nothing() -> None:
-    text = "abcdefghij"
-    long = candidate("long", text=text + "klmnopqrst", confidence=0.8)
-    assert names([long, candidate("short", text=text, confidence=0.7)], 1) == ["short"]
+def test_neither_the_shortest_nor_the_longest_are_taken_for_their_length() -> None:
+    """A mean over trigrams would be 1 for both, a sum 4 times as much for the long one."""
+    long = candidate("long", text="abcdefghijklmnopqrstuvwxyz")
+    short = candidate("short", text="abcd")
+    first, second = choose([long, short], 2, NOTHING)
+    assert first.candidate == long
+    assert first.novelty == 1
+    assert choose([short, long], 1, NOTHING)[0].candidate == long
+    assert 0 < second.novelty < first.novelty
+    sure = replace(long, confidence=0.95)
+    assert names([sure, short], 1) == ["short"]
 
 
 @pytest.mark.parametrize("count", [0, 1])
