@@ -121,19 +121,21 @@ def find_candidates(
     said = [text if first is None else first for first, text in zip(best, greedy, strict=True)]
     heard = [_hear(data, rows, student) for student in students.values()]
     confidences = np.clip(np.nan_to_num(cache.confidences(cached)), 0, 1).tolist()
+    columns = (rows[name].tolist() for name in ("utterance_id", "source_path", "duration_seconds"))
+    speakers = [None if pd.isna(name) else str(name) for name in rows["speaker"].tolist()]
     return [
         Candidate(
-            utterance_id=str(row.utterance_id),
-            path=str(row.source_path),
-            speaker=None if pd.isna(row.speaker) else str(row.speaker),
-            seconds=float(row.duration_seconds),
+            utterance_id=str(utterance_id),
+            path=str(path),
+            speaker=speakers[place],
+            seconds=float(seconds),
             text=said[place],
             confidence=confidences[place],
             disagreement=disagreement([said[place], *(texts[place] for texts in heard)])
             if heard
             else None,
         )
-        for place, row in enumerate(rows.itertuples())
+        for place, (utterance_id, path, seconds) in enumerate(zip(*columns, strict=True))
     ]
 
 
