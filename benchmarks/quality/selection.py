@@ -48,6 +48,7 @@ from tasks.teacher import teacher
 
 BASE = "examples/an4.yaml"
 STUDENT = "conv"
+ARCHITECTURE = {"type": "separable_conv", "channels": 96, "num_blocks": 4}
 COUNT = 50
 SEEDS = (0, 1, 2)
 NUM_RESAMPLES, CONFIDENCE, BOOTSTRAP_SEED = 1000, 0.95, 0
@@ -123,7 +124,7 @@ class Study:
         """Prepare data, teacher and cache; what is there stays."""
         base = yaml.safe_load((ROOT / BASE).read_text("utf-8"))
         content = merged(merged(base, CHANGES), {"prepare": {"source": str(self.source)}})
-        content["distill"]["students"] = {STUDENT: base["distill"]["students"][STUDENT]}
+        content["distill"]["students"] = {STUDENT: {"architecture": ARCHITECTURE}}
         self.root.mkdir(parents=True, exist_ok=True)
         (self.root / PARAMS_FILE).write_text(yaml.safe_dump(content), encoding="utf-8")
         if not (self.root / "data/prepared").exists():
@@ -199,12 +200,12 @@ class Study:
         return how(candidates, train[train["text"].notna()], seed)
 
 
-def measure(study: Study) -> list[dict[str, Any]]:
-    """Return the report's rows: WERs, and each row's gain over random choice."""
+def measure(study: Study, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the report's rows: WERs, and each row's gain over the first one named."""
     study.bring_up()
     runs = {"none": [study.run("none", [], seed) for seed in SEEDS]}
-    for name, how in ROWS.items():
-        runs[name] = [study.run(name, study.ids(how, seed), seed) for seed in SEEDS]
+    for name in names:
+        runs[name] = [study.run(name, study.ids(ROWS[name], seed), seed) for seed in SEEDS]
     words = np.array(runs["none"][0].words)
     rate = partial(
         rate_over_seeds,
@@ -216,13 +217,14 @@ def measure(study: Study) -> list[dict[str, Any]]:
     errors = {name: np.array([run.word_errors for run in found]) for name, found in runs.items()}
     rows = []
     for name, found in runs.items():
-        wer, gain = rate(errors[name]), rate(errors["random"] - errors[name])
+        wer, gain = rate(errors[name]), rate(errors[names[0]] - errors[name])
         seconds = sum(run.seconds for run in found) / len(found)
+        spent = sum(run.cpu_seconds for run in found)
         each = ", ".join(f"{100 * value:.1f}" for value in wer.by_seed)
         against = (
             f"seeds {each}; 95 % {100 * wer.low:.1f} to {100 * wer.high:.1f}; {seconds:.0f} s "
-            f"transcribed; gain over random {100 * gain.mean:.1f} points, {100 * gain.low:.1f} to "
-            f"{100 * gain.high:.1f}; {sum(run.cpu_seconds for run in found):.0f} s of CPU"
+            f"transcribed; gain over {names[0]} {100 * gain.mean:.1f} points, "
+            f"{100 * gain.low:.1f} to {100 * gain.high:.1f}; {spent:.0f} s of CPU"
         )
         rows.append(row(f"student's WER, {name}", 100 * wer.mean, "%", None, None, against))
     return rows
@@ -233,9 +235,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="folder of AN4")
     parser.add_argument("--workspace", type=Path, default=WORKSPACES / "selection")
+    parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS))
     options = parser.parse_args()
     study = Study(options.workspace.resolve(), options.source.resolve())
-    report("selection", measure(study))
+    report("selection", measure(study, options.rows))
 
 
 if __name__ == "__main__":
