@@ -157,6 +157,10 @@ curve: install ## WER against hours of training audio, for students, controls an
 teachers: install ## compare candidates for the teacher, by what a short distillation gains
 	$(FLOW) --teachers
 
+.PHONY: select
+select: install ## which recordings to transcribe next, as a table to fill in: N=50 OUT=to-transcribe.csv
+	@$(PYTHON) -m distillery.commands.main select $(or $(N),50) --out "$(or $(OUT),to-transcribe.csv)"
+
 .PHONY: quality
 quality: install ## a study of objectives, takes hours: make quality STUDY=an4_all SOURCE=data/raw/an4
 	@test -n "$(STUDY)" -a -n "$(SOURCE)" || { echo 'error: make quality STUDY=an4_all SOURCE=data/raw/an4; studies are the files benchmarks/quality/*.yaml' >&2; exit 2; }

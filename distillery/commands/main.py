@@ -11,6 +11,7 @@ from distillery.commands import cache as cache_cli
 from distillery.commands import champion as registry_cli
 from distillery.commands import sample as sample_cli
 from distillery.commands import score as score_cli
+from distillery.commands import selection as selection_cli
 from distillery.commands import surroundings
 from distillery.errors import AudioError, DistilleryError, ModelError
 from distillery.params.file import PARAMS_FILE
@@ -32,6 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     _add_transcribe(commands)
     sample_cli.add_commands(commands)
     score_cli.add_commands(commands)
+    selection_cli.add_commands(commands)
     registry_cli.add_commands(commands)
     cache_cli.add_commands(commands)
     options = parser.parse_args(arguments)

@@ -42,6 +42,8 @@ class Recording:
 
     segment: Segment | None = None
     """The part of the file that is meant; null: all of it."""
+    keeps_text: bool = False
+    """Whether `prepare.labelled_fraction` leaves the text where it is."""
 
     def read(self, channel: int | None = None, keep_seconds: float = math.inf) -> Audio:
         """Return the audio.

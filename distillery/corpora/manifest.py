@@ -70,7 +70,7 @@ def read_manifest(params: PrepareParams, source: Path) -> Iterator[Recording]:
             f"corpus manifest: {file} does not exist; put a CSV, TSV, JSONL or Parquet file with "
             f"{COLUMNS_WANTED} there, or correct prepare.source and prepare.manifest"
         )
-    rows = _read_rows(file)
+    rows = read_rows(file)
     _check_columns(file, rows)
     recordings = _recordings(file, source, rows)
     _check_audio(file, source, recordings)
@@ -81,7 +81,12 @@ def read_manifest(params: PrepareParams, source: Path) -> Iterator[Recording]:
 # --- files -------------------------------------------------------------------------------------
 
 
-def _read_rows(file: Path) -> list[Row]:
+def read_rows(file: Path) -> list[Row]:
+    """Return the rows of a user's table, of whatever kind its name says.
+
+    Raises:
+        ManifestError: it cannot be read, or holds no row.
+    """
     readers: dict[str, Callable[[Path], list[Row]]] = {
         ".csv": partial(_read_delimited, delimiter=",", quoting=csv.QUOTE_MINIMAL),
         ".tsv": partial(_read_delimited, delimiter="\t", quoting=csv.QUOTE_NONE),
@@ -104,7 +109,11 @@ def _read_rows(file: Path) -> list[Row]:
 
 
 def _read_delimited(file: Path, delimiter: str, quoting: Any) -> list[Row]:
-    lines = io.StringIO(read_text(file, ManifestError), newline="")
+    content = read_text(file, ManifestError)
+    header = content.partition("\n")[0]
+    if delimiter == "," and "," not in header and ";" in header:
+        delimiter = ";"  # what spreadsheets write where a comma marks decimals
+    lines = io.StringIO(content, newline="")
     reader = csv.DictReader(lines, delimiter=delimiter, quoting=quoting, strict=True)
     rows = []
     unfit = []
@@ -139,7 +148,7 @@ def _read_json_lines(file: Path) -> list[Row]:
         else:
             holds = type(row).__name__
             faults.append(f"row {number}: holds {holds}, expected an object per line")
-    _refuse(file, faults, ManifestError)
+    refuse(file, faults, ManifestError)
     return rows
 
 
@@ -147,7 +156,7 @@ def _read_parquet(file: Path) -> list[Row]:
     return [Row(*pair) for pair in enumerate(pq.read_table(file).to_pylist(), start=1)]
 
 
-def _refuse(file: Path, faults: Sequence[str], kind: type[DistilleryError]) -> None:
+def refuse(file: Path, faults: Sequence[str], kind: type[DistilleryError]) -> None:
     """Raise all faults of a file's rows as one error; say nothing where there is none."""
     if not faults:
         return
@@ -184,7 +193,7 @@ def _recordings(file: Path, source: Path, rows: list[Row]) -> list[tuple[int, Re
                 f"is already in row {first}; ids must be unique"
             )
         recordings.append((row.number, recording))
-    _refuse(file, faults, ManifestError)
+    refuse(file, faults, ManifestError)
     kept = [pair for pair in recordings if not is_apple_double(pair[1].source_path)]
     if len(kept) < len(recordings):
         logger.warning(
@@ -196,18 +205,18 @@ def _recordings(file: Path, source: Path, rows: list[Row]) -> list[tuple[int, Re
 
 
 def _recording(source: Path, row: Row) -> Recording:
-    given = _cell(row, "path") or _cell(row, "audio_filepath")
+    given = cell(row, "path") or cell(row, "audio_filepath")
     if given is None:
         raise ManifestError(f"{row}: path is empty, expected an audio file in {source}")
     name, audio = _inside(row, source, given)
-    split = (_cell(row, "split") or "").strip() or None
+    split = (cell(row, "split") or "").strip() or None
     if split is not None and split not in SPLITS:
         raise ManifestError(
             f"{row}: split {split!r}, expected one of {list(SPLITS)}, or empty where prepare "
             "should decide"
         )
     segment = _segment(row)
-    utterance_id = _cell(row, "utterance_id")
+    utterance_id = cell(row, "utterance_id")
     if utterance_id is not None and not re.fullmatch(UTTERANCE_ID_PATTERN, utterance_id):
         raise ManifestError(
             f"{row}: utterance_id {utterance_id!r}, expected {UTTERANCE_ID_PATTERN}; "
@@ -216,8 +225,8 @@ def _recording(source: Path, row: Row) -> Recording:
     return Recording(
         utterance_id=utterance_id or derive_id(name, segment),
         source_path=name,
-        speaker=_cell(row, "speaker"),
-        text=_cell(row, "text"),
+        speaker=cell(row, "speaker"),
+        text=cell(row, "text"),
         split=split,
         audio=audio,
         segment=None if segment is None else Segment(*segment),
@@ -236,7 +245,7 @@ def derive_id(path: str, segment: tuple[float, float | None] | None = None) -> s
     return f"{readable[-100:]}-{digest[:10]}"
 
 
-def _cell(row: Row, column: str) -> str | None:
+def cell(row: Row, column: str) -> str | None:
     """Return a cell's text; null where it is absent, empty or blank."""
     value = row.cells.get(column)
     if value is None or (isinstance(value, str) and not value.strip()):
@@ -260,7 +269,7 @@ def _inside(row: Row, source: Path, given: str) -> tuple[str, Path]:
     """
     name, found = given, source
     try:
-        name = _relative_name(source, given)
+        name = relative_name(source, given)
         allowed = not PurePosixPath(name).is_absolute() and ".." not in PurePosixPath(name).parts
         if allowed:
             found = find_file(source, name)  # says what is no path: NUL, a loop of links, too long
@@ -282,7 +291,7 @@ def _inside(row: Row, source: Path, given: str) -> tuple[str, Path]:
     return name, found
 
 
-def _relative_name(source: Path, given: str) -> str:
+def relative_name(source: Path, given: str) -> str:
     """Return a path relative to the folder, also of an absolute one inside, as NeMo writes them."""
     path = Path(given)
     if not path.is_absolute():
@@ -365,4 +374,4 @@ def _check_speakers(file: Path, recordings: list[tuple[int, Recording]]) -> None
                 f"and in split test in row {in_test[speaker]}, expected one side; move the rows, "
                 "or leave the speaker column empty if that is intended"
             )
-    _refuse(file, list(faults.values()), CorpusError)
+    refuse(file, list(faults.values()), CorpusError)

@@ -89,6 +89,9 @@ class PrepareParams(Section):
     """The corpus folder; for `commands`, the grammar file."""
     manifest: str = "manifest.csv"
     """For corpus `manifest`: its file name inside the source folder (CSV, TSV, JSONL, Parquet)."""
+    transcripts: NonEmptyText | None = None
+    """A table inside the source folder whose transcripts stand in for the corpus's own or fill
+    gaps, such as what `make select` wrote once it is filled in; labelled_fraction hides none."""
     download: bool = False
     """Whether a missing public corpus may be downloaded into the source folder."""
     sample_rate_hz: SampleRate = 16000

@@ -183,7 +183,8 @@ class Packing:
         """Keep or drop one recording; best in packing order, for then no copy is written first."""
         if decoded.caution is not None:
             self.cautions[recording.source_path] = decoded.caution
-        hidden = recording.text is not None and self._is_hidden(decoded, split)
+        has_text = recording.text is not None and not recording.keeps_text
+        hidden = has_text and self._is_hidden(decoded, split)
         if hidden:
             recording = replace(recording, text=None)
         words = None

@@ -48,6 +48,7 @@ from distillery.prepare.segments import Cut, cut_recordings
 from distillery.prepare.speakers import say_unified, unify_speakers
 from distillery.prepare.spelling import Spelling, find_spelling, recorded, say_spelling
 from distillery.prepare.splits import OFFICIAL, Kept, assign_splits
+from distillery.prepare.transcripts import with_transcripts
 
 NUM_WORKERS = 2
 SEGMENTS_FOLDER = ".segments"
@@ -86,9 +87,12 @@ def prepare(
     Raises:
         CorpusError: the corpus is missing or contradicts itself, too many utterances were dropped,
             or a split is empty, or models could not be validated or tested on it.
-        ManifestError: the user's manifest breaks its contract, or the file of decisions does.
+        ManifestError: the user's manifest breaks its contract, or the file of decisions or the
+            table of transcripts does.
     """
-    recordings, respelt = unify_speakers(read_recordings(params, source))
+    recordings, respelt = unify_speakers(
+        with_transcripts(params, source, read_recordings(params, source))
+    )
     former = None if decisions is None else read_decisions(decisions)
     recall = Recall()
     if former is not None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 import yaml
 
+from benchmarks.quality import selection
 from benchmarks.quality import study as module
 from benchmarks.quality.study import Study, check_goal, markdown, merged, run_study, summarise
 from distillery.errors import DistilleryError
 from distillery.params.distill import DistillParams
 from distillery.params.objective import ObjectiveParams
+from distillery.studies.selection import Candidate
 from tests.tiny import tiny_params, write_corpus
 
 STUDIES = sorted(Path(module.__file__).parent.glob("*.yaml"))
@@ -145,3 +148,16 @@ def test_the_ready_settings_carry_the_objective_that_was_measured() -> None:
     for name in ("fsdd", "fsdd_seeds", "an4_all", "an4_partly", "an4_partly_strong_teacher"):
         study = Study.read(Path(module.__file__).parent / f"{name}.yaml", root)
         assert ObjectiveParams.model_validate(study.settings["distill"]["objective"]) == default
+
+
+def test_the_ways_to_choose_recordings_take_as_many_and_repeat() -> None:
+    found = [
+        Candidate(f"u{place}", f"{place}.wav", None, 1.0, "one two", place / 100, None)
+        for place in range(60)
+    ]
+    known = pd.DataFrame({"text": [], "speaker": []})
+    for how in selection.ROWS.values():
+        ids = how(found, known, 1)
+        assert len(set(ids)) == selection.COUNT
+        assert how(found[::-1], known, 1) == ids
+    assert selection.ROWS["random"](found, known, 2) != selection.ROWS["random"](found, known, 1)

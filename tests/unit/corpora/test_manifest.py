@@ -16,6 +16,7 @@ import pytest
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
 from distillery.corpora.manifest import derive_id, read_manifest
 from distillery.errors import AudioError, CorpusError, ManifestError
+from distillery.params.prepare import PrepareParams
 
 
 @pytest.fixture
@@ -50,6 +51,12 @@ def read(source: Path, params) -> Read:
 
 
 KINDS = ["m.csv", "m.tsv", "m.jsonl", "m.parquet"]
+
+
+def test_a_csv_of_a_spreadsheet_with_decimal_commas_has_semicolons(source: Path) -> None:
+    (source / "m.csv").write_text("\ufeffpath;text\na.wav;one, two\n", "utf-8")
+    (found,) = read_manifest(PrepareParams(corpus="manifest", source="x", manifest="m.csv"), source)
+    assert (found.source_path, found.text) == ("a.wav", "one, two")
 
 
 @pytest.mark.parametrize("name", KINDS)
