@@ -46,7 +46,7 @@ from distillery.teachers.ctranslate2_files import (
     read_sizes,
 )
 from distillery.teachers.hearing import resampled
-from distillery.teachers.spelt import spell_hypotheses, spelt
+from distillery.teachers.spelt import check_language, spell_heard
 
 KIND = "faster_whisper"
 MODEL_FOLDER = "model"
@@ -97,7 +97,8 @@ def take_faster_whisper(params: FasterWhisperTeacherParams, place: Workplace) ->
 
     Raises:
         ModelError: faster-whisper is missing; the model is not here and cannot be fetched, is
-            damaged, or does not know the language; or the prompt is too long for it.
+            damaged, or does not know the language; the prompt is too long, or numbers would be said
+            in another language.
     """
     import_faster_whisper()
     folder = find_model(params, place.root)
@@ -114,6 +115,9 @@ def take_faster_whisper(params: FasterWhisperTeacherParams, place: Workplace) ->
         spelling=place.data.spelling,
     )
     teacher = FasterWhisperTeacher(settings, folder, place.data.vocabulary)
+    if settings.language is not None and teacher.model.model.is_multilingual:
+        written = settings.language if settings.task == "transcribe" else "en"
+        check_language(written, settings.spelling, "teacher.language")
     warn_of_rate(teacher.model_rate_hz, place.data.sample_rate_hz)
     logger.warning(
         "teacher: Whisper gives texts and hidden states, no frames: what works is sequence and "
@@ -312,22 +316,14 @@ class FasterWhisperTeacher:
 
     def _rank(self, result: Any) -> tuple[list[tuple[str, float]], float]:
         """Return an utterance's texts with ln P, best first, and the confidence in the best."""
-        tokenizer, rule = self._tokenizer(self.language or "en"), self.settings.spelling
+        tokenizer = self._tokenizer(self.language or "en")
         lengths = [len(tokens) for tokens in result.sequences_ids]
         # The search divides by the tokens before the end.
         totals = [float(m) * n for m, n in zip(result.scores, lengths, strict=True)]
         totals = [t if math.isfinite(t) else float(np.finfo(np.float32).min) for t in totals]
         texts = [tokenizer.decode(tokens) for tokens in result.sequences_ids]
-        heard = list(zip(texts, totals, strict=True))
-        hypotheses = spell_hypotheses(heard, rule, self.vocabulary)
-        if not hypotheses:
-            return [("", max(totals))], 0.0
-        confidence = next(
-            math.exp(total / (length + 1))
-            for (text, total), length in zip(heard, lengths, strict=True)
-            if spelt(text, rule, self.vocabulary) is not None
-        )
-        return hypotheses, confidence
+        heard = zip(texts, totals, (length + 1 for length in lengths), strict=True)
+        return spell_heard(list(heard), self.settings.spelling, self.vocabulary)
 
     def _tokenizer(self, language: str) -> Any:
         library = import_faster_whisper()

@@ -168,6 +168,27 @@ def test_prompt_and_hot_words_stand_before_the_text(data: PreparedData, publishe
     assert with_them != take(data, published).forward(*teacher.extract(CLIPS)).hypotheses
 
 
+def test_scores_are_those_of_the_search_before_it_divides_by_the_tokens(
+    data: PreparedData, published: Path
+) -> None:
+    teacher = take(data, published, beam_size=1, alphabet=ENGLISH)
+    features, _ = teacher.extract(CLIPS[:1])
+    encoded = teacher.model.encode(features.numpy())
+    (result,) = teacher._search(encoded, ["en"])
+    (plain,) = teacher.model.model.generate(
+        encoded,
+        [teacher._prompt("en")],
+        beam_size=1,
+        length_penalty=0,  # so that scores are sums
+        max_length=teacher.model.max_length,
+        return_scores=True,
+        suppress_tokens=teacher._suppressed,
+    )
+    assert plain.sequences_ids == result.sequences_ids
+    items, _ = teacher._rank(result)
+    assert items[0][1] == pytest.approx(plain.scores[0], rel=1e-4)
+
+
 # --- what cannot work -----------------------------------------------------------------------------
 
 
@@ -311,3 +332,5 @@ def test_a_real_one_detects_the_language_of_each_utterance(
     assert real.num_parameters == pytest.approx(72.6e6, rel=0.01)
     with pytest.raises(ModelError, match=r"teacher.language: 'xx', expected null, .* en, .*"):
         take(data, shared_models, model="whisper-base-int8", language="xx")
+    with pytest.raises(ModelError, match=r"teacher.language is 'nl', but prepare.spelling says"):
+        take(data, shared_models, ENGLISH, model="whisper-base-int8", language="nl")
