@@ -31,7 +31,7 @@ from benchmarks.common import ROOT, report, row
 from benchmarks.quality.study import CHUNK_SECONDS, WORKSPACES, merged
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
-from distillery.data.scoring import rate_over_seeds
+from distillery.data.scoring import Counts, count_errors, rate_over_seeds
 from distillery.distill.distillation import Distillation
 from distillery.evaluate.listening import labelled_test_rows, predict
 from distillery.evaluate.models import TrainedModel
@@ -199,12 +199,28 @@ class Study:
         train = self.data.split("train")
         return how(candidates, train[train["text"].notna()], seed)
 
+    def teachers_errors(self, ids: Sequence[str]) -> str:
+        """Return how wrong the teacher is about recordings, and how many speakers they have."""
+        rows = self.data.frame[self.data.frame["utterance_id"].isin(ids)]
+        stored = TeacherCache.open_current(self.root / "data/teacher_cache")
+        said = stored.greedy_texts(stored.rows(list(rows["audio_key"])))
+        pairs = zip(self.truth[list(rows["utterance_id"])], said, strict=True)
+        counts = sum((count_errors(a.split(), b.split()) for a, b in pairs), Counts(0, 0, 0, 0))
+        return (
+            f"{counts.errors} word errors in {counts.reference_length} words, "
+            f"{rows['speaker'].nunique()} speakers"
+        )
+
 
 def measure(study: Study, names: Sequence[str]) -> list[dict[str, Any]]:
     """Return the report's rows: WERs, and each row's gain over the first one named."""
     study.bring_up()
     runs = {"none": [study.run("none", [], seed) for seed in SEEDS]}
+    found_by = {"none": "nothing"}
     for name in names:
+        found_by[name] = "; ".join(
+            study.teachers_errors(study.ids(ROWS[name], seed)) for seed in SEEDS
+        )
         runs[name] = [study.run(name, study.ids(ROWS[name], seed), seed) for seed in SEEDS]
     words = np.array(runs["none"][0].words)
     rate = partial(
@@ -223,8 +239,9 @@ def measure(study: Study, names: Sequence[str]) -> list[dict[str, Any]]:
         each = ", ".join(f"{100 * value:.1f}" for value in wer.by_seed)
         against = (
             f"seeds {each}; 95 % {100 * wer.low:.1f} to {100 * wer.high:.1f}; {seconds:.0f} s "
-            f"transcribed; gain over {names[0]} {100 * gain.mean:.1f} points, "
-            f"{100 * gain.low:.1f} to {100 * gain.high:.1f}; {spent:.0f} s of CPU"
+            f"transcribed, where the teacher has {found_by[name]}; gain over {names[0]} "
+            f"{100 * gain.mean:.1f} points, {100 * gain.low:.1f} to {100 * gain.high:.1f}; "
+            f"{spent:.0f} s of CPU"
         )
         rows.append(row(f"student's WER, {name}", 100 * wer.mean, "%", None, None, against))
     return rows
