@@ -98,9 +98,8 @@ def prepare(
     if former is not None:
         recall = former.recall(params, (item.utterance_id for item in recordings))
     cut = cut_recordings(recordings, params, recall.kept, num_workers)
-    for line in (say_unified(respelt) if respelt else None, recall.note):
-        if line is not None:
-            logger.warning("%s", line)
+    for line in filter(None, (say_unified(respelt) if respelt else None, recall.note)):
+        logger.warning("%s", line)
     with whole_folder(folder) as temporary:
         packing, split_rule = _split_and_pack(params, cut, recall.kept, temporary, num_workers)
         packing.dropped.extend(cut.dropped)
@@ -117,8 +116,7 @@ def prepare(
         if cut.spans:
             write_bytes(temporary / SPANS_FILE, spans_as_csv(cut.spans))
         write_json(temporary / SUMMARY_FILE, summary.entries)
-        profile = packing.profile(len(respelt))
-        write_profile(temporary, profile)
+        write_profile(temporary, profile := packing.profile(len(respelt)))
     if decisions is not None:
         write_decisions(decisions, Terms.of(params), recall.decisions, packing.rows)
     assert profile.leaks is not None
@@ -126,9 +124,14 @@ def prepare(
     for line in (*remarks(packing.rows, profile.leaks.repeated, recall.kept), *said):
         logger.info("%s", line)
     logger.info("prepared %s\n%s", summary.corpus, table(summary, packing.rows))
-    if packing.cautions:
-        logger.warning("%s", caution_of_channels(packing.cautions, folder / CHANNELS_FILE))
+    _tell_of_channels(packing, folder / CHANNELS_FILE)
     return summary
+
+
+def _tell_of_channels(packing: Packing, listed: Path) -> None:
+    """Warn of recordings whose channels do not mix well, and say where they are listed."""
+    if packing.cautions:
+        logger.warning("%s", caution_of_channels(packing.cautions, listed))
 
 
 def _split_and_pack(
