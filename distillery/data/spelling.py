@@ -26,12 +26,13 @@ import unicodedata
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from decimal import Decimal
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 
 from distillery.data.spoken import CURRENCIES, UNITS, Spoken, spoken
 from distillery.files import Json
 
 AUTO = "auto"
+_Form = Callable[[re.Match[str]], str]
 LETTERS_OF_ENGLISH = frozenset("abcdefghijklmnopqrstuvwxyz'")
 LONG = 7
 """Figures from which on a bare number is no quantity."""
@@ -93,8 +94,8 @@ def without_marks(text: str, known: Collection[str]) -> str:
         known: the characters that texts may hold, such as those without `é`: `een`.
     """
     unknown = set(text) - set(known) - {" "}
-    bare = {c: base for c in unknown if (base := _bare(c)) in known}
-    return text.translate(str.maketrans(bare)) if bare else text
+    bare = {ord(c): base for c in unknown if (base := _bare(c)) in known}
+    return text.translate(bare) if bare else text
 
 
 @lru_cache(maxsize=4096)
@@ -155,6 +156,10 @@ def _saying(language: str, one_by_one: bool) -> _Saying:
     return _Saying(spoken(language), one_by_one)
 
 
+def _apart(form: _Form, found: re.Match[str]) -> str:
+    return f" {form(found)} "
+
+
 class _Saying:
     """The forms that numbers are written in, tried one after another."""
 
@@ -166,11 +171,11 @@ class _Saying:
         for pattern, form in self._forms:
             if not re.search("[0-9]", text):
                 break
-            text = pattern.sub(lambda found, form=form: f" {form(found)} ", text)
+            text = pattern.sub(partial(_apart, form), text)
         return re.sub("[ \t]+", " ", text).strip()
 
     @cached_property
-    def _forms(self) -> tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...]:
+    def _forms(self) -> tuple[tuple[re.Pattern[str], _Form], ...]:
         words = self._words
         group, decimal = re.escape(words.group_signs), re.escape(words.decimal_sign)
         number = rf"(?:\d{{1,3}}(?:[{group}'’]\d{{3}})+|\d+)(?:{decimal}\d+)?"

@@ -130,7 +130,7 @@ class Spoken:
         from babel.numbers import get_currency_name
 
         code = CURRENCIES[sign]
-        if abs(number) >= LARGEST:
+        if abs(int(number)) >= LARGEST:
             return self.digits(str(number))
         exact = Decimal(number).quantize(Decimal("0.01"))
         said = self._say(exact, "currency", currency=code, separator="|")

@@ -48,6 +48,7 @@ MIRRORS_NOTHING = {
     "teachers/test_text_teacher.py": "all stages, with a teacher that gives texts alone",
     "test_benchmarks.py": "benchmarks/",
     "test_benchmarks_training.py": "benchmarks/",
+    "test_benchmarks_spelling.py": "benchmarks/",
     "test_docs.py": "README.md and docs/",
     "test_layout.py": "all of it",
     "test_quality_study.py": "benchmarks/quality/",
