@@ -90,9 +90,8 @@ def prepare(
         ManifestError: the user's manifest breaks its contract, or the file of decisions or the
             table of transcripts does.
     """
-    recordings, respelt = unify_speakers(
-        with_transcripts(params, source, read_recordings(params, source))
-    )
+    listed = with_transcripts(params, source, read_recordings(params, source))
+    recordings, respelt = unify_speakers(listed)
     former = None if decisions is None else read_decisions(decisions)
     recall = Recall()
     if former is not None:
