@@ -32,6 +32,7 @@ from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import LANGUAGE_MODEL
 from distillery.teacher_cache.filling.plan import OpenShard, Partition, PartitionReport
 from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter
+from distillery.teacher_cache.stopping import stop_held_back
 from distillery.teacher_cache.store import TeacherCache
 
 BATCHES_AHEAD = 2  # read, and waiting to be written: what bounds memory beside the forward pass
@@ -151,7 +152,8 @@ class TeacherPass:
         """
         layers = list(self.namespace.hidden)
         shard = OpenShard(self.params.shard_seconds, 60 * self.params.shard_minutes)
-        with ThreadPoolExecutor(1) as scribe:
+        scribe = ThreadPoolExecutor(1)
+        try:
             written: list[tuple[Future[None], float]] = []
             following: Heard | None = heard
             while following is not None:
@@ -170,6 +172,9 @@ class TeacherPass:
                     break
             while written:
                 _finish(written, progress)
+        finally:
+            with stop_held_back():  # a second signal must not leave a record half done
+                scribe.shutdown()
         return following
 
     def _audio(self, batch: np.ndarray) -> float:

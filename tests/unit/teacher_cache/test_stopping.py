@@ -1,5 +1,6 @@
 """A teacher pass that is told to stop: what it has heard by then stays."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -89,6 +90,30 @@ def test_so_does_one_that_is_interrupted(root: Path, monkeypatch: pytest.MonkeyP
     heard = interrupted_after(root, 10, monkeypatch)
     assert heard == 9  # all but the one that was being heard
     assert complete(root).num_hits == heard
+
+
+def test_a_second_signal_on_the_heels_of_the_first_loses_nothing(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a stage gets them: one from the run, one from Linux when DVC has died of its own."""
+    add = shards.ShardWriter.add
+
+    def slow(writer: shards.ShardWriter, entry: shards.Entry) -> None:
+        time.sleep(0.1)
+        add(writer, entry)
+
+    monkeypatch.setattr(shards.ShardWriter, "add", slow)
+    raise_signal = signal.raise_signal
+
+    def twice(number: int) -> None:
+        monkeypatch.setattr(signal, "raise_signal", raise_signal)
+        threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
+        raise_signal(number)
+
+    monkeypatch.setattr(signal, "raise_signal", twice)
+    assert interrupted_after(root, 4, monkeypatch) == 3
+    monkeypatch.undo()
+    assert complete(root).num_hits == 3
 
 
 def interrupted_after(root: Path, calls: int, monkeypatch: pytest.MonkeyPatch) -> int:
