@@ -103,6 +103,8 @@ def _name(name: str | None, content: object, where: str) -> str:
     keys = sorted(map(str, content)) if isinstance(content, dict) else []
     for key in NAME_KEYS:
         value = content.get(key) if isinstance(content, dict) else None
+        if isinstance(value, dict):  # as Hugging Face's data sets have audio
+            value = value.get("path")
         if isinstance(value, str | int) and str(value).strip():
             return str(value).strip()
     raise ModelError(

@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from distillery.data.text import normalise
@@ -58,3 +60,11 @@ def test_in_a_folder_json_comes_first_and_hidden_files_are_not_seen(tmp_path: Pa
     (tmp_path / "notes.md").write_text("none")
     (found,) = read_written(tmp_path, "teacher.file")
     assert found.answer.hypotheses == (("from json", 0.0),)
+
+
+def test_audio_as_hugging_face_has_it_names_a_recording(tmp_path: Path) -> None:
+    path = tmp_path / "said.parquet"
+    row = {"audio": {"path": "wav/a.wav", "bytes": b""}, "text": "One tea", "segments": None}
+    pq.write_table(pa.Table.from_pylist([row]), path)
+    (found,) = read_written(path, "teacher.file")
+    assert (found.name, found.answer.hypotheses) == ("wav/a.wav", (("One tea", 0.0),))
