@@ -42,6 +42,8 @@ class Recording:
 
     segment: Segment | None = None
     """The part of the file that is meant; null: all of it."""
+    expected: tuple[str, ...] = ()
+    """Phrases that are spoken, in any order, as published; empty where none are known."""
 
     def read(self, channel: int | None = None, keep_seconds: float = math.inf) -> Audio:
         """Return the audio.

@@ -71,7 +71,7 @@ def columns(summary: Summary, before_interval: str) -> list[Column]:
         Column("size", lambda row: _bytes(row.bytes)),
         Column(f"{unit.rate} %\n{interval}", lambda row: estimate(row.wer)),
         *([with_language_model] if any(row.wer_lm is not None for row in summary.models) else []),
-        *([in_characters] if unit is Unit.WORD else []),
+        *([in_characters] if unit in (Unit.WORD, Unit.TEACHER_WORD) else []),
         Column("S/D/I", _counts),
         Column("real-\ntime\nfactor", lambda row: f"{row.real_time_factor:.2g}"),
         Column(

@@ -91,6 +91,35 @@ def remarks(rows: Sequence[Row], repeated: Mapping[str, Repeated], kept: Kept) -
         )
 
 
+def without_transcripts(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what follows from splits without transcripts.
+
+    Args:
+        summary: of the prepared data.
+        rows: what was kept.
+    """
+    has_phrases = {row.split for row in rows if row.expected is not None}
+    bare = [split for split in ("valid", "test") if not summary.splits[split].num_labelled]
+    judged = [split for split in bare if split in has_phrases]
+    if judged:
+        yield (
+            f"split {' and '.join(judged)}: no transcripts, but expected phrases: models are "
+            "judged by the share of these that they find"
+        )
+    if unknown := [split for split in bare if split not in has_phrases]:
+        yield (
+            f"warning: split {' and '.join(unknown)}: neither transcripts nor expected phrases: "
+            "models are judged against the teacher's texts, and what it gets wrong stays unknown. "
+            "A few transcripts, or a column `expected` in the manifest, change that: "
+            "docs/your-own-data.md"
+        )
+    if not summary.splits["train"].num_labelled:
+        yield (
+            f"split train: no transcripts; texts are spelt with {summary.alphabet}, which "
+            "prepare.language or prepare.alphabet change"
+        )
+
+
 def cautions_as_csv(cautions: Mapping[str, str]) -> bytes:
     """Return the list of recordings whose channels do not mix well, as CSV."""
     buffer = io.StringIO()

@@ -60,7 +60,7 @@ def teachers(root: Path, failed: Mapping[str, str] | None = None) -> TeacherChoi
     study = TeacherStudy(root, settings, PreparedData.open(root / PREPARED))
     found = try_all(study, failed or {})
     hours = study.share.split("train")["duration_seconds"].sum() / SECONDS_PER_HOUR
-    choice = summarise(found, study.valid_rows, float(hours), settings, study.data.unit)
+    choice = summarise(found, study.valid_rows, float(hours), settings, study.data.unit_of("valid"))
     teacher_report.write_report(choice, root / "reports")
     return choice
 

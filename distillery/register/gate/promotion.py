@@ -157,7 +157,7 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
         control_errors,
         terms.gate,
         terms.evaluate.num_resamples,
-        terms.data.unit,
+        terms.data.unit_of("test"),
     )
     verdict = Verdict(
         version=entry.version,
@@ -167,7 +167,7 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
         wer=own_scores[0].wer,
         against_wer=rival_scores[0].wer if rival_scores else None,
         num_utterances=len(split.rows),
-        unit=terms.data.unit,
+        unit=terms.data.unit_of("test"),
         num_left_out=rival.num_left_out,
         note=_note(rival),
         rulings=tuple(_binding(rulings, served)),
