@@ -56,7 +56,8 @@ def distill(root: Path, student: str, seed: int) -> None:
     if job.has_control and control is None:
         control = job.train_control(trained.num_epochs)
     if not job.has_control:
-        logger.info("no control is trained: whether the teacher is worse than a control is unknown")
+        why = "is false" if not job.params.distill.control else "finds no transcripts"
+        logger.info("control %s: whether the teacher is worse than a control is unknown", why)
         job.curves(CONTROLS).parent.mkdir(parents=True, exist_ok=True)
         job.curves(CONTROLS).write_text("")
     _save(trained, root / STUDENTS / job.item, _notes_of(run, trained, earlier))
@@ -147,9 +148,7 @@ def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int)
     cache = TeacherCache.open_current(places.cache)
     cache.namespace.check(expected_namespace(places, everything.cache, cache.namespace.tokens))
     data = judged(PreparedData.open(places.data), places.teacher)
-    check_transcripts(
-        data, everything.teacher, everything.distill, everything.language_model, students=[student]
-    )
+    check_transcripts(data, None, everything.distill, everything.language_model, [student])
     return Distillation(
         data,
         cache,

@@ -23,7 +23,6 @@ from distillery.evaluate.tables import render_table
 from distillery.files import write_json
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import EvaluateStageParams
-from distillery.teacher_cache.store import TeacherCache
 from tasks.stage import STARTER, run_stage
 
 logger = logging.getLogger(__name__)
@@ -36,7 +35,7 @@ def evaluate(root: Path) -> None:
     if settings.language_model.is_used:
         texts = language_model_texts(
             data,
-            TeacherCache.open_current(root / TEACHER_CACHE),
+            root / TEACHER_CACHE,
             settings.distill.filter,
             settings.language_model.learns_from,
         )

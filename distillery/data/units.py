@@ -85,6 +85,16 @@ class Unit(StrEnum):
         return f"{short} vs teacher" if self.is_vs_teacher else short
 
     @property
+    def key(self) -> str:
+        """The short name of the rate without blanks, for names of metrics."""
+        return self.rate.replace(" ", "_")
+
+    @property
+    def header(self) -> str:
+        """The short name of the rate, broken where it is long, for the head of a column."""
+        return self.rate.replace(" ", "\n", 1)
+
+    @property
     def rate_in_words(self) -> str:
         """Its long name."""
         if self is Unit.PHRASE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 
@@ -37,13 +38,13 @@ def candidates_of(cache: TeacherCache, rows: pd.DataFrame) -> Iterator[Candidate
 
 
 def language_model_texts(
-    data: PreparedData, cache: TeacherCache, params: FilterParams, learns_from: str
+    data: PreparedData, cache: Path, params: FilterParams, learns_from: str
 ) -> list[str]:
     """Return what a language model is estimated from, in manifest order.
 
     Args:
         data: prepared data.
-        cache: what the teacher wrote of the training split.
+        cache: folder of the teacher cache; not read where transcripts are enough.
         params: which of its texts are kept; all that hold a word, where the filter is off.
         learns_from: `transcripts`, `teacher`, or `both`: transcripts, and the teacher's text of
             what has none.
@@ -52,10 +53,10 @@ def language_model_texts(
         CorpusError: there are none.
         CacheMismatch: an utterance is not cached.
     """
-    if learns_from == "transcripts":
-        return list(labelled(data, "train")["text"])
     rows = data.split("train")
-    candidates = list(candidates_of(cache, rows))
+    if learns_from == "transcripts" or (learns_from == "both" and rows["text"].notna().all()):
+        return list(labelled(data, "train")["text"])
+    candidates = list(candidates_of(TeacherCache.open_current(cache), rows))
     fit = [True] * len(rows)
     if params.enabled:
         fit = list(filter_hypotheses(candidates, params, data.unit).fit)

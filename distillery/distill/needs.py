@@ -15,7 +15,7 @@ from distillery.params.teacher import TeacherParams
 
 def check_transcripts(
     data: PreparedData,
-    teacher: TeacherParams,
+    teacher: TeacherParams | None,
     distill: DistillParams,
     language_model: LanguageModelParams,
     students: Collection[str] | None = None,
@@ -24,7 +24,7 @@ def check_transcripts(
 
     Args:
         data: prepared data.
-        teacher: settings of the teacher.
+        teacher: settings of the teacher; None where it is there already.
         distill: settings of the students.
         language_model: settings of the language model.
         students: those that are to be trained; None: all.
@@ -42,8 +42,9 @@ def check_transcripts(
             f"split train: {len(rows)} utterances, none of them transcribed, but some settings "
             f"need transcripts; add some, or change these: {'; '.join(needs)}"
         )
-    bare = [] if not needs_transcripts(teacher) else splits_without_truth(data)
-    if bare and not data.teacher_texts:
+    if teacher is None or not needs_transcripts(teacher):
+        return
+    if bare := splits_without_truth(data):
         raise CorpusError(
             f"split {' and '.join(bare)}: neither transcripts nor expected phrases, but a teacher "
             f"of kind {teacher.kind} is judged by them while it is trained; add some, or take a "

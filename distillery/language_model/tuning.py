@@ -93,6 +93,7 @@ def _batches(rows: pd.DataFrame) -> Iterator[list[int]]:
 
 def describe(name: str, tuned: Tuned, unit: Unit = Unit.WORD) -> list[str]:
     """Return what tuning found, in lines for a person."""
+    parts = "characters" if unit.spells_characters else "words"
     settings, greedy = tuned.settings, 100 * tuned.valid_wer_greedy
     lines = [
         f"language model for {name}: weight {settings.weight:g}, word score "
@@ -101,7 +102,7 @@ def describe(name: str, tuned: Tuned, unit: Unit = Unit.WORD) -> list[str]:
     ]
     if tuned.valid_wer > tuned.valid_wer_greedy:
         lines.append(
-            f"the language model makes it worse: its {unit.plural} and their order come from the "
+            f"the language model makes it worse: its {parts} and their order come from the "
             "training texts alone; add transcripts, or switch it off"
         )
     return lines

@@ -42,11 +42,11 @@ def needs_transcripts(teacher: TeacherParams) -> bool:
 
 
 def transcript_needs(
-    teacher: TeacherParams, distill: DistillParams, language_model: LanguageModelParams
+    teacher: TeacherParams | None, distill: DistillParams, language_model: LanguageModelParams
 ) -> list[str]:
     """Return which settings need training transcripts, each with what to set in its place."""
     needs = []
-    if needs_transcripts(teacher):
+    if teacher is not None and needs_transcripts(teacher):
         needs.append(
             f"teacher.kind {teacher.kind} is trained on transcripts: take a teacher that others "
             "trained, docs/teachers.md names some"
