@@ -85,6 +85,13 @@ class Unit(StrEnum):
         return f"{short} vs teacher" if self.is_vs_teacher else short
 
     @property
+    def reference(self) -> str:
+        """What models are judged by, where an example shows it."""
+        if self is Unit.PHRASE:
+            return "expected phrases"
+        return "the teacher's text" if self.is_vs_teacher else "reference"
+
+    @property
     def key(self) -> str:
         """The short name of the rate without blanks, for names of metrics."""
         return self.rate.replace(" ", "_")

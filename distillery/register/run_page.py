@@ -107,7 +107,8 @@ def render_page(inputs: ReportInputs, play: Play | None = None) -> str:
     )
     return environment.get_template(TEMPLATE.name).render(
         inputs=inputs,
-        unit=unit.value,
+        unit=unit.value.split()[0],
+        reference=unit.reference,
         subtitle=title(inputs.summary.data, len(inputs.summary.seeds)),
         headers=[
             header.replace("-\n", "-").replace("\n", " ")

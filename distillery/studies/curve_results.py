@@ -140,9 +140,7 @@ def summarise(
                 for role, key in keys.items()
                 if (here["model"] == key).any()
             }
-            gain = compare(
-                student, pd.concat([of_teacher, same_names]), params, data.unit_of("test")
-            )
+            gain = compare(student, pd.concat([of_teacher, same_names]), params, data.unit)
             points.append(
                 ShareResult(student, share, gain, figures["student"], figures.get("control"))
             )

@@ -48,6 +48,7 @@ def test_units_say_what_they_count_and_against_what() -> None:
     assert Unit.PHRASE.parts("two shots; large") == ["two shots", "large"]
     assert Unit.PHRASE.joined(["two shots", "large"]) == "two shots; large"
     assert all(" " not in unit.key for unit in Unit)
+    assert Unit.TEACHER_WORD.reference == "the teacher's text"
     assert [unit for unit in Unit if "teacher" in unit.rate_in_words] == [
         unit for unit in Unit if unit.is_vs_teacher
     ]
