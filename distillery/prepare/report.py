@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distillery.data.manifest import Summary
-from distillery.data.units import Unit
+from distillery.data.units import PHRASES_APART, Unit
 from distillery.prepare.packing import Row
 from distillery.prepare.profile import Repeated
 from distillery.prepare.splits import BY_UTTERANCE, Kept
@@ -105,6 +105,13 @@ def without_transcripts(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:
         yield (
             f"split {' and '.join(judged)}: no transcripts, but expected phrases: models are "
             "judged by the share of these that they find"
+        )
+    spelt = set(summary.alphabet) | set(PHRASES_APART)
+    phrases = [row.expected for row in rows if row.expected is not None and row.split != "train"]
+    if strange := sorted(set("".join(phrases)) - spelt):
+        yield (
+            f"warning: expected phrases hold {', '.join(strange)}, which no text can hold "
+            "(prepare.alphabet), so no model will be found to say them; spell them as they are said"
         )
     if unknown := [split for split in bare if split not in has_phrases]:
         yield (

@@ -304,6 +304,17 @@ def test_expected_phrases_are_normalised_and_are_the_truth_where_there_are_more(
     assert "split valid: no transcripts, but expected phrases" in caplog.text
 
 
+def test_phrases_that_no_text_can_hold_are_told(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in SPLITS:
+        corpus.add(split, split, text="")
+        corpus.rows[-1]["expected"] = "2 shots; large"
+    with caplog.at_level("INFO", logger="distillery.prepare.prepare"):
+        corpus.prepare(labelled_fraction=0.0)
+    assert "expected phrases hold 2, which no text can hold" in caplog.text
+
+
 def test_other_data_have_no_such_column(corpus: Corpus) -> None:
     corpus.add_one_per_split()
     assert "expected" not in corpus.prepare().frame
