@@ -194,7 +194,7 @@ def evaluate_models(
     summary = Summary(
         confidence=params.confidence,
         seeds=tuple(seeds),
-        data=describe(rows, unit),
+        data=describe(rows, unit, data.unit_of("valid")),
         models=table,
         exports=exports,
         comparisons={name: compare(name, predictions, params, unit) for name in students},
@@ -279,7 +279,9 @@ def with_language_model(
     )
 
 
-def describe(rows: pd.DataFrame, unit: Unit = Unit.WORD) -> TestData:
+def describe(
+    rows: pd.DataFrame, unit: Unit = Unit.WORD, valid_unit: Unit | None = None
+) -> TestData:
     """Return how much some utterances are, in words or what else errors are counted in."""
     return TestData(
         utterances=len(rows),
@@ -287,6 +289,7 @@ def describe(rows: pd.DataFrame, unit: Unit = Unit.WORD) -> TestData:
         hours=float(rows["duration_seconds"].sum() / SECONDS_PER_HOUR),
         speakers=int(rows["speaker"].nunique()),
         unit=unit,
+        valid_unit=None if valid_unit is unit else valid_unit,
     )
 
 
@@ -308,7 +311,9 @@ def _write_report(
         by_duration(predictions).to_csv(folder / "by_duration.csv", index=False)
         drawn = folder / "plots"
         drawn.mkdir()
-        plots.plot_learning_curves(curves, models, drawn / "learning_curves.png", unit)
+        plots.plot_learning_curves(
+            curves, models, drawn / "learning_curves.png", summary.data.valid_unit or unit
+        )
         plots.plot_wer_against_size(models, confidence, drawn / "wer_against_size.png", unit)
         plots.plot_wer_against_speed(models, confidence, drawn / "wer_against_speed.png", unit)
         plots.plot_error_counts(models, drawn / "error_counts.png", unit)

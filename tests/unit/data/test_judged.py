@@ -204,3 +204,19 @@ def test_phrases_choose_the_epoch_and_fill_the_tables(phrases: Path) -> None:
     assert metrics["test/phrase_accuracy_low"] == 1 - row.wer.high
     assert metrics["asr/phrase_accuracy_percent"] == 100 * (1 - row.wer.value)
     assert "unknown, and the teacher's own" not in " ".join(remarks(summary))
+
+
+def test_validation_and_test_are_called_each_by_its_own_truth(
+    phrases: Path, tmp_path: Path
+) -> None:
+    root = Path(shutil.copytree(phrases, tmp_path / "copy"))
+    path = root / "data/prepared/manifest.parquet"
+    frame = PreparedData.open(path.parent).frame
+    told = frame["expected"].str.replace(";", "").where(frame["split"] == "test")
+    frame.assign(text=told).to_parquet(path)
+    data = opened(root)
+    assert (data.unit_of("valid"), data.unit_of("test")) == (Unit.PHRASE, Unit.WORD)  # a tie
+    evaluate(root)
+    summary = Summary.read(root / "reports/evaluation")
+    assert (summary.data.unit, summary.data.valid_unit) == (Unit.WORD, Unit.PHRASE)
+    assert "WER %" in markdown_table(summary)
