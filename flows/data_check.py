@@ -12,6 +12,7 @@ from pathlib import Path
 from distillery.data.copies import with_copies
 from distillery.data.manifest import PreparedData
 from distillery.data.workspace import PREPARED
+from distillery.distill.needs import check_transcripts
 from distillery.errors import TrackingError
 from distillery.params.register import RegisterParams
 from distillery.params.teacher import TrainedTeacherParams
@@ -39,9 +40,11 @@ def check_frames(root: Path, settings: Params) -> None:
         settings: the whole of params.yaml.
 
     Raises:
-        CorpusError: one has; the message names the hop_seconds that would do.
+        CorpusError: one has, and the message names the hop_seconds that would do; or there are no
+            transcripts for what needs some.
     """
     data = PreparedData.open(root / PREPARED)
+    check_transcripts(data, settings.teacher, settings.distill, settings.language_model)
     rate, vocabulary = data.sample_rate_hz, data.vocabulary
     rows, teacher, distill = data.split("train"), settings.teacher, settings.distill
     shift = None
@@ -55,7 +58,7 @@ def check_frames(root: Path, settings: Params) -> None:
     )
     for name in distill.students:
         learns = distill.objective_of(name).uses_transcripts
-        if learns or distill.control:
+        if learns or distill.trains_control(int(rows["text"].notna().sum())):
             check_alignable(
                 f"{'student' if learns else 'control'} {name}",
                 [texts],

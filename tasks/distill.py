@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Self
 
 from distillery.augmentations.augmenter import SOUNDS_FILE
+from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData
 from distillery.data.workspace import CONTROLS, CURVES, STUDENTS
 from distillery.distill.distillation import Distillation, Trained
@@ -20,6 +21,7 @@ from distillery.distill.generations import (
     Generations,
     record_of,
 )
+from distillery.distill.needs import check_transcripts
 from distillery.distill.start import INIT_FILE
 from distillery.files import Json, whole_folder, write_json
 from distillery.params.file import PARAMS_FILE
@@ -54,7 +56,8 @@ def distill(root: Path, student: str, seed: int) -> None:
     if job.has_control and control is None:
         control = job.train_control(trained.num_epochs)
     if not job.has_control:
-        logger.info("control is false: whether the teacher is worse than a control is unknown")
+        why = "is false" if not job.params.distill.control else "finds no transcripts"
+        logger.info("control %s: whether the teacher is worse than a control is unknown", why)
         job.curves(CONTROLS).parent.mkdir(parents=True, exist_ok=True)
         job.curves(CONTROLS).write_text("")
     _save(trained, root / STUDENTS / job.item, _notes_of(run, trained, earlier))
@@ -107,7 +110,8 @@ class _Job:
 
     @property
     def has_control(self) -> bool:
-        return self.params.distill.control
+        rows = self.generations.first.data.split("train")
+        return self.params.distill.trains_control(int(rows["text"].notna().sum()))
 
     def curves(self, folder: str) -> Path:
         """Return the file of curves of the student, or of the control."""
@@ -128,7 +132,7 @@ class _Job:
                 run.name,
                 trained.valid_wer,
                 allow_poor=self.params.teacher.allow_poor,
-                unit=run.data.unit,
+                unit=run.data.unit_of("valid"),
             )
             logger.info("%s", line)
         return trained
@@ -143,8 +147,10 @@ def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int)
     places = Places.in_workspace(root)
     cache = TeacherCache.open_current(places.cache)
     cache.namespace.check(expected_namespace(places, everything.cache, cache.namespace.tokens))
+    data = judged(PreparedData.open(places.data), places.teacher)
+    check_transcripts(data, None, everything.distill, everything.language_model, [student])
     return Distillation(
-        PreparedData.open(places.data),
+        data,
         cache,
         student,
         everything.distill.for_seed(seed),

@@ -6,8 +6,17 @@ import logging
 import os
 from pathlib import Path
 
+from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData
-from distillery.data.workspace import CURVES, EVALUATION, METRICS_FILE, PREPARED
+from distillery.data.workspace import (
+    CURVES,
+    EVALUATION,
+    METRICS_FILE,
+    PREPARED,
+    TEACHER,
+    TEACHER_CACHE,
+)
+from distillery.distill.kept_texts import language_model_texts
 from distillery.evaluate.dvc_metrics import dvc_metrics
 from distillery.evaluate.evaluate import evaluate_models
 from distillery.evaluate.tables import render_table
@@ -22,8 +31,16 @@ logger = logging.getLogger(__name__)
 def evaluate(root: Path) -> None:
     """Write reports/evaluation and reports/metrics.json under `root`."""
     settings = EvaluateStageParams.load(root / PARAMS_FILE)
+    data, texts = judged(PreparedData.open(root / PREPARED), root / TEACHER), None
+    if settings.language_model.is_used:
+        texts = language_model_texts(
+            data,
+            root / TEACHER_CACHE,
+            settings.distill.filter,
+            settings.language_model.learns_from,
+        )
     summary = evaluate_models(
-        PreparedData.open(root / PREPARED),
+        data,
         root / "models",
         root / CURVES,
         list(settings.distill.students),
@@ -31,6 +48,7 @@ def evaluate(root: Path) -> None:
         settings.evaluate,
         root / EVALUATION,
         settings.language_model,
+        texts,
     )
     write_json(root / METRICS_FILE, dvc_metrics(summary))
     if STARTER not in os.environ:  # the flow shows the table itself, at its end

@@ -7,6 +7,7 @@ from distillery.data.manifest import PreparedData
 from distillery.data.workspace import PREPARED, SPLITS_FILE
 from distillery.errors import ParamsError
 from distillery.params.file import PARAMS_FILE
+from distillery.params.rules import needs_transcripts
 from distillery.params.stages import PrepareStageParams
 from distillery.prepare import prepare as preparation
 from distillery.prepare.kept import keep_splits_of
@@ -37,6 +38,7 @@ def prepare(root: Path) -> None:
         folder,
         root / "reports",
         decisions=root / SPLITS_FILE,
+        needs_truth=needs_transcripts(everything.teacher),
     )
     caution = preparation.too_little_to_learn(PreparedData.open(folder))
     if caution and everything.teacher.kind == "trained":

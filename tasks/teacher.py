@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from distillery.data.judged import VALIDATION_FILE
 from distillery.data.manifest import PreparedData
 from distillery.data.workspace import CURVES, PREPARED, TEACHER
 from distillery.files import Json, read_json, whole_folder, write_json
@@ -18,7 +19,7 @@ from distillery.teachers.base import Workplace
 from distillery.teachers.kinds import take_teacher
 from distillery.tracking.fetched import REGISTERED, SOURCE_FILE
 from distillery.training.curves import Curves, run_digest
-from distillery.training.validation import VALIDATION_FILE, ValidationResult, validation_wer
+from distillery.training.validation import validate_teacher
 from tasks.stage import PIPELINE_FILE, run_stage, snapshot
 
 KEPT_FILE = "scratch/kept_teacher.json"
@@ -61,13 +62,20 @@ def make_teacher(
         The checkpoints that training left, where something was trained.
     """
     ready = take_teacher(settings, place)
-    wer = validation_wer(ready.teacher, place.data)
-    logger.info(
-        "teacher: kind %s, validation %s %.2f %%", settings.kind, place.data.unit.rate, 100 * wer
-    )
+    found = validate_teacher(ready.teacher, place.data)
+    if found.wer is None:
+        logger.info(
+            "teacher: kind %s; split valid says nothing of what is spoken, so its own texts stand "
+            "for that, and how many of them are wrong is unknown",
+            settings.kind,
+        )
+    else:
+        rate = place.data.unit_of("valid").rate
+        logger.info("teacher: kind %s, validation %s %.2f %%", settings.kind, rate, 100 * found.wer)
     if ready.checkpoint is None:  # nothing was trained, so nothing was logged
-        Curves(place.curves, ready.points).log(0, {"valid/wer": wer})
-    files: dict[str, object] = {VALIDATION_FILE: asdict(ValidationResult(wer))}
+        values = {} if found.wer is None else {"valid/wer": found.wer}
+        Curves(place.curves, ready.points).log(0, values)
+    files: dict[str, object] = {VALIDATION_FILE: found.entries}
     if ready.source is not None:
         files[SOURCE_FILE] = ready.source
     with whole_folder(folder) as temporary:

@@ -44,6 +44,8 @@ class Recording:
     """The part of the file that is meant; null: all of it."""
     keeps_text: bool = False
     """Whether `prepare.labelled_fraction` leaves the text where it is."""
+    expected: tuple[str, ...] = ()
+    """Phrases that are spoken, in any order, as published; empty where none are known."""
 
     def read(self, channel: int | None = None, keep_seconds: float = math.inf) -> Audio:
         """Return the audio.

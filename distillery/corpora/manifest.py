@@ -1,7 +1,8 @@
 """The user's own recordings: a CSV, TSV, JSONL or Parquet file beside the audio.
 
 Columns: `path` (relative to the folder) and `text` (empty or null = unlabelled); optional
-`speaker`, `split` (train, valid, test; empty = decided here) and `utterance_id`. NeMo's JSON lines
+`speaker`, `split` (train, valid, test; empty = decided here), `utterance_id` and `expected`:
+phrases that are spoken, in any order, as a JSON list or with semicolons between. NeMo's JSON lines
 are read as well: `audio_filepath` stands for `path`, and `offset` with `duration` (seconds) for a
 part of a file. Text is taken literally: "null" and "nan" are words. TSV knows no quoting, CSV does.
 """
@@ -29,11 +30,12 @@ from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording, fold_speake
 from distillery.corpora.lists import find_file, is_apple_double
 from distillery.corpora.segments import Segment
 from distillery.data.manifest import SPLITS
+from distillery.data.units import PHRASES_APART
 from distillery.errors import CorpusError, DistilleryError, ManifestError
 from distillery.files import Json, read_text
 from distillery.params.prepare import PrepareParams
 
-COLUMNS_WANTED = "path, text[, speaker, split, utterance_id]"
+COLUMNS_WANTED = "path, text[, speaker, split, utterance_id, expected]"
 NUM_SHOWN = 3
 NUM_FAULTS_SHOWN = 20
 NUM_SHOWN_CHARACTERS = 80
@@ -230,7 +232,36 @@ def _recording(source: Path, row: Row) -> Recording:
         split=split,
         audio=audio,
         segment=None if segment is None else Segment(*segment),
+        expected=_expected(row),
     )
+
+
+def _expected(row: Row) -> tuple[str, ...]:
+    """Return the phrases that must stand in a row's text; of a JSON object its values."""
+    value: object = row.cells.get("expected")
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ManifestError(
+                f"{row}: expected is no JSON: {error}; write a list of phrases, or phrases with "
+                "semicolons between"
+            ) from None
+    if value is None or isinstance(value, str):
+        value = (cell(row, "expected") or "").split(PHRASES_APART[0]) if value else []
+        value = [phrase for phrase in value if phrase.strip()]
+    phrases = list(value.values()) if isinstance(value, dict) else value
+    if not isinstance(phrases, list):
+        raise ManifestError(
+            f"{row}: expected is {value!r}, which are no phrases; write a JSON list of texts, or "
+            "phrases with semicolons between"
+        )
+    for phrase in phrases:
+        if not isinstance(phrase, str) or not any(c.isalnum() for c in phrase):
+            raise ManifestError(
+                f"{row}: expected holds {phrase!r}, which is no phrase; write words or remove it"
+            )
+    return tuple(phrases)
 
 
 def derive_id(path: str, segment: tuple[float, float | None] | None = None) -> str:

@@ -54,6 +54,9 @@ COLUMNS = (
 )
 LEVELS = COLUMNS[-4:]
 """Columns that manifests of old do not have, and no model is made from."""
+EXPECTED = "expected"
+"""A column that is there only where the corpus has it: phrases that must stand in the text,
+normalised, `; ` between them; null where none are known."""
 SAMPLE_DTYPE = np.dtype("<i2")
 
 
@@ -143,6 +146,9 @@ class PreparedData:
     frame: pd.DataFrame
     summary: Summary
     _maps: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    teacher_texts: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """What the teacher wrote of validation and test, by audio key: the truth where there is no
+    other. Empty until `distillery.data.judged` knows them, and where nobody needs them."""
 
     @classmethod
     def open(cls, folder: Path) -> PreparedData:
@@ -197,10 +203,49 @@ class PreparedData:
         """What errors are counted in."""
         return self.summary.unit
 
+    def unit_of(self, split: str) -> Unit:
+        """Return what errors are counted in where models are judged on a split.
+
+        Words or characters where it is transcribed; else expected phrases, or what the teacher
+        wrote.
+        """
+        return self._truth(split)[1]
+
+    def references(self, split: str) -> pd.DataFrame:
+        """Return the utterances of a split that models can be judged on, in manifest order.
+
+        Column `text` holds the truth: transcripts, or expected phrases where more utterances have
+        these than transcripts, or the teacher's texts where there is neither.
+        """
+        return self._truth(split)[0]
+
+    def _truth(self, split: str) -> tuple[pd.DataFrame, Unit]:
+        rows = self.split(split)
+        written, unit = rows["text"].notna(), self.unit
+        has_phrases = rows[EXPECTED].notna() if EXPECTED in rows else written & False
+        if has_phrases.sum() > written.sum():
+            rows, written, unit = rows.assign(text=rows[EXPECTED]), has_phrases, Unit.PHRASE
+        elif not written.any() and self.teacher_texts and split != "train":
+            said = rows["audio_key"].map(self.teacher_texts)
+            rows, written, unit = rows.assign(text=said), said.notna(), self.unit.vs_teacher
+        return rows[written].reset_index(drop=True), unit
+
+    def lacks_truth(self, split: str) -> bool:
+        """Return whether only the teacher's texts could say what a split holds."""
+        rows = self.split(split)
+        return not rows["text"].notna().any() and not (
+            EXPECTED in rows and rows[EXPECTED].notna().any()
+        )
+
     @property
     def unit_if_unusual(self) -> list[str]:
-        """What digests hold of the unit: nothing of words, so that they are what they were."""
-        return [] if self.unit is Unit.WORD else [self.unit.value]
+        """What digests hold of the unit: nothing of words, so that they are what they were.
+
+        Where validation is judged by something else than transcripts, that stands there, too.
+        """
+        rows, judged_in = self._truth("valid")
+        named = [] if self.unit is Unit.WORD else [self.unit.value]
+        return named if judged_in is self.unit else [*named, judged_in.value, *rows["text"]]
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
@@ -239,13 +284,14 @@ class PreparedData:
 
 
 def labelled(data: PreparedData, split: str) -> pd.DataFrame:
-    """Return the transcribed utterances of a split.
+    """Return the transcribed utterances of a split; of validation and test `references`.
 
     Raises:
         CorpusError: there is none.
     """
     rows = data.split(split)
-    rows = rows[rows["text"].notna()].reset_index(drop=True)
+    transcribed = rows[rows["text"].notna()].reset_index(drop=True)
+    rows = transcribed if split == "train" else data.references(split)
     if rows.empty:
         raise CorpusError(
             f"split {split!r}: holds no transcribed utterance, at least one is needed; "

@@ -13,12 +13,14 @@ Utterances are aligned once; only their counts are resampled.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from distillery.data.units import Unit, unit_of
 from distillery.errors import DistilleryError
 
 BLOCK_DRAWS = 200_000
@@ -115,6 +117,32 @@ def count_errors(reference: Sequence[str], hypothesis: Sequence[str]) -> Counts:
         tags.count("insert"),
         len(reference),
     )
+
+
+def count_text_errors(reference: str, hypothesis: str, unit: Unit) -> Counts:
+    """Return the errors in a text, as the data are counted.
+
+    Of expected phrases those are errors that do not stand in the hypothesis, each a deletion: their
+    words must follow one another there, in their order, while phrases may come in any order. In a
+    script without spaces the characters must.
+
+    Args:
+        reference: the transcript, or the expected phrases with semicolons between.
+        hypothesis: what was recognised.
+        unit: what errors are counted in.
+    """
+    if unit is not Unit.PHRASE:
+        return count_errors(unit.parts(reference), unit.parts(hypothesis))
+    phrases = unit.parts(reference)
+    missing = sum(not holds_phrase(hypothesis, phrase) for phrase in phrases)
+    return Counts(0, missing, 0, len(phrases))
+
+
+def holds_phrase(text: str, phrase: str) -> bool:
+    """Return whether the words of a phrase follow one another in a text, both normalised."""
+    if unit_of(Counter(phrase)) is Unit.CHARACTER:
+        return "".join(phrase.split()) in "".join(text.split())
+    return f" {' '.join(phrase.split())} " in f" {' '.join(text.split())} "
 
 
 def bootstrap_interval(

@@ -21,7 +21,8 @@ from distillery.data.copies import training_rows, waveform_of, with_copies
 from distillery.data.features import LogMel, pack_features, unpacked_features
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.text import Vocabulary
-from distillery.distill.filtering import Candidate, Filtered, filter_hypotheses
+from distillery.distill.filtering import Filtered, filter_hypotheses
+from distillery.distill.kept_texts import candidates_of
 from distillery.distill.objective import DistillationObjective
 from distillery.distill.start import Start, initialise
 from distillery.distill.targets import CachedTargets, weighted_texts
@@ -136,17 +137,7 @@ class Distillation:
         if not self.objective.uses_teacher or not self.params.filter.enabled:
             return None
         rows = training_rows(self.data, self.speed_factors)
-        cached = self.cache.rows(list(rows["audio_key"]))
-        best = [items[0].text if items else None for items in self.cache.hypotheses(cached)]
-        columns = zip(
-            self.cache.greedy_texts(cached),
-            self.cache.confidences(cached).tolist(),
-            rows["duration_seconds"],
-            (None if pd.isna(text) else text for text in rows["text"]),
-            best,
-            strict=True,
-        )
-        candidates = [Candidate(*values) for values in columns]
+        candidates = list(candidates_of(self.cache, rows))
         return filter_hypotheses(candidates, self.params.filter, self.data.unit)
 
     def train_student(self, curves: Path) -> Trained:

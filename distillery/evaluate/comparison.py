@@ -17,6 +17,12 @@ from distillery.params.evaluate import EvaluateParams
 BROKEN_WER = 0.95
 """From here on a student has learnt nothing; one that says nothing has 1."""
 
+UNKNOWN_TRUTH = (
+    "judged against the teacher's texts, so what both get wrong is unknown, and the teacher's own "
+    "errors count as right"
+)
+"""What a verdict does not know where nothing is transcribed."""
+
 
 class SeedGain(Record):
     """What distillation gained the student of one seed."""
@@ -83,7 +89,7 @@ def compare(
             gain_significant=False,
             gap_closed=None,
             gap_closed_sd=None,
-            verdict="no control was trained: what distillation gained is unknown",
+            verdict=_without_control(unit),
             by_seed=(),
         )
     control_errors = errors_by_seed(of_control, "word_errors")  # (seeds, utterances)
@@ -99,12 +105,19 @@ def compare(
         gain_significant=gain.significant,
         gap_closed=gap_closed(less.sum(), gap.sum()),
         gap_closed_sd=spread(known) if len(known) == len(closed) else None,
-        verdict=verdict(gain, unit, float(errors.mean(axis=0).sum() / max(1, words.sum()))),
+        verdict=verdict(gain, unit, float(errors.mean(axis=0).sum() / max(1, words.sum())))
+        + (f"; {UNKNOWN_TRUTH}" if unit.is_vs_teacher else ""),
         by_seed=tuple(
             SeedGain(seed=seed, gain_wer=result, gap_closed=share)
             for seed, result, share in zip(seeds_of(of_student), each, closed, strict=True)
         ),
     )
+
+
+def _without_control(unit: Unit) -> str:
+    """Return the verdict on a student that has no control."""
+    said = "no control was trained: what distillation gained is unknown"
+    return f"{said}; {UNKNOWN_TRUTH}" if unit.is_vs_teacher else said
 
 
 def _gain_with_language_model(

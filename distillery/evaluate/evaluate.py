@@ -29,7 +29,7 @@ import pandas as pd
 
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
-from distillery.data.scoring import count_errors
+from distillery.data.scoring import count_text_errors
 from distillery.data.units import Unit
 from distillery.distill.filtering import FilterReport, read_report
 from distillery.evaluate import plots
@@ -152,6 +152,7 @@ def evaluate_models(
     params: EvaluateParams,
     output: Path,
     language_model: LanguageModelParams | None = None,
+    texts: Sequence[str] | None = None,
 ) -> Summary:
     """Score teacher, students and controls on the test split and write the report.
 
@@ -164,13 +165,14 @@ def evaluate_models(
         params: settings of the stage.
         output: folder that the report replaces.
         language_model: settings of the one that models are measured with, too; None: with none.
+        texts: what it learns from; None: the training transcripts.
 
     Raises:
         CorpusError: no test utterance has a transcript with a word in it.
         ModelError: a model is missing or damaged, or made for another sample rate.
         StageError: a learning curve is missing or damaged.
     """
-    rows = labelled_test_rows(data)
+    rows, unit = labelled_test_rows(data), data.unit_of("test")
     scored = find_models(models, students, seeds)
     trained = [one for model in scored for one in model.trained]
     histories = {one: read_curves(curves / f"{one.path}.jsonl") for one in trained}
@@ -178,9 +180,9 @@ def evaluate_models(
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
     predictions, heard = predict(data, rows, recognisers, params.stream_chunk_seconds)
-    decoded = _decode(data, rows, recognisers, language_model)
+    decoded = _decode(data, rows, recognisers, language_model, texts)
     if decoded:
-        predictions = with_language_model(predictions, trained, decoded, data.unit)
+        predictions = with_language_model(predictions, trained, decoded, unit)
     clip = speed_clip(data, rows, params.speed_seconds)
     speeds = _speeds(recognisers, clip, data.sample_rate_hz, params)
     measured = Measured(models, params, recognisers, predictions, heard, histories, speeds)
@@ -192,10 +194,10 @@ def evaluate_models(
     summary = Summary(
         confidence=params.confidence,
         seeds=tuple(seeds),
-        data=describe(rows, data.unit),
+        data=describe(rows, unit, data.unit_of("valid")),
         models=table,
         exports=exports,
-        comparisons={name: compare(name, predictions, params, data.unit) for name in students},
+        comparisons={name: compare(name, predictions, params, unit) for name in students},
         filters={name: _filter_report(models, name, seeds[0]) for name in students},
         language_models={one.path: _tuned_search(item) for one, item in decoded.items()},
     )
@@ -208,6 +210,7 @@ def _decode(
     rows: pd.DataFrame,
     recognisers: Recognisers,
     language_model: LanguageModelParams | None,
+    texts: Sequence[str] | None,
 ) -> dict[TrainedModel, Decoded]:
     """Return what is heard with the language model; empty of those that are not asked."""
     if language_model is None or not language_model.is_used:
@@ -217,7 +220,7 @@ def _decode(
         for trained, recogniser in recognisers.items()
         if trained.seed is None or language_model.for_students
     }
-    return decode_with_language_model(data, rows, asked, language_model)
+    return decode_with_language_model(data, rows, asked, language_model, texts)
 
 
 def _filter_report(models: Path, student: str, seed: int) -> FilterReport | None:
@@ -275,7 +278,7 @@ def with_language_model(
         text for one in trained for text in (decoded[one].texts if one in decoded else nothing)
     ]
     errors = [
-        None if text is None else count_errors(unit.parts(reference), unit.parts(text)).errors
+        None if text is None else count_text_errors(reference, text, unit).errors
         for reference, text in zip(predictions["text"], texts, strict=True)
     ]
     return predictions.assign(
@@ -284,7 +287,9 @@ def with_language_model(
     )
 
 
-def describe(rows: pd.DataFrame, unit: Unit = Unit.WORD) -> TestData:
+def describe(
+    rows: pd.DataFrame, unit: Unit = Unit.WORD, valid_unit: Unit | None = None
+) -> TestData:
     """Return how much some utterances are, in words or what else errors are counted in."""
     return TestData(
         utterances=len(rows),
@@ -292,6 +297,7 @@ def describe(rows: pd.DataFrame, unit: Unit = Unit.WORD) -> TestData:
         hours=float(rows["duration_seconds"].sum() / SECONDS_PER_HOUR),
         speakers=int(rows["speaker"].nunique()),
         unit=unit,
+        valid_unit=None if valid_unit is unit else valid_unit,
     )
 
 
@@ -313,7 +319,9 @@ def _write_report(
         by_duration(predictions).to_csv(folder / "by_duration.csv", index=False)
         drawn = folder / "plots"
         drawn.mkdir()
-        plots.plot_learning_curves(curves, models, drawn / "learning_curves.png", unit)
+        plots.plot_learning_curves(
+            curves, models, drawn / "learning_curves.png", summary.data.valid_unit or unit
+        )
         plots.plot_wer_against_size(models, confidence, drawn / "wer_against_size.png", unit)
         plots.plot_wer_against_speed(models, confidence, drawn / "wer_against_speed.png", unit)
         plots.plot_error_counts(models, drawn / "error_counts.png", unit)

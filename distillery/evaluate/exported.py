@@ -81,7 +81,7 @@ def measure_exports(
             figures = {}
             for exported_format, result in results.items():
                 part, figures[exported_format] = _score(
-                    predictions[of_it], exported_format, result, params, data.unit
+                    predictions[of_it], exported_format, result, params, data.unit_of("test")
                 )
                 parts.append(part)
             exports[name] = Export(seed=trained.seed, formats=figures)

@@ -24,13 +24,13 @@ COPIED_COLUMNS = ["model", "seed", "utterance_id", "speaker", "duration_seconds"
 
 
 def labelled_test_rows(data: PreparedData) -> pd.DataFrame:
-    """Return the transcribed utterances of the test split.
+    """Return the utterances of the test split that models can be judged on, `text` the truth.
 
     Raises:
         CorpusError: there is none, or none holds a word.
     """
     rows = data.split("test")
-    labelled = rows[rows["text"].notna()].reset_index(drop=True)
+    labelled = data.references("test")
     if not labelled["text"].str.strip().any():
         raise CorpusError(
             f"split 'test': {len(rows)} utterances, {len(labelled)} with a transcript, none of "
@@ -59,7 +59,7 @@ def predict(
     Returns:
         The table, and of each model what it heard in each of the rows.
     """
-    columns = COPIED_COLUMNS[2:]
+    columns, unit = COPIED_COLUMNS[2:], data.unit_of("test")
     parts, everything = [], {}
     total = len(rows) * len(recognisers)
     with tqdm(total=total, desc="evaluate", unit="utt") as bar:
@@ -74,7 +74,7 @@ def predict(
             part = rows[columns].assign(hypothesis=hypotheses)
             part.insert(0, "model", trained.model)
             part.insert(1, "seed", pd.Series(trained.seed, index=part.index, dtype="Int64"))
-            parts.append(part.join(error_columns(rows["text"], hypotheses, data.unit)))
+            parts.append(part.join(error_columns(rows["text"], hypotheses, unit)))
     return pd.concat(parts, ignore_index=True), everything
 
 

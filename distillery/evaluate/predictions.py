@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from distillery.data.scoring import SeedsResult, count_errors, rate_over_seeds
+from distillery.data.scoring import SeedsResult, count_errors, count_text_errors, rate_over_seeds
 from distillery.data.units import Unit
 from distillery.params.evaluate import EvaluateParams
 
@@ -50,8 +50,9 @@ class Errors(NamedTuple):
             hypothesis: what was recognised.
             unit: what counts as a word.
         """
-        words = count_errors(unit.parts(text), unit.parts(hypothesis))
-        characters = count_errors(text, hypothesis)
+        words = count_text_errors(text, hypothesis, unit)
+        # Expected phrases are no text whose characters could be compared.
+        characters = words if unit is Unit.PHRASE else count_errors(text, hypothesis)
         return cls(
             words.substitutions,
             words.deletions,

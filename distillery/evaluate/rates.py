@@ -22,7 +22,8 @@ class Rates(Record):
     """Word error rate: word errors per word spoken. Words are characters, here and below, where
     these are what the data are counted in (`TestData.unit`)."""
     cer: Estimate
-    """Character error rate: character errors per character of the transcripts, spaces included."""
+    """Character error rate: character errors per character of the transcripts, spaces included;
+    where phrases are counted, the rate of these once more."""
     substitutions: int | float
     """Words that were heard as others."""
     deletions: int | float

@@ -42,6 +42,12 @@ class Estimate(BaseModel):
         """Return a result over seeds as an estimate."""
         return cls(value=result.mean, sd=result.sd, low=result.low, high=result.high)
 
+    @property
+    def complement(self) -> Self:
+        """What is left to one: an accuracy where this is a rate of errors."""
+        ends = {"low": 1 - self.high, "high": 1 - self.low}
+        return self.model_copy(update={"value": 1 - self.value, **ends})
+
     def entries(self, name: str) -> dict[str, float | None]:
         """Return its parts as they stand in JSON, each under the name and an ending."""
         return {f"{name}{ending}": getattr(self, part) for part, ending in ENDINGS.items()}

@@ -156,6 +156,8 @@ class TestData(Record):
     """Speakers who are known by name."""
     unit: Unit = Unit.WORD
     """What errors are counted in; characters are called words everywhere in here, then."""
+    valid_unit: Unit | None = None
+    """What they are counted in on the validation split; None: the same."""
 
 
 class Summary(Record):

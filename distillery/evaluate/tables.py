@@ -58,30 +58,40 @@ def columns(summary: Summary, before_interval: str) -> list[Column]:
     """
 
     def estimate(value: Estimate | None) -> str:
-        return MISSING if value is None else with_interval(value, before_interval)
+        if value is None:
+            return MISSING
+        return with_interval(value.complement if in_phrases else value, before_interval)
 
     interval, unit = f"[{100 * summary.confidence:g} % interval]", summary.data.unit
+    in_phrases = unit is Unit.PHRASE
+    header = "phrase\naccuracy" if in_phrases else unit.header
     with_language_model = Column(
-        f"{unit.rate} %,\nlanguage\nmodel\n{interval}", lambda row: estimate(row.wer_lm)
+        f"{header} %,\nlanguage\nmodel\n{interval}", lambda row: estimate(row.wer_lm)
     )
     in_characters = Column("CER %", lambda row: f"{100 * row.cer.value:.1f}")
     return [
         Column("model", lambda row: row.label),
         Column("parameters", lambda row: f"{row.parameters:,}"),
         Column("size", lambda row: _bytes(row.bytes)),
-        Column(f"{unit.rate} %\n{interval}", lambda row: estimate(row.wer)),
+        Column(f"{header} %\n{interval}", lambda row: estimate(row.wer)),
         *([with_language_model] if any(row.wer_lm is not None for row in summary.models) else []),
         *([in_characters] if unit is Unit.WORD else []),
-        Column("S/D/I", _counts),
+        *([] if in_phrases else [Column("S/D/I", _counts)]),
         Column("real-\ntime\nfactor", lambda row: f"{row.real_time_factor:.2g}"),
         Column(
             f"gain, points\n{interval}",
             lambda row: (
-                estimate(summary.comparisons[row.name].gain_wer) if row.role == "student" else ""
+                _gain(summary.comparisons[row.name].gain_wer, before_interval)
+                if row.role == "student"
+                else ""
             ),
         ),
         Column("gap\nclosed", lambda row: _gap_closed(row, summary)),
     ]
+
+
+def _gain(gain: Estimate | None, before_interval: str) -> str:
+    return MISSING if gain is None else with_interval(gain, before_interval)
 
 
 def _gap_closed(row: ModelRow, summary: Summary) -> str:
@@ -133,7 +143,7 @@ def _table(summary: Summary, before_interval: str) -> Table:
 
 def export_headers(summary: Summary) -> list[str]:
     """Return the headers of the table of all formats; line ends are where to break them."""
-    return [header.format(rate=summary.data.unit.rate) for header in EXPORT_HEADERS]
+    return [header.format(rate=summary.data.unit.header) for header in EXPORT_HEADERS]
 
 
 def exports_table(summary: Summary) -> Table:

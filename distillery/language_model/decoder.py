@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from distillery.data.scoring import Counts, count_errors
+from distillery.data.scoring import Counts, count_text_errors
 from distillery.data.text import SPACE, Vocabulary
 from distillery.data.units import Unit
 from distillery.errors import ModelError
@@ -174,6 +174,7 @@ def tune(
     vocabulary: Vocabulary,
     weights: Sequence[float],
     word_scores: Sequence[float],
+    unit: Unit | None = None,
 ) -> Tuned:
     """Try all pairs of weight and word score, and leave the decoder with the best.
 
@@ -187,6 +188,7 @@ def tune(
         vocabulary: the tokens.
         weights: factors of ln P(W) to try.
         word_scores: nats per word to try.
+        unit: what errors are counted in; None: what the decoder's words are.
     """
     pairs = sorted(
         itertools.product(set(weights), set(word_scores)),
@@ -194,11 +196,12 @@ def tune(
     )
     tried: list[Tuned] = []
     best_paths = [greedy_text(item, vocabulary) for item in items]
-    greedy = _rate(references, best_paths, decoder.unit)
+    counted = unit or decoder.unit
+    greedy = _rate(references, best_paths, counted)
     for pair in tqdm(pairs, desc="language model", unit="pair", delay=SECONDS_BEFORE_BAR):
         decoder.use(replace(decoder.settings, weight=pair[0], word_score=pair[1]))
         texts = [found[0] for found in decoder.n_best(items)]
-        tried.append(Tuned(decoder.settings, _rate(references, texts, decoder.unit), greedy))
+        tried.append(Tuned(decoder.settings, _rate(references, texts, counted), greedy))
     best = min(tried, key=lambda tuned: tuned.valid_wer)  # the first of several
     decoder.use(best.settings)
     return best
@@ -206,7 +209,7 @@ def tune(
 
 def _rate(references: Sequence[str], texts: Sequence[str], unit: Unit) -> float:
     pairs = zip(references, texts, strict=True)
-    counts = (count_errors(unit.parts(reference), unit.parts(text)) for reference, text in pairs)
+    counts = (count_text_errors(reference, text, unit) for reference, text in pairs)
     return sum(counts, Counts(0, 0, 0, 0)).rate
 
 

@@ -42,17 +42,19 @@ def decode_with_language_model(
     rows: pd.DataFrame,
     recognisers: Mapping[Name, Teacher],
     params: LanguageModelParams,
+    texts: Sequence[str] | None = None,
 ) -> dict[Name, Decoded]:
     """Return each model's texts of some utterances; models that give no frames are left out.
 
     Args:
-        data: prepared data, whose training transcripts make the language model.
+        data: prepared data.
         rows: its utterances to decode.
         recognisers: the models.
         params: settings of the language model.
+        texts: what it is estimated from; None: the training transcripts.
 
     Raises:
-        CorpusError: no training transcript holds a word, or no validation utterance has one.
+        CorpusError: no such text holds a word, or no validation utterance has one.
     """
     decoders: dict[tuple[str, ...], LanguageModelDecoder] = {}
     decoded = {}
@@ -64,11 +66,11 @@ def decode_with_language_model(
             if tokens not in decoders:
                 folder = Path(folders) / str(len(decoders))
                 folder.mkdir()
-                write_language_model(data, recogniser.vocabulary, params, folder)
+                write_language_model(data, recogniser.vocabulary, params, folder, texts)
                 decoders[tokens] = untuned_decoder(folder, recogniser.vocabulary, params)
             decoder = decoders[tokens]
             tuned = tune_for(decoder, data, recogniser, params)
-            for line in describe(str(name), tuned, data.unit):
+            for line in describe(str(name), tuned, data.unit_of("valid")):
                 logger.info("%s", line)
             items = log_probs_of(recogniser, data, rows)
             decoded[name] = Decoded([texts[0] for texts in decoder.n_best(items)], tuned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +22,26 @@ BATCH_UTTERANCES = 16
 
 
 def write_language_model(
-    data: PreparedData, vocabulary: Vocabulary, params: LanguageModelParams, folder: Path
+    data: PreparedData,
+    vocabulary: Vocabulary,
+    params: LanguageModelParams,
+    folder: Path,
+    texts: Sequence[str] | None = None,
 ) -> None:
-    """Estimate the n-gram model of the training transcripts, and write it and its lexicon.
+    """Estimate an n-gram model, and write it and its lexicon.
+
+    Args:
+        data: prepared data.
+        vocabulary: tokens to spell with.
+        params: settings of the language model.
+        folder: receives the files.
+        texts: what it learns from; None: the training transcripts.
 
     Raises:
-        CorpusError: no transcript holds a word.
+        CorpusError: no text holds a word.
     """
-    model = estimate(labelled(data, "train")["text"], params.order, data.unit)
+    learnt = labelled(data, "train")["text"] if texts is None else texts
+    model = estimate(learnt, params.order, data.unit)
     model.save(folder / ARPA_FILE)
     write_lexicon(model.words, vocabulary, folder / LEXICON_FILE, data.unit)
 
@@ -59,6 +71,7 @@ def tune_for(
         recogniser.vocabulary,
         params.weights,
         params.word_scores,
+        data.unit_of("valid"),
     )
 
 
@@ -80,6 +93,7 @@ def _batches(rows: pd.DataFrame) -> Iterator[list[int]]:
 
 def describe(name: str, tuned: Tuned, unit: Unit = Unit.WORD) -> list[str]:
     """Return what tuning found, in lines for a person."""
+    parts = "characters" if unit.spells_characters else "words"
     settings, greedy = tuned.settings, 100 * tuned.valid_wer_greedy
     lines = [
         f"language model for {name}: weight {settings.weight:g}, word score "
@@ -88,7 +102,7 @@ def describe(name: str, tuned: Tuned, unit: Unit = Unit.WORD) -> list[str]:
     ]
     if tuned.valid_wer > tuned.valid_wer_greedy:
         lines.append(
-            f"the language model makes it worse: its {unit.plural} and their order come from the "
-            "training transcripts alone; add transcripts, or switch it off"
+            f"the language model makes it worse: its {parts} and their order come from the "
+            "training texts alone; add transcripts, or switch it off"
         )
     return lines

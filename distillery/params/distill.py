@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -119,8 +119,9 @@ class DistillParams(Section):
     generations: PositiveInt = 1
     """1 learns from the teacher alone; with more, the same student is trained anew so often, each
     generation from the outputs of the one before, and the last one is kept."""
-    control: bool = True
-    """Also train each student without the teacher, same seed and steps, to measure the gain."""
+    control: bool | Literal["auto"] = True
+    """Also train each student without the teacher, same seed and steps, to measure the gain; it
+    needs transcripts, and `auto` trains it where there are some."""
     students: Annotated[dict[StudentName, StudentParams], Field(min_length=1)]
     """The students by name."""
 
@@ -174,6 +175,14 @@ class DistillParams(Section):
                 "teacher_share is 0; raise one, or set generations to 1"
             )
         return self
+
+    def trains_control(self, num_transcripts: int) -> bool:
+        """Return whether students get controls, where so many training utterances are transcribed.
+
+        Args:
+            num_transcripts: of the training split.
+        """
+        return num_transcripts > 0 if self.control == "auto" else bool(self.control)
 
     def for_seed(self, seed: int) -> DistillParams:
         """Return the settings of one of the seeds, as training reads them."""

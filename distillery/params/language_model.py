@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -10,13 +10,17 @@ from distillery.params.base import NonNegativeFloat, PositiveFloat, PositiveInt,
 
 
 class LanguageModelParams(Section):
-    """An n-gram model of the training transcripts, which beam search can use in place of the best
-    path; words that stand in no training transcript cannot then be written."""
+    """An n-gram model of the training texts, which beam search can use in place of the best path;
+    words that stand in none of them cannot then be written."""
 
     for_teacher: bool = False
     """Whether the teacher's texts, which `sequence` learns from, are decoded with it."""
     for_students: bool = False
     """Whether `evaluate` measures students and controls with it, too."""
+    learns_from: Literal["transcripts", "teacher", "both"] = "both"
+    """Texts that it is estimated from in `evaluate`: training transcripts; those of the teacher
+    that distill.filter keeps; or transcripts, and the teacher's where there is none. The teacher's
+    own search (`for_teacher`) comes before its texts, and knows transcripts alone."""
     order: Annotated[int, Field(ge=2, le=5)] = 3
     """Words in its longest n-grams; more knows longer phrases and needs more transcripts."""
     beam_size: PositiveInt = 20

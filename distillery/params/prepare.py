@@ -5,18 +5,18 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from distillery.data import text
+from distillery.params.alphabets import BEYOND_LATIN, alphabet_of
 from distillery.params.base import (
     Fraction,
     NonEmptyText,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveFraction,
     PositiveInt,
     SampleRate,
     Section,
@@ -102,11 +102,15 @@ class PrepareParams(Section):
     case: Literal["lower", "upper", "keep"] = "lower"
     """What the normaliser does with letter case."""
     alphabet: str | None = "abcdefghijklmnopqrstuvwxyz'"
-    """Characters that transcripts may hold, space aside; null takes those of the training texts.
+    """Characters that transcripts may hold, space aside; null takes those of the training texts,
+    or, where there are none, those of `language`.
     Signs inside words (ZWJ, ZWNJ, `·`, `״`) are dropped where it lacks them, Hebrew points and
     Arabic tashkeel are kept where it has them."""
     spelling: SpellingParams = SpellingParams()
     """How numbers and letter strings become words."""
+    language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] | None = None
+    """What is spoken, as its ISO 639-1 code: sets `alphabet` where that is not written down; many
+    languages in Latin script are listed (distillery/params/alphabets.py)."""
     unit: Literal["auto", "word", "character"] = "auto"
     """What errors are counted in: words, or characters where a language writes no spaces; `auto`
     goes by the script of most letters in the transcripts."""
@@ -115,9 +119,10 @@ class PrepareParams(Section):
     that validate, at least one of them; what was decided stays decided as data grow."""
     test_fraction: Fraction = 0.1
     """The same for test, used only where the corpus has no official test split."""
-    labelled_fraction: PositiveFraction = 1.0
+    labelled_fraction: Fraction = 1.0
     """Share of the training utterances that keep their transcripts, chosen by hash of the audio;
-    the others count as unlabelled, which shows what students gain from such audio."""
+    the others count as unlabelled, which shows what students gain from such audio. 0 keeps none:
+    everything comes from the teacher."""
     min_duration_seconds: NonNegativeFloat = 0.1
     """Shorter recordings are dropped."""
     max_duration_seconds: PositiveFloat = 30.0
@@ -141,6 +146,23 @@ class PrepareParams(Section):
     """Settings of corpus `commands`."""
     librispeech: LibrispeechParams = LibrispeechParams()
     """Settings of corpus `librispeech`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _alphabet_of_the_language(cls, values: Any) -> Any:
+        """Write the language's alphabet down where none is."""
+        if not isinstance(values, dict) or "alphabet" in values:
+            return values
+        language = values.get("language")
+        if not isinstance(language, str):
+            return values
+        found = alphabet_of(language, str(values.get("case", "lower")))
+        if found is None:
+            raise ValueError(
+                f"language: the alphabet of {language!r} is not known here, only those of "
+                f"{sorted(BEYOND_LATIN)}; write the characters of its texts into alphabet"
+            )
+        return {**values, "alphabet": found}
 
     @field_validator("alphabet")
     @classmethod
@@ -196,6 +218,13 @@ class PrepareParams(Section):
                 f"{self.case} makes {becomes} of it; {advice}"
             )
         return self
+
+    @property
+    def alphabet_without_texts(self) -> str | None:
+        """The alphabet where no transcript shows it; None: the settings must say more."""
+        if self.alphabet is not None:
+            return self.alphabet
+        return None if self.language is None else alphabet_of(self.language, self.case)
 
     @property
     def title(self) -> str:

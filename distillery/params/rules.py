@@ -11,9 +11,12 @@ from distillery.params.cache import CacheParams
 from distillery.params.distill import DistillParams
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.language_model import LanguageModelParams
+from distillery.params.objective import lowest
+from distillery.params.prepare import PrepareParams
 from distillery.params.teacher import (
     EndpointTeacherParams,
     EnsembleTeacherParams,
+    FineTunedTeacherParams,
     TeacherParams,
     TextsTeacherParams,
     TrainedTeacherParams,
@@ -33,6 +36,58 @@ def check_students(
     check_cached_outputs(distill, cache)
     check_texts_of_copies(teacher, cache)
     check_texts_alone(distill, teacher)
+
+
+def needs_transcripts(teacher: TeacherParams) -> bool:
+    """Return whether a teacher, or a member of it, learns from transcripts."""
+    if isinstance(teacher, EnsembleTeacherParams):
+        return any(needs_transcripts(member) for member in teacher.members)
+    return isinstance(teacher, TrainedTeacherParams | FineTunedTeacherParams)
+
+
+def transcript_needs(
+    teacher: TeacherParams | None, distill: DistillParams, language_model: LanguageModelParams
+) -> list[str]:
+    """Return which settings need training transcripts, each with what to set in its place."""
+    needs = []
+    if teacher is not None and needs_transcripts(teacher):
+        needs.append(
+            f"teacher.kind {teacher.kind} is trained on transcripts: take a teacher that others "
+            "trained, docs/teachers.md names some"
+        )
+    for name in distill.students:
+        if (objective := distill.objective_of(name)).uses_transcripts:
+            own = distill.students[name].objective is not None
+            where = f"distill.students.{name}.objective" if own else "distill.objective"
+            share = lowest(objective.teacher_share)
+            needs.append(f"{where}.teacher_share is {share:g}: set it to 1")
+            if not own:
+                break
+    if distill.control is True:
+        needs.append("distill.control is true, and controls learn from transcripts: set it to auto")
+    if language_model.is_used and language_model.learns_from == "transcripts":
+        needs.append("language_model.learns_from is transcripts: set it to both or teacher")
+    if language_model.for_teacher:
+        needs.append(
+            "language_model.for_teacher is true, and nothing but transcripts could teach it before "
+            "the teacher writes: set it to false"
+        )
+    return needs
+
+
+def check_hidden_transcripts(
+    prepare: PrepareParams,
+    teacher: TeacherParams,
+    distill: DistillParams,
+    language_model: LanguageModelParams,
+) -> None:
+    """Refuse settings that need the transcripts that others take away."""
+    needs = transcript_needs(teacher, distill, language_model)
+    if prepare.labelled_fraction == 0 and needs:
+        raise ValueError(
+            "prepare.labelled_fraction is 0, so there are no training transcripts, but some "
+            "settings need them; raise it, or change these: " + "; ".join(needs)
+        )
 
 
 def check_disagreement(

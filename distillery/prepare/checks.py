@@ -11,6 +11,8 @@ from pathlib import Path
 from distillery.data.manifest import DROPPED_FILE, SPLITS
 from distillery.errors import CorpusError
 from distillery.files import write_bytes
+from distillery.params.alphabets import BEYOND_LATIN
+from distillery.params.prepare import PrepareParams
 from distillery.prepare.packing import Drop, Packing, Row
 
 NUM_EXAMPLES = 3
@@ -45,11 +47,16 @@ def check_drops(
     )
 
 
-def check_splits(rows: Sequence[Row]) -> None:
+def check_splits(rows: Sequence[Row], *, needs_truth: bool = True) -> None:
     """Refuse data without training, or that no model could be validated or tested on.
 
+    Args:
+        rows: what was kept.
+        needs_truth: whether validation and test must say what is spoken; else the teacher's texts
+            stand for that.
+
     Raises:
-        CorpusError: a split is empty, or validation or test has no transcripts.
+        CorpusError: a split is empty, or validation or test has neither transcripts nor phrases.
     """
     counts = Counter(row.split for row in rows)
     if empty := [split for split in SPLITS if not counts[split]]:
@@ -62,13 +69,14 @@ def check_splits(rows: Sequence[Row]) -> None:
             + (f"raise {settings}" if settings else "lower valid_fraction and test_fraction")
             + ", or add data"
         )
-    transcribed = Counter(row.split for row in rows if row.text is not None)
-    if bare := [split for split in ("valid", "test") if not transcribed[split]]:
+    transcribed = Counter(row.split for row in rows if row.text or row.expected)
+    if needs_truth and (bare := [split for split in ("valid", "test") if not transcribed[split]]):
         found = ", ".join(f"{split} {transcribed[split]} of {counts[split]}" for split in SPLITS)
         raise CorpusError(
             f"split {' and '.join(bare)}: no transcribed utterance (found {found}), expected at "
             f"least one: {' and '.join(NEEDED_FOR[split] for split in bare)}. Add transcripts, "
-            "or leave the split of transcribed utterances to prepare"
+            "or leave the split of transcribed utterances to prepare; or take a teacher that "
+            "others trained, whose texts then stand for transcripts: docs/teachers.md"
         )
 
 
@@ -80,11 +88,31 @@ def check_labels(packing: Packing, labelled_fraction: float) -> None:
     """
     hidden = packing.num_hidden_transcripts
     labelled = (row for row in packing.rows if row.split == "train" and row.text is not None)
-    if hidden and not any(labelled):
+    if labelled_fraction and hidden and not any(labelled):
         raise CorpusError(
             f"split train: prepare.labelled_fraction {labelled_fraction:g} keeps none of its "
-            f"{hidden} transcripts, expected at least one; raise that fraction"
+            f"{hidden} transcripts, expected at least one; raise that fraction, or set it to 0"
         )
+
+
+def check_alphabet(params: PrepareParams, num_transcripts: int) -> None:
+    """Refuse to take the alphabet from transcripts where there are none to take it from.
+
+    Args:
+        params: the section `prepare`.
+        num_transcripts: training transcripts that may be looked at.
+
+    Raises:
+        CorpusError: there are none, and the settings do not say what letters there are.
+    """
+    if num_transcripts or params.alphabet_without_texts is not None:
+        return
+    named = "is null" if params.language is None else f"of {params.language!r} is not listed"
+    raise CorpusError(
+        f"prepare.alphabet {named}, and no training transcript shows what letters there are; set "
+        f"prepare.language to one of {', '.join(sorted(BEYOND_LATIN))}, or write the characters of "
+        "the texts into prepare.alphabet"
+    )
 
 
 def as_csv(dropped: Iterable[Drop]) -> bytes:

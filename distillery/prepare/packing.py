@@ -19,8 +19,9 @@ import pyarrow as pa
 from distillery.corpora.base import Recording
 from distillery.data import text
 from distillery.data.audio import compute_num_samples
-from distillery.data.manifest import COLUMNS, shard_name
+from distillery.data.manifest import COLUMNS, EXPECTED, shard_name
 from distillery.data.spelling import without_marks
+from distillery.data.units import PHRASES_APART
 from distillery.params.prepare import PrepareParams
 from distillery.prepare.levels import OVERDRIVEN, Levels
 from distillery.prepare.profile import Leaks, Profile, ProfileBuilder, Repeated
@@ -53,6 +54,8 @@ SCHEMA = pa.schema(
     ]
 )
 """Of manifest.parquet."""
+EXPECTED_FIELD = pa.field(EXPECTED, pa.string())
+"""Of it, where the corpus says what phrases its recordings hold."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,11 @@ class Row:
     """Mean of the samples; full scale is 1."""
     silent_fraction: float
     """Share of the frames of 20 ms below −65 dB."""
+    expected: str | None = None
+    """Phrases that are spoken, see `distillery.data.manifest.EXPECTED`; None: none are known."""
 
 
-assert tuple(SCHEMA.names) == COLUMNS == tuple(field.name for field in fields(Row))
+assert (*SCHEMA.names, EXPECTED) == (*COLUMNS, EXPECTED) == tuple(f.name for f in fields(Row))
 
 
 @dataclass(frozen=True)
@@ -254,8 +259,16 @@ class Packing:
                 clipped_fraction=decoded.levels.clipped_fraction,
                 dc_offset=decoded.levels.dc_offset,
                 silent_fraction=decoded.levels.silent_fraction,
+                expected=self._phrases(recording),
             )
         )
+
+    def _phrases(self, recording: Recording) -> str | None:
+        """Return the phrases that are spoken, normalised, each once; None where none are known."""
+        case, alphabet = self._params.case, self._params.alphabet
+        said = map(self.spelling.said, recording.expected)
+        phrases = (text.normalise(phrase, case, alphabet) for phrase in said)
+        return PHRASES_APART.join(dict.fromkeys(filter(None, phrases))) or None
 
     def drop_copies(self) -> None:
         """Drop what turned out to be in a split before its own, because that came later."""

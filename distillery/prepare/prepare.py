@@ -38,12 +38,32 @@ from distillery.data.units import Unit, unit_of
 from distillery.errors import CorpusError
 from distillery.files import whole_folder, write_bytes, write_json
 from distillery.params.prepare import PrepareParams
-from distillery.prepare.checks import as_csv, check_drops, check_labels, check_splits
+from distillery.prepare.checks import (
+    as_csv,
+    check_alphabet,
+    check_drops,
+    check_labels,
+    check_splits,
+)
 from distillery.prepare.decoding import decode_ahead
 from distillery.prepare.kept import KEY_LENGTH, Recall, Terms, read_decisions, write_decisions
-from distillery.prepare.packing import SCHEMA, Decoded, Drop, Packing, Row, in_packing_order
+from distillery.prepare.packing import (
+    EXPECTED_FIELD,
+    SCHEMA,
+    Decoded,
+    Drop,
+    Packing,
+    Row,
+    in_packing_order,
+)
 from distillery.prepare.profile import write_profile
-from distillery.prepare.report import caution_of_channels, cautions_as_csv, remarks, table
+from distillery.prepare.report import (
+    caution_of_channels,
+    cautions_as_csv,
+    remarks,
+    table,
+    without_transcripts,
+)
 from distillery.prepare.segments import Cut, cut_recordings
 from distillery.prepare.speakers import say_unified, unify_speakers
 from distillery.prepare.spelling import Spelling, find_spelling, recorded, say_spelling
@@ -72,6 +92,8 @@ def prepare(
     reports: Path,
     num_workers: int = NUM_WORKERS,
     decisions: Path | None = None,
+    *,
+    needs_truth: bool = True,
 ) -> Summary:
     """Write prepared data and return its summary.
 
@@ -83,6 +105,8 @@ def prepare(
         num_workers: threads that decode.
         decisions: the file that keeps which utterance is in which split; read first and written
             last. None keeps nothing.
+        needs_truth: whether validation and test must say what is spoken; a teacher that others
+            trained needs no such thing, its texts may stand for transcripts.
 
     Raises:
         CorpusError: the corpus is missing or contradicts itself, too many utterances were dropped,
@@ -92,6 +116,7 @@ def prepare(
     """
     listed = with_transcripts(params, source, read_recordings(params, source))
     recordings, respelt = unify_speakers(listed)
+    check_alphabet(params, sum(bool(r.text) for r in recordings) if params.labelled_fraction else 0)
     former = None if decisions is None else read_decisions(decisions)
     recall = Recall()
     if former is not None:
@@ -105,8 +130,7 @@ def prepare(
         dropped = sorted(packing.dropped, key=lambda drop: drop.utterance_id)
         num_recordings = len(cut.recordings) + len(cut.dropped)
         check_drops(dropped, num_recordings, params.max_dropped_fraction, reports)
-        check_splits(packing.rows)
-        check_labels(packing, params.labelled_fraction)
+        _check(params, packing, needs_truth=needs_truth)
         summary = _summarise(params, packing, dropped, split_rule, cut.counts)
         _write_manifest(temporary / MANIFEST_FILE, packing.rows)
         write_bytes(temporary / DROPPED_FILE, as_csv(dropped))
@@ -122,15 +146,30 @@ def prepare(
     said = say_spelling(params.spelling, packing.spelling.rule, packing.respelt)
     for line in (*remarks(packing.rows, profile.leaks.repeated, recall.kept), *said):
         logger.info("%s", line)
-    logger.info("prepared %s\n%s", summary.corpus, table(summary, packing.rows))
-    _tell_of_channels(packing, folder / CHANNELS_FILE)
+    _tell(summary, packing, folder / CHANNELS_FILE)
     return summary
 
 
-def _tell_of_channels(packing: Packing, listed: Path) -> None:
-    """Warn of recordings whose channels do not mix well, and say where they are listed."""
+def _tell(summary: Summary, packing: Packing, channels: Path) -> None:
+    """Say what was prepared, and what a person should mind.
+
+    Args:
+        summary: of the prepared data.
+        packing: what was kept.
+        channels: where recordings are listed whose channels do not mix well.
+    """
+    for line in without_transcripts(summary, packing.rows):
+        logger.info("%s", line)
+    logger.info("prepared %s\n%s", summary.corpus, table(summary, packing.rows))
     if packing.cautions:
-        logger.warning("%s", caution_of_channels(packing.cautions, listed))
+        logger.warning("%s", caution_of_channels(packing.cautions, channels))
+
+
+def _check(params: PrepareParams, packing: Packing, *, needs_truth: bool) -> None:
+    """Make sure that models can be trained, validated and tested on what was kept."""
+    check_splits(packing.rows, needs_truth=needs_truth)
+    check_labels(packing, params.labelled_fraction)
+    check_alphabet(params, _num_transcripts(packing.rows, "train"))
 
 
 def _split_and_pack(
@@ -148,10 +187,12 @@ def _split_and_pack(
     lost: set[str] = set()
     draft = find_spelling(params, cut.recordings)
     of_former = cut.kept_of_units(kept)
+    says_something = any(_is_transcribed(params, draft, item) for item in cut.recordings)
     while True:
 
         def is_usable(recording: Recording, lost: AbstractSet[str] = frozenset(lost)) -> bool:
-            return recording.utterance_id not in lost and _is_transcribed(params, draft, recording)
+            usable = not says_something or _is_transcribed(params, draft, recording)
+            return recording.utterance_id not in lost and usable
 
         of_units, split_rule = assign_splits(
             cut.units, params.valid_fraction, params.test_fraction, of_former, is_usable
@@ -165,7 +206,7 @@ def _split_and_pack(
         )
         _pack(packing, decoded, splits, split_rule, kept)
         waiting.rmdir()
-        transcribed = {row.split for row in packing.rows if row.text is not None}
+        transcribed = {row.split for row in packing.rows if row.text or row.expected}
         drawn = {split for split, rule in split_rule.items() if rule != OFFICIAL}
         dropped = {drop.utterance_id for drop in packing.dropped}
         if drawn <= transcribed or not transcribed or dropped <= lost:
@@ -178,7 +219,9 @@ def _split_and_pack(
 
 
 def _is_transcribed(params: PrepareParams, spelling: Spelling, recording: Recording) -> bool:
-    """Return whether models can be validated and tested on a recording's text."""
+    """Return whether models can be validated and tested on a recording's text or phrases."""
+    if recording.expected:
+        return True
     words = text.normalise(spelling.said(recording.text or ""), params.case)
     return bool(words) and (params.alphabet is None or set(words) <= set(params.alphabet) | {" "})
 
@@ -262,7 +305,7 @@ def _summarise(
         corpus=params.corpus,
         sample_rate_hz=params.sample_rate_hz,
         text_rule=text.describe_rule(params.case),
-        alphabet=params.alphabet if params.alphabet is not None else _alphabet_of(rows),
+        alphabet=_alphabet(params, rows),
         split_rule=split_rule,
         splits={split: _count(rows, split) for split in SPLITS},
         num_hidden_transcripts=packing.num_hidden_transcripts,
@@ -280,8 +323,16 @@ def _unit(params: PrepareParams, rows: Iterable[Row]) -> Unit:
     return unit_of(Counter(c for row in rows if row.text is not None for c in row.text))
 
 
-def _alphabet_of(rows: Iterable[Row]) -> str:
-    """Return the characters of the texts that models train and validate on."""
+def _num_transcripts(rows: Iterable[Row], split: str) -> int:
+    return sum(row.text is not None for row in rows if row.split == split)
+
+
+def _alphabet(params: PrepareParams, rows: Sequence[Row]) -> str:
+    """Return the alphabet of the settings, or the characters of the texts that models train and
+    validate on; where they train on none, the language's."""
+    known = params.alphabet_without_texts
+    if known is not None and (params.alphabet is not None or not _num_transcripts(rows, "train")):
+        return known
     texts = (row.text for row in rows if row.split != "test" and row.text is not None)
     return "".join(sorted(set().union(*texts) - {" "}))
 
@@ -301,5 +352,7 @@ def _count(rows: Iterable[Row], split: str) -> SplitCounts:
 
 def _write_manifest(path: Path, rows: Iterable[Row]) -> None:
     ordered = sorted(rows, key=lambda row: row.utterance_id)
-    table = pa.Table.from_pylist([vars(row) for row in ordered], schema=SCHEMA)
+    has_phrases = any(row.expected is not None for row in ordered)
+    schema = SCHEMA.append(EXPECTED_FIELD) if has_phrases else SCHEMA
+    table = pa.Table.from_pylist([vars(row) for row in ordered], schema=schema)
     pq.write_table(table, path, compression="zstd")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from distillery.data.manifest import SegmentCounts, Summary
-from distillery.data.units import Unit
+from distillery.data.units import PHRASES_APART, Unit
 from distillery.prepare.packing import Row
 from distillery.prepare.profile import Repeated
 from distillery.prepare.splits import BY_UTTERANCE, Kept
@@ -102,6 +102,42 @@ def remarks(rows: Sequence[Row], repeated: Mapping[str, Repeated], kept: Kept) -
         yield (
             f"{len(moved)} utterances that were in split train are in {moved[0].split} now, for "
             "the corpus says so; models trained before learnt from them"
+        )
+
+
+def without_transcripts(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:
+    """Yield what follows from splits without transcripts.
+
+    Args:
+        summary: of the prepared data.
+        rows: what was kept.
+    """
+    has_phrases = {row.split for row in rows if row.expected is not None}
+    bare = [split for split in ("valid", "test") if not summary.splits[split].num_labelled]
+    judged = [split for split in bare if split in has_phrases]
+    if judged:
+        yield (
+            f"split {' and '.join(judged)}: no transcripts, but expected phrases: models are "
+            "judged by the share of these that they find"
+        )
+    spelt = set(summary.alphabet) | set(PHRASES_APART)
+    phrases = [row.expected for row in rows if row.expected is not None and row.split != "train"]
+    if strange := sorted(set("".join(phrases)) - spelt):
+        yield (
+            f"warning: expected phrases hold {', '.join(strange)}, which no text can hold "
+            "(prepare.alphabet), so no model will be found to say them; spell them as they are said"
+        )
+    if unknown := [split for split in bare if split not in has_phrases]:
+        yield (
+            f"warning: split {' and '.join(unknown)}: neither transcripts nor expected phrases: "
+            "models are judged against the teacher's texts, and what it gets wrong stays unknown. "
+            "A few transcripts, or a column `expected` in the manifest, change that: "
+            "docs/your-own-data.md"
+        )
+    if not summary.splits["train"].num_labelled:
+        yield (
+            f"split train: no transcripts; texts are spelt with {summary.alphabet}, which "
+            "prepare.language or prepare.alphabet change"
         )
 
 

@@ -28,8 +28,9 @@ their controls, `student@data-control`. `data` is the beginning of DVC's hash of
 
 Metrics: `asr/…` are key figures in percent, points and megabytes, and the seconds of audio that a
 second of computing recognises (`rtfx`). `test/…` are rates as fractions, with intervals; where the
-tag `unit` says character, `wer` in their names is the character error rate. Group by `student`,
-`objective.name` or `data.md5`.
+tag `unit` says another thing than word, `wer` in their names is that rate: of characters, of
+expected phrases that were not found, or of what differs from the teacher's texts. Group by
+`student`, `objective.name` or `data.md5`.
 """
 
 

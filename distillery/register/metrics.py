@@ -69,6 +69,8 @@ def model_metrics(row: Row, summary: Summary) -> dict[str, float]:
         **(_student_metrics(row, summary) if row.role == "student" else {}),
     }
     values = {**key_figures(values, summary.data.unit), **values}
+    if summary.data.unit is Unit.PHRASE:
+        values |= _named("test", row.wer.complement.entries("phrase_accuracy"))
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
@@ -109,8 +111,13 @@ def key_figures(values: Values, unit: Unit = Unit.WORD) -> Values:
     """
     speed = values["test/real_time_factor"]
     return {
-        f"asr/{unit.rate}_percent": _times(100, values["test/wer"]),
-        f"asr/{unit.rate}_with_lm_percent": _times(100, values.get("test/wer_lm")),
+        f"asr/{unit.key}_percent": _times(100, values["test/wer"]),
+        f"asr/{unit.key}_with_lm_percent": _times(100, values.get("test/wer_lm")),
+        **(
+            {"asr/phrase_accuracy_percent": 100 * (1 - (values["test/wer"] or 0.0))}
+            if unit is Unit.PHRASE
+            else {}
+        ),
         "asr/gain_points": _times(100, values.get("gain/wer")),
         "asr/gap_closed_percent": _times(100, values.get("gap_closed")),
         "asr/rtfx": 1 / speed if speed else None,

@@ -10,8 +10,9 @@ from dataclasses import replace
 import pandas as pd
 
 from distillery.credentials import without_credentials
+from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData
-from distillery.data.workspace import EVALUATION, PREPARED
+from distillery.data.workspace import EVALUATION, PREPARED, TEACHER
 from distillery.errors import ModelError, TrackingError
 from distillery.evaluate.summary import EXPORTED_FILE, PREDICTIONS_FILE, ModelRow, SeedRow
 from distillery.register import descriptions
@@ -53,7 +54,7 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
     """
     settings = results.params.register
     with tracking.explained():
-        data = PreparedData.open(results.root / PREPARED)
+        data = judged(PreparedData.open(results.root / PREPARED), results.root / TEACHER)
         predictions = pd.read_parquet(results.root / EVALUATION / PREDICTIONS_FILE)
         sources = data_sources(data, results)
         runs = log_model_runs(tracking, parent, results, sources, predictions)
@@ -176,7 +177,7 @@ def _ask_the_gate(
 
 def test_digest(data: PreparedData) -> str:
     """Return the SHA-256 of the test split: what is heard and what should be written."""
-    rows = data.split("test")
+    rows = data.split("test") if data.unit_of("test") is data.unit else data.references("test")
     digest = hashlib.sha256()
     for key, text in sorted(zip(rows["audio_key"], rows["text"].fillna(""), strict=True)):
         digest.update(f"{key} {text}\n".encode())

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from rapidfuzz.distance import Levenshtein
 
+from distillery.data.scoring import holds_phrase
 from distillery.data.units import Unit
 from distillery.evaluate.summary import Summary
 from distillery.evaluate.tables import (
@@ -106,7 +107,8 @@ def render_page(inputs: ReportInputs, play: Play | None = None) -> str:
     )
     return environment.get_template(TEMPLATE.name).render(
         inputs=inputs,
-        unit=unit.value,
+        unit=unit.value.split()[0],
+        reference=unit.reference,
         subtitle=title(inputs.summary.data, len(inputs.summary.seeds)),
         headers=[
             header.replace("-\n", "-").replace("\n", " ")
@@ -169,8 +171,12 @@ def mark_differences(reference: str, hypothesis: str, unit: Unit = Unit.WORD) ->
     Args:
         reference: what was spoken.
         hypothesis: what was recognised.
-        unit: what is marked: words, or characters.
+        unit: what is marked: words, characters, or expected phrases that are missing.
     """
+    if unit is Unit.PHRASE:
+        missing = [part for part in unit.parts(reference) if not holds_phrase(hypothesis, part)]
+        marked = Markup(" ").join(Markup("<del>{}</del>").format(part) for part in missing)
+        return Markup(" ").join([escape(hypothesis), *([marked] if missing else [])])
     expected, heard = unit.parts(reference), unit.parts(hypothesis)
     pieces = []
     for step in Levenshtein.opcodes(expected, heard):
@@ -181,7 +187,7 @@ def mark_differences(reference: str, hypothesis: str, unit: Unit = Unit.WORD) ->
             continue
         pieces += [Markup("<del>{}</del>").format(wanted)] if wanted else []
         pieces += [Markup("<ins>{}</ins>").format(found)] if found else []
-    return Markup(" " if unit is Unit.WORD else "").join(pieces)
+    return Markup("" if unit.spells_characters else " ").join(pieces)
 
 
 def _audio_uri(heard: tuple[np.ndarray, int] | None) -> str | None:

@@ -99,7 +99,7 @@ def score(root: Path, data: PreparedData, settings: Params) -> CurveResults:
     predictions, _ = predict(data, rows, recognisers, settings.evaluate.stream_chunk_seconds)
     steps = {model.trained: read_curves(model.learning_curve(root))[-1].step for model in models}
     shares, seeds = amounts(data, settings), settings.distill.seeds
-    described = describe(rows, data.unit)
+    described = describe(rows, data.unit_of("test"))
     return summarise(predictions, steps, shares, described, seeds, settings.evaluate)
 
 

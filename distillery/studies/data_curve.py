@@ -83,10 +83,10 @@ def amounts(data: PreparedData, settings: Params) -> list[Amount]:
     found = [Amount.of(data, fraction) for fraction in sorted(settings.curve.fractions)]
     total = len(data.split("train"))
     distill = settings.distill
-    needs_text = distill.control or not all(
+    needs_text = distill.control is True or not all(
         distill.objective_of(name).uses_teacher for name in settings.curve_students
     )
-    reader = "the control" if distill.control else "a student that has no teacher"
+    reader = "the control" if distill.control is True else "a student that has no teacher"
     for item in found:
         which = f"curve.fractions: {item.fraction:g} draws {item.num_utterances} of the {total}"
         if not item.num_utterances:
@@ -147,7 +147,7 @@ class CurveModel(NamedTuple):
 
 def models_of(settings: Params) -> list[CurveModel]:
     """Return all models of the curves: small shares first, a control behind its student."""
-    roles = ("student", "control") if settings.distill.control else ("student",)
+    roles = ("student", "control") if settings.distill.control is True else ("student",)
     return [
         CurveModel(role, student, seed, fraction)
         for fraction in sorted(settings.curve.fractions)

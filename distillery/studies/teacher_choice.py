@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from distillery.data.scoring import SeedsResult, count_errors, rate_over_seeds
+from distillery.data.scoring import SeedsResult, count_errors, count_text_errors, rate_over_seeds
 from distillery.data.units import Unit
 from distillery.evaluate.comparison import verdict
 from distillery.evaluate.evaluate import describe
@@ -182,7 +182,7 @@ class Errors:
     """Word errors on the validation split."""
 
     words: np.ndarray = field(repr=False)  # (utterances,)
-    references: Sequence[Sequence[str]]
+    references: Sequence[str]
     params: EvaluateParams
     unit: Unit = Unit.WORD
     """What counts as a word."""
@@ -192,15 +192,12 @@ class Errors:
         cls, texts: Sequence[str], params: EvaluateParams, unit: Unit = Unit.WORD
     ) -> Errors:
         """Prepare to count errors against reference texts."""
-        references = [unit.parts(text) for text in texts]
-        return cls(np.array([len(words) for words in references]), references, params, unit)
+        return cls(np.array([len(unit.parts(text)) for text in texts]), texts, params, unit)
 
     def of(self, hypotheses: Sequence[str]) -> np.ndarray:
         """Return the errors in each utterance `(utterances,)`."""
         pairs = zip(self.references, hypotheses, strict=True)
-        return np.array(
-            [count_errors(words, self.unit.parts(said)).errors for words, said in pairs]
-        )
+        return np.array([count_text_errors(text, said, self.unit).errors for text, said in pairs])
 
     def of_pilots(self, item: Candidate) -> tuple[np.ndarray, np.ndarray]:
         """Return the errors of students and of controls, each `(seeds, utterances)`."""

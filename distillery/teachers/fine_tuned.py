@@ -236,7 +236,7 @@ def fine_tune_teacher(params: FineTunedTeacherParams, place: Workplace) -> Ready
             heard_set([held_out], [None] * len(held_out)),
             list(held_out["text"]),
             vocabulary,
-            data.unit,
+            data.unit_of("valid"),
         ),
         training.model_copy(update={"specaugment": no_masks}),  # the network has its own
         place.scratch / f"teacher-{digest}.pt",

@@ -45,17 +45,20 @@ def join_teachers(
         )
         place.curves.unlink(missing_ok=True)
         found = take(member, own)
-        wer = validation_wer(found.teacher, place.data)
-        logger.info(
-            "teacher: member %d, %s, validation %s %.2f %%",
-            number,
-            member.kind,
-            place.data.unit.rate,
-            100 * wer,
-        )
+        wer = None
+        if not place.data.lacks_truth("valid"):  # else nothing says what is spoken
+            wer = validation_wer(found.teacher, place.data)
+            logger.info(
+                "teacher: member %d, %s, validation %s %.2f %%",
+                number,
+                member.kind,
+                place.data.unit_of("valid").rate,
+                100 * wer,
+            )
         if found.checkpoint is None:
             now = int(time.time() * 1000)
-            points = [*points, Point(f"{own.prefix}valid/wer", wer, 0, now)]
+            known = [] if wer is None else [Point(f"{own.prefix}valid/wer", wer, 0, now)]
+            points = [*points, *known]
         else:
             points = read_points(place.curves)
         ready.append(found)
@@ -77,7 +80,8 @@ def choose_way(
     """Return the members joined as the settings say.
 
     For `auto`, posteriors are averaged if they can be and the validation WER of that is no higher
-    than ROVER's. It often is: members that place tokens in other frames average to blanks.
+    than ROVER's. It often is: members that place tokens in other frames average to blanks. Where
+    validation says nothing of what is spoken, it is ROVER's.
 
     Args:
         members: ready for use.
@@ -103,10 +107,12 @@ def choose_way(
     averaged, voted = joined("auto"), joined("rover")
     if averaged.way == voted.way:
         return voted
+    if data.lacks_truth("valid"):
+        return voted
     wers = [validation_wer(teacher, data) for teacher in (averaged, voted)]
     logger.info(
         "teacher: validation %s of averaged posteriors %.2f %%, of the vote on texts %.2f %%",
-        data.unit.rate,
+        data.unit_of("valid").rate,
         *(100 * wer for wer in wers),
     )
     return averaged if wers[0] <= wers[1] else voted

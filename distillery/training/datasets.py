@@ -27,4 +27,4 @@ def validation_set(
     items = TrainingSet(
         [packed], [None] * len(rows), features.hop_seconds, training.batch_seconds, 0
     )
-    return Validation(items, texts, vocabulary, data.unit)
+    return Validation(items, texts, vocabulary, data.unit_of("valid"))

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distillery.data.scoring import Counts, count_errors
+from distillery.data.scoring import Counts, count_text_errors
 from distillery.device import choose_device, choose_precision
 from distillery.errors import DistilleryError, ModelError
 from distillery.files import write_bytes
@@ -182,7 +182,7 @@ class Trainer:
             ):
                 hypothesis = self.validation.vocabulary.decode(greedy_tokens(item[:length]))
                 reference = self.validation.references[row]
-                total = total + count_errors(unit.parts(reference), unit.parts(hypothesis))
+                total = total + count_text_errors(reference, hypothesis, unit)
         return total.rate
 
     def _out_of_patience(self) -> bool:

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
+from distillery.data.judged import VALIDATION_FILE, ValidationResult, splits_without_truth
 from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData, labelled
-from distillery.data.scoring import Counts, count_errors
+from distillery.data.scoring import Counts, count_text_errors
 from distillery.data.units import Unit
-from distillery.errors import ModelError
+from distillery.errors import CorpusError, ModelError
 from distillery.files import read_json
 from distillery.models.base import Teacher, lacking, may_lack
 
-VALIDATION_FILE = "validation.json"
 BATCH_UTTERANCES = 16
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ValidationResult:
-    """What validation.json says, beside a saved teacher."""
-
-    wer: float
-    """On the transcribed validation utterances, as a fraction."""
 
 
 def validation_wer(teacher: Teacher, data: PreparedData) -> float:
@@ -40,17 +33,43 @@ def validation_wer(teacher: Teacher, data: PreparedData) -> float:
         CorpusError: there is none.
         ModelError: the teacher's file holds the text of none of them.
     """
-    rows = labelled(data, "valid").sort_values(["num_samples", "audio_key"])
-    rows = _known_to(teacher, data, rows)
-    total = Counts(0, 0, 0, 0)
+    total, unit = Counts(0, 0, 0, 0), data.unit_of("valid")
+    for row, text in _heard(teacher, data, _known_to(teacher, data, labelled(data, "valid"))):
+        total = total + count_text_errors(str(row.text), text, unit)
+    return total.rate
+
+
+def validate_teacher(teacher: Teacher, data: PreparedData) -> ValidationResult:
+    """Return the teacher's rate of errors, and its texts where they must stand for the truth.
+
+    Raises:
+        CorpusError: it writes nothing in a split that says nothing of what is spoken.
+    """
+    texts: dict[str, str] = {}
+    bare = splits_without_truth(data)
+    for split in bare:
+        rows = data.split(split)
+        found = {str(row.audio_key): text for row, text in _heard(teacher, data, rows) if text}
+        if not found:
+            raise CorpusError(
+                f"split {split}: nothing says what is spoken there, and the teacher hears no word "
+                f"in its {len(rows)} utterances, so no model can be judged on it; add a few "
+                "transcripts, or take another teacher"
+            )
+        texts |= found
+    wer = None if "valid" in bare else validation_wer(teacher, data)
+    return ValidationResult(wer, texts)
+
+
+def _heard(teacher: Teacher, data: PreparedData, rows: pd.DataFrame) -> Iterator[tuple[Any, str]]:
+    """Yield what a teacher writes of utterances, batches of similar lengths."""
+    rows = rows.sort_values(["num_samples", "audio_key"])
     listed, lengths = list(rows.itertuples()), rows["num_samples"].to_numpy()
     order = range(len(listed))
     for positions in in_batches_by_length(order, lengths, max_items=BATCH_UTTERANCES):
         batch = [listed[position] for position in positions]
         texts = teacher.transcribe([data.waveform(row) for row in batch])
-        for row, text in zip(batch, texts, strict=True):
-            total = total + count_errors(data.unit.parts(str(row.text)), data.unit.parts(text))
-    return total.rate
+        yield from zip(batch, texts, strict=True)
 
 
 def _known_to(teacher: Teacher, data: PreparedData, rows: pd.DataFrame) -> pd.DataFrame:
@@ -98,6 +117,8 @@ def check_not_poor(
     try:
         wer = read_json(folder / VALIDATION_FILE, ValidationResult).wer
     except (OSError, ValueError):
+        wer = None
+    if wer is None:
         path = folder / VALIDATION_FILE
         return f"teacher not compared with the control: {path} holds no {unit.rate}"
     found = (

@@ -15,6 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData
 from distillery.data.workspace import PREPARED, TEACHER
 from distillery.distill.distillation import Distillation, Trained
@@ -52,7 +53,7 @@ def curve(root: Path) -> CurveResults:
         All figures.
     """
     settings = Params.load(root / PARAMS_FILE)
-    data = PreparedData.open(root / PREPARED)
+    data = judged(PreparedData.open(root / PREPARED), root / TEACHER)
     data_curve.amounts(data, settings)  # raises before anything is trained
     models = data_curve.models_of(settings)
     for model in models:

@@ -58,9 +58,10 @@ def teachers(root: Path, failed: Mapping[str, str] | None = None) -> TeacherChoi
     """
     settings = Params.load(root / PARAMS_FILE)
     study = TeacherStudy(root, settings, PreparedData.open(root / PREPARED))
+    rows = study.valid_rows  # where there are none, nothing is tried
     found = try_all(study, failed or {})
     hours = study.share.split("train")["duration_seconds"].sum() / SECONDS_PER_HOUR
-    choice = summarise(found, study.valid_rows, float(hours), settings, study.data.unit)
+    choice = summarise(found, rows, float(hours), settings, study.data.unit_of("valid"))
     teacher_report.write_report(choice, root / "reports")
     return choice
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
-from distillery.data.scoring import count_errors
+from distillery.data.scoring import count_text_errors
 from distillery.errors import ModelError, StageError
 from distillery.evaluate.latency import usual_way
 from distillery.evaluate.listening import batches, labelled_test_rows, speed_clip
@@ -117,9 +117,9 @@ class TestSplit:
         for batch in batches(self.rows["duration_seconds"].to_numpy()):
             waveforms = [self.data.waveform(row) for row in self.rows.iloc[batch].itertuples()]
             texts.update(zip(batch, loaded.transcribe(waveforms), strict=True))
-        unit = self.data.unit
+        unit = self.data.unit_of("test")
         counts = [
-            count_errors(unit.parts(text), unit.parts(texts[index]))
+            count_text_errors(text, texts[index], unit)
             for index, text in enumerate(self.rows["text"])
         ]
         return self.rows[["utterance_id", "speaker"]].assign(

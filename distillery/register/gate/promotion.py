@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 
 from distillery.data.manifest import PreparedData
+from distillery.data.units import Unit
 from distillery.errors import AliasConflict, ModelError, TrackingError
+from distillery.evaluate.comparison import UNKNOWN_TRUTH
 from distillery.evaluate.tables import with_distance
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.register import GateParams
@@ -157,7 +159,7 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
         control_errors,
         terms.gate,
         terms.evaluate.num_resamples,
-        terms.data.unit,
+        terms.data.unit_of("test"),
     )
     verdict = Verdict(
         version=entry.version,
@@ -167,9 +169,9 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
         wer=own_scores[0].wer,
         against_wer=rival_scores[0].wer if rival_scores else None,
         num_utterances=len(split.rows),
-        unit=terms.data.unit,
+        unit=terms.data.unit_of("test"),
         num_left_out=rival.num_left_out,
-        note=_note(rival),
+        note=_note(rival, terms.data.unit_of("test")),
         rulings=tuple(_binding(rulings, served)),
     )
     if rival.obstacle is not None:
@@ -233,7 +235,13 @@ def _too_little_unheard(total: int, left_out: int, least: int) -> str | None:
     )
 
 
-def _note(rival: _Rival) -> str:
+def _note(rival: _Rival, unit: Unit = Unit.WORD) -> str:
+    """Return what a person should know of what was judged on, and by what."""
+    truth = f"This was {UNKNOWN_TRUTH}." if unit.is_vs_teacher else ""
+    return " ".join(filter(None, (truth, _note_of_utterances(rival))))
+
+
+def _note_of_utterances(rival: _Rival) -> str:
     """Return what a person should know of the utterances that both were judged on."""
     if rival.version is None or rival.obstacle is not None:
         return ""

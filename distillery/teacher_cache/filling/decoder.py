@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData, labelled
 from distillery.errors import ModelError
 from distillery.files import whole_folder
@@ -53,11 +54,11 @@ def ready_teacher_decoder(
             "language_model.for_teacher is true, but this teacher gives texts, decoded its own "
             "way: there are no frames to search; set language_model.for_teacher to false"
         )
-    data = PreparedData.open(places.data)
+    data = judged(PreparedData.open(places.data), places.teacher)
     made_from = digest_of(
         [
             teacher.fingerprint,
-            params.model_dump(exclude={"for_teacher", "for_students"}),
+            params.model_dump(exclude={"for_teacher", "for_students", "learns_from"}),
             sorted(labelled(data, "train")["text"]),
             labelled(data, "valid")[["audio_key", "text"]].to_numpy().tolist(),
             *data.unit_if_unusual,
@@ -81,7 +82,7 @@ def ready_teacher_decoder(
         decoder = untuned_decoder(folder, recogniser.vocabulary, params)
         tuned = tune_for(decoder, data, recogniser, params)
         replace(tuned, made_from=made_from).save(folder)
-    for line in describe("teacher", tuned, data.unit):
+    for line in describe("teacher", tuned, data.unit_of("valid")):
         logger.info("%s", line)
 
 

@@ -116,6 +116,43 @@ def test_null_means_unlabelled(read: Read, name: str) -> None:
     assert second.text is None
 
 
+@pytest.mark.parametrize(
+    ("cell", "phrases"),
+    [
+        ('["two shots", "large"]', ("two shots", "large")),
+        ("two shots; large", ("two shots", "large")),
+        ("large;", ("large",)),
+        ('{"size": "large", "drink": "latte"}', ("large", "latte")),
+        ("", ()),
+        ("[]", ()),
+    ],
+)
+@pytest.mark.parametrize("name", ["manifest.csv", "manifest.jsonl", "manifest.parquet"])
+def test_expected_phrases_are_read(
+    read: Read, name: str, cell: str, phrases: tuple[str, ...]
+) -> None:
+    (recording,) = read({"path": "a.wav", "text": "", "expected": cell}, name=name)
+    assert tuple(phrase.strip() for phrase in recording.expected) == phrases
+
+
+def test_expected_phrases_may_be_a_list_in_json_lines(read: Read) -> None:
+    rows = {"path": "a.wav", "text": None, "expected": ["large"]}
+    assert read(rows, name="manifest.jsonl")[0].expected == ("large",)
+
+
+@pytest.mark.parametrize(
+    ("cell", "words"),
+    [
+        ('["large"', r"row 2: expected is no JSON.*write a list of phrases"),
+        ('["large", 2]', r"row 2: expected holds 2, which is no phrase"),
+        ("large; !!", r"row 2: expected holds ' !!', which is no phrase"),
+    ],
+)
+def test_expected_that_holds_no_phrases_is_refused(read: Read, cell: str, words: str) -> None:
+    with pytest.raises(ManifestError, match=words):
+        read({"path": "a.wav", "text": "", "expected": cell})
+
+
 def test_two_columns_are_enough(read: Read) -> None:
     (recording,) = read({"path": "sub/c.wav", "text": "go"})
     assert re.fullmatch(UTTERANCE_ID_PATTERN, recording.utterance_id)

@@ -12,14 +12,41 @@ from distillery.data.scoring import (
     Counts,
     bootstrap_interval,
     count_errors,
+    count_text_errors,
     paired_bootstrap,
     rate_over_seeds,
 )
+from distillery.data.units import Unit
 from distillery.errors import DistilleryError
 
 EXPECTED = json.loads(
     (Path(__file__).parents[2] / "expected" / "error_counts.json").read_text("utf-8")
 )
+
+
+@pytest.mark.parametrize(
+    ("phrases", "text", "missing"),
+    [
+        ("two shots; large", "a large latte with two shots please", 0),
+        ("two shots; large", "a larger latte with two big shots", 2),
+        ("two shots", "shots two", 1),
+        ("large", "", 1),
+        ("", "anything", 0),
+        ("latte; latte macchiato", "latte", 1),
+        ("大杯", "我要 一 大 杯 咖啡", 0),
+        ("小杯", "我要一大杯咖啡", 1),
+    ],
+)
+def test_expected_phrases_stand_in_a_text_or_are_missing(
+    phrases: str, text: str, missing: int
+) -> None:
+    found = count_text_errors(phrases, text, Unit.PHRASE)
+    assert found == Counts(0, missing, 0, len(Unit.PHRASE.parts(phrases)))
+
+
+def test_against_the_teachers_texts_words_are_counted() -> None:
+    assert count_text_errors("a b c", "a c", Unit.TEACHER_WORD) == Counts(0, 1, 0, 3)
+    assert count_text_errors("a b", "ab", Unit.TEACHER_CHARACTER) == Counts(0, 0, 0, 2)
 
 
 @pytest.mark.parametrize("case", EXPECTED["words"], ids=str)

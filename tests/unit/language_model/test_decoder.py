@@ -280,3 +280,10 @@ def test_tuning_counts_characters(characters: Path) -> None:
     decoder = LanguageModelDecoder(characters, LETTERS, SearchSettings(0.0, 0.0, 50, 25.0))
     tuned = tune(decoder, [saying("abab")], ["abaa"], LETTERS, [0.0], [0.0])
     assert tuned.valid_wer == tuned.valid_wer_greedy == 0.25  # one of four, not one of one
+
+
+def test_tuning_counts_what_validation_is_judged_by(folder: Path) -> None:
+    decoder = LanguageModelDecoder(folder, LETTERS, WIDE)
+    tuned = tune(decoder, [saying("a b")], ["b; a"], LETTERS, [0.0], [0.0], Unit.PHRASE)
+    assert (tuned.valid_wer, tuned.valid_wer_greedy) == (0.0, 0.0)
+    assert tune(decoder, [saying("a b")], ["b a"], LETTERS, [0.0], [0.0]).valid_wer > 0

@@ -71,12 +71,21 @@ class Corpus:
         for split in SPLITS:
             self.add(f"base-{split}", split)
 
-    def prepare(self, num_workers: int = 2, **changes: Any) -> PreparedData:
+    def prepare(
+        self, num_workers: int = 2, *, needs_truth: bool = True, **changes: Any
+    ) -> PreparedData:
         with open(self.source / "manifest.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(self.rows[0]))
             writer.writeheader()
             writer.writerows(self.rows)
-        prepare(params(**changes), self.source, self.prepared, self.reports, num_workers)
+        prepare(
+            params(**changes),
+            self.source,
+            self.prepared,
+            self.reports,
+            num_workers,
+            needs_truth=needs_truth,
+        )
         return PreparedData.open(self.prepared)
 
     def dropped(self) -> dict[str, tuple[str, str]]:
@@ -218,9 +227,100 @@ def test_a_share_that_keeps_no_transcript_is_an_error(corpus: Corpus) -> None:
         corpus.prepare(labelled_fraction=1e-6)
 
 
-def test_a_share_of_no_transcripts_cannot_be_asked_for() -> None:
+def test_a_share_of_no_transcripts_leaves_all_to_the_teacher(corpus: Corpus) -> None:
+    corpus.add_one_per_split()
+    data = corpus.prepare(labelled_fraction=0.0)
+    assert data.summary.num_hidden_transcripts == 1
+    assert data.split("train")["text"].isna().all()
+    assert data.split("valid")["text"].notna().all()
     with pytest.raises(ValidationError, match="labelled_fraction"):
-        params(labelled_fraction=0.0)
+        params(labelled_fraction=-0.1)
+
+
+# --- nothing is transcribed ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.3])
+def test_every_split_of_a_corpus_without_transcripts_holds_something(
+    corpus: Corpus, fraction: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(6):
+        corpus.add(f"u{number}", text="")
+    with caplog.at_level("INFO", logger="distillery.prepare.prepare"):
+        data = corpus.prepare(needs_truth=False, language="nl", valid_fraction=fraction)
+    assert all(len(data.split(name)) for name in SPLITS)
+    assert "é" in data.summary.alphabet
+    assert "split valid and test: neither transcripts nor expected phrases" in caplog.text
+    assert data.lacks_truth("valid")
+    assert data.references("valid").empty
+
+
+def test_whoever_needs_transcripts_is_told_of_a_teacher_that_does_not(corpus: Corpus) -> None:
+    for split in SPLITS:
+        corpus.add(split, split, text="")
+    with pytest.raises(CorpusError, match=r"valid and test: no transcribed.*others trained"):
+        corpus.prepare()
+
+
+def test_an_alphabet_of_no_transcripts_is_asked_for_before_anything_is_decoded(
+    corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in SPLITS:
+        corpus.add(split, split, text="")
+    monkeypatch.setattr(preparation, "decode_ahead", None)
+    with pytest.raises(CorpusError, match=r"prepare\.alphabet is null.*prepare\.language to one"):
+        corpus.prepare(needs_truth=False, alphabet=None)
+
+
+@pytest.mark.parametrize("hidden", [True, False])
+def test_the_alphabet_of_untranscribed_training_is_no_other_splits(
+    corpus: Corpus, *, hidden: bool
+) -> None:
+    corpus.add("a", "train", text="abc" if hidden else "")
+    corpus.add("b", "valid", text="xy")
+    corpus.add("c", "test", text="xy")
+    share = 0.0 if hidden else 1.0
+    with pytest.raises(CorpusError, match=r"prepare\.alphabet is null"):
+        corpus.prepare(alphabet=None, labelled_fraction=share)
+    data = corpus.prepare(alphabet=None, labelled_fraction=share, language="de")
+    assert set("äöüßz") <= set(data.summary.alphabet)
+
+
+def test_expected_phrases_are_normalised_and_are_the_truth_where_there_are_more(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in SPLITS:
+        corpus.add(split, split, text="")
+        corpus.rows[-1]["expected"] = '["Two Shots", "LARGE!", "large"]'
+    for name, text, phrases in (("more", "large", ""), ("most", "", "large")):
+        corpus.add(name, "test", text=text)
+        corpus.rows[-1]["expected"] = phrases
+    with caplog.at_level("INFO", logger="distillery.prepare.prepare"):
+        data = corpus.prepare()
+    assert list(data.references("valid")["text"]) == ["two shots; large"]
+    assert data.unit_of("valid") is data.unit_of("test") is Unit.PHRASE
+    assert data.unit is Unit.WORD
+    assert list(data.references("test")["utterance_id"]) == ["most", "test"]
+    assert "split valid: no transcripts, but expected phrases" in caplog.text
+
+
+def test_phrases_that_no_text_can_hold_are_told(
+    corpus: Corpus, caplog: pytest.LogCaptureFixture
+) -> None:
+    for split in SPLITS:
+        corpus.add(split, split, text="")
+        corpus.rows[-1]["expected"] = "2 shots; large"
+    with caplog.at_level("INFO", logger="distillery.prepare.prepare"):
+        corpus.prepare(labelled_fraction=0.0)
+    assert "expected phrases hold 2, which no text can hold" in caplog.text
+
+
+def test_other_data_have_no_such_column(corpus: Corpus) -> None:
+    corpus.add_one_per_split()
+    assert "expected" not in corpus.prepare().frame
+    for row in corpus.rows:
+        row["expected"] = ""
+    assert "expected" not in corpus.prepare().frame
 
 
 def test_without_an_alphabet_that_of_train_and_valid_is_taken(corpus: Corpus) -> None:

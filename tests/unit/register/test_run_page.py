@@ -43,6 +43,13 @@ def test_words_that_differ_are_marked() -> None:
     assert mark_differences("", "") == ""
 
 
+def test_expected_phrases_that_are_missing_are_marked() -> None:
+    marked = mark_differences("two shots; large", "a large one", Unit.PHRASE)
+    assert marked == "a large one <del>two shots</del>"
+    assert mark_differences("large", "a large one", Unit.PHRASE) == "a large one"
+    assert mark_differences("a b", "a c", Unit.TEACHER_WORD) == "a <del>b</del> <ins>c</ins>"
+
+
 def test_markup_in_texts_is_text() -> None:
     marked = mark_differences("<script>alert(1)</script>", "<b>&")
     assert "<script>" not in marked

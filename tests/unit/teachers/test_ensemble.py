@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,6 +282,8 @@ def test_posteriors_are_averaged_only_where_that_errs_no_more_than_the_vote(
     assert (apart.way, apart.transcribe(CLIPS)) == ("rover", ["ab", "ab"])
     forced = params.model_copy(update={"combine": "posteriors"})
     assert choose_way(apart.members, forced, data).transcribe(CLIPS) == ["", ""]
+    bare = replace(data, frame=data.frame.assign(text=None))
+    assert choose_way([spiky(1, 4), spiky(1, 4)], params, bare).way == "rover"  # nothing decides
 
 
 # --- stages ---------------------------------------------------------------------------------------

@@ -546,3 +546,18 @@ def test_the_gate_counts_what_the_data_are_counted_in(workshop: Place) -> None:
     assert of_characters["word_errors"].sum() == 0  # spaces do not count
     assert of_words["words"].sum() == sum(len(text.split()) for text in rows["text"])
     assert of_words["word_errors"].sum() > 0
+
+
+def test_the_verdict_says_that_nothing_but_the_teachers_texts_was_the_measure(
+    new_place: Place,
+) -> None:
+    place, data = new_place, new_place.data
+    truth = labelled_test_rows(data)
+    said = dict(zip(truth["audio_key"], truth["text"], strict=True))
+    frame = data.frame.assign(text=None)
+    place.data = replace(data, frame=frame, teacher_texts=said)
+    assert list(labelled_test_rows(place.data)["text"]) == list(truth["text"])
+    first = place.bring(1)
+    assert first.unit is Unit.TEACHER_WORD
+    assert "judged against the teacher's texts, so what both get wrong is unknown" in first.note
+    assert "judged against the teacher's texts" in render(first)

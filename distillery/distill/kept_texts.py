@@ -1,0 +1,75 @@
+"""Texts for a language model: transcripts, and what the teacher wrote and the filter keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from distillery.data.manifest import PreparedData, labelled
+from distillery.distill.filtering import Candidate, filter_hypotheses
+from distillery.errors import CorpusError
+from distillery.params.distill import FilterParams
+from distillery.teacher_cache.store import TeacherCache
+
+
+def candidates_of(cache: TeacherCache, rows: pd.DataFrame) -> Iterator[Candidate]:
+    """Yield what the filter looks at of each utterance.
+
+    Args:
+        cache: what the teacher said.
+        rows: the utterances, copies at other speeds included.
+
+    Raises:
+        CacheMismatch: one is not cached.
+    """
+    cached = cache.rows(list(rows["audio_key"]))
+    best = [items[0].text if items else None for items in cache.hypotheses(cached)]
+    columns = zip(
+        cache.greedy_texts(cached),
+        cache.confidences(cached).tolist(),
+        rows["duration_seconds"],
+        (None if pd.isna(text) else text for text in rows["text"]),
+        best,
+        strict=True,
+    )
+    return (Candidate(*values) for values in columns)
+
+
+def language_model_texts(
+    data: PreparedData, cache: Path, params: FilterParams, learns_from: str
+) -> list[str]:
+    """Return what a language model is estimated from, in manifest order.
+
+    Args:
+        data: prepared data.
+        cache: folder of the teacher cache; not read where transcripts are enough.
+        params: which of its texts are kept; all that hold a word, where the filter is off.
+        learns_from: `transcripts`, `teacher`, or `both`: transcripts, and the teacher's text of
+            what has none.
+
+    Raises:
+        CorpusError: there are none.
+        CacheMismatch: an utterance is not cached.
+    """
+    rows = data.split("train")
+    if learns_from == "transcripts" or (learns_from == "both" and rows["text"].notna().all()):
+        return list(labelled(data, "train")["text"])
+    candidates = list(candidates_of(TeacherCache.open_current(cache), rows))
+    fit = [True] * len(rows)
+    if params.enabled:
+        fit = list(filter_hypotheses(candidates, params, data.unit).fit)
+    texts = []
+    for candidate, is_fit in zip(candidates, fit, strict=True):
+        if learns_from == "both" and candidate.reference is not None:
+            texts.append(candidate.reference)
+        elif is_fit and candidate.hypothesis:
+            texts.append(candidate.hypothesis)
+    if not texts:
+        raise CorpusError(
+            f"language_model.learns_from is {learns_from}: the filter keeps none of the teacher's "
+            f"{len(rows)} texts, and there are no transcripts; expected texts to learn from: "
+            "loosen distill.filter, or set for_students to false"
+        )
+    return texts
