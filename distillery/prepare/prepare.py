@@ -117,10 +117,7 @@ def prepare(
     listed = with_transcripts(params, source, read_recordings(params, source))
     recordings, respelt = unify_speakers(listed)
     check_alphabet(params, sum(bool(r.text) for r in recordings) if params.labelled_fraction else 0)
-    former = None if decisions is None else read_decisions(decisions)
-    recall = Recall()
-    if former is not None:
-        recall = former.recall(params, (item.utterance_id for item in recordings))
+    recall = _recall(decisions, params, recordings)
     cut = cut_recordings(recordings, params, recall.kept, num_workers)
     for line in filter(None, (say_unified(respelt) if respelt else None, recall.note)):
         logger.warning("%s", line)
@@ -148,6 +145,16 @@ def prepare(
         logger.info("%s", line)
     _tell(summary, packing, folder / CHANNELS_FILE)
     return summary
+
+
+def _recall(
+    decisions: Path | None, params: PrepareParams, recordings: Sequence[Recording]
+) -> Recall:
+    """Return what was decided before about splits, as far as it holds."""
+    former = None if decisions is None else read_decisions(decisions)
+    if former is None:
+        return Recall()
+    return former.recall(params, (item.utterance_id for item in recordings))
 
 
 def _tell(summary: Summary, packing: Packing, channels: Path) -> None:

@@ -309,10 +309,10 @@ def test_phrases_that_no_text_can_hold_are_told(
 ) -> None:
     for split in SPLITS:
         corpus.add(split, split, text="")
-        corpus.rows[-1]["expected"] = "2 shots; large"
+        corpus.rows[-1]["expected"] = "straße; large"
     with caplog.at_level("INFO", logger="distillery.prepare.prepare"):
         corpus.prepare(labelled_fraction=0.0)
-    assert "expected phrases hold 2, which no text can hold" in caplog.text
+    assert "expected phrases hold ß, which no text can hold" in caplog.text
 
 
 def test_other_data_have_no_such_column(corpus: Corpus) -> None:
