@@ -140,6 +140,7 @@ def write_settings(digits: Digits) -> Path:
     }
     (root / PARAMS_FILE).write_text(yaml.safe_dump(settings), "utf-8")
     shutil.copy(ROOT / "dvc.yaml", root)
+    (root / "models/registered/students").mkdir(parents=True, exist_ok=True)  # as fetch leaves it
     return root
 
 
