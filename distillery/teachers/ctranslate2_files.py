@@ -17,6 +17,7 @@ from typing import IO, Any
 from distillery.errors import ModelError
 from distillery.files import digest_of_file
 from distillery.params.teacher import FasterWhisperTeacherParams
+from distillery.teachers.published import import_extra
 from distillery.teachers.weights import can_reach
 
 WEIGHTS = "model.bin"
@@ -33,14 +34,7 @@ def import_faster_whisper() -> Any:
     Raises:
         ModelError: it is not installed.
     """
-    try:
-        return importlib.import_module("faster_whisper")
-    except ModuleNotFoundError as error:
-        raise ModelError(
-            "teacher: kind 'faster_whisper' needs the package "
-            f"{error.name!r}, which is not installed; "
-            "run .venv/bin/python -m uv pip install -e '.[whisper]', or make install"
-        ) from None
+    return import_extra("faster_whisper", kind="faster_whisper", extra="whisper")
 
 
 def find_model(params: FasterWhisperTeacherParams, root: Path) -> Path:

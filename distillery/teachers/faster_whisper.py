@@ -45,7 +45,7 @@ from distillery.teachers.ctranslate2_files import (
     import_faster_whisper,
     read_sizes,
 )
-from distillery.teachers.hearing import resampled
+from distillery.teachers.hearing import check_lengths, resampled
 from distillery.teachers.spelt import check_language, spell_heard
 
 KIND = "faster_whisper"
@@ -223,15 +223,9 @@ class FasterWhisperTeacher:
         Raises:
             ModelError: one is longer than Whisper can take.
         """
+        check_lengths(waveforms, self.sample_rate_hz, self.max_seconds)
         library, features, lengths = import_faster_whisper(), [], []
         for waveform in waveforms:
-            seconds = len(waveform) / self.sample_rate_hz
-            if seconds > self.max_seconds:
-                raise ModelError(
-                    f"teacher: an utterance lasts {seconds:.2f} s, Whisper hears at most "
-                    f"{self.max_seconds:g} s at once; set prepare.max_duration_seconds to "
-                    f"{self.max_seconds:g} or less, or cut the recordings"
-                )
             heard = resampled(torch.from_numpy(waveform), self.sample_rate_hz, self.model_rate_hz)
             own = self.model.feature_extractor(heard.numpy())  # (mels, feature_frames)
             limit = self.model.feature_extractor.nb_max_frames

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import torchaudio
 from torch import Tensor
 
+from distillery.errors import ModelError
 from distillery.params.teacher import PretrainedTeacherParams
 from distillery.teachers.backend import Backend
 
@@ -93,3 +96,19 @@ def resampled(waveform: Tensor, rate_hz: int, target_hz: int) -> Tensor:
 @lru_cache(maxsize=4)
 def _resampler(rate_hz: int, target_hz: int) -> torchaudio.transforms.Resample:
     return torchaudio.transforms.Resample(rate_hz, target_hz)
+
+
+def check_lengths(waveforms: Sequence[np.ndarray], sample_rate_hz: int, max_seconds: float) -> None:
+    """Make sure that Whisper can take each waveform `(samples,)` at once.
+
+    Raises:
+        ModelError: one is longer.
+    """
+    for waveform in waveforms:
+        seconds = len(waveform) / sample_rate_hz
+        if seconds > max_seconds:
+            raise ModelError(
+                f"teacher: an utterance lasts {seconds:.2f} s, Whisper hears at most "
+                f"{max_seconds:g} s at once; set prepare.max_duration_seconds to "
+                f"{max_seconds:g} or less, or cut the recordings"
+            )

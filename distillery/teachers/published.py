@@ -31,13 +31,27 @@ def import_transformers() -> Any:
     Raises:
         ModelError: it is not installed.
     """
+    return import_extra("transformers", kind="transformers", extra="transformers")
+
+
+def import_extra(name: str, *, kind: str, extra: str) -> Any:
+    """Return a library that one kind of teacher needs.
+
+    Args:
+        name: of its module.
+        kind: of the teacher.
+        extra: of pyproject.toml, which brings it.
+
+    Raises:
+        ModelError: it is not installed, or something that it needs.
+    """
     try:
-        return importlib.import_module("transformers")
+        return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ModelError(
-            "teacher: kind 'transformers' needs the package "
+            f"teacher: kind {kind!r} needs the package "
             f"{error.name!r}, which is not installed; "
-            "run .venv/bin/python -m uv pip install -e '.[transformers]', or make install"
+            f"run .venv/bin/python -m uv pip install -e '.[{extra}]', or make install"
         ) from None
 
 

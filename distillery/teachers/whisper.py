@@ -48,7 +48,7 @@ from distillery.params.teacher import TransformersTeacherParams
 from distillery.teachers.adapting import warn_of_rate
 from distillery.teachers.backend import DTYPES, Published
 from distillery.teachers.base import ReadyTeacher, Workplace
-from distillery.teachers.hearing import resampled
+from distillery.teachers.hearing import check_lengths, resampled
 from distillery.teachers.published import (
     PASSING,
     import_transformers,
@@ -273,14 +273,7 @@ class WhisperTeacher:
         Raises:
             ModelError: one is longer than Whisper can take.
         """
-        for waveform in waveforms:
-            seconds = len(waveform) / self.sample_rate_hz
-            if seconds > self.max_seconds:
-                raise ModelError(
-                    f"teacher: an utterance lasts {seconds:.2f} s, Whisper hears at most "
-                    f"{self.max_seconds:g} s at once; set prepare.max_duration_seconds to "
-                    f"{self.max_seconds:g} or less, or cut the recordings"
-                )
+        check_lengths(waveforms, self.sample_rate_hz, self.max_seconds)
         limit = self.extractor.n_samples  # resampling may round up
         features = self.extractor(
             [

@@ -32,8 +32,8 @@ from flows.stages.process import (
     end,
     read_lines,
     reason,
+    start_child,
 )
-from flows.stages.process import start_child as start_python
 from tasks.stage import EXIT_ERROR
 
 JOBS = "DISTILLERY_JOBS"
@@ -125,7 +125,7 @@ def train(root: Path, jobs: Sequence[Job], where: Sequence[dict[str, str]], emit
         while waiting or running:
             while waiting and free:
                 job, place = waiting.popleft(), free.pop(0)
-                process = start_python(root, job.arguments, place)
+                process = start_child(root, job.arguments, place)
                 running[process.pid] = (job, place, process)
                 _read(process, job, ended)
             say.warnings(jobs)
