@@ -164,7 +164,7 @@ select: install ## which recordings to transcribe next, as a table to fill in: N
 .PHONY: quality
 quality: install ## a study of objectives, takes hours: make quality STUDY=an4_all SOURCE=data/raw/an4
 	@test -n "$(STUDY)" -a -n "$(SOURCE)" || { echo 'error: make quality STUDY=an4_all SOURCE=data/raw/an4; studies are the files benchmarks/quality/*.yaml' >&2; exit 2; }
-	$(PYTHON) -m benchmarks.quality.study benchmarks/quality/$(STUDY).yaml --source $(SOURCE)
+	$(PYTHON) -m benchmarks.quality.study benchmarks/quality/$(STUDY).yaml --source $(SOURCE) $(if $(TEACHER),--teacher-model "$(TEACHER)")
 
 .PHONY: bench
 bench: install ## the benchmarks, on this workspace's teacher; results go to benchmarks/results

@@ -54,7 +54,11 @@ def check_frames(root: Path, settings: Params) -> None:
         texts = Texts.transcripts(with_copies(rows, teacher.speed_factors, rate), vocabulary, rate)
         check_teacher(texts, clock, teacher.training, warn=False)
     texts = Texts.transcripts(
-        with_copies(rows, settings.cache.speed_factors, rate), vocabulary, rate
+        with_copies(
+            rows, [*settings.cache.speed_factors, *distill.augmentation.speed_factors], rate
+        ),
+        vocabulary,
+        rate,
     )
     for name in distill.students:
         learns = distill.objective_of(name).uses_transcripts

@@ -15,7 +15,7 @@ import argparse
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,25 @@ import pandas as pd
 import yaml
 
 from benchmarks.common import ROOT, commit, machine, write_rows
-from distillery.architectures.known import ARCHITECTURES
+from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData
-from distillery.data.scoring import rate_over_seeds
+from distillery.data.scoring import count_text_errors, rate_over_seeds
 from distillery.distill.distillation import Distillation, Trained
+from distillery.distill.kept_texts import language_model_texts
 from distillery.errors import DistilleryError
 from distillery.evaluate.comparison import gap_closed
 from distillery.evaluate.listening import labelled_test_rows, predict
 from distillery.evaluate.models import TrainedModel
 from distillery.files import write_json
-from distillery.models.recogniser import Recogniser
+from distillery.language_model.evaluation import decode_with_language_model
+from distillery.models.base import Teacher
 from distillery.params.distill import DistillParams
 from distillery.params.file import PARAMS_FILE
+from distillery.params.language_model import LanguageModelParams
 from distillery.params.objective import ObjectiveParams
 from distillery.params.whole import Params
 from distillery.teacher_cache.store import TeacherCache
+from distillery.teachers.kinds import load_teacher
 from distillery.training.curves import run_digest
 from tasks.cache import cache
 from tasks.prepare import prepare
@@ -48,6 +52,8 @@ from tasks.teacher import teacher
 WORKSPACES = ROOT / "scratch/quality"
 NUM_RESAMPLES, CONFIDENCE, BOOTSTRAP_SEED = 1000, 0.95, 0
 CHUNK_SECONDS = 0.32
+BESIDE_DISTILL = ("language_model", "speed_factors")
+"""Keys of a row that change something else than `distill`; the cache holds all copies."""
 REPLACED = ("objective", "architecture")
 """Settings that a change takes the place of; all others are merged."""
 
@@ -91,13 +97,19 @@ class Study:
         except (KeyError, TypeError) as error:
             raise DistilleryError(f"{path}: {error}; see benchmarks/quality/study.py") from None
 
-    def write_settings(self, source: Path) -> Params:
+    def write_settings(self, source: Path, teacher_model: str | None = None) -> Params:
         """Write params.yaml into the workspace and return what it holds.
+
+        Args:
+            source: folder of the corpus.
+            teacher_model: where a pre-trained teacher lies, if not where the study says.
 
         Raises:
             DistilleryError: the workspace was made with other settings of data or teacher.
         """
         content = merged(self.settings, {"prepare": {"source": str(source)}})
+        if teacher_model is not None:
+            content = merged(content, {"teacher": {"model": teacher_model}})
         path = self.workspace / PARAMS_FILE
         former = Params.load(path) if path.exists() else None
         self.workspace.mkdir(parents=True, exist_ok=True)
@@ -110,9 +122,9 @@ class Study:
             )
         return present
 
-    def bring_up(self, source: Path) -> Params:
+    def bring_up(self, source: Path, teacher_model: str | None = None) -> Params:
         """Prepare data, teacher and cache; what is there stays."""
-        present = self.write_settings(source)
+        present = self.write_settings(source, teacher_model)
         if not (self.workspace / "data/prepared").exists():
             prepare(self.workspace)
         models = self.workspace / "models/teacher"
@@ -135,7 +147,8 @@ class Runs:
     @cached_property
     def data(self) -> PreparedData:
         """The prepared corpus."""
-        return PreparedData.open(self.study.workspace / "data/prepared")
+        data = PreparedData.open(self.study.workspace / "data/prepared")
+        return judged(data, self.study.workspace / "models/teacher")
 
     @cached_property
     def cache(self) -> TeacherCache:
@@ -147,37 +160,63 @@ class Runs:
         """What all models are judged on."""
         return labelled_test_rows(self.data)
 
+    @cached_property
+    def has_controls(self) -> bool:
+        """Whether there is anything that a control could learn from."""
+        return bool(self.data.split("train")["text"].notna().any())
+
     def settings_of(self, row: str, seed: int) -> DistillParams:
         """Return the settings of a row, one student in them."""
         content = merged(self.study.settings["distill"], {})
         content["students"] = {self.study.student: content["students"][self.study.student]}
-        changes = dict(self.study.rows[row])
+        changes = {k: v for k, v in self.study.rows[row].items() if k not in BESIDE_DISTILL}
         student = {key: changes.pop(key) for key in ("architecture", "init") if key in changes}
         content = merged(content, {**changes, "students": {self.study.student: student}})
         return DistillParams.model_validate(content).for_seed(seed)
+
+    def language_model_of(self, row: str) -> LanguageModelParams:
+        """Return the settings of a row's language model."""
+        base = self.study.settings.get("language_model", {})
+        return LanguageModelParams.model_validate(
+            merged(base, self.study.rows[row].get("language_model", {}))
+        )
+
+    def speed_factors_of(self, row: str) -> tuple[float, ...]:
+        """Return the speeds of the copies that a row trains on, too."""
+        return tuple(self.study.rows[row].get("speed_factors", ()))
 
     def teacher(self) -> dict[str, Any]:
         """Return the teacher's errors."""
         path = self.study.workspace / "runs/teacher.json"
         if not path.exists():
-            model = Recogniser.load(self.study.workspace / "models/teacher", ARCHITECTURES)
+            model = load_teacher(self.study.workspace / "models/teacher")
             write_json(path, self._judge(model))
         return _read(path)
 
     def student(self, row: str, seed: int) -> dict[str, Any]:
         """Return what a row's student of one seed gave, trained where it was not before."""
         settings = self.settings_of(row, seed)
-        return self._once("student", settings, seed, lambda run, path: run.train_student(path))
+        return self._once("student", row, settings, seed, lambda run, path: run.train_student(path))
 
     def control(self, row: str, seed: int) -> dict[str, Any]:
         """Return what the control of a row's student gave; rows of equal controls share one."""
         settings = self.settings_of(row, seed)
         plain = settings.model_copy(update={"objective": ObjectiveParams()})
         epochs = settings.training.num_epochs
-        return self._once("control", plain, seed, lambda run, path: run.train_control(path, epochs))
+        return self._once(
+            "control", row, plain, seed, lambda run, path: run.train_control(path, epochs)
+        )
 
-    def _once(self, role: str, settings: DistillParams, seed: int, train: Any) -> dict[str, Any]:
-        digest = run_digest(role, settings.model_dump(exclude_defaults=True), self._origin())
+    def _once(
+        self, role: str, row: str, settings: DistillParams, seed: int, train: Any
+    ) -> dict[str, Any]:
+        speeds, language_model = self.speed_factors_of(row), self.language_model_of(row)
+        beside = ([list(speeds)] if speeds else []) + (
+            [language_model.model_dump(mode="json")] if language_model.for_students else []
+        )
+        digest = run_digest(
+            role, settings.model_dump(exclude_defaults=True), self._origin(), *beside
+        )
         path = self.study.workspace / f"runs/{role}-{digest}.json"
         if not path.exists():
             run = Distillation(
@@ -187,9 +226,12 @@ class Runs:
                 settings,
                 self.study.workspace / "scratch",
                 self.study.workspace / "models",
+                speed_factors=speeds,
             )
             trained: Trained = train(run, path.with_suffix(".jsonl"))
             heard = self._judge(trained.recogniser)
+            if language_model.for_students:
+                heard |= self._judge_with(language_model, trained.recogniser, settings)
             extra = {"valid_wer": trained.valid_wer, "num_epochs": trained.num_epochs}
             write_json(path, {**heard, **extra, "role": role, "seed": seed})
             trained.checkpoint.unlink(missing_ok=True)
@@ -202,14 +244,31 @@ class Runs:
             *(str(text) for text in sorted(self.data.split("train")["text"].dropna())),
         ]
 
-    def _judge(self, recogniser: Recogniser) -> dict[str, Any]:
-        recogniser.network.eval()
+    def _judge(self, recogniser: Teacher) -> dict[str, Any]:
         run = TrainedModel("model", None)
         predictions, _ = predict(self.data, self.test_rows, {run: recogniser}, CHUNK_SECONDS)
         return {
             "parameters": recogniser.num_parameters,
             "words": predictions["words"].tolist(),
             "word_errors": predictions["word_errors"].tolist(),
+        }
+
+    def _judge_with(
+        self, params: LanguageModelParams, recogniser: Teacher, settings: DistillParams
+    ) -> dict[str, Any]:
+        """Return the errors with a language model, its weights chosen on validation."""
+        texts = language_model_texts(
+            self.data,
+            self.study.workspace / "data/teacher_cache",
+            settings.filter,
+            params.learns_from,
+        )
+        rows, unit = self.test_rows, self.data.unit_of("test")
+        decoded = decode_with_language_model(self.data, rows, {"model": recogniser}, params, texts)
+        pairs = zip(rows["text"], decoded["model"].texts, strict=True)
+        return {
+            "word_errors_lm": [count_text_errors(*pair, unit).errors for pair in pairs],
+            "valid_wer_lm": decoded["model"].tuned.valid_wer,
         }
 
 
@@ -232,33 +291,51 @@ def summarise(
 
     Args:
         students: one run per seed.
-        controls: those of the same seeds.
+        controls: those of the same seeds; none where nothing is transcribed.
         teacher_run: the teacher's.
     """
     words = np.array(teacher_run["words"])
-    own, plain = (np.array([run["word_errors"] for run in runs]) for runs in (students, controls))
-    results = [
-        rate_over_seeds(errors, words, NUM_RESAMPLES, CONFIDENCE, BOOTSTRAP_SEED)
-        for errors in (own, plain, plain - own)
-    ]
-    student, control, gain = results
     teacher_errors = np.array(teacher_run["word_errors"])
-    return {
-        "wer": student.mean,
-        "wer_low": student.low,
-        "wer_high": student.high,
-        "wer_by_seed": list(student.by_seed),
+    own = np.array([run["word_errors"] for run in students])
+    row: dict[str, Any] = {
+        **_rates("wer", own, words),
         "valid_wer": float(np.mean([run["valid_wer"] for run in students])),
-        "control_wer": control.mean,
-        "control_wer_by_seed": list(control.by_seed),
+        "parameters": students[0]["parameters"],
+        "num_epochs": [run["num_epochs"] for run in students],
+    }
+    if teacher_run["parameters"]:  # a service or a file of texts tells none
+        row["times_smaller"] = teacher_run["parameters"] / students[0]["parameters"]
+    if "word_errors_lm" in students[0]:
+        row |= _rates("wer_lm", np.array([run["word_errors_lm"] for run in students]), words)
+        row["valid_wer_lm"] = float(np.mean([run["valid_wer_lm"] for run in students]))
+    teacher_wer = teacher_errors.sum() / words.sum()
+    for name in ("wer", "wer_lm"):
+        if name in row and teacher_wer < 1:
+            share = name.replace("wer", "accuracy_share")
+            row[share] = (1 - row[name]) / (1 - float(teacher_wer))
+    if not controls:
+        return row
+    plain = np.array([run["word_errors"] for run in controls])
+    control, gain = _rates("control_wer", plain, words), _rates("gain_wer", plain - own, words)
+    mean = control["control_wer"]
+    return {
+        **row,
+        **control,
+        **gain,
         "control_valid_wer": float(np.mean([run["valid_wer"] for run in controls])),
-        "gain_wer": gain.mean,
-        "gain_wer_low": gain.low,
-        "gain_wer_high": gain.high,
-        "relative_gain": gain.mean / control.mean if control.mean else None,
+        "relative_gain": gain["gain_wer"] / mean if mean else None,
         "gap_closed": gap_closed((plain - own).sum(), (plain - teacher_errors).sum()),
-        "times_smaller": teacher_run["parameters"] / students[0]["parameters"],
-        "num_epochs": students[0]["num_epochs"],
+    }
+
+
+def _rates(name: str, errors: np.ndarray, words: np.ndarray) -> dict[str, Any]:
+    """Return the mean over the seeds, its interval and each seed's, of errors `(seeds, utts)`."""
+    found = rate_over_seeds(errors, words, NUM_RESAMPLES, CONFIDENCE, BOOTSTRAP_SEED)
+    return {
+        name: found.mean,
+        f"{name}_low": found.low,
+        f"{name}_high": found.high,
+        f"{name}_by_seed": list(found.by_seed),
     }
 
 
@@ -285,36 +362,52 @@ def check_goal(row: Mapping[str, Any], goal: Mapping[str, Any]) -> dict[str, boo
 
 
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
-    """Return the table of a study."""
-    lines = [
-        "| row | WER, % (by seed) | control, % | gain, points (95 %) | relative | gap closed |",
-        "|---|---|---|---|---|---|",
-    ]
+    """Return the table of a study; what none of its rows has is no column."""
+    has_lm = any("wer_lm" in row for row in rows.values())
+    has_controls = any("control_wer" in row for row in rows.values())
+    head = ["row", "errors, % (by seed)"]
+    head += ["with language model, %"] if has_lm else []
+    if has_controls:
+        head += ["control, %", "gain, points (95 %)", "relative", "gap closed"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, row in rows.items():
-        each = ", ".join(f"{100 * wer:.1f}" for wer in row["wer_by_seed"])
-        interval = f"{100 * row['gain_wer_low']:.1f} to {100 * row['gain_wer_high']:.1f}"
-        closed = "–" if row["gap_closed"] is None else f"{100 * row['gap_closed']:.0f} %"
-        relative = "–" if row["relative_gain"] is None else f"{100 * row['relative_gain']:.1f} %"
-        lines.append(
-            f"| {name} | {100 * row['wer']:.1f} ({each}) | {100 * row['control_wer']:.1f} "
-            f"| {100 * row['gain_wer']:.1f} ({interval}) | {relative} | {closed} |"
-        )
+        cells = [name, _rate_by_seed(row, "wer")]
+        if has_lm:
+            cells.append(_rate_by_seed(row, "wer_lm") if "wer_lm" in row else "–")
+        if has_controls:
+            interval = f"{100 * row['gain_wer_low']:.1f} to {100 * row['gain_wer_high']:.1f}"
+            closed, relative = row["gap_closed"], row["relative_gain"]
+            cells += [
+                f"{100 * row['control_wer']:.1f}",
+                f"{100 * row['gain_wer']:.1f} ({interval})",
+                "–" if relative is None else f"{100 * relative:.1f} %",
+                "–" if closed is None else f"{100 * closed:.0f} %",
+            ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def run_study(study: Study, source: Path, names: Sequence[str]) -> dict[str, Any]:
+def _rate_by_seed(row: Mapping[str, Any], name: str) -> str:
+    each = ", ".join(f"{100 * rate:.1f}" for rate in row[f"{name}_by_seed"])
+    return f"{100 * row[name]:.1f} ({each})"
+
+
+def run_study(
+    study: Study, source: Path, names: Sequence[str], teacher_model: str | None = None
+) -> dict[str, Any]:
     """Train all that the named rows need and return the study's results."""
-    runs = Runs(study, study.bring_up(source))
+    runs = Runs(study, study.bring_up(source, teacher_model))
     teacher_run = runs.teacher()
     for name in names:
         for seed in study.seeds:
-            runs.control(name, seed)
+            if runs.has_controls:
+                runs.control(name, seed)
             runs.student(name, seed)
         print(f"finished: {name}", flush=True)
     rows = {
         name: summarise(
             [runs.student(name, seed) for seed in study.seeds],
-            [runs.control(name, seed) for seed in study.seeds],
+            [runs.control(name, seed) for seed in study.seeds] if runs.has_controls else [],
             teacher_run,
         )
         for name in names
@@ -322,6 +415,7 @@ def run_study(study: Study, source: Path, names: Sequence[str]) -> dict[str, Any
     words, errors = sum(teacher_run["words"]), sum(teacher_run["word_errors"])
     return {
         "title": study.title,
+        "unit": str(runs.data.unit_of("test")),
         "teacher_wer": errors / words,
         "teacher_parameters": teacher_run["parameters"],
         "seeds": list(study.seeds),
@@ -371,15 +465,20 @@ def main() -> None:
     parser.add_argument("study", type=Path, help="YAML file beside this module")
     parser.add_argument("--source", type=Path, required=True, help="folder of the corpus")
     parser.add_argument("--workspaces", type=Path, default=WORKSPACES, help="default: %(default)s")
-    parser.add_argument("--rows", nargs="+", help="train these alone, and write no results")
+    parser.add_argument("--rows", nargs="+", help="these alone; writes no results, nor do --seeds")
+    parser.add_argument("--teacher-model", help="where a pre-trained teacher lies")
+    parser.add_argument("--seeds", type=int, nargs="+", help="in place of the study's")
     parser.add_argument("--plot", type=Path, help="PNG file for the gains")
     options = parser.parse_args()
     study = Study.read(options.study, options.workspaces.resolve())
+    if options.seeds:
+        study = replace(study, seeds=tuple(options.seeds))
     if unknown := set(options.rows or ()) - set(study.rows):
         parser.error(f"no rows {sorted(unknown)}; expected some of {list(study.rows)}")
-    results = run_study(study, options.source.resolve(), options.rows or list(study.rows))
+    names = options.rows or list(study.rows)
+    results = run_study(study, options.source.resolve(), names, options.teacher_model)
     print(markdown(results["rows"]))
-    if options.rows:
+    if options.rows or options.seeds:
         return
     print(f"goal {results['goal']}: {results['reached']}")
     print(write_rows(f"quality_{study.name}", results))

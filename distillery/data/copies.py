@@ -1,7 +1,9 @@
 """Speed perturbation: copies of utterances, played faster or slower (Ko et al., 2015).
 
-Contract: its own keys. A copy is an utterance of its own: it has an audio key, its own outputs of
-the teacher and the transcript of the utterance that it is made from. So nothing is re-timed.
+Contract: its own keys. A copy is an utterance of its own: it has an audio key and the transcript of
+the utterance that it is made from. Of copies in `cache.speed_factors` the teacher has outputs of
+their own, so nothing is re-timed; it does not hear those in `distill.augmentation.speed_factors`,
+which learn from its outputs of the utterance, stretched evenly.
 
 The key is derived, SHA-256 of the source's key and both rates, so that no audio has to be resampled
 to see what a cache lacks. The audit that runs the teacher again covers copies, too.
@@ -33,6 +35,29 @@ def with_copies(rows: pd.DataFrame, factors: Sequence[float], sample_rate_hz: in
         return rows
     copies = [copy_at(rows, factor, sample_rate_hz) for factor in factors]
     return pd.concat([rows.assign(played_hz=sample_rate_hz), *copies], ignore_index=True)
+
+
+def with_unheard_copies(
+    rows: pd.DataFrame, factors: Sequence[float], sample_rate_hz: int
+) -> pd.DataFrame:
+    """Return rows that a teacher heard and, behind them, copies that it did not; index reset.
+
+    Two columns say what of the teacher's a row learns from: `heard_key`, the audio key of what it
+    heard, and `stretch`, the factor by which that was longer. Copies of copies are not made.
+
+    Args:
+        rows: utterances, and copies of them that the teacher heard.
+        factors: speeds of the copies to make, of each utterance at speed 1.
+        sample_rate_hz: rate of the prepared audio.
+    """
+    rows = rows.assign(heard_key=rows["audio_key"], stretch=1.0)
+    if not factors:
+        return rows
+    if "played_hz" not in rows:
+        rows = rows.assign(played_hz=sample_rate_hz)
+    own = rows[rows["played_hz"] == sample_rate_hz]
+    copies = [copy_at(own, factor, sample_rate_hz).assign(stretch=factor) for factor in factors]
+    return pd.concat([rows, *copies], ignore_index=True)
 
 
 def copy_at(rows: pd.DataFrame, factor: float, sample_rate_hz: int) -> pd.DataFrame:

@@ -17,7 +17,12 @@ import torch
 
 from distillery.architectures.known import STUDENTS
 from distillery.augmentations.augmenter import Augmenter, Effects
-from distillery.data.copies import training_rows, waveform_of, with_copies
+from distillery.data.copies import (
+    training_rows,
+    waveform_of,
+    with_copies,
+    with_unheard_copies,
+)
 from distillery.data.features import LogMel, pack_features, unpacked_features
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.text import Vocabulary
@@ -233,7 +238,7 @@ class Distillation:
         if objective.uses_sequence:
             fit = rows[rows["fit"]]
             said = weighted_texts(
-                self.cache, self.cache.rows(list(fit["audio_key"])), objective.sequence
+                self.cache, self.cache.rows(list(fit["heard_key"])), objective.sequence
             )
             kinds.append(
                 Texts.of(
@@ -268,7 +273,9 @@ class Distillation:
         return student_clock(self.params, self.name, self.data.sample_rate_hz, shift)
 
     def student_rows(self) -> pd.DataFrame:
-        """Return what a student learns from; column `fit` says whether from the teacher, too.
+        """Return what a student learns from, copies at other speeds among it.
+
+        Column `fit` says whether from the teacher, too; see `with_unheard_copies` for what of it.
 
         An utterance whose hypothesis the filter dropped keeps its transcript; one that has none is
         left out.
@@ -279,6 +286,14 @@ class Distillation:
         """
         if not self.objective.uses_teacher:
             return self._labelled_rows().assign(fit=False)
+        return with_unheard_copies(
+            self._rows_of_the_cache(),
+            self.params.augmentation.speed_factors,
+            self.data.sample_rate_hz,
+        )
+
+    def _rows_of_the_cache(self) -> pd.DataFrame:
+        """Return what the teacher heard and a student learns from."""
         rows = training_rows(self.data, self.speed_factors).assign(fit=True)
         self.cache.require(rows["audio_key"])
         if self.filtered is None:
@@ -296,7 +311,8 @@ class Distillation:
 
     def _labelled_rows(self) -> pd.DataFrame:
         rows = labelled(self.data, "train")
-        return with_copies(rows, self.speed_factors, self.data.sample_rate_hz)
+        factors = [*self.speed_factors, *self.params.augmentation.speed_factors]
+        return with_copies(rows, factors, self.data.sample_rate_hz)
 
     def _pace_set(self) -> TrainingSet | None:
         """Return what the student would be trained on, had it all the data that sets the pace."""
@@ -310,9 +326,10 @@ class Distillation:
             return self._training_set(rows, None)
         targets = CachedTargets(
             self.cache,
-            list(rows["audio_key"]),
+            list(rows["heard_key"]),
             self.vocabulary,
             fit=rows["fit"].to_numpy(),
+            stretch=rows["stretch"].to_numpy(),
             with_frames=self.objective.uses_frames,
             temperature=self.objective.frame.temperature,
             sequence=self.objective.sequence,

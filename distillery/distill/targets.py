@@ -27,6 +27,7 @@ class CachedTargets:
         vocabulary: Vocabulary,
         *,
         fit: np.ndarray | None = None,
+        stretch: np.ndarray | None = None,
         with_frames: bool = True,
         temperature: float = 1.0,
         sequence: SequenceLossParams | None = None,
@@ -36,10 +37,12 @@ class CachedTargets:
 
         Args:
             cache: what the teacher said.
-            keys: audio keys of the training set.
+            keys: audio keys of what the teacher heard of each.
             vocabulary: the teacher's tokens.
             fit: utterances whose hypothesis passed the filter, bool `(utterances,)`; for the
                 others the teacher says nothing, neither frames nor text. None: all passed.
+            stretch: how many times as long that was as the training set's own audio
+                `(utterances,)`; frames are left out or repeated evenly. None: as long.
             with_frames: whether log-probabilities are wanted; an objective without a frame term
                 reads none, and learns from any payload.
             temperature: what sparse targets are softened by, as they cannot be later.
@@ -54,6 +57,7 @@ class CachedTargets:
         self.temperature = temperature
         self.rows = cache.rows(keys)
         self.fit = np.ones(len(keys), bool) if fit is None else fit
+        self.stretch = np.ones(len(keys)) if stretch is None else stretch
         self.hidden_layers = tuple(dict.fromkeys(hidden_layers))
         self.weighted = [
             [(vocabulary.encode(text), weight) for text, weight in item]
@@ -71,19 +75,21 @@ class CachedTargets:
             layer: torch.from_numpy(self.cache.hidden(cached, layer).values)
             for layer in self.hidden_layers
         }
+        stretch = self.stretch[list(rows)]
         if not self.with_frames:
             lengths = torch.from_numpy(np.where(fit, self.cache.num_frames(cached), 0))
-            return TeacherFrames(torch.zeros(len(rows), 0, 0), lengths, hidden=hidden)
+            found = TeacherFrames(torch.zeros(len(rows), 0, 0), lengths, hidden=hidden)
+            return _stretched(found, stretch)
         plain = self.cache.targets(cached)
         plain.log_probs[~fit] = 0.0
         values = torch.from_numpy(plain.log_probs)
         lengths = torch.from_numpy(np.where(fit, plain.num_frames, 0))
         if plain.ids is None or plain.num_kept is None:
-            return TeacherFrames(values, lengths, hidden=hidden)
+            return _stretched(TeacherFrames(values, lengths, hidden=hidden), stretch)
         real = np.arange(plain.ids.shape[-1]) < plain.num_kept[..., None]
         ids = torch.from_numpy(np.where(real, plain.ids, -1))
-        softened = self.cache.targets(cached, self.temperature)
-        return TeacherFrames(values, lengths, ids, torch.from_numpy(softened.log_probs), hidden)
+        softened = torch.from_numpy(self.cache.targets(cached, self.temperature).log_probs)
+        return _stretched(TeacherFrames(values, lengths, ids, softened, hidden), stretch)
 
     def hypotheses(self, row: int) -> Sequence[tuple[Sequence[int], float]]:
         """Return tokens and weight of the teacher's hypotheses; nothing where they were dropped."""
@@ -113,3 +119,34 @@ def weighted_texts(
         weights = (likelihoods / likelihoods.sum()).tolist()
         weighted.append([(item.text, w) for item, w in zip(kept, weights, strict=True)])
     return weighted
+
+
+def _stretched(frames: TeacherFrames, stretch: np.ndarray) -> TeacherFrames:
+    """Return frames left out or repeated evenly, so that audio of another length has its own.
+
+    Frame t of T' is the one of T in whose place its middle falls, ⌊(t + 1/2) · T / T'⌋.
+
+    Args:
+        frames: what the teacher said of audio so many times as long.
+        stretch: that factor of each utterance `(batch,)`.
+    """
+    if (stretch == 1.0).all():
+        return frames
+    old = frames.lengths
+    new = (old / torch.from_numpy(stretch)).round().clamp(min=1).to(old.dtype)
+    new = torch.where(old > 0, new, old)
+    middle = (torch.arange(int(new.max())) + 0.5) * (old / new.clamp(min=1)).unsqueeze(1)
+    place = torch.minimum(middle.long(), (old - 1).clamp(min=0).unsqueeze(1))
+
+    def taken(values: torch.Tensor) -> torch.Tensor:
+        if not values.shape[1]:
+            return values
+        return values.gather(1, place.unsqueeze(2).expand(-1, -1, values.shape[2]))
+
+    return TeacherFrames(
+        taken(frames.log_probs),
+        new,
+        None if frames.ids is None else taken(frames.ids),
+        None if frames.softened is None else taken(frames.softened),
+        {name: taken(values) for name, values in frames.hidden.items()},
+    )

@@ -12,6 +12,7 @@ from distillery.params.base import (
     PositiveFloat,
     PositiveFraction,
     Section,
+    SpeedFactors,
     lowest_first,
 )
 
@@ -89,8 +90,13 @@ class AugmentationParams(Section):
     """What students and controls hear otherwise than it was recorded; null switches each off.
 
     Each says what it does to time, and so to the teacher's cached outputs. Masks on features are
-    training.specaugment, other speeds cache.speed_factors.
+    training.specaugment; copies at other speeds that the teacher hears, too, cache.speed_factors.
     """
+
+    speed_factors: SpeedFactors = ()
+    """Copies of the training audio at these speeds, such as [0.9, 1.1], that the teacher does not
+    hear: its texts stand for them as they are, frames and hidden states stretched. Each adds the
+    steps of one more pass to every epoch."""
 
     noise: NoiseParams | None = None
     """Time stays: targets stay valid."""
@@ -112,11 +118,13 @@ class AugmentationParams(Section):
                 f"time_warp is {self.time_warp!r}, but time warping moves frames by amounts that "
                 "change along an utterance, so cached teacher frames would face other audio than "
                 "they were made from; remove it, and set cache.speed_factors (copies with teacher "
-                "outputs of their own) or training.specaugment (masks)"
+                "outputs of their own), speed_factors here (copies that stretch them) or "
+                "training.specaugment (masks)"
             )
         return self
 
     @property
     def changes_audio(self) -> bool:
-        """Whether features must be made anew in every step."""
-        return any(getattr(self, name) is not None for name in type(self).model_fields)
+        """Whether features must be made anew in every step; those of copies are made once."""
+        names = (name for name in type(self).model_fields if name != "speed_factors")
+        return any(getattr(self, name) is not None for name in names)

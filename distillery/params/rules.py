@@ -35,6 +35,7 @@ def check_students(
     check_frame_rates(distill, teacher)
     check_cached_outputs(distill, cache)
     check_texts_of_copies(teacher, cache)
+    check_speeds(distill, cache)
     check_texts_alone(distill, teacher)
 
 
@@ -203,6 +204,17 @@ def check_texts_of_copies(teacher: TeacherParams, cache: CacheParams) -> None:
             "recordings, not of copies at other speeds, which the others hear. Set "
             "cache.speed_factors to []"
         )
+
+
+def check_speeds(distill: DistillParams, cache: CacheParams) -> None:
+    """Refuse a copy that the teacher hears and does not hear."""
+    for factor in distill.augmentation.speed_factors:
+        if factor in cache.speed_factors:
+            raise ValueError(
+                f"distill.augmentation.speed_factors: {factor:g} stands in cache.speed_factors, "
+                "too, expected in one of them; remove it from the former, and the copy has "
+                "teacher outputs of its own, or from the latter, and it costs the teacher nothing"
+            )
 
 
 def check_streaming(evaluate: EvaluateParams, distill: DistillParams) -> None:

@@ -45,8 +45,8 @@ def test_fast_lengths_are_the_next_ones() -> None:
     assert lengths == [1, 2, 3, 4, 6, 6, 8, 12, 12, 16, 49_152]
 
 
-def test_every_setting_but_the_one_refused_has_a_stream_of_its_own() -> None:
-    assert set(STREAMS) == set(AugmentationParams.model_fields) - {"time_warp"}
+def test_every_setting_that_draws_has_a_stream_of_its_own() -> None:
+    assert set(STREAMS) == set(AugmentationParams.model_fields) - {"time_warp", "speed_factors"}
 
 
 def test_targets_fit_when_everything_happens_at_once(lab: Lab, tmp_path: Path) -> None:
@@ -100,7 +100,8 @@ def test_a_control_hears_what_its_student_hears(lab: Lab, tmp_path: Path) -> Non
     run = lab.distillation(tmp_path, augmentation={**settings, "concatenate": {}})
     rows = run._labelled_rows()
     control = run._training_set(rows, None)
-    student = run._student_set(rows.assign(fit=True))
+    heard = rows.assign(fit=True, heard_key=rows["audio_key"], stretch=1.0)
+    student = run._student_set(heard)
     assert control.plan(1) == student.plan(1)
     for step, items in enumerate(control.plan(1)):
         one, two = control.batch(items, Moment(1, step)), student.batch(items, Moment(1, step))

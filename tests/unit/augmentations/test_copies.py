@@ -12,12 +12,15 @@ import pytest
 
 from distillery.commands.cache import _prepared
 from distillery.data.copies import copy_at, training_rows, waveform_of, with_copies
+from distillery.errors import ParamsError
 from distillery.params.cache import CacheParams
+from distillery.params.whole import Params
 from distillery.teacher_cache.filling.audit import audit
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.kinds import load_teacher
+from distillery.training.batches import START
 from tasks.distill import distill
 from tests.tiny import RATE_HZ, write_params
 from tests.unit.augmentations.conftest import SPEEDS, Lab, lab_params
@@ -95,6 +98,43 @@ def test_students_and_controls_train_on_the_copies_too(lab: Lab, tmp_path: Path)
     assert len(run.filtered.faults) == 96
     unlabelled = int(lab.data.split("train")["text"].isna().sum())
     assert run._labelled_rows()["text"].notna().sum() == 3 * (32 - unlabelled)
+
+
+def test_copies_that_the_teacher_does_not_hear_learn_what_it_said_stretched(
+    lab: Lab, tmp_path: Path
+) -> None:
+    augmentation = {"speed_factors": [0.8, 1.25]}
+    objective = {"hidden": {"layers": {"last": "recurrent.0"}}}
+    run = lab.distillation(tmp_path, augmentation=augmentation, objective=objective)
+    rows = run.student_rows()
+    assert len(rows) == 3 * 32 + 2 * 32
+    unheard = rows[rows["stretch"] != 1.0]
+    assert set(unheard["played_hz"]) == {6400, 10000}
+    assert set(unheard["heard_key"]) == set(lab.data.split("train")["audio_key"])
+    assert not set(unheard["audio_key"]) & set(lab.cache.keys(lab.cache.all_rows))
+    batch = run._student_set(rows).batch(list(unheard.index), START)
+    seconds = unheard["duration_seconds"].to_numpy()
+    shift = lab.cache.namespace.frame_shift_seconds
+    assert np.abs(batch.teacher_lengths.numpy() - seconds / shift).max() <= 2
+    assert batch.teacher_hidden["recurrent.0"].shape[:2] == batch.teacher_log_probs.shape[:2]
+    for place, row in enumerate(unheard.itertuples()):
+        length = int(batch.teacher_lengths[place])
+        said = batch.teacher_log_probs[place, :length].argmax(-1).numpy()
+        heard = lab.cached(row.heard_key).argmax(-1)
+        spoken, before = np.flatnonzero(said) + 0.5, np.flatnonzero(heard) + 0.5
+        for end in (0, -1):
+            assert abs(spoken[end] - before[end] / row.stretch) <= 1.5, "in its place in time"
+    labelled = int(lab.data.split("train")["text"].notna().sum())
+    assert len(run._labelled_rows()) == 5 * labelled, "the control hears them, too"
+
+
+def test_a_copy_is_heard_by_the_teacher_or_not(tmp_path: Path) -> None:
+    settings = lab_params(augmentation={"speed_factors": [0.9, 1.2]})
+    write_params(tmp_path, settings)
+    with pytest.raises(
+        ParamsError, match=r"speed_factors: 0\.9 stands in cache\.speed_factors, too"
+    ):
+        Params.load(tmp_path / "params.yaml")
 
 
 @pytest.mark.parametrize("generations", [1, 2])
