@@ -49,13 +49,15 @@ def check_columns(file: Path, found: Collection[str]) -> None:
     columns = [str(name) for name in found]
     if not set(PATHS) & set(columns):
         raise ManifestError(
-            f"{file}: column 'path' is missing, found {columns}, expected {COLUMNS_WANTED}; add it"
+            f"{file}: column 'path' is missing, found columns {columns}, expected "
+            f"{COLUMNS_WANTED}; add it"
         )
     if "text" not in columns:
         if alike := _like("text", columns):
             raise ManifestError(
-                f"{file}: column 'text' is missing, found {columns}, of which {alike[0]!r} looks "
-                f"like it; rename it to text, or to anything else if it is no transcript"
+                f"{file}: column 'text' is missing, found columns {columns}, of which "
+                f"{alike[0]!r} looks like it; rename it to text, or to anything else if it holds "
+                "no transcripts"
             )
         logger.info("%s: no column text: none of its recordings has a transcript", file)
     for column in COLUMNS[2:]:

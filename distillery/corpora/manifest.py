@@ -4,7 +4,8 @@ Columns: `path` (relative to the folder); optional `text` (empty, null or no suc
 unlabelled), `speaker`, `split` (train, valid, test; empty = decided here), `utterance_id` and
 `expected`: phrases that are spoken, in any order, as JSON or with semicolons between. NeMo's JSON
 lines are read as well: `audio_filepath` stands for `path`, and `offset` with `duration` (seconds)
-for a part of a file. Text is taken literally: "null" and "nan" are words. TSV knows no quoting, CSV does.
+for a part of a file. Text is taken literally: "null" and "nan" are words. TSV knows no quoting,
+CSV does.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ one by one. Numbers from 1100 on that may be years are said as years are.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
@@ -60,6 +61,18 @@ class SpellingRule:
     def keeps_numbers(self) -> bool:
         """Whether digits stay as they are."""
         return self.numbers == "keep" or self.language is None
+
+    @classmethod
+    def parse(cls, content: str) -> SpellingRule:
+        """Return the rule that JSON of its entries means.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            return cls(**json.loads(content))
+        except TypeError:
+            raise ValueError(f"{content[:80]!r} is no rule of spelling") from None
 
     def __str__(self) -> str:
         language = f", language {self.language}" if self.language else ""

@@ -128,11 +128,10 @@ def test_phrase_accuracy_stands_in_every_place(finished: Path, registered: Regis
     assert "phrase" in table and "accuracy %" in table and "WER" not in table
     for run in runs(finished):
         assert run.data.tags["unit"] == "phrase"
-        found, failed = (
-            run.data.metrics[f"asr/phrase_{n}_percent"] for n in ("accuracy", "errors")
-        )
-        assert found + failed == pytest.approx(100)
-        interval = [run.data.metrics[f"test/phrase_accuracy{end}"] for end in ("_low", "", "_high")]
+        metrics = run.data.metrics
+        both = [metrics[f"asr/phrase_{name}_percent"] for name in ("accuracy", "errors")]
+        assert sum(both) == pytest.approx(100)
+        interval = [metrics[f"test/phrase_accuracy{end}"] for end in ("_low", "", "_high")]
         assert interval == sorted(interval)
         assert "phrase accuracy %" in run.data.tags["mlflow.note.content"]
     assert registered.version == "1"

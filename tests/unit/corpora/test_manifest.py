@@ -302,7 +302,9 @@ def test_an_unfit_file_is_refused(
 
 
 def test_missing_columns_are_named_with_those_found(read: Read) -> None:
-    with pytest.raises(ManifestError, match=r"'path' is missing, found \['file', 'words'\], exp"):
+    with pytest.raises(
+        ManifestError, match=r"'path' is missing, found columns \['file', 'words'\], exp"
+    ):
         read({"file": "a.wav", "words": "go"})
 
 
@@ -322,7 +324,7 @@ def test_recordings_for_a_teacher_need_no_column_of_texts(
     "column", ["txt", "Text", " text", "TEXT ", "texts", "transcript", "Sentence", "raw text"]
 )
 def test_a_column_that_looks_like_the_text_is_named(read: Read, column: str) -> None:
-    words = rf"'text' is missing, found \['path', '{column}'\], of which '{column}' looks like it"
+    words = rf"'text' is missing, found columns .*'{column}'\], of which '{column}' looks like"
     with pytest.raises(ManifestError, match=words):
         read({"path": "a.wav", column: "go"})
     assert read({"path": "a.wav", column: "go", "text": "no"})[0].text == "no"
