@@ -118,6 +118,8 @@ def test_the_students_learn_what_whisper_wrote(finished: Path) -> None:
     assert all(set(text) <= set("abcdefghijklmnopqrstuvwxyz' ") for text in texts)
     assert all(len(text.split()) >= 3 for text in texts)
     assert any("ounce" in text for text in texts)
+    config = json.loads((finished / "models/teacher/config.json").read_text())
+    assert (config["language"], config["spelling"]["language"]) == ("en", "en")  # prepare.language
 
 
 def test_phrase_accuracy_stands_in_every_place(finished: Path, registered: Registered) -> None:
