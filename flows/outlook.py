@@ -137,8 +137,8 @@ def _library(name: str, teacher: TeacherParams) -> Iterator[Finding]:
 def _model(root: Path, name: str, model: str, kind: str) -> Finding:
     folder = root / model
     if folder.is_dir():
-        size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
-        return Finding(name, size > 0, f"{kind}, {model}: {size / 1e6:,.0f} MB", "it is empty")
+        held = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+        return Finding(name, held > 0, f"{kind}, {model}: {held / 1e6:,.0f} MB", "it is empty")
     if model.startswith((".", "/", "~")) or model.count("/") > 1:
         advice = "correct teacher.model: a folder, a name, or a repository on the hub"
         return Finding(name, False, f"{kind}, {model}: there is no such folder", advice)

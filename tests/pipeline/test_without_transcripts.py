@@ -22,6 +22,7 @@ from distillery.params.whole import Params
 from distillery.register.registered import Registered
 from distillery.teacher_cache.store import TeacherCache
 from distillery.tracking.store import Tracking
+from distillery.tracking.versions import SPELLING_TAG
 from flows.looking_back import report
 from tasks.cache import cache
 from tasks.distill import distill
@@ -137,6 +138,8 @@ def test_phrase_accuracy_stands_in_every_place(finished: Path, registered: Regis
         assert interval == sorted(interval)
         assert "phrase accuracy %" in run.data.tags["mlflow.note.content"]
     assert registered.version == "1"
+    version = mlflow_of(finished).get_model_version("orders", "1")
+    assert json.loads(version.tags[SPELLING_TAG])["language"] == "en"
     tracking = Tracking(Params.load(finished / "params.yaml").register, finished)
     page = report.write_report(finished, tracking, report.find_parent(tracking, "orders", None))
     written = page.read_text("utf-8")
