@@ -1,7 +1,7 @@
 """Is this workspace fit to run? python -m flows.doctor [--quick]
 
 The quick part looks at files and versions only; every make job starts with it. The rest asks
-servers and stores.
+servers and stores, and tells what the next run would do (outlook.py).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -33,6 +32,7 @@ from distillery.params.file import PARAMS_FILE
 from distillery.params.register import RegisterParams
 from distillery.params.whole import Params
 from distillery.prepare.source import source_fault
+from flows.findings import Finding
 
 WORKSPACE_LOCK = ".dvc/tmp/distillery.lock"
 DVC_LOCK = ".dvc/tmp/rwlock"
@@ -41,16 +41,6 @@ CLOCK_SECONDS = 2.0  # how exactly Linux knows when it was started
 LOCK_FILE = "dvc.lock"
 MIN_FREE_BYTES = 2_000_000_000
 API_SECONDS = 5.0
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one check found."""
-
-    check: str
-    ok: bool
-    found: str
-    advice: str = ""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,11 +76,14 @@ def quick_checks(root: Path, corpus: str | None = None) -> Iterator[Finding]:
 
 
 def slow_checks(root: Path) -> Iterator[Finding]:
-    """Yield what stores and servers answer."""
+    """Yield what the next run has to go on, and what stores and servers answer."""
     try:
         settings = Params.load(root / PARAMS_FILE)
     except ParamsError:
         return  # the quick part has said so
+    from flows.outlook import outlook  # which imports what reads recordings
+
+    yield from outlook(root, settings)
     yield check_mlflow(settings.register, root)
     yield check_prefect(os.environ.get("PREFECT_API_URL"))
 

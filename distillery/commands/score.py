@@ -23,6 +23,7 @@ from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import ScoreParams
 
 if TYPE_CHECKING:
+    from distillery.data.spelling import SpellingRule
     from distillery.evaluate.rates import Rates
     from distillery.serve.scoring import Labelled, Scored
     from distillery.tracking.store import Tracking
@@ -82,14 +83,15 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser(
         "score",
         help="WER of a registered model on your own labelled recordings",
-        description="Print WER and CER with intervals, of all and of each speaker, and log them "
-        "to MLflow.",
+        description="Print WER and CER, or the accuracy of expected phrases, with intervals, of "
+        "all and of each speaker, and log them to MLflow.",
     )
     command.add_argument(
         "place",
         type=Path,
         metavar="DIR",
-        help="a folder with manifest.csv, .tsv or .jsonl (path, text[, speaker]), or such a file",
+        help="a folder with manifest.csv, .tsv or .jsonl (path, text or expected[, speaker]), or "
+        "such a file",
     )
     command.add_argument(
         "--version",
@@ -129,7 +131,7 @@ def score_folder(root: Path, place: Path, version: str | None) -> tuple[Score, T
         found = version_of(tracking, _uri(params.register.model_name, version))
         folder = checked_folder(tracking, f"models:/{found.name}/{found.version}")
     recogniser, vocabulary = load_served(folder), Vocabulary.load(folder / TOKENS_FILE)
-    scored = score(recogniser, vocabulary, labelled)
+    scored = score(recogniser, vocabulary, labelled, _spelling(found.tags))
     result = Score(
         Version(found.name, str(found.version), found.run_id or "", found.tags),
         labelled,
@@ -148,6 +150,16 @@ def _uri(model_name: str, version: str | None) -> str:
         return version
     wanted = version or CHAMPION
     return f"models:/{model_name}{'/' if wanted.isdecimal() else '@'}{wanted}"
+
+
+def _spelling(tags: Mapping[str, str]) -> SpellingRule:
+    """Return by which rule a version's texts are spelt; one of before has none."""
+    from distillery.data.spelling import SpellingRule
+    from distillery.serve.scoring import AS_WRITTEN
+    from distillery.tracking.versions import SPELLING_TAG
+
+    content = tags.get(SPELLING_TAG)
+    return AS_WRITTEN if content is None else SpellingRule.parse(content)
 
 
 def _num_trained_on(root: Path, folder: Path, scored: Scored) -> int:
@@ -175,7 +187,8 @@ def render(score: Score) -> str:
     table = new_table()
     interval = f"[{score.params.confidence:.0%} interval]"
     whole, unit = score.rates, score.scored.unit
-    rates = [f"{unit.rate} % {interval}"]
+    in_phrases = unit is Unit.PHRASE
+    rates = [f"{'phrase accuracy' if in_phrases else unit.rate} % {interval}"]
     if unit is Unit.WORD:
         rates.append(f"CER % {interval}")
     for header in ("speaker", "utterances", unit.plural, *rates):
@@ -189,7 +202,8 @@ def render(score: Score) -> str:
         (EVERYBODY, count, whole.words, whole.wer, whole.cer),
         *(rows if len(rows) > 1 else []),
     ]:
-        shown = [with_interval(rate, " ") for rate in (wer, cer)][: len(rates)]
+        pair = [rate.complement if in_phrases else rate for rate in (wer, cer)]
+        shown = [with_interval(rate, " ") for rate in pair[: len(rates)]]
         table.add_row(name, f"{utterances:,}", f"{words:,}", *shown)
     return as_text(score.title, "", table, *remarks(score))
 
@@ -199,9 +213,11 @@ def remarks(score: Score) -> list[str]:
     labelled, scored = score.labelled, score.scored
     found = []
     if labelled.num_unlabelled:
-        found.append(f"{labelled.num_unlabelled} recordings without a transcript were left out")
+        lacked = "expected phrases" if labelled.by_phrases else "a transcript"
+        found.append(f"{labelled.num_unlabelled} recordings without {lacked} were left out")
     if scored.num_empty:
-        found.append(f"{scored.num_empty} transcripts without a letter were left out")
+        what = "lists of phrases" if labelled.by_phrases else "transcripts"
+        found.append(f"{scored.num_empty} {what} without a letter were left out")
     if scored.failed:
         found.append(f"{len(scored.failed)} recordings could not be decoded, and were left out")
     if scored.unknown:
@@ -213,7 +229,7 @@ def remarks(score: Score) -> list[str]:
     if score.num_trained_on:
         found.append(
             f"the model learnt from {score.num_trained_on} of these recordings: on others its "
-            f"{scored.unit.rate} may be higher"
+            f"{'rate of errors' if scored.unit is Unit.PHRASE else scored.unit.rate} may be higher"
         )
     return found
 
@@ -271,6 +287,9 @@ def metrics(score: Score) -> dict[str, float]:
         if isinstance(value, int | float)
     }
     table = score.scored.predictions
+    if score.scored.unit is Unit.PHRASE:
+        found = score.rates.wer.complement.entries("phrase_accuracy")
+        values |= {f"{ROLE}/{name}": float(v) for name, v in found.items() if v is not None}
     return values | {
         f"{ROLE}/utterances": float(len(table)),
         f"{ROLE}/speakers": float(table["speaker"].nunique()),

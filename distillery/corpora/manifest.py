@@ -1,10 +1,11 @@
 """The user's own recordings: a CSV, TSV, JSONL or Parquet file beside the audio.
 
-Columns: `path` (relative to the folder) and `text` (empty or null = unlabelled); optional
-`speaker`, `split` (train, valid, test; empty = decided here), `utterance_id` and `expected`:
-phrases that are spoken, in any order, as a JSON list or with semicolons between. NeMo's JSON lines
-are read as well: `audio_filepath` stands for `path`, and `offset` with `duration` (seconds) for a
-part of a file. Text is taken literally: "null" and "nan" are words. TSV knows no quoting, CSV does.
+Columns: `path` (relative to the folder); optional `text` (empty, null or no such column =
+unlabelled), `speaker`, `split` (train, valid, test; empty = decided here), `utterance_id` and
+`expected`: phrases that are spoken, in any order, as JSON or with semicolons between. NeMo's JSON
+lines are read as well: `audio_filepath` stands for `path`, and `offset` with `duration` (seconds)
+for a part of a file. Text is taken literally: "null" and "nan" are words. TSV knows no quoting,
+CSV does.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording, fold_speaker
+from distillery.corpora.columns import COLUMNS_WANTED, check_columns
 from distillery.corpora.lists import find_file, is_apple_double
 from distillery.corpora.segments import Segment
 from distillery.data.manifest import SPLITS
@@ -35,7 +37,6 @@ from distillery.errors import CorpusError, DistilleryError, ManifestError
 from distillery.files import Json, read_text
 from distillery.params.prepare import PrepareParams
 
-COLUMNS_WANTED = "path, text[, speaker, split, utterance_id, expected]"
 NUM_SHOWN = 3
 NUM_FAULTS_SHOWN = 20
 NUM_SHOWN_CHARACTERS = 80
@@ -73,7 +74,7 @@ def read_manifest(params: PrepareParams, source: Path) -> Iterator[Recording]:
             f"{COLUMNS_WANTED} there, or correct prepare.source and prepare.manifest"
         )
     rows = read_rows(file)
-    _check_columns(file, rows)
+    check_columns(file, {column: None for row in rows for column in row.cells})
     recordings = _recordings(file, source, rows)
     _check_audio(file, source, recordings)
     _check_speakers(file, recordings)
@@ -239,9 +240,9 @@ def _recording(source: Path, row: Row) -> Recording:
 def _expected(row: Row) -> tuple[str, ...]:
     """Return the phrases that must stand in a row's text; of a JSON object its values."""
     value: object = row.cells.get("expected")
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+    if isinstance(value, str) and (content := _json_of(value)) is not None:
         try:
-            value = json.loads(value)
+            value = json.loads(content)
         except json.JSONDecodeError as error:
             raise ManifestError(
                 f"{row}: expected is no JSON: {error}; write a list of phrases, or phrases with "
@@ -249,19 +250,27 @@ def _expected(row: Row) -> tuple[str, ...]:
             ) from None
     if value is None or isinstance(value, str):
         value = (cell(row, "expected") or "").split(PHRASES_APART[0]) if value else []
-        value = [phrase for phrase in value if phrase.strip()]
     phrases = list(value.values()) if isinstance(value, dict) else value
     if not isinstance(phrases, list):
         raise ManifestError(
             f"{row}: expected is {value!r}, which are no phrases; write a JSON list of texts, or "
             "phrases with semicolons between"
         )
-    for phrase in phrases:
+    said = [p for p in phrases if not (p is None or (isinstance(p, str) and not p.strip()))]
+    for phrase in said:
         if not isinstance(phrase, str) or not any(c.isalnum() for c in phrase):
             raise ManifestError(
                 f"{row}: expected holds {phrase!r}, which is no phrase; write words or remove it"
             )
-    return tuple(phrases)
+    return tuple(said)
+
+
+def _json_of(value: str) -> str | None:
+    """Return a cell's JSON, also where a spreadsheet quoted it in a TSV; None where it is none."""
+    value = value.strip()
+    if value.startswith(('"[', '"{')) and value.endswith((']"', '}"')):
+        value = value[1:-1].replace('""', '"')
+    return value if value.startswith(("[", "{")) else None
 
 
 def derive_id(path: str, segment: tuple[float, float | None] | None = None) -> str:
@@ -364,17 +373,6 @@ def _seconds(row: Row, column: str) -> float:
 
 
 # --- checks over all rows ----------------------------------------------------------------------
-
-
-def _check_columns(file: Path, rows: list[Row]) -> None:
-    found = {column: None for row in rows for column in row.cells}  # in the order of the file
-    missing = [] if "path" in found or "audio_filepath" in found else ["path"]
-    missing += [] if "text" in found else ["text"]
-    if missing:
-        raise ManifestError(
-            f"{file}: columns {missing} are missing, found {list(found)}, expected "
-            f"{COLUMNS_WANTED}; add them (text stays empty where unlabelled)"
-        )
 
 
 def _check_audio(file: Path, source: Path, recordings: list[tuple[int, Recording]]) -> None:

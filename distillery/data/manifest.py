@@ -114,6 +114,8 @@ class Summary:
     or it changed a transcript. None: as transcripts write them, see `PreparedData.spelling`."""
     segments: SegmentCounts | None = None
     """Of long recordings; in summary.json only where some were cut."""
+    language: str | None = None
+    """What texts are written in, as `prepare.language` says; in summary.json only where it does."""
 
     @property
     def entries(self) -> Json:
@@ -125,6 +127,8 @@ class Summary:
             del entries["spelling"]
         if self.segments is None:
             del entries["segments"]
+        if self.language is None:
+            del entries["language"]
         return entries
 
 
@@ -258,7 +262,7 @@ class PreparedData:
         if self.summary.spelling is not None:
             return self.summary.spelling
         told = self.frame[self.frame["split"].isin(SETTLING)]["text_original"].dropna()
-        return settle(AUTO, AUTO, None, self.summary.alphabet, told)
+        return settle(AUTO, AUTO, None, self.summary.alphabet, told, self.summary.language)
 
     def split(self, name: str) -> pd.DataFrame:
         """Return the rows of one split, in manifest order, index reset."""

@@ -21,6 +21,7 @@ one by one. Numbers from 1100 on that may be years are said as years are.
 from __future__ import annotations
 
 import itertools
+import json
 import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
@@ -28,7 +29,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from functools import cached_property, lru_cache, partial
 
-from distillery.data.spoken import CURRENCIES, UNITS, Spoken, spoken
+from distillery.data.spoken import CURRENCIES, UNITS, Spoken, can_say, spoken
 from distillery.files import Json
 
 AUTO = "auto"
@@ -60,6 +61,18 @@ class SpellingRule:
     def keeps_numbers(self) -> bool:
         """Whether digits stay as they are."""
         return self.numbers == "keep" or self.language is None
+
+    @classmethod
+    def parse(cls, content: str) -> SpellingRule:
+        """Return the rule that JSON of its entries means.
+
+        Raises:
+            ValueError: it is none.
+        """
+        try:
+            return cls(**json.loads(content))
+        except TypeError:
+            raise ValueError(f"{content[:80]!r} is no rule of spelling") from None
 
     def __str__(self) -> str:
         language = f", language {self.language}" if self.language else ""
@@ -354,6 +367,7 @@ def settle(
     language: str | None,
     alphabet: Collection[str] | None,
     texts: Iterable[str],
+    written_in: str | None = None,
 ) -> SpellingRule:
     """Return the rule that settings mean, as the corpus's own transcripts write.
 
@@ -368,10 +382,15 @@ def settle(
         language: its code; None: English where texts may hold no letter of another language.
         alphabet: the characters that texts may hold; None: those of the texts.
         texts: transcripts as published.
+        written_in: the language of the texts, where that is known; numbers are said in it, or stay
+            where nobody can say them.
     """
     held = list(texts)
     seen = set("".join(held))
-    if language is None:
+    if language is None and written_in is not None:
+        language = written_in if can_say(written_in) else None
+        numbers = "keep" if language is None and numbers == AUTO else numbers
+    elif language is None:
         possible = {c for c in (alphabet if alphabet is not None else seen) if c.isalpha()}
         is_english = {c.lower() for c in possible} <= LETTERS_OF_ENGLISH
         language = "en" if is_english else None

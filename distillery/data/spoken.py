@@ -212,3 +212,12 @@ def known_languages() -> tuple[str, ...]:
 def spoken(language: str) -> Spoken:
     """Return a language's words, found once; see `Spoken`."""
     return Spoken(language)
+
+
+def can_say(language: str) -> bool:
+    """Return whether numbers can be said in a language."""
+    try:
+        spoken(language)
+    except NoLanguage:
+        return False
+    return True

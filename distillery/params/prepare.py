@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distillery.data import text
+from distillery.data.languages import plain
 from distillery.params.alphabets import BEYOND_LATIN, alphabet_of
 from distillery.params.base import (
     Fraction,
@@ -58,8 +59,8 @@ class SpellingParams(Section):
     """`XKITB` is said letter by letter or stays; `auto` goes by the transcripts, and spells where
     there are none."""
     language: NonEmptyText | None = None
-    """Whose words, such as en, nl or pt_BR; null: English where texts may hold no letters but a–z,
-    else numbers stay."""
+    """Whose words, such as en, nl or pt_BR; null: those of prepare.language; without that English
+    where texts may hold no letters but a–z, else numbers stay."""
 
 
 class SegmentParams(Section):
@@ -109,8 +110,9 @@ class PrepareParams(Section):
     spelling: SpellingParams = SpellingParams()
     """How numbers and letter strings become words."""
     language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] | None = None
-    """What is spoken, as its ISO 639-1 code: sets `alphabet` where that is not written down; many
-    languages in Latin script are listed (distillery/params/alphabets.py)."""
+    """What texts are written in, as its ISO 639-1 code: sets `alphabet` where that is not written
+    down (many languages in Latin script are listed in distillery/params/alphabets.py), and is the
+    language of spelling and of the teacher where those name none."""
     unit: Literal["auto", "word", "character"] = "auto"
     """What errors are counted in: words, or characters where a language writes no spaces; `auto`
     goes by the script of most letters in the transcripts."""
@@ -192,6 +194,16 @@ class PrepareParams(Section):
             return alphabet
         # Letters with marks share parts, each a character by itself; marks in front join with none.
         return "".join(sorted(once, key=lambda c: unicodedata.category(c)[0] != "M"))
+
+    @model_validator(mode="after")
+    def _one_language(self) -> PrepareParams:
+        own, said = self.language, self.spelling.language
+        if own is not None and said is not None and plain(own) != plain(said):
+            raise ValueError(
+                f"language is {own!r}, but spelling.language is {said!r}, so numbers would be said "
+                "in another language than texts are written in; set spelling.language to null"
+            )
+        return self
 
     @model_validator(mode="after")
     def _segments_that_are_kept(self) -> PrepareParams:

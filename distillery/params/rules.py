@@ -6,6 +6,7 @@ function of the sections that it compares, which raises a ValueError, as pydanti
 
 from __future__ import annotations
 
+from distillery.data.languages import plain
 from distillery.params.base import INIT_TEACHER
 from distillery.params.cache import CacheParams
 from distillery.params.distill import DistillParams
@@ -16,10 +17,12 @@ from distillery.params.prepare import PrepareParams
 from distillery.params.teacher import (
     EndpointTeacherParams,
     EnsembleTeacherParams,
+    FasterWhisperTeacherParams,
     FineTunedTeacherParams,
     TeacherParams,
     TextsTeacherParams,
     TrainedTeacherParams,
+    TransformersTeacherParams,
 )
 
 
@@ -37,6 +40,38 @@ def check_students(
     check_texts_of_copies(teacher, cache)
     check_speeds(distill, cache)
     check_texts_alone(distill, teacher)
+
+
+def check_languages(prepare: PrepareParams, teacher: TeacherParams) -> None:
+    """Refuse a teacher that writes in another language than the data."""
+    spelling = prepare.spelling
+    own = prepare.language or (None if spelling.numbers == "keep" else spelling.language)
+    members = teacher.members if isinstance(teacher, EnsembleTeacherParams) else (teacher,)
+    for number, member in enumerate(members):
+        setting, spoken, translates = _language_of(member)
+        written = "en" if translates else spoken
+        if own is None or written is None or plain(written) == plain(own):
+            continue
+        where = "teacher" if member is teacher else f"teacher.members.{number}"
+        named = "prepare.language" if prepare.language else "prepare.spelling.language"
+        how = "task is translate, which writes en" if translates else f"language is {spoken!r}"
+        raise ValueError(
+            f"{where}.{setting}{how}, but {named} is {own!r}: the teacher would write in another "
+            f"language than the data's texts; set {named} to {plain(written)}, or correct the "
+            "teacher"
+        )
+
+
+def _language_of(teacher: TeacherParams) -> tuple[str, str | None, bool]:
+    """Return where a teacher's language stands, which it is, and whether it is translated."""
+    if isinstance(teacher, FasterWhisperTeacherParams):
+        return "", teacher.language, teacher.task == "translate"
+    if isinstance(teacher, TransformersTeacherParams):
+        whisper = teacher.whisper
+        return "whisper.", whisper.language, whisper.task == "translate"
+    if isinstance(teacher, EndpointTeacherParams) and len(teacher.language or "") in (2, 3):
+        return "", teacher.language, False
+    return "", None, False
 
 
 def needs_transcripts(teacher: TeacherParams) -> bool:

@@ -95,8 +95,9 @@ class TorchaudioTeacherParams(BundleParams, PretrainedTeacherParams):
 class WhisperParams(Section):
     """How a Whisper teacher decodes."""
 
-    language: str = "en"
-    """What is spoken, as Whisper's two- or three-letter code; English-only models ignore it."""
+    language: NonEmptyText | None = None
+    """What is spoken, as Whisper's two- or three-letter code; null: prepare.language, without that
+    English. English-only models ignore it."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """Whether to write down what is said, or translate it into English."""
     beam_size: PositiveInt = 5
@@ -149,8 +150,8 @@ class FasterWhisperTeacherParams(TeacherSection):
     beam_size: PositiveInt = 5
     """Beams of the search, and hypotheses that it gives; more find better ones and take longer."""
     language: NonEmptyText | None = None
-    """What is spoken, as Whisper's two- or three-letter code; null: detected for each utterance.
-    English-only models ignore it."""
+    """What is spoken, as Whisper's two- or three-letter code; null: prepare.language, without that
+    detected for each utterance. English-only models ignore it."""
     task: Literal["transcribe", "translate"] = "transcribe"
     """Whether to write down what is said, or translate it into English."""
     prompt: NonEmptyText | None = None
@@ -207,7 +208,8 @@ class EndpointTeacherParams(TeacherSection):
     key_variable: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]*$")] | None = None
     """Name of the environment variable that holds the key, never the key; null: it wants none."""
     language: NonEmptyText | None = None
-    """What is spoken, as the service calls it, such as en; null lets it find out."""
+    """What is spoken, as the service calls it, such as en; null: prepare.language, without that
+    the service finds out."""
     prompt: NonEmptyText | None = None
     """Words of the domain, or how texts are to be written."""
     response_format: Literal["auto", "verbose_json", "json"] = "auto"

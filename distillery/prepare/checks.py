@@ -64,10 +64,13 @@ def check_splits(rows: Sequence[Row], *, needs_truth: bool = True) -> None:
         settings = " and ".join(
             f"prepare.{split}_fraction" for split in ("valid", "test") if split in empty
         )
+        advice = f"raise {settings}" if settings else "lower valid_fraction and test_fraction"
+        advice += ", or add data"
+        if sum(counts.values()) < len(SPLITS):
+            advice += f" ({len(SPLITS)} recordings at least; prepare.segment cuts long ones)"
         raise CorpusError(
             f"split {' and '.join(empty)}: no utterances (found {found}), expected some in each; "
-            + (f"raise {settings}" if settings else "lower valid_fraction and test_fraction")
-            + ", or add data"
+            f"{advice}"
         )
     transcribed = Counter(row.split for row in rows if row.text or row.expected)
     if needs_truth and (bare := [split for split in ("valid", "test") if not transcribed[split]]):

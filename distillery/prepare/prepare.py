@@ -140,7 +140,7 @@ def prepare(
     if decisions is not None:
         write_decisions(decisions, Terms.of(params), recall.decisions, packing.rows)
     assert profile.leaks is not None
-    said = say_spelling(params.spelling, packing.spelling.rule, packing.respelt)
+    said = say_spelling(params, packing.spelling.rule, packing.respelt)
     for line in (*remarks(packing.rows, profile.leaks.repeated, recall.kept), *said):
         logger.info("%s", line)
     _tell(summary, packing, folder / CHANNELS_FILE)
@@ -320,6 +320,7 @@ def _summarise(
         unit=_unit(params, rows),
         spelling=recorded(params.spelling, packing.spelling.rule, packing.respelt),
         segments=segments,
+        language=params.language,
     )
 
 

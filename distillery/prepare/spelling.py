@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from distillery.corpora.base import Recording
 from distillery.data.manifest import SETTLING
 from distillery.data.spelling import AUTO, SpellingRule, settle, spell, writes_small_letters
-from distillery.data.spoken import NoLanguage, spoken
+from distillery.data.spoken import NoLanguage, known_languages, spoken
 from distillery.errors import CorpusError
 from distillery.params.prepare import PrepareParams, SpellingParams
 
@@ -56,11 +56,24 @@ def find_spelling(
             spoken(settings.language)
         except NoLanguage as error:
             raise CorpusError(f"prepare.spelling: {error}") from None
-    rule = settle(settings.numbers, settings.letters, settings.language, params.alphabet, told)
+    rule = settle(
+        settings.numbers,
+        settings.letters,
+        settings.language,
+        params.alphabet,
+        told,
+        params.language,
+    )
+    if rule.language is None and rule.numbers != "keep" and params.language is not None:
+        raise CorpusError(
+            f"prepare.spelling.numbers is {rule.numbers}, but numbers cannot be said in "
+            f"prepare.language, {params.language!r}; set it to keep or auto, or "
+            f"prepare.spelling.language to one of {', '.join(known_languages())}"
+        )
     if rule.language is None and rule.numbers != "keep":
         raise CorpusError(
             f"prepare.spelling.numbers is {rule.numbers}, but nothing says in which language: "
-            "texts may hold letters other than a–z; set prepare.spelling.language, such as nl"
+            "texts may hold letters other than a–z; set prepare.language, such as nl"
         )
     return Spelling(rule, writes_small_letters(told))
 
@@ -74,13 +87,15 @@ def recorded(
 
 
 def say_spelling(
-    settings: SpellingParams, rule: SpellingRule, respelt: Sequence[tuple[str, str]]
+    params: PrepareParams, rule: SpellingRule, respelt: Sequence[tuple[str, str]]
 ) -> list[str]:
     """Return a line about what became of numbers and letters, none where there was nothing."""
+    settings = params.spelling
     if not respelt:
         return []
     written, words = min(respelt)
-    guessed = "" if settings.language or rule.keeps_numbers else " (as a–z suffice)"
+    is_named = settings.language or params.language
+    guessed = "" if is_named or rule.keeps_numbers else " (as a–z suffice)"
     how = " by the transcripts" if AUTO in (settings.numbers, settings.letters) else ""
     return [
         f"spelling: numbers or letter strings of {len(respelt)} transcripts became words, such as "

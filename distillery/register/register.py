@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
@@ -29,7 +30,7 @@ from distillery.tracking.fetched import REGISTERED, read_source
 from distillery.tracking.names import CONTROL, STUDENT, model_label
 from distillery.tracking.store import UNIT_TAG, Tracking
 from distillery.tracking.trained_on import pack_keys, read_keys
-from distillery.tracking.versions import Candidate, register_version
+from distillery.tracking.versions import SPELLING_TAG, Candidate, register_version
 
 OPEN_RUN_FILE = "scratch/open_run.json"
 MEAN_WER_TAG, WER_SD_TAG = "test.wer_mean", "test.wer_sd"
@@ -59,10 +60,7 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
         sources = data_sources(data, results)
         runs = log_model_runs(tracking, parent, results, sources, predictions)
         choice, candidates = _choose(results, runs, test_digest(data), predictions)
-        candidates = [
-            replace(item, trained_on=_trained_on(tracking, results, item.name, data))
-            for item in candidates
-        ]
+        candidates = [_with_data(tracking, results, item, data) for item in candidates]
         best, name, limits = choice.best, settings.model_name, settings.serve_limits
         versions = {
             _key(item): register_version(tracking, name, item, limits) for item in candidates
@@ -244,6 +242,17 @@ def _candidate(
         num_parameters=own.parameters,
         served=Served(reason="controls are not exported"),
         role=row.role,
+    )
+
+
+def _with_data(
+    tracking: Tracking, results: PipelineResults, candidate: Candidate, data: PreparedData
+) -> Candidate:
+    """Return a candidate that says which audio it learnt from, and how its texts are spelt."""
+    return replace(
+        candidate,
+        trained_on=_trained_on(tracking, results, candidate.name, data),
+        tags={**candidate.tags, SPELLING_TAG: json.dumps(data.spelling.entries)},
     )
 
 

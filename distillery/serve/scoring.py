@@ -1,8 +1,9 @@
-"""A registered model on one's own labelled recordings: what it hears there, and how wrong that is.
+"""A registered model on one's own recordings: what it hears there, and how wrong that is.
 
-A folder with a manifest, as corpus `manifest` reads it. Recordings without a transcript, and those
-that cannot be decoded, are left out and counted. Transcripts are normalised as those that the model
-learnt from.
+A folder with a manifest, as corpus `manifest` reads it. Transcripts say what is right, or, where
+more recordings have these, expected phrases: docs/decisions/0024-no-transcripts.md. Recordings
+without that, and those that cannot be decoded, are left out and counted. Transcripts and phrases
+are spelt and normalised as those that the model learnt from.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from distillery.corpora.base import Recording
-from distillery.corpora.manifest import COLUMNS_WANTED, read_manifest
+from distillery.corpora.columns import COLUMNS_WANTED
+from distillery.corpora.manifest import read_manifest
 from distillery.data.audio import SAMPLE_SCALE, resample
 from distillery.data.manifest import audio_key
+from distillery.data.spelling import SpellingRule, spell, writes_small_letters
 from distillery.data.text import Vocabulary, normalise
-from distillery.data.units import Unit, unit_of
+from distillery.data.units import PHRASES_APART, Unit, unit_of
 from distillery.errors import AudioError, CorpusError
 from distillery.evaluate.predictions import UNKNOWN_SPEAKER, error_columns, rate_over
 from distillery.evaluate.records import Estimate
@@ -34,6 +37,8 @@ from distillery.serve.served import Transcriber
 BATCH_SECONDS = 60.0
 """Audio that is recognised at once; a longer recording is a batch by itself."""
 MAX_BATCH_FILES = 64
+AS_WRITTEN = SpellingRule(numbers="keep", letters="keep")
+"""Of versions that were registered before there were rules."""
 NAMES = tuple(
     f"{stem}.{ending}"
     for stem in ("manifest", "transcripts")
@@ -44,13 +49,15 @@ NAMES = tuple(
 
 @dataclass(frozen=True)
 class Labelled:
-    """Recordings with transcripts, as a manifest lists them."""
+    """Recordings of which is known what is spoken, as a manifest lists them."""
 
     manifest: Path
     recordings: tuple[Recording, ...]
-    """Those with a transcript."""
+    """Those with a transcript, or with expected phrases where these count."""
     num_unlabelled: int
     """Recordings without one, which are left out."""
+    by_phrases: bool = False
+    """Whether expected phrases count: more recordings have these than transcripts."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +73,11 @@ class Scored:
     failed: tuple[str, ...] = ()
     """Why recordings could not be decoded, a sentence each."""
     num_empty: int = 0
-    """Transcripts of which normalisation left nothing; left out."""
+    """Transcripts or phrases of which normalisation left nothing; left out."""
     unknown: Counter[str] = field(default_factory=Counter)
     """Characters of the transcripts that the model cannot write, and how often they stand there."""
     unit: Unit = Unit.WORD
-    """What errors are counted in, by the script of most letters of the transcripts."""
+    """What errors are counted in, by the script of most letters of the transcripts; or phrases."""
 
 
 def find_labelled(place: Path) -> Labelled:
@@ -80,7 +87,8 @@ def find_labelled(place: Path) -> Labelled:
         place: the manifest, beside or above its audio; or the folder that holds one of NAMES.
 
     Raises:
-        CorpusError: there is none, or it lists no transcript; or as `read_manifest`.
+        CorpusError: there is none, or it lists neither transcripts nor expected phrases; or as
+            `read_manifest`.
         ManifestError: as `read_manifest`.
     """
     manifest = place
@@ -98,12 +106,15 @@ def find_labelled(place: Path) -> Labelled:
     params = PrepareParams(corpus="manifest", source=str(source), manifest=manifest.name)
     listed = list(read_manifest(params, source))
     labelled = tuple(item for item in listed if (item.text or "").strip())
-    if not labelled:
+    told = tuple(item for item in listed if item.expected)
+    if not labelled and not told:
         raise CorpusError(
             f"{manifest}: lists {len(listed)} recordings and no transcript, expected some: column "
-            "text says what is spoken"
+            "text says what is spoken, or column expected names phrases of it"
         )
-    return Labelled(manifest, labelled, len(listed) - len(labelled))
+    by_phrases = len(told) > len(labelled)
+    known = told if by_phrases else labelled
+    return Labelled(manifest, known, len(listed) - len(known), by_phrases)
 
 
 def letter_case(vocabulary: Vocabulary) -> str:
@@ -114,20 +125,49 @@ def letter_case(vocabulary: Vocabulary) -> str:
     return "upper" if letters == letters.upper() else "keep"
 
 
-def score(recogniser: Transcriber, vocabulary: Vocabulary, labelled: Labelled) -> Scored:
+def references(
+    labelled: Labelled, vocabulary: Vocabulary, rule: SpellingRule = AS_WRITTEN
+) -> list[str]:
+    """Return what a model should write of each recording, as `prepare` would have spelt it.
+
+    Args:
+        labelled: the recordings.
+        vocabulary: the model's tokens.
+        rule: by which numbers and letter strings of its texts are words.
+    """
+    case = letter_case(vocabulary)
+    letters = frozenset("".join(vocabulary.tokens[1:]))
+    cased = writes_small_letters(item.text or "" for item in labelled.recordings)
+
+    def spelt(text: str) -> str:
+        return normalise(spell(text, rule, cased), case, letters)
+
+    if not labelled.by_phrases:
+        return [spelt(item.text or "") for item in labelled.recordings]
+    return [
+        PHRASES_APART.join(dict.fromkeys(filter(None, map(spelt, item.expected))))
+        for item in labelled.recordings
+    ]
+
+
+def score(
+    recogniser: Transcriber,
+    vocabulary: Vocabulary,
+    labelled: Labelled,
+    rule: SpellingRule = AS_WRITTEN,
+) -> Scored:
     """Return what a model hears in recordings, and its errors.
 
     Args:
         recogniser: the model, in any format.
         vocabulary: its tokens.
         labelled: the recordings.
+        rule: by which numbers and letter strings of its texts are words.
 
     Raises:
         CorpusError: none could be scored.
     """
-    case = letter_case(vocabulary)
-    letters = frozenset("".join(vocabulary.tokens[1:]))
-    texts = [normalise(item.text or "", case, letters) for item in labelled.recordings]
+    texts = references(labelled, vocabulary, rule)
     todo = [pair for pair in zip(labelled.recordings, texts, strict=True) if pair[1]]
     rows: list[dict[str, object]] = []
     keys: list[str] = []
@@ -149,7 +189,9 @@ def score(recogniser: Transcriber, vocabulary: Vocabulary, labelled: Labelled) -
         )
     table = pd.DataFrame(rows)
     characters = Counter("".join(table["text"]))
-    unit = unit_of(characters)
+    if labelled.by_phrases:
+        del characters[PHRASES_APART[0]]
+    unit = Unit.PHRASE if labelled.by_phrases else unit_of(characters)
     counted = error_columns(table["text"], list(table["hypothesis"]), unit)
     digest = hashlib.sha256()
     for key, text in sorted(zip(keys, table["text"], strict=True)):

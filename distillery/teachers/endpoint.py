@@ -137,7 +137,7 @@ def take_endpoint(params: EndpointTeacherParams, place: Workplace) -> ReadyTeach
     asked = Asked(
         params.url,
         params.model,
-        params.language,
+        params.language or place.data.summary.language,
         params.prompt,
         params.response_format,
         params.version,

@@ -46,7 +46,12 @@ from distillery.teachers.ctranslate2_files import (
     read_sizes,
 )
 from distillery.teachers.hearing import check_lengths, resampled
-from distillery.teachers.spelt import check_language, spell_heard
+from distillery.teachers.spelt import (
+    check_english,
+    check_language,
+    default_language,
+    spell_heard,
+)
 
 KIND = "faster_whisper"
 MODEL_FOLDER = "model"
@@ -108,14 +113,16 @@ def take_faster_whisper(params: FasterWhisperTeacherParams, place: Workplace) ->
         sample_rate_hz=place.data.sample_rate_hz,
         compute_type=params.compute_type,
         beam_size=params.beam_size,
-        language=params.language,
+        language=params.language or default_language(params.task, place.data),
         task=params.task,
         prompt=params.prompt,
         hot_words=list(params.hot_words),
         spelling=place.data.spelling,
     )
     teacher = FasterWhisperTeacher(settings, folder, place.data.vocabulary)
-    if settings.language is not None and teacher.model.model.is_multilingual:
+    if not teacher.model.model.is_multilingual:
+        check_english(params.model, place.data)
+    elif settings.language is not None:
         written = settings.language if settings.task == "transcribe" else "en"
         check_language(written, settings.spelling, "teacher.language")
     warn_of_rate(teacher.model_rate_hz, place.data.sample_rate_hz)

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from distillery.data.languages import of_whisper, plain
+from distillery.data.manifest import PreparedData
 from distillery.data.spelling import SpellingRule, spell, without_marks
-from distillery.data.spoken import NUM2WORDS
 from distillery.data.text import Vocabulary, normalise
 from distillery.errors import ModelError
 from distillery.teachers.token_map import case_of
@@ -90,6 +91,30 @@ def spell_heard(
     return hypotheses, float(np.exp(min(0.0, hypotheses[0][1]) / max(1, tokens)))
 
 
+def default_language(task: str, data: PreparedData) -> str | None:
+    """Return what is spoken, as Whisper calls it, where the teacher's settings say nothing.
+
+    Args:
+        task: `transcribe`; or `translate`, whose texts are in another language than what is spoken.
+        data: which know what texts are written in, if anybody said so.
+    """
+    return of_whisper(data.summary.language) if task == "transcribe" else None
+
+
+def check_english(model: str, data: PreparedData) -> None:
+    """Make sure that a model that knows English alone is not to hear another language.
+
+    Raises:
+        ModelError: it is.
+    """
+    language = data.summary.language
+    if language is not None and plain(language) != "en":
+        raise ModelError(
+            f"teacher.model {model!r} knows English alone, but prepare.language is {language!r}; "
+            "take one of several languages, without .en in its name"
+        )
+
+
 def check_language(written: str, rule: SpellingRule, setting: str) -> None:
     """Make sure that numbers are said in the language that a teacher writes.
 
@@ -103,9 +128,8 @@ def check_language(written: str, rule: SpellingRule, setting: str) -> None:
     """
     if rule.keeps_numbers:
         return
-    said = str(rule.language).replace("-", "_").split("_")[0]
-    if NUM2WORDS.get(said, said) != NUM2WORDS.get(written, written):
+    if plain(str(rule.language)) != plain(written):
         raise ModelError(
             f"{setting} is {written!r}, but prepare.spelling says numbers in {rule.language!r}; "
-            f"set prepare.spelling.language to {written}, or prepare.spelling.numbers to keep"
+            f"set prepare.language to {written}, or prepare.spelling.numbers to keep"
         )

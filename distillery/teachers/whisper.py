@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distillery.data.manifest import PreparedData
 from distillery.data.spelling import SpellingRule
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
@@ -55,7 +56,12 @@ from distillery.teachers.published import (
     read_published,
     weight_files,
 )
-from distillery.teachers.spelt import check_language, spell_heard
+from distillery.teachers.spelt import (
+    check_english,
+    check_language,
+    default_language,
+    spell_heard,
+)
 from distillery.teachers.weights import fit_state, read_state
 from distillery.teachers.whisper_tokens import barred_tokens, digest_of_tokenizer, find_prompt
 
@@ -144,6 +150,7 @@ def take_whisper(
             "tokenizer.json, or vocab.json and merges.txt, as published"
         ) from None
     generation = read_published(folder / "generation_config.json")
+    params = _with_language(params, place.data)
     settings = WhisperSettings(
         architecture=WhisperArchitecture(
             {name: value for name, value in full.items() if name not in PASSING}
@@ -158,9 +165,7 @@ def take_whisper(
         bar=params.whisper.bar,
         spelling=place.data.spelling,
     )
-    if generation.get("is_multilingual", False):
-        written = params.whisper.language if params.whisper.task == "transcribe" else "en"
-        check_language(written, place.data.spelling, "teacher.whisper.language")
+    _check_written(params, place.data, multilingual=generation.get("is_multilingual", False))
     module = build(settings.architecture, folder / CONFIG_FILE)
     paths = weight_files(folder)
     state = {name: value for path in paths for name, value in read_state(path).items()}
@@ -177,6 +182,29 @@ def take_whisper(
         "files": {path.name: digest_of_file(path) for path in paths},
     }
     return ReadyTeacher(teacher, source=source)
+
+
+def _with_language(
+    params: TransformersTeacherParams, data: PreparedData
+) -> TransformersTeacherParams:
+    """Return the settings with a language: their own, that of the data, or English."""
+    own = params.whisper
+    language = own.language or default_language(own.task, data) or "en"
+    return params.model_copy(update={"whisper": own.model_copy(update={"language": language})})
+
+
+def _check_written(
+    params: TransformersTeacherParams, data: PreparedData, *, multilingual: bool
+) -> None:
+    """Make sure that the model writes in the language of the data.
+
+    Raises:
+        ModelError: it writes in another.
+    """
+    if not multilingual:
+        return check_english(params.model, data)
+    written = str(params.whisper.language) if params.whisper.task == "transcribe" else "en"
+    return check_language(written, data.spelling, "teacher.whisper.language")
 
 
 class WhisperTeacher:

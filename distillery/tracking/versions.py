@@ -40,6 +40,8 @@ LIMITS_CONFIG = "limits"  # in a version's configuration: what a request may hol
 FORMAT_TAG, SERVED_TAG = "serve.format", "serve.sha256"
 TEST_TAG = "test.sha256"
 WER_TAG = "test.wer"
+SPELLING_TAG = "spelling"
+"""By which rule its numbers and letter strings are words, as JSON; those of before have none."""
 # What a process needs to load a registered model; the library itself travels with it.
 RUNTIME_PACKAGES = (
     "mlflow",

@@ -34,6 +34,8 @@ HINTS = (
     "Updating lock file",
 )
 """What DVC says and is not for this pipeline."""
+EMPTY_CURVES = re.compile(r"WARNING: 'curves/controls/[^']+' is empty\.")
+"""DVC says so where no control was trained, which is no fault."""
 STAGE_FAILED = re.compile(r"ERROR: failed to reproduce '.*': failed to run: ")
 """DVC says so after the stage itself said why."""
 TRACEBACK = "Traceback (most recent call last):"
@@ -80,7 +82,7 @@ def run_dvc(
         for line, is_bar in read_lines(process.stdout):
             if not is_bar:
                 lines.append(line)
-            if not line.startswith(HINTS) and not STAGE_FAILED.match(line):
+            if not is_noise(line):
                 held.take(line)
         status = process.wait()
     finally:
@@ -111,6 +113,11 @@ class SayOnce:
             emit(line)
 
         return once
+
+
+def is_noise(line: str) -> bool:
+    """Return whether a line of DVC's tells nobody anything here."""
+    return bool(line.startswith(HINTS) or STAGE_FAILED.match(line) or EMPTY_CURVES.match(line))
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ import soundfile
 
 from distillery.commands import main as cli
 from distillery.data.manifest import audio_key
+from distillery.data.spelling import SpellingRule
 from distillery.params.register import RegisterParams
 from distillery.tracking import trained_on
 from distillery.tracking.store import PARENT_TAG, Tracking
 from distillery.tracking.trained_on import pack_keys
-from distillery.tracking.versions import CHAMPION, register_version
+from distillery.tracking.versions import CHAMPION, SPELLING_TAG, register_version
 from tests.stores import put_mlflow
 from tests.tiny import RATE_HZ, speak, tiny_params, write_params
 from tests.unit.tracking.test_fetched import recogniser
@@ -125,3 +127,23 @@ def test_a_recording_that_cannot_be_read_costs_no_other(
     assert status == 1
     assert "1 recordings could not be decoded, and were left out" in said
     assert error.startswith("error: bad.wav: ")
+
+
+def test_expected_phrases_have_their_accuracy_on_the_terminal_and_in_mlflow(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "mine/told.csv").write_text('path,expected\n0.wav,ab\n1.wav,"ab; 2"\n2.wav,\n')
+    rule = SpellingRule("cardinals", "spell", "en")
+    tracking = Tracking(RegisterParams(experiment="tiny"), root)
+    tracking.client.set_model_version_tag("tiny", "1", SPELLING_TAG, json.dumps(rule.entries))
+    status, said, _ = run(root, monkeypatch, capsys, "mine/told.csv")
+    assert status == 0
+    assert "2 utterances, 3 expected phrases" in " ".join(said.split())
+    assert "phrase accuracy %" in said and "WER" not in said and "CER" not in said
+    assert "1 recordings without expected phrases were left out" in said
+    assert "the model cannot write" in said  # the w and o of two
+    run_id = said.split()[-1]
+    metrics = tracking.client.get_run(run_id).data.metrics
+    assert metrics["score/phrase_accuracy"] == pytest.approx(1 - metrics["score/wer"])
+    assert metrics["score/phrase_accuracy_low"] <= metrics["score/phrase_accuracy_high"]
+    tracking.client.delete_model_version_tag("tiny", "1", SPELLING_TAG)

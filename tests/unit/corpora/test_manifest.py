@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import re
 import unicodedata
@@ -125,6 +126,7 @@ def test_null_means_unlabelled(read: Read, name: str) -> None:
         ('{"size": "large", "drink": "latte"}', ("large", "latte")),
         ("", ()),
         ("[]", ()),
+        ('{"size": "large", "milk": null, "sugar": ""}', ("large",)),
     ],
 )
 @pytest.mark.parametrize("name", ["manifest.csv", "manifest.jsonl", "manifest.parquet"])
@@ -133,6 +135,15 @@ def test_expected_phrases_are_read(
 ) -> None:
     (recording,) = read({"path": "a.wav", "text": "", "expected": cell}, name=name)
     assert tuple(phrase.strip() for phrase in recording.expected) == phrases
+
+
+@pytest.mark.parametrize(
+    "cell", ['{"size": "large", "n": "two"}', '"{""size"": ""large"", ""n"": ""two""}"']
+)
+def test_cells_of_a_tsv_hold_json_with_or_without_quotation_marks(source: Path, cell: str) -> None:
+    (source / "m.tsv").write_text(f"path\tsplit\ttext\texpected\na.wav\ttest\t\t{cell}\n")
+    (found,) = read_manifest(PrepareParams(corpus="manifest", source="x", manifest="m.tsv"), source)
+    assert (found.split, found.text, found.expected) == ("test", None, ("large", "two"))
 
 
 def test_expected_phrases_may_be_a_list_in_json_lines(read: Read) -> None:
@@ -291,10 +302,44 @@ def test_an_unfit_file_is_refused(
 
 
 def test_missing_columns_are_named_with_those_found(read: Read) -> None:
-    with pytest.raises(ManifestError, match=r"\['path', 'text'\] are missing, found \['file', 'w"):
+    with pytest.raises(
+        ManifestError, match=r"'path' is missing, found columns \['file', 'words'\], exp"
+    ):
         read({"file": "a.wav", "words": "go"})
-    with pytest.raises(ManifestError, match=r"\['text'\] are missing, found \['audio_filepath'\]"):
-        read({"audio_filepath": "a.wav"}, name="m.jsonl")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_recordings_for_a_teacher_need_no_column_of_texts(
+    read: Read, caplog: pytest.LogCaptureFixture, name: str
+) -> None:
+    with caplog.at_level(logging.INFO):
+        found = read({"path": "a.wav", "pred_text": "go"}, {"path": "b.wav", "pred_text": "no"})
+    assert [item.text for item in found] == [None, None]
+    assert "no column text: none of its recordings has a transcript" in caplog.text
+    (told,) = read({"path": "a.wav", "expected": '["large"]'}, name=name)
+    assert (told.text, told.expected) == (None, ("large",))
+
+
+@pytest.mark.parametrize(
+    "column", ["txt", "Text", " text", "TEXT ", "texts", "transcript", "Sentence", "raw text"]
+)
+def test_a_column_that_looks_like_the_text_is_named(read: Read, column: str) -> None:
+    words = rf"'text' is missing, found columns .*'{column}'\], of which '{column}' looks like"
+    with pytest.raises(ManifestError, match=words):
+        read({"path": "a.wav", column: "go"})
+    assert read({"path": "a.wav", column: "go", "text": "no"})[0].text == "no"
+
+
+@pytest.mark.parametrize(
+    ("column", "meant"),
+    [("Speaker", "speaker"), ("speaker_id", "speaker"), ("splits", "split"), ("slots", "expected")],
+)
+def test_other_columns_that_look_like_ours_are_told(
+    read: Read, caplog: pytest.LogCaptureFixture, column: str, meant: str
+) -> None:
+    read({"path": "a.wav", "text": "go", "notes": "x", column: "large"})
+    assert f"column {column!r} is not read; if it is {meant}, call it so" in caplog.text
+    assert "notes" not in caplog.text
 
 
 # --- a row is unfit ----------------------------------------------------------------------------

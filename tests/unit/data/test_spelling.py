@@ -170,6 +170,15 @@ def test_transcripts_decide_what_is_left_open() -> None:
     assert settled("room five", alphabet=None).numbers == "cardinals"
 
 
+def test_the_language_of_the_texts_is_that_of_the_numbers() -> None:
+    dutch = settle("auto", "auto", None, LETTERS, [], "nl")
+    assert dutch == SpellingRule("cardinals", "spell", "nl")
+    assert settle("auto", "auto", None, LETTERS, [], "nb").language == "nb"
+    assert settle("auto", "auto", "nl", None, [], "en").language == "nl"
+    # Nobody can say numbers in Swahili here: they stay, and are no English words.
+    assert settle("auto", "spell", None, LETTERS, [], "sw") == SpellingRule("keep", "spell", None)
+
+
 def test_english_is_taken_where_no_other_letters_may_stand() -> None:
     assert settled("één").language == "en"  # the alphabet says so
     assert settled("één", alphabet=None) == SpellingRule("keep", "keep", None)

@@ -457,3 +457,76 @@ def test_a_password_in_a_url_is_refused_and_not_repeated(tmp_path: Path, comment
         ) as told:
             Params.load(path)
         assert "hunter2" not in str(told.value)
+
+
+# --- one language --------------------------------------------------------------------------------
+
+
+WHISPER = {"kind": "faster_whisper", "model": "base"}
+SERVICE = {"kind": "endpoint", "url": "https://x.example", "model": "w"}
+
+
+def in_languages(tmp_path: Path, prepare: dict[str, Any], teacher: dict[str, Any]) -> Params:
+    settings = tiny_params(prepare=prepare)
+    settings["teacher"] = teacher
+    objective = {"teacher_share": 1.0, "frame": {"weight": 0.0}, "sequence": {"weight": 1.0}}
+    settings["distill"] |= {"control": "auto", "objective": objective}
+    write_params(tmp_path, settings)
+    return Params.load(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "teacher"),
+    [
+        ({}, {**WHISPER, "language": "nl"}),
+        ({"language": "nl"}, WHISPER),
+        ({"language": "nl"}, {**WHISPER, "language": "nl"}),
+        ({"language": "pt", "spelling": {"language": "pt_BR"}}, {**WHISPER, "language": "pt"}),
+        ({"language": "en"}, {**WHISPER, "language": "nl", "task": "translate"}),
+        ({"spelling": {"language": "en", "numbers": "keep"}}, {**WHISPER, "language": "nl"}),
+        ({"language": "nl"}, {**SERVICE, "language": "dutch"}),
+    ],
+)
+def test_languages_that_fit_are_fine(
+    tmp_path: Path, prepare: dict[str, Any], teacher: dict[str, Any]
+) -> None:
+    in_languages(tmp_path, prepare, teacher)
+
+
+@pytest.mark.parametrize(
+    ("prepare", "teacher", "words"),
+    [
+        (
+            {"language": "nl"},
+            {**WHISPER, "language": "en"},
+            "teacher.language is 'en', but",
+        ),
+        ({"language": "nl"}, {**WHISPER, "task": "translate"}, "teacher.task is translate, which"),
+        (
+            {"spelling": {"language": "nl"}},
+            {**WHISPER, "language": "en"},
+            "but prepare.spelling.language is 'nl'",
+        ),
+        (
+            {"language": "nl"},
+            {"kind": "transformers", "model": "x", "whisper": {"language": "de"}},
+            "teacher.whisper.language is 'de', but prepare.language is 'nl'",
+        ),
+        ({"language": "nl"}, {**SERVICE, "language": "en"}, "teacher.language is 'en'"),
+        (
+            {"language": "nl"},
+            {"kind": "ensemble", "members": [WHISPER, {**WHISPER, "language": "fr"}]},
+            "teacher.members.1.language is 'fr'",
+        ),
+        (
+            {"language": "nl", "spelling": {"language": "en"}},
+            WHISPER,
+            "language is 'nl', but spelling.language is 'en'",
+        ),
+    ],
+)
+def test_languages_that_contradict_each_other_are_named(
+    tmp_path: Path, prepare: dict[str, Any], teacher: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ParamsError, match=words):
+        in_languages(tmp_path, prepare, teacher)

@@ -874,3 +874,23 @@ def test_signs_that_the_alphabet_lacks_drop_no_utterance(corpus: Corpus) -> None
     data = corpus.prepare(alphabet=None)
     assert data.frame.set_index("utterance_id").loc["dot", "text"] == "col·lecció"
     assert "·" in data.summary.alphabet and "·" in data.vocabulary.tokens
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_fewer_recordings_than_splits_are_asked_for_before_a_teacher_hears_any(
+    corpus: Corpus, number: int
+) -> None:
+    for index in range(number):
+        corpus.add(f"r{index}", "", text="")
+    with pytest.raises(CorpusError, match=r"add data \(3 recordings at least; prepare\.segment"):
+        corpus.prepare(needs_truth=False, language="en")
+
+
+@pytest.mark.parametrize("speakers", ["", "abc"])
+def test_three_recordings_without_transcripts_are_one_in_each_split(
+    corpus: Corpus, speakers: str
+) -> None:
+    for index in range(3):
+        corpus.add(f"r{index}", "", text="", speaker=speakers[index : index + 1])
+    data = corpus.prepare(needs_truth=False, language="en")
+    assert [len(data.split(name)) for name in SPLITS] == [1, 1, 1]

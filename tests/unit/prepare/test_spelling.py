@@ -92,6 +92,29 @@ def test_words_of_another_language_fit_the_alphabet(corpus: Corpus) -> None:
     assert texts(data, "n-") == dict.fromkeys(SPLITS, "om één en tweeëntwintig")
 
 
+def test_the_language_of_the_data_is_that_of_the_words(corpus: Corpus) -> None:
+    for split in SPLITS:
+        corpus.add(f"n-{split}", split, text="om 1 en 22", seconds=2.0)
+    data = corpus.prepare(language="nl", alphabet="abcdefghijklmnopqrstuvwxyz")
+    assert texts(data, "n-") == dict.fromkeys(SPLITS, "om een en tweeentwintig")
+    assert (data.summary.language, data.spelling.language) == ("nl", "nl")
+
+
+def test_data_without_transcripts_know_the_words_of_their_language(corpus: Corpus) -> None:
+    for split in SPLITS:
+        corpus.add(f"n-{split}", split, text="", seconds=2.0)
+    data = corpus.prepare(language="nl", needs_truth=False)
+    assert recorded(corpus) is None
+    assert data.spelling == SpellingRule("cardinals", "spell", "nl")
+    assert "language" not in corpus.prepare(needs_truth=False).summary.entries
+
+
+def test_numbers_of_a_language_that_nobody_says_are_asked_for(corpus: Corpus) -> None:
+    corpus.add_one_per_split()
+    with pytest.raises(CorpusError, match=r"cannot be said in prepare.language, 'sw'; set it to k"):
+        corpus.prepare(language="sw", spelling={"numbers": "digits"})
+
+
 def test_digits_stay_where_texts_may_hold_them(corpus: Corpus) -> None:
     corpus.add_one_per_split()
     corpus.add("n", "train", text="Room 21")
@@ -110,7 +133,7 @@ def test_a_language_is_asked_for_where_none_can_be_known(corpus: Corpus) -> None
     assert corpus.dropped()["n"][1].endswith(
         "are not in prepare.alphabet; prepare.spelling can say in which words digits are said"
     )
-    with pytest.raises(CorpusError, match=r"numbers is digits, but .* set prepare.spelling.langua"):
+    with pytest.raises(CorpusError, match=r"numbers is digits, but .* set prepare.language"):
         corpus.prepare(alphabet=None, spelling={"numbers": "digits"})
     with pytest.raises(CorpusError, match=r"prepare.spelling: language 'xx', expected one of .*nl"):
         corpus.prepare(spelling={"language": "xx"})

@@ -9,13 +9,21 @@ import jiwer
 import pytest
 import soundfile
 
+from distillery.data.spelling import SpellingRule
 from distillery.data.text import Vocabulary
 from distillery.data.units import Unit
 from distillery.errors import CorpusError, ManifestError
 from distillery.evaluate.rates import rates
 from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
-from distillery.serve.scoring import Scored, by_speaker, find_labelled, letter_case, score
+from distillery.serve.scoring import (
+    Scored,
+    by_speaker,
+    find_labelled,
+    letter_case,
+    references,
+    score,
+)
 from tests.tiny import RATE_HZ, speak
 from tests.unit.tracking.test_fetched import recogniser
 
@@ -180,3 +188,43 @@ def test_a_place_without_a_list_says_what_is_expected(folder: Path) -> None:
 @pytest.mark.parametrize(("alphabet", "case"), [("ab'", "lower"), ("AB", "upper"), ("aB", "keep")])
 def test_transcripts_take_the_letter_case_of_the_model(alphabet: str, case: str) -> None:
     assert letter_case(Vocabulary.from_alphabet(alphabet)) == case
+
+
+# --- phrases, numbers and letters ----------------------------------------------------------------
+
+
+def test_expected_phrases_count_where_more_recordings_have_them(
+    model: Recogniser, folder: Path
+) -> None:
+    rows = ["a.wav||ab; ba", 'b.wav||["cab", "no such", "AB"]', "c.wav|cc ab abc|cc"]
+    write(folder, "manifest.tsv", "\n".join(["path|text|expected", *rows]).replace("|", "\t"))
+    scored = heard(model, folder)
+    assert scored.unit is Unit.PHRASE
+    table = scored.predictions
+    assert list(table["text"]) == ["ab; ba", "cab; no such; ab", "cc"]
+    for row in table.itertuples():
+        absent = [f" {p} " not in f" {row.hypothesis} " for p in row.text.split("; ")]
+        assert (row.word_errors, row.words) == (sum(absent), len(absent))
+    assert set(scored.unknown) == set("nosuh")
+
+
+def test_transcripts_count_where_as_many_recordings_have_them(
+    model: Recogniser, folder: Path
+) -> None:
+    write(folder, "manifest.csv", "path,text,expected\na.wav,ab ba,ab\nb.wav,cab,\nc.wav,,cc\n")
+    labelled = find_labelled(folder)
+    assert (labelled.by_phrases, labelled.num_unlabelled) == (False, 1)
+    assert heard(model, folder).unit is Unit.WORD
+
+
+def test_references_are_spelt_as_the_models_texts_are(folder: Path) -> None:
+    write(folder, "manifest.csv", "path,text\na.wav,Room 21\nb.wav,TV on\nc.wav,ab\n")
+    vocabulary = Vocabulary.from_alphabet("abcdefghijklmnopqrstuvwxyz'")
+    labelled = find_labelled(folder)
+    assert references(labelled, vocabulary) == ["room 21", "tv on", "ab"]
+    rule = SpellingRule("digits", "spell", "en")
+    assert references(labelled, vocabulary, rule) == ["room two one", "t v on", "ab"]
+    write(folder, "manifest.csv", "path,expected\na.wav,12 ounce; 2 %\n")
+    rule = SpellingRule("cardinals", "spell", "en")
+    phrases = references(find_labelled(folder), vocabulary, rule)
+    assert phrases == ["twelve ounce; two percent"]

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from distillery.data.spelling import SpellingRule
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
-from distillery.teachers.spelt import check_language, spell_heard, spell_hypotheses, spelt
+from distillery.teachers.spelt import (
+    check_english,
+    check_language,
+    default_language,
+    spell_heard,
+    spell_hypotheses,
+    spelt,
+)
 
 LETTERS = Vocabulary.from_alphabet("abcdefghijklmnopqrstuvwxyz'")
 RULE = SpellingRule("digits", "spell", "en")
@@ -61,3 +70,21 @@ def test_a_teacher_and_the_rule_speak_one_language() -> None:
     check_language("nl", SpellingRule("keep", "spell", "en"), "teacher.language")
     with pytest.raises(ModelError, match=r"teacher.language is 'nl', .*language to nl, or"):
         check_language("nl", RULE, "teacher.language")
+
+
+def data_in(language: str | None) -> Any:
+    return SimpleNamespace(summary=SimpleNamespace(language=language))
+
+
+def test_a_teacher_hears_the_language_of_the_data() -> None:
+    assert default_language("transcribe", data_in("nl")) == "nl"
+    assert default_language("transcribe", data_in("nb")) == "no"  # as Whisper calls it
+    assert default_language("transcribe", data_in(None)) is None
+    assert default_language("translate", data_in("en")) is None  # of the texts, not of the speech
+
+
+def test_a_model_of_english_alone_is_no_teacher_of_other_languages() -> None:
+    check_english("base.en", data_in(None))
+    check_english("base.en", data_in("en"))
+    with pytest.raises(ModelError, match=r"'base.en' knows English alone, but prepare.language is"):
+        check_english("base.en", data_in("nl"))

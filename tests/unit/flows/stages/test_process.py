@@ -8,7 +8,7 @@ import pytest
 
 from flows.environment import UnlessSaidBefore
 from flows.stages import process
-from flows.stages.process import KEPT_LINES, run_dvc, start_child
+from flows.stages.process import KEPT_LINES, is_noise, run_dvc, start_child
 
 
 @pytest.fixture
@@ -72,3 +72,15 @@ def test_a_warning_of_two_stages_is_said_once() -> None:
         )
     ]
     assert [log.filter(record) for record in records] == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("line", "noise"),
+    [
+        ("WARNING: 'curves/controls/conv/seed-0.jsonl' is empty.", True),  # no control was trained
+        ("WARNING: 'data/prepared' is empty.", False),
+        ("warning: 3 texts are long", False),
+    ],
+)
+def test_what_dvc_says_of_a_control_that_was_not_trained_is_noise(line: str, noise: bool) -> None:
+    assert is_noise(line) is noise
