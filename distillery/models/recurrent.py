@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from distillery.models.pointwise import convolved, gradients
+
 
 def reversed_order(lengths: Tensor, num_frames: int) -> Tensor:
     """Return indices `(batch, frames)` that reverse each utterance and leave its padding."""
@@ -58,7 +60,7 @@ class _BidirectionalGRU(torch.autograd.Function):
     """Two GRUs of equal sizes, frame by frame together.
 
     r = σ(x_r + W_r h + b_r), z = σ(x_z + W_z h + b_z), n = tanh(x_n + r (W_n h + b_n)),
-    h' = n + z (h - n), with x = W x + b: Cho et al. (2014) in cuDNN's variant, which PyTorch has.
+    h' = n + z (h - n), each x of W x + b: Cho et al. (2014) in cuDNN's variant, which PyTorch has.
     """
 
     @staticmethod
@@ -77,12 +79,14 @@ class _BidirectionalGRU(torch.autograd.Function):
         # All that does not wait for the frame before. The gates' own part of x stays where their
         # sums are made; for n that place is of W_n h + b_n, as r scales it first.
         gates = x.new_empty(directions, frames, batch, 3 * size)
-        for place, heard, (to_input, _, bias, state_bias) in zip(gates, x, parameters, strict=True):
-            both = torch.cat([bias[: 2 * size] + state_bias[: 2 * size], bias[2 * size :]])
-            torch.addmm(both, heard.flatten(0, 1), to_input.t(), out=place.view(-1, 3 * size))
-        news = gates[..., 2 * size :].contiguous()
-        for place, (*_, state_bias) in zip(gates, parameters, strict=True):
-            place[..., 2 * size :] = state_bias[2 * size :]
+        news = x.new_empty(directions, frames, batch, size)
+        for gate, new, heard, (to_input, _, bias, state_bias) in zip(
+            gates, news, x, parameters, strict=True
+        ):
+            sums = convolved(to_input, bias, heard)
+            torch.add(sums[..., : 2 * size], state_bias[: 2 * size], out=gate[..., : 2 * size])
+            gate[..., 2 * size :] = state_bias[2 * size :]
+            new.copy_(sums[..., 2 * size :])
         states = x.new_zeros(directions, frames + 1, batch, size)
         to_states = torch.stack([to_state.t() for _, to_state, _, _ in parameters])
         state = states.unbind(1)
@@ -132,20 +136,19 @@ class _BidirectionalGRU(torch.autograd.Function):
             if frame:
                 earlier = to_state[frame - 1]
                 torch.addcmul(given[frame - 1], to_h, kept, out=earlier).baddbmm_(whole, back)
-        flat, before = to_gates.flatten(1, 2), states[:, :-1].flatten(2, 3)
         found = [
-            (whole.t() @ heard.unflatten(1, (-1, size)).flatten(0, 1), whole.sum(dim=0))
-            for whole, heard in zip(flat, before, strict=True)
+            gradients(place, heard, weight, of_x=False)[1:]
+            for place, heard, weight in zip(to_gates, states[:, :-1], weights[1::4], strict=True)
         ]
         torch.mul(to_states, through_n, out=to_gates[..., 2 * size :])  # by each W x instead
-        to_x = torch.empty_like(x)
-        gradients = []
-        for place, heard, whole, weight, (of_states, bias) in zip(
-            to_x, x, flat, weights[::4], found, strict=True
+        to_x, found_all = [], []
+        for place, heard, weight, (of_states, state_bias) in zip(
+            to_gates, x, weights[::4], found, strict=True
         ):
-            torch.mm(whole, weight, out=place.view(-1, x.shape[3]))
-            gradients += [whole.t() @ heard.flatten(0, 1), of_states, whole.sum(dim=0), bias]
-        return to_x, *gradients
+            to_heard, of_inputs, bias = gradients(place, heard, weight)
+            to_x.append(to_heard)
+            found_all += [of_inputs, of_states, bias, state_bias]
+        return torch.stack(to_x), *found_all
 
 
 def _slopes(before: Tensor, gates: Tensor, news: Tensor) -> tuple[Tensor, list[Tensor]]:
