@@ -30,7 +30,7 @@ class Pointwise(nn.Conv2d):
 
 def through(layer: nn.Linear, x: Tensor) -> Tensor:
     """Return what a linear layer says of `(batch, frames, inputs)`, on any device."""
-    if x.device.type != "cpu" or x.dtype != torch.float32:
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.numel() == 0:
         return layer(x)  # type: ignore[no-any-return]
     return convolved(layer.weight, layer.bias, x)
 

@@ -178,3 +178,14 @@ def test_the_mean_is_over_the_frames_that_exist() -> None:
     assert lengths.tolist() == [3]
     pooled, _ = mean_frames(pad(teacher, (0, 0, 0, 1)), torch.tensor([3]), 3)
     assert pooled.tolist() == [[[3.0], [0.0]]]
+
+
+@TYPES
+def test_a_teacher_that_says_nothing_of_the_whole_batch_costs_nothing(kind: str) -> None:
+    loss = hidden_loss(kind).float()
+    student = {name: x.float().requires_grad_() for name, x in states(STUDENT_WIDTHS, 4, 1).items()}
+    teacher = {name: x.float() for name, x in states(TEACHER_WIDTHS, 8, 2).items()}
+    value = loss(student, LENGTHS, teacher, torch.tensor([0, 0]))
+    assert value.item() == 0
+    value.backward()
+    assert all((p.grad == 0).all() for p in [*student.values(), *loss.parameters()])

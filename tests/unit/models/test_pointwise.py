@@ -39,3 +39,11 @@ def test_a_linear_layer_over_frames_is_one_of_pytorchs(dtype: torch.dtype) -> No
         torch.testing.assert_close(ours, theirs)
     torch.testing.assert_close(convolved(layer.weight, layer.bias, x), layer(x))
     assert gradients(wanted, x, layer.weight, of_x=False)[0] is None
+
+
+def test_a_linear_layer_over_no_frames_says_nothing() -> None:
+    layer = nn.Linear(24, 32)
+    said = through(layer, torch.zeros(3, 0, 24))
+    assert said.shape == (3, 0, 32)
+    said.sum().backward()
+    assert torch.equal(layer.weight.grad, torch.zeros(32, 24))
