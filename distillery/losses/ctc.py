@@ -64,9 +64,13 @@ def ctc_per_token(
         same = counted.equal(labels, label_lengths)
         (others,) = torch.nonzero(~same, as_tuple=True)
         if len(others) < len(same):
-            given = (x.index_select(0, others) for x in (log_probs, lengths, labels, label_lengths))
             known = counted.losses.masked_fill(~same, 0.0)
-            return known.index_add(0, others, ctc_per_token(*given)) if len(others) else known
+            if len(others) == 0:
+                return known
+            found = ctc_per_token(
+                log_probs[others], lengths[others], labels[others], label_lengths[others]
+            )
+            return known.index_add(0, others, found)
     lengths_or_zero = label_lengths.clamp(min=0)
     losses = F.ctc_loss(
         log_probs.transpose(0, 1),

@@ -43,7 +43,7 @@ class _L1Cosine(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
         difference = student - teacher
         distance = torch.linalg.vector_norm(difference, 1, dim=-1) / student.shape[-1]
         size, wanted_size = (
@@ -51,11 +51,12 @@ class _L1Cosine(torch.autograd.Function):
         )
         cosine = (student * teacher).sum(dim=-1) / size / wanted_size
         ctx.save_for_backward(student, teacher, difference.sign_(), size, wanted_size, cosine)
-        return distance + 1 - cosine
+        loss: Tensor = distance + 1 - cosine
+        return loss
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         student, teacher, signs, size, wanted_size, cosine = ctx.saved_tensors
         to_cosine = -gradient / size
         found = signs * (gradient / student.shape[-1])[..., None]
@@ -156,7 +157,8 @@ class HiddenLoss(nn.Module):
             )
             common = common_lengths(lengths, pooled_lengths)
             num_frames = int(common.max())
-            values = self.loss(through(projection, states[:, :num_frames]), wanted[:, :num_frames])
+            projected = through(projection, states[:, :num_frames])  # type: ignore[arg-type]
+            values = self.loss(projected, wanted[:, :num_frames])
             values = values.masked_fill(~real_frames(common, num_frames), 0.0)
             losses.append(values.sum() / common.sum().clamp(min=1))
         return torch.stack(losses).mean()

@@ -30,13 +30,13 @@ class _Swap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, rows: Tensor, order: Tensor) -> Tensor:
         ctx.save_for_backward(order)
         return rows.index_select(0, order)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (order,) = ctx.saved_tensors
         return gradient.index_select(0, order), None
 
@@ -53,7 +53,8 @@ def reverse(x: Tensor, order: Tensor | None) -> Tensor:
     if x.device.type != "cpu" or not x.requires_grad:
         return torch.gather(x, 1, order[..., None].expand(-1, -1, x.shape[2]))
     starts = torch.arange(len(x))[:, None] * x.shape[1]
-    return _Swap.apply(x.flatten(0, 1), (starts + order).flatten()).view(x.shape)  # type: ignore[no-untyped-call]
+    turned: Tensor = _Swap.apply(x.flatten(0, 1), (starts + order).flatten())  # type: ignore[no-untyped-call]
+    return turned.view(x.shape)
 
 
 class _BidirectionalGRU(torch.autograd.Function):
@@ -64,7 +65,7 @@ class _BidirectionalGRU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, *weights: Tensor) -> Tensor:
         """Return states `(directions, frames, batch, hidden)`, of a start at zero.
 
         Args:
@@ -93,7 +94,7 @@ class _BidirectionalGRU(torch.autograd.Function):
         rows = zip(
             gates.unbind(1),
             gates[..., : 2 * size].unbind(1),
-            *(part.unbind(1) for part in gates.split(size, dim=3)),
+            *(part.unbind(1) for part in _thirds(gates)),
             news.unbind(1),
             state[:-1],
             state[1:],
@@ -108,8 +109,8 @@ class _BidirectionalGRU(torch.autograd.Function):
         return states[:, 1:]
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         """Return the gradients of `forward`'s arguments, for that of its states."""
         x, states, gates, news, *weights = ctx.saved_tensors
         size = news.shape[3]
@@ -121,7 +122,7 @@ class _BidirectionalGRU(torch.autograd.Function):
         rows = zip(
             to_state,
             to_gates.unbind(1),
-            *(part.unbind(1) for part in to_gates.split(size, dim=3)),
+            *(part.unbind(1) for part in _thirds(to_gates)),
             *(slope.unbind(1) for slope in slopes),
             gates[..., size : 2 * size].unbind(1),
             strict=True,
@@ -141,14 +142,16 @@ class _BidirectionalGRU(torch.autograd.Function):
             for place, heard, weight in zip(to_gates, states[:, :-1], weights[1::4], strict=True)
         ]
         torch.mul(to_states, through_n, out=to_gates[..., 2 * size :])  # by each W x instead
-        to_x, found_all = [], []
-        for place, heard, weight, (of_states, state_bias) in zip(
-            to_gates, x, weights[::4], found, strict=True
+        to_x = torch.empty_like(x)
+        found_all = []
+        for to_heard, place, heard, weight, (of_states, state_bias) in zip(
+            to_x, to_gates, x, weights[::4], found, strict=True
         ):
-            to_heard, of_inputs, bias = gradients(place, heard, weight)
-            to_x.append(to_heard)
+            to_heard_found, of_inputs, bias = gradients(place, heard, weight)
+            assert to_heard_found is not None
+            to_heard.copy_(to_heard_found)
             found_all += [of_inputs, of_states, bias, state_bias]
-        return torch.stack(to_x), *found_all
+        return to_x, *found_all
 
 
 def _slopes(before: Tensor, gates: Tensor, news: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -156,12 +159,18 @@ def _slopes(before: Tensor, gates: Tensor, news: Tensor) -> tuple[Tensor, list[T
 
     All `(directions, frames, batch, hidden)`; the list is of r, z and n.
     """
-    r, z, heard_n = gates.split(news.shape[3], dim=3)
+    r, z, heard_n = _thirds(gates)
     other = 1 - z
     through_n = (1 - news.square()).mul_(other)
     slope_n = through_n * r
     slope_r = (1 - r).mul_(slope_n).mul_(heard_n)
     return through_n, [slope_r, (before - news).mul_(z).mul_(other), slope_n]
+
+
+def _thirds(x: Tensor) -> list[Tensor]:
+    """Return the parts of the gates r, z and n of `(…, 3 hidden)`."""
+    size = x.shape[-1] // 3
+    return [x[..., start : start + size] for start in range(0, 3 * size, size)]
 
 
 def bidirectional_gru(x: Tensor, order: Tensor | None, ahead: nn.GRU, back: nn.GRU) -> Tensor:
