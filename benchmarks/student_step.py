@@ -1,9 +1,11 @@
-"""What the student's layout is worth: a training step against the same network in Conv1d.
+"""What the students' layouts are worth: a training step against the same network in plain layers.
 
     python -m benchmarks.student_step [--source FSDD] [--rounds 9] [--seeds 3] [--epochs 10]
 
 A step is forward, log-softmax, backward and AdamW over a batch of 32, on one thread; times are CPU
-time, medians of paired rounds. Then both layouts are trained on FSDD's transcripts, from equal
+time, medians of paired rounds. The recurrent student is timed against the same network whose
+convolutions are laid out as they come and whose GRU is PyTorch's, one direction after the other.
+Then both layouts are trained on FSDD's transcripts, from equal
 weights in equal order, and their word errors on the test split compared seed by seed. bf16 is
 measured where the processor has instructions for it. Rows go to
 benchmarks/results/student_step.json.
@@ -25,19 +27,22 @@ from torch import Tensor, nn
 
 from benchmarks.common import not_measured, paired_rounds, report, row
 from benchmarks.digits import FEATURES, RATE_HZ, STUDENT, TRAINING, Digits, recordings
+from distillery.architectures.crnn import CRNN
 from distillery.architectures.separable_conv import SeparableConv
 from distillery.data.manifest import labelled
 from distillery.data.scoring import count_errors, paired_bootstrap
 from distillery.device import choose_precision, num_threads
-from distillery.models.layers import Network, real_frames
+from distillery.models.layers import BidirectionalRecurrent, Network, real_frames
 from distillery.models.recogniser import Recogniser
-from distillery.params.models import SeparableConvParams
+from distillery.params.models import CRNNParams, SeparableConvParams
 from distillery.training.objective import TranscriptObjective
 
 BATCH, NUM_TOKENS = 32, 29
 FEATURE_FRAMES = (44, 300)
 STEPS = 3
 LEARNING_RATE = 4e-3
+RECURRENT = CRNNParams(type="crnn", hidden_size=64)
+MIN_RECURRENT_SPEED_UP = 1.3
 MIN_SPEED_UP = {"fp32": 1.5, "bf16": 1.9}
 NUM_RESAMPLES = 1000
 
@@ -65,6 +70,28 @@ class Conv1dStudent(SeparableConv):
         for block in self.blocks:
             x = block(x, mask)
         return self.output(x).transpose(1, 2), lengths
+
+
+class PlainRecurrent(BidirectionalRecurrent):
+    """The same layers, whose directions take turns."""
+
+    def _layer(self, x: Tensor, order: Tensor | None, ahead: nn.Module, back: nn.Module) -> Tensor:
+        assert order is not None
+        index = order[..., None]
+        turned = torch.gather(x, 1, index.expand(-1, -1, x.shape[2]))
+        said = back(turned)[0]
+        said = torch.gather(said, 1, index.expand(-1, -1, said.shape[2]))
+        return torch.cat([ahead(x)[0], said], dim=-1)
+
+
+class PlainCRNN(CRNN):
+    """The same network, of PyTorch's layers as they come."""
+
+    def __init__(self, params: CRNNParams, num_mels: int, num_tokens: int) -> None:
+        """Draw the same weights from the same seed."""
+        super().__init__(params, num_mels, num_tokens)
+        self.recurrent.__class__ = PlainRecurrent
+        self.front.to(memory_format=torch.contiguous_format)
 
 
 KINDS = (SeparableConv, Conv1dStudent)
@@ -134,6 +161,27 @@ def step_rows(rounds: int, *, with_bf16: bool) -> list[dict[str, Any]]:
     return rows
 
 
+def recurrent_rows(rounds: int) -> list[dict[str, Any]]:
+    """Return the rows about the recurrent student's speed."""
+    ours, plain = (kind(RECURRENT, FEATURES.num_mels, NUM_TOKENS) for kind in (CRNN, PlainCRNN))
+    rows = []
+    for num_frames in FEATURE_FRAMES:
+        times = paired_rounds([steps(x, num_frames, "fp32") for x in (ours, plain)], rounds)
+        value = statistics.median(theirs / own for own, theirs in times)
+        fast, slow = (1000 * statistics.median(t) / STEPS for t in zip(*times, strict=True))
+        rows.append(
+            row(
+                f"crnn step, fp32, {BATCH} utterances of {num_frames} feature frames",
+                value,
+                "times as fast",
+                f"at least {MIN_RECURRENT_SPEED_UP:g}",
+                value >= MIN_RECURRENT_SPEED_UP,
+                f"the same network of PyTorch's layers: {slow:.1f} ms; ours {fast:.1f} ms",
+            )
+        )
+    return rows
+
+
 def word_errors(
     digits: Digits, kind: type[SeparableConv], seed: int, num_epochs: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -190,6 +238,7 @@ def measure(
     """Return the rows of the report."""
     with num_threads(1):
         rows = step_rows(rounds, with_bf16=choose_precision("auto", "cpu") == "bf16")
+        rows += recurrent_rows(rounds)
     digits = Digits.fsdd(source, folder, num_valid=None, **sizes)
     return [*rows, quality_row(digits, num_seeds, num_epochs)]
 

@@ -36,6 +36,14 @@ WAIT_POLICY, SPIN_COUNT = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
 BRIEFLY = "1000"
 """Turns of a waiting thread's loop, some microseconds."""
 
+KEPT_MEMORY = {
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**28),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""GNU's allocator gives a step's tensors back to the system, which clears each page for the next
+step: a twentieth of a small student's. So it keeps what was freed, 256 MB at most."""
+
 # What comes out as lines of a log has no use for a bar, and its room is for loss and WER.
 BAR = "{desc}: {percentage:3.0f} % {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
@@ -64,6 +72,7 @@ def for_stages() -> dict[str, str]:
         "TQDM_NCOLS": "120",
         "TQDM_BAR_FORMAT": BAR,
         **_waiting(),
+        **{name: value for name, value in KEPT_MEMORY.items() if name not in os.environ},
     }
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from distillery.models.layers import Dropout, Network, real_frames, with_last
+from distillery.models.pointwise import Pointwise
 from distillery.params.models import CausalConvParams, SeparableConvParams
 
 FRONT_KERNEL_SIZE = 5
@@ -59,7 +60,7 @@ class SeparableBlock(nn.Module):
         self.depthwise = TimeConvolution(
             channels, channels, kernel_size, lookahead=lookahead, groups=channels
         )
-        self.pointwise = nn.Conv2d(channels, channels, 1, bias=False)
+        self.pointwise = Pointwise(channels, channels)
         self.norm = nn.BatchNorm2d(channels)
         self.dropout = Dropout(dropout)
 
@@ -108,13 +109,13 @@ class SeparableNetwork(Network):
             )
             for i in range(2)
         )
-        self.mix = nn.Conv2d(params.channels, params.channels, 1, bias=False)
+        self.mix = Pointwise(params.channels, params.channels)
         self.norms = nn.ModuleList(nn.BatchNorm2d(params.channels) for _ in range(2))
         self.blocks = nn.ModuleList(
             SeparableBlock(params.channels, params.kernel_size, lookahead, params.dropout)
             for lookahead in lookaheads
         )
-        self.output = nn.Conv2d(params.channels, num_tokens, 1)
+        self.output = Pointwise(params.channels, num_tokens, bias=True)
         self.taps = nn.ModuleList(nn.Identity() for _ in range(params.num_blocks + 1))
         """The front's and every block's output passes through one, for those who want to listen."""
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -138,9 +138,11 @@ class DistillationObjective(Objective):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the loss of an output or a head `(batch, frames, vocab)`, and its terms."""
         params, lengths, terms = self.params, outputs.lengths, {}
-        loss = log_probs.new_zeros(())
+        loss, counted = log_probs.new_zeros(()), None
         if params.uses_transcripts:
-            terms["ctc"] = self.ctc(log_probs, lengths, batch.labels, batch.label_lengths)
+            terms["ctc"], counted = self.ctc.count(
+                log_probs, lengths, batch.labels, batch.label_lengths
+            )
             loss = loss + (1 - share) * terms["ctc"]
         if params.uses_frames:
             terms["frame"] = self._frame_term(log_probs, lengths, batch)
@@ -153,6 +155,7 @@ class DistillationObjective(Objective):
                 batch.hypotheses,
                 batch.hypothesis_lengths,
                 batch.hypothesis_weights,
+                counted,
             )
             weight = value_at(params.sequence.weight, outputs.progress)
             loss = loss + share * weight * terms["sequence"]

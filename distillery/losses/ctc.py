@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,8 +22,31 @@ def is_alignable(lengths: Tensor, labels: Tensor, label_lengths: Tensor) -> Tens
     return (label_lengths >= 0) & (label_lengths + equal.sum(dim=1) <= lengths)
 
 
+@dataclass(frozen=True)
+class Counted:
+    """What some labels lose already, so that equal ones need not be counted again."""
+
+    labels: Tensor
+    """Token indices `(batch, tokens)`, any padding behind."""
+    label_lengths: Tensor
+    """`(batch,)`; negative where an utterance has none."""
+    losses: Tensor
+    """Of `ctc_per_token`, `(batch,)`."""
+
+    def equal(self, labels: Tensor, label_lengths: Tensor) -> Tensor:
+        """Return which utterances have the same labels here and there, bool `(batch,)`."""
+        width = min(labels.shape[1], self.labels.shape[1])  # longer ones are of another length
+        places = torch.arange(width, device=labels.device)
+        same = (labels[:, :width] == self.labels[:, :width]) | (places >= label_lengths[:, None])
+        return same.all(dim=1) & (label_lengths == self.label_lengths)
+
+
 def ctc_per_token(
-    log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor
+    log_probs: Tensor,
+    lengths: Tensor,
+    labels: Tensor,
+    label_lengths: Tensor,
+    counted: Counted | None = None,
 ) -> Tensor:
     """Return -log p(y_n | x_n) / max(1, |y_n|) of each utterance, `(batch,)`.
 
@@ -32,7 +57,20 @@ def ctc_per_token(
         lengths: frames `(batch,)`.
         labels: token indices `(batch, tokens)`, any padding behind.
         label_lengths: `(batch,)`; negative where an utterance has no labels at all.
+        counted: of the same `log_probs` and `lengths`. A teacher's text mostly is the transcript,
+            and the two sums over paths are a sixth of a small student's step.
     """
+    if counted is not None:
+        same = counted.equal(labels, label_lengths)
+        (others,) = torch.nonzero(~same, as_tuple=True)
+        if len(others) < len(same):
+            known = counted.losses.masked_fill(~same, 0.0)
+            if len(others) == 0:
+                return known
+            found = ctc_per_token(
+                log_probs[others], lengths[others], labels[others], label_lengths[others]
+            )
+            return known.index_add(0, others, found)
     lengths_or_zero = label_lengths.clamp(min=0)
     losses = F.ctc_loss(
         log_probs.transpose(0, 1),
@@ -58,5 +96,12 @@ class CTC(nn.Module):
         self, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor
     ) -> Tensor:
         """Return the loss, a scalar `()`; arguments as of `ctc_per_token`."""
+        return self.count(log_probs, lengths, labels, label_lengths)[0]
+
+    def count(
+        self, log_probs: Tensor, lengths: Tensor, labels: Tensor, label_lengths: Tensor
+    ) -> tuple[Tensor, Counted]:
+        """Return the loss, a scalar `()`, and what each utterance loses."""
+        losses = ctc_per_token(log_probs, lengths, labels, label_lengths)
         count = is_alignable(lengths, labels, label_lengths).sum().clamp(min=1)
-        return ctc_per_token(log_probs, lengths, labels, label_lengths).sum() / count
+        return losses.sum() / count, Counted(labels, label_lengths, losses)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from distillery.losses.frames import common_lengths
 from distillery.models.layers import real_frames
+from distillery.models.pointwise import through
 from distillery.params.objective import HiddenLossParams
+
+LEAST_NORM = 1e-8  # of a state, as in PyTorch's cosine similarity
 
 
 class L1Cosine(nn.Module):
@@ -25,10 +30,39 @@ class L1Cosine(nn.Module):
 
         Args:
             student: states `(batch, frames, width)`.
-            teacher: the same.
+            teacher: the same; no gradient flows into it.
         """
-        distance = (student - teacher).abs().mean(dim=-1)
-        return distance + 1 - F.cosine_similarity(student, teacher, dim=-1)
+        loss: Tensor = _L1Cosine.apply(student, teacher)  # type: ignore[no-untyped-call]
+        return loss
+
+
+class _L1Cosine(torch.autograd.Function):
+    """The same with its gradient in closed form: a third of the time on a CPU.
+
+    d/dh_s = 1/D sign(h_s - h_t) - (h_t / |h_t| - cos h_s / |h_s|) / |h_s|
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        difference = student - teacher
+        distance = torch.linalg.vector_norm(difference, 1, dim=-1) / student.shape[-1]
+        size, wanted_size = (
+            torch.linalg.vector_norm(x, dim=-1).clamp(min=LEAST_NORM) for x in (student, teacher)
+        )
+        cosine = (student * teacher).sum(dim=-1) / size / wanted_size
+        ctx.save_for_backward(student, teacher, difference.sign_(), size, wanted_size, cosine)
+        loss: Tensor = distance + 1 - cosine
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        student, teacher, signs, size, wanted_size, cosine = ctx.saved_tensors
+        to_cosine = -gradient / size
+        found = signs * (gradient / student.shape[-1])[..., None]
+        found.addcmul_(teacher, (to_cosine / wanted_size)[..., None])
+        found.addcmul_(student, (-to_cosine * cosine / size)[..., None])
+        return found, None
 
 
 class HiddenMSE(nn.Module):
@@ -123,7 +157,8 @@ class HiddenLoss(nn.Module):
             )
             common = common_lengths(lengths, pooled_lengths)
             num_frames = int(common.max())
-            values = self.loss(projection(states[:, :num_frames]), wanted[:, :num_frames])
+            projected = through(projection, states[:, :num_frames])  # type: ignore[arg-type]
+            values = self.loss(projected, wanted[:, :num_frames])
             values = values.masked_fill(~real_frames(common, num_frames), 0.0)
             losses.append(values.sum() / common.sum().clamp(min=1))
         return torch.stack(losses).mean()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distillery.losses.ctc import ctc_per_token, is_alignable
+from distillery.losses.ctc import Counted, ctc_per_token, is_alignable
 
 
 class Sequence(nn.Module):
@@ -28,6 +28,7 @@ class Sequence(nn.Module):
         hypotheses: Tensor,
         hypothesis_lengths: Tensor,
         weights: Tensor,
+        counted: Counted | None = None,
     ) -> Tensor:
         """Return the loss, a scalar `()`.
 
@@ -37,12 +38,13 @@ class Sequence(nn.Module):
             hypotheses: token indices `(batch, hypotheses, tokens)`, any padding behind.
             hypothesis_lengths: `(batch, hypotheses)`; negative where there is no hypothesis.
             weights: `(batch, hypotheses)`, 0 where there is no hypothesis.
+            counted: what transcripts lose, with which equal hypotheses are not counted again.
         """
         total = log_probs.new_zeros(len(log_probs))
         counts = torch.zeros_like(lengths, dtype=torch.bool)
         for place in range(hypotheses.shape[1]):
             labels = (hypotheses[:, place], hypothesis_lengths[:, place])
-            losses = ctc_per_token(log_probs, lengths, *labels)
+            losses = ctc_per_token(log_probs, lengths, *labels, counted)
             total = total + weights[:, place] * losses  # (batch,)
             counts |= is_alignable(lengths, *labels)
         return total.sum() / counts.sum().clamp(min=1)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.errors import ModelError
+from distillery.models.recurrent import bidirectional_gru, reverse, reversed_order
 from distillery.params.models import ConvBiLSTMParams, CRNNParams
 
 
@@ -165,6 +166,8 @@ class ConvFrontEnd(nn.Module):
         self.norms = nn.ModuleList(nn.BatchNorm2d(channels) for _ in range(2))
         self.time_strides = time_strides
         self.num_outputs = channels * math.ceil(num_mels / 4)
+        # On CPUs a training step of it takes 0.6 of the time so, in fp32; 0.8 in bf16.
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, features: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return `(batch, frames, channels x bands)` and lengths `(batch,)`; None stays None."""
@@ -172,10 +175,11 @@ class ConvFrontEnd(nn.Module):
         for convolution, norm, stride in zip(
             self.convolutions, self.norms, self.time_strides, strict=True
         ):
-            x = torch.relu(norm(convolution(x)))  # (batch, channels, frames, bands)
+            x = norm(convolution(x))  # (batch, channels, frames, bands)
             if lengths is not None:
                 lengths = -(-lengths // stride)
-                x = x * real_frames(lengths, x.shape[2])[:, None, :, None]
+                x = x.mul_(real_frames(lengths, x.shape[2])[:, None, :, None])
+            x = x.relu_()
         return x.transpose(1, 2).flatten(2), lengths
 
 
@@ -205,25 +209,24 @@ class BidirectionalRecurrent(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor | None) -> Tensor:
         """Return `(batch, frames, 2 x hidden_size)` for `(batch, frames, inputs)`."""
-        order = None if lengths is None else _reversed_order(lengths, x.shape[1])
+        order = None if lengths is None else reversed_order(lengths, x.shape[1])
         for index, (ahead, back) in enumerate(zip(self.forwards, self.backwards, strict=True)):
             if index:
                 x = self.dropout(x)
-            backwards = _reorder(back(_reorder(x, order))[0], order)
-            x = self.taps[index](torch.cat([ahead(x)[0], backwards], dim=-1))
+            x = self.taps[index](self._layer(x, order, ahead, back))
         return x
 
-
-def _reversed_order(lengths: Tensor, num_frames: int) -> Tensor:
-    """Return indices `(batch, frames)` that reverse each utterance and leave its padding."""
-    index = torch.arange(num_frames, device=lengths.device)[None]
-    return torch.where(index < lengths[:, None], lengths[:, None] - 1 - index, index)
-
-
-def _reorder(x: Tensor, order: Tensor | None) -> Tensor:
-    if order is None:
-        return x.flip(1)
-    return torch.gather(x, 1, order[..., None].expand(-1, -1, x.shape[2]))
+    def _layer(self, x: Tensor, order: Tensor | None, ahead: nn.Module, back: nn.Module) -> Tensor:
+        if (
+            isinstance(ahead, nn.GRU)
+            and isinstance(back, nn.GRU)
+            and self.training
+            and x.device.type == "cpu"
+            and not torch.is_autocast_enabled("cpu")
+        ):
+            return bidirectional_gru(x, order, ahead, back)
+        backwards = reverse(back(reverse(x, order))[0], order)
+        return torch.cat([ahead(x)[0], backwards], dim=-1)
 
 
 class ConvRecurrent(Network):

@@ -222,6 +222,7 @@ class Trainer:
             self.network.load_state_dict(state["network"])
             self.objective.load_state_dict(state["objective"])
             self.optimiser.load_state_dict(state["optimiser"])
+            self._lay_out_moments()
         except Exception as error:  # damaged, or of another version: it may fail in many ways
             raise ModelError(
                 f"{self.checkpoint}: cannot be resumed from ({str(error)[:200]}); "
@@ -235,6 +236,17 @@ class Trainer:
         )
         self.curves.restore([Point(**point) for point in state["curves"]])
         logger.info("%s: goes on after epoch %d", self.name, self.epoch)
+
+    def _lay_out_moments(self) -> None:
+        """Give AdamW's moments the memory layout of their weights, as its fused loop needs it.
+
+        An older checkpoint may hold them in another, and that loop would take one weight's moments
+        for another's.
+        """
+        for weight, moments in self.optimiser.state.items():
+            for name, value in moments.items():
+                if value.shape == weight.shape and value.stride() != weight.stride():
+                    moments[name] = torch.empty_like(weight).copy_(value).detach()
 
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -379,6 +379,16 @@ def test_threads_spin_briefly_unless_the_user_says_how_they_wait(
     assert environment.for_stages()["GOMP_SPINCOUNT"] == "7"
 
 
+def test_stages_keep_freed_memory_unless_the_user_says_how_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in environment.KEPT_MEMORY:
+        monkeypatch.delenv(name, raising=False)
+    assert environment.for_stages().items() >= environment.KEPT_MEMORY.items()
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "0")
+    assert environment.for_stages()["MALLOC_TRIM_THRESHOLD_"] == "0"
+
+
 def test_students_and_seeds_have_stages_and_curves_of_their_own() -> None:
     settings = tiny_params(distill={"seeds": [0, 12]})
     settings["distill"]["students"]["conv-2"] = settings["distill"]["students"]["conv"]

@@ -159,7 +159,16 @@ def test_student_steps(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     missing = [row for row in rows if row["value"] is None]
     assert [row["holds"] for row in missing] == [None]
     assert missing[0]["against"].startswith("not measurable here")
-    assert len(checked([row for row in rows if row not in missing])) == 2
+    assert len(checked([row for row in rows if row not in missing])) == 3
+
+
+def test_the_plain_recurrent_student_is_the_same_network() -> None:
+    features, lengths, scores = torch.randn(3, 21, 40), torch.tensor([21, 8, 15]), []
+    for kind in (student_step.CRNN, student_step.PlainCRNN):
+        torch.manual_seed(0)
+        network = kind(student_step.RECURRENT.model_copy(update={"dropout": 0.0}), 40, 29)
+        scores.append(network(features, lengths)[0])
+    torch.testing.assert_close(*scores, atol=1e-5, rtol=1e-4)
 
 
 def test_padding_of_a_known_plan() -> None:

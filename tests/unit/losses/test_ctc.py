@@ -4,7 +4,7 @@ import math
 import pytest
 import torch
 
-from distillery.losses.ctc import CTC, is_alignable
+from distillery.losses.ctc import CTC, ctc_per_token, is_alignable
 
 LOSS = CTC()
 
@@ -98,3 +98,29 @@ def test_padding_is_no_equal_neighbour() -> None:
     assert is_alignable(torch.tensor([4]), labels, torch.tensor([-1])).tolist() == [False]
     nothing = torch.zeros(1, 0, dtype=torch.long)
     assert is_alignable(torch.tensor([4]), nothing, torch.tensor([0])).tolist() == [True]
+
+
+@pytest.mark.parametrize("others", ["none", "some", "all"])
+def test_equal_labels_are_counted_once_and_lose_the_same(others: str) -> None:
+    """Equal ones, one without labels, too few, others of equal length, longer ones."""
+    log_probs = random_log_probs(5, 4).requires_grad_()
+    lengths = torch.tensor([4, 4, 4, 4, 2])
+    labels = torch.tensor([[1, 2, 0], [2, 1, 2], [0, 0, 0], [1, 0, 0], [1, 1, 0]])
+    label_lengths = torch.tensor([2, 3, -1, 1, 2])
+    texts = {
+        "none": (torch.nn.functional.pad(labels, (0, 2), value=2), label_lengths),
+        "some": (
+            torch.tensor([[1, 2, 1, 1], [2, 2, 1, 1], [1, 2, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]),
+            torch.tensor([2, 3, 2, -1, 2]),
+        ),
+        "all": (labels + 1, torch.full((5,), 2)),
+    }[others]
+    _, counted = LOSS.count(log_probs, lengths, labels, label_lengths)
+    same = {"none": [True] * 5, "some": [True, False, False, False, True], "all": [False] * 5}
+    assert counted.equal(*texts).tolist() == same[others]
+    found = ctc_per_token(log_probs, lengths, *texts, counted)
+    plain = ctc_per_token(log_probs, lengths, *texts)
+    assert torch.equal(found, plain)
+    weights = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=log_probs.dtype)
+    ours, theirs = (torch.autograd.grad(x @ weights, log_probs)[0] for x in (found, plain))
+    torch.testing.assert_close(ours, theirs)

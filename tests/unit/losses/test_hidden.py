@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from torch.func import functional_call
-from torch.nn.functional import pad
+from torch.nn.functional import cosine_similarity, pad
 
 from distillery.errors import CacheMismatch
 from distillery.losses.hidden import HiddenLoss, HiddenMSE, L1Cosine, mean_frames
@@ -62,6 +62,23 @@ def test_one_frame_by_hand() -> None:
     assert HiddenMSE()(student, teacher).tolist() == [[(0 + 16) / 2]]
     # Errors 0 and 4; the cosine is 9 / (3 x 5).
     assert L1Cosine()(student, teacher).item() == pytest.approx(2 + 1 - 0.6)
+
+
+def test_the_gradient_of_distance_and_cosine_is_right() -> None:
+    teacher = torch.randn(2, 3, 4, dtype=torch.float64)
+    student = torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: L1Cosine()(x, teacher), (student,))
+    plain = (student - teacher).abs().mean(-1) + 1 - cosine_similarity(student, teacher, dim=-1)
+    torch.testing.assert_close(L1Cosine()(student, teacher), plain)
+
+
+def test_states_of_nothing_but_zeros_have_a_loss_and_a_gradient() -> None:
+    student = torch.zeros(1, 2, 4, requires_grad=True)
+    teacher = torch.tensor([[[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 0.0, 0.0]]])
+    loss = L1Cosine()(student, teacher)
+    assert loss.tolist() == [[2.5 + 1, 1.0]]
+    loss.sum().backward()
+    assert torch.isfinite(student.grad).all()
 
 
 @TYPES
@@ -161,3 +178,14 @@ def test_the_mean_is_over_the_frames_that_exist() -> None:
     assert lengths.tolist() == [3]
     pooled, _ = mean_frames(pad(teacher, (0, 0, 0, 1)), torch.tensor([3]), 3)
     assert pooled.tolist() == [[[3.0], [0.0]]]
+
+
+@TYPES
+def test_a_teacher_that_says_nothing_of_the_whole_batch_costs_nothing(kind: str) -> None:
+    loss = hidden_loss(kind).float()
+    student = {name: x.float().requires_grad_() for name, x in states(STUDENT_WIDTHS, 4, 1).items()}
+    teacher = {name: x.float() for name, x in states(TEACHER_WIDTHS, 8, 2).items()}
+    value = loss(student, LENGTHS, teacher, torch.tensor([0, 0]))
+    assert value.item() == 0
+    value.backward()
+    assert all((p.grad == 0).all() for p in [*student.values(), *loss.parameters()])

@@ -14,10 +14,10 @@ from distillery.data.features import PackedFeatures
 from distillery.data.text import Vocabulary
 from distillery.data.units import Unit
 from distillery.errors import DistilleryError, ModelError
-from distillery.params.models import SeparableConvParams
+from distillery.params.models import CRNNParams, SeparableConvParams
 from distillery.params.training import SpecAugmentParams, TrainingParams
 from distillery.training.batches import Batch, Moment, TrainingSet
-from distillery.training.curves import Curves, Validation
+from distillery.training.curves import DIGEST_BYTES, Curves, Validation
 from distillery.training.objective import NetworkOutputs, Objective, TranscriptObjective
 from distillery.training.trainer import Trainer, choose_device
 from tests.attacks import Payload
@@ -51,16 +51,16 @@ def validation() -> Validation:
     return Validation(data, TEXTS, VOCABULARY)
 
 
+CONV = SeparableConvParams(
+    type="separable_conv", channels=16, num_blocks=1, kernel_size=5, time_reduction=2
+)
+CRNN = CRNNParams(type="crnn", conv_channels=4, hidden_size=8, num_layers=2, time_reduction=2)
+
+
 def trainer(folder: Path, params: TrainingParams, **changes) -> Trainer:
     torch.manual_seed(params.seed)
-    architecture = SeparableConvParams(
-        type="separable_conv",
-        channels=16,
-        num_blocks=1,
-        kernel_size=5,
-        time_reduction=2,
-    )
-    network = STUDENTS["separable_conv"](architecture, NUM_MELS, len(VOCABULARY))
+    architecture = changes.pop("architecture", CONV)
+    network = STUDENTS[architecture.type](architecture, NUM_MELS, len(VOCABULARY))
     return Trainer(
         network,
         training_set(),
@@ -119,14 +119,17 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
     assert not torch.equal(one.network.output.weight, two.network.output.weight)
 
 
-def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) -> None:
-    unbroken = trainer(tmp_path / "unbroken", PARAMS)
+@pytest.mark.parametrize("architecture", [CONV, CRNN], ids=["conv", "crnn"])
+def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(
+    tmp_path: Path, architecture: SeparableConvParams | CRNNParams
+) -> None:
+    unbroken = trainer(tmp_path / "unbroken", PARAMS, architecture=architecture)
     unbroken.fit()
 
     class KilledError(Exception):
         pass
 
-    killed = trainer(tmp_path / "killed", PARAMS)
+    killed = trainer(tmp_path / "killed", PARAMS, architecture=architecture)
     save = killed._save
 
     def save_and_die() -> None:
@@ -137,12 +140,34 @@ def test_a_killed_run_goes_on_to_the_weights_of_an_unbroken_one(tmp_path: Path) 
     killed._save = save_and_die  # type: ignore[method-assign]
     with pytest.raises(KilledError):
         killed.fit()
-    resumed = trainer(tmp_path / "killed", PARAMS)
+    resumed = trainer(tmp_path / "killed", PARAMS, architecture=architecture)
     result = resumed.fit()
     assert result.num_epochs == 6
     expected, found = weights_of(unbroken), weights_of(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert strip(tmp_path / "killed") == strip(tmp_path / "unbroken")
+
+
+def test_moments_of_another_layout_are_those_of_the_same_weights(tmp_path: Path) -> None:
+    trainer(tmp_path, PARAMS, architecture=CRNN, stop_after=3).fit()
+    weights = []
+    for name in ("as it is", "older"):
+        content = (tmp_path / "run.pt").read_bytes()[:-DIGEST_BYTES]
+        state = torch.load(io.BytesIO(content), weights_only=True)
+        if name == "older":
+            listed = state["optimiser"]["state"].values()
+            assert not all(moments["exp_avg"].is_contiguous() for moments in listed)
+            for moments in listed:
+                moments |= {key: value.contiguous() for key, value in moments.items()}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        (tmp_path / name).mkdir()
+        digest = hashlib.sha256(buffer.getvalue()).digest()
+        (tmp_path / name / "run.pt").write_bytes(buffer.getvalue() + digest)
+        resumed = trainer(tmp_path / name, PARAMS, architecture=CRNN)
+        resumed.fit()
+        weights.append(weights_of(resumed))
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
 def test_a_checkpoint_that_holds_code_is_refused_and_not_run(tmp_path: Path) -> None:
