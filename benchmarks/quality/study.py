@@ -273,11 +273,14 @@ class Runs:
 
 
 def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with changes merged into them, sections of REPLACED as a whole."""
+    """Return settings with changes merged into them; sections of REPLACED, and of another kind than
+    before, take the place of the old."""
     content = dict(base)
     for key, value in changes.items():
         old = content.get(key)
         together = isinstance(old, Mapping) and isinstance(value, Mapping) and key not in REPLACED
+        if together and value.get("kind", old.get("kind")) != old.get("kind"):
+            together = False  # a teacher of another kind has other settings
         content[key] = merged(old, value) if together else value  # type: ignore[arg-type]
     return content
 
