@@ -5,14 +5,16 @@ The order of the fields is that of a saved model's config.json.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from distillery.params.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 TimeReduction = Literal[2, 4]
+LOG_MEL: Literal["log_mel"] = "log_mel"
+KALDI_FBANK: Literal["kaldi_fbank"] = "kaldi_fbank"
 
 
 def _refuse_even(kernel_size: int) -> None:
@@ -23,6 +25,9 @@ def _refuse_even(kernel_size: int) -> None:
 class FeatureParams(Section):
     """Log-mel filter-bank features."""
 
+    type: Literal["log_mel", "kaldi_fbank"] = LOG_MEL
+    """`log_mel` as torchaudio computes them; `kaldi_fbank` as Kaldi and sherpa-onnx do, for models
+    that are to run there: see `make export`."""
     num_mels: Annotated[int, Field(ge=8, le=256)] = 64
     """Mel bands; more shows finer pitch detail and costs time."""
     window_seconds: PositiveFloat = 0.025
@@ -33,6 +38,14 @@ class FeatureParams(Section):
     """What gets zero mean and unit variance over the utterance: every mel band, which removes the
     channel, or all bands together, which keeps the spectrum's shape and suits single words.
     `running` is `bands` over the frames so far, for students that stream."""
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_ever_so(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Models from before there were two types keep their bytes, and so their digests.
+        values: dict[str, Any] = handler(self)
+        if values.get("type") == LOG_MEL:
+            del values["type"]
+        return values
 
 
 class ConvBiLSTMParams(Section):
