@@ -34,9 +34,7 @@ def add_commands(commands: Any) -> None:
         metavar="VERSION",
         help="a number, an alias or models:/NAME/VERSION; by default the champion",
     )
-    command.add_argument(
-        "--model", metavar="DIR", help="a saved model, instead of a registered one"
-    )
+    command.add_argument("--model", metavar="DIR", help="a saved model, no registered one")
     command.add_argument(
         "--out", type=Path, metavar="DIR", help=f"folder to write (default: {EXPORTED}/FORMAT)"
     )

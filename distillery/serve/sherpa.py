@@ -29,7 +29,7 @@ from distillery.models.layers import Network, real_frames
 from distillery.models.recogniser import Recogniser
 from distillery.params.models import KALDI_FBANK
 from distillery.serve.export import TRACED_FRAMES, to_int8, traced
-from distillery.serve.sherpa_streaming import streaming_model
+from distillery.serve.sherpa_streaming import streaming_model, tail_seconds
 from distillery.serve.streaming import can_stream
 
 MODEL_FILE, INT8_FILE, STREAMING_FILE = "model.onnx", "model.int8.onnx", "streaming.onnx"
@@ -248,7 +248,9 @@ def _readme(recogniser: Recogniser, files: Sequence[str]) -> str:
             "print(recogniser.get_result(stream))",
             "```",
             "",
-            "Add a second of zeros behind the last piece: what has not filled a chunk is not read.",
+            f"Behind the last piece belong {tail_seconds(recogniser):.2f} s of zeros: what has not "
+            "filled a chunk is not read. More",
+            "of them do harm, for nobody speaks in silence as perfect as that.",
         ]
     if recogniser.network.time_reduction != TIME_REDUCTION:
         factor = TIME_REDUCTION / recogniser.network.time_reduction

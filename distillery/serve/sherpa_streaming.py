@@ -151,6 +151,17 @@ def state_shapes(recogniser: Recogniser) -> dict[str, tuple[tuple[int, ...], int
     return {**shapes, "embed_states": ((1, *EMBED_SHAPE), 0), "processed_lens": ((1,), 0)}
 
 
+def tail_seconds(recogniser: Recogniser) -> float:
+    """Return how much must follow an utterance, in seconds, for all of it to be read.
+
+    A chunk is read once the frame behind it is there, too.
+    """
+    features, network = recogniser.features, recogniser.network
+    assert isinstance(network, CausalConv)
+    frames = CHUNK_FRAMES + 1 + network.lookahead_frames * network.time_reduction
+    return frames * features.hop_seconds + features.window_seconds / 2
+
+
 def streaming_model(recogniser: Recogniser) -> tuple[bytes, dict[str, str]]:
     """Return a student that streams as an ONNX file's content, and its metadata.
 

@@ -132,7 +132,9 @@ def test_a_stream_waits_for_the_end_of_a_window_alone() -> None:
 def test_too_many_bands_for_a_rate_are_refused_with_the_most_that_fit() -> None:
     most = most_mels(0.025, 8000, 256)
     assert not empty_filters(most, 0.025, 8000)
-    KaldiFilterBank(params(most), 8000)
+    assert KaldiFilterBank(params(most), 8000)(sound("loud", 800, 8000)).shape == (10, most)
+    with pytest.raises(ValueError, match="num_mel_bins too large"):  # the library agrees
+        library(sound("loud", 800, 8000), params(most + 1), 8000)
     with pytest.raises(ModelError, match=r"128 mel bands are empty at 8000 Hz.*num_mels up to \d+"):
         KaldiFilterBank(params(128), 8000)
 
