@@ -12,6 +12,7 @@ from distillery.data.workspace import PREPARED
 from distillery.errors import ManifestError, ModelError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import RegistryParams
+from distillery.tracking.bundle import DIGESTS_FILE, check_bundle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,23 +59,32 @@ def export_for_sherpa(root: Path, model: str | None, version: str | None, out: P
         ModelError: sherpa-onnx cannot run it, its files are damaged, or the folder is in use.
     """
     from distillery.architectures.known import ARCHITECTURES
-    from distillery.commands.main import find_model
     from distillery.files import whole_folder
     from distillery.models.recogniser import Recogniser
     from distillery.serve.sherpa import FILES, check_sherpa, export_sherpa
-    from distillery.tracking.versions import uri_of
 
     if out.exists() and (others := _others(out, FILES)):
         raise ModelError(
             f"{out}: holds {others[0]!r}, which no export wrote; name a new folder with OUT=…"
         )
-    if model is None:
-        model = uri_of(RegistryParams.load(root / PARAMS_FILE).register.model_name, version)
-    recogniser = Recogniser.load(find_model(model, root), ARCHITECTURES)
+    saved = _registered(root, version) if model is None else Path(model)
+    if (saved / DIGESTS_FILE).exists():
+        check_bundle(saved)
+    recogniser = Recogniser.load(saved, ARCHITECTURES)
     check_sherpa(recogniser)
     waveforms = _calibration(root, recogniser.sample_rate_hz)
     with whole_folder(out) as folder:
         return export_sherpa(recogniser, folder, waveforms)
+
+
+def _registered(root: Path, version: str | None) -> Path:
+    from distillery.tracking.store import Tracking
+    from distillery.tracking.versions import checked_folder, uri_of
+
+    settings = RegistryParams.load(root / PARAMS_FILE).register
+    tracking = Tracking(settings, root, "make export FORMAT=sherpa")
+    with tracking.explained():
+        return checked_folder(tracking, uri_of(settings.model_name, version))
 
 
 def _others(folder: Path, names: Sequence[str]) -> list[str]:

@@ -26,8 +26,10 @@ def kaldi_frames(num_samples: Samples, hop_samples: int) -> Samples:
 
     Kaldi has none for less than half a hop.
     """
-    found = np.maximum(1, (num_samples + hop_samples // 2) // hop_samples)
-    return found if isinstance(num_samples, np.ndarray) else int(found)
+    found = (num_samples + hop_samples // 2) // hop_samples
+    if not isinstance(found, np.ndarray):
+        return max(1, found)
+    return found.clip(1)
 
 
 def transform_size(window_samples: int) -> int:

@@ -5,9 +5,9 @@ The order of the fields is that of a saved model's config.json.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, model_validator
 
 from distillery.params.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
@@ -22,10 +22,15 @@ def _refuse_even(kernel_size: int) -> None:
         raise ValueError(f"kernel_size {kernel_size} is even; an odd one is needed")
 
 
+def _is_log_mel(kind: str) -> bool:
+    return kind == LOG_MEL
+
+
 class FeatureParams(Section):
     """Log-mel filter-bank features."""
 
-    type: Literal["log_mel", "kaldi_fbank"] = LOG_MEL
+    # Models from before there were two types keep their bytes, and so their digests.
+    type: Annotated[Literal["log_mel", "kaldi_fbank"], Field(exclude_if=_is_log_mel)] = LOG_MEL
     """`log_mel` as torchaudio computes them; `kaldi_fbank` as Kaldi and sherpa-onnx do, for models
     that are to run there: see `make export`."""
     num_mels: Annotated[int, Field(ge=8, le=256)] = 64
@@ -38,14 +43,6 @@ class FeatureParams(Section):
     """What gets zero mean and unit variance over the utterance: every mel band, which removes the
     channel, or all bands together, which keeps the spectrum's shape and suits single words.
     `running` is `bands` over the frames so far, for students that stream."""
-
-    @model_serializer(mode="wrap")
-    def _without_what_was_ever_so(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # Models from before there were two types keep their bytes, and so their digests.
-        values: dict[str, Any] = handler(self)
-        if values.get("type") == LOG_MEL:
-            del values["type"]
-        return values
 
 
 class ConvBiLSTMParams(Section):

@@ -19,7 +19,7 @@ import numpy as np
 
 from distillery.data.text import Vocabulary
 from distillery.models.decoding import collapsed
-from distillery.serve.numpy_features import NumpyFeatures
+from distillery.serve.normalised_features import NumpyFeatures
 
 MAX_WHOLE_SECONDS = 60.0
 """Longer recordings are gone through in windows."""

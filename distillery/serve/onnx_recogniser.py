@@ -17,7 +17,8 @@ from distillery.files import digest_of_file, read_json
 from distillery.models.decoding import greedy_text
 from distillery.params.models import FeatureParams
 from distillery.serve.long_audio import Layout, is_long, long_text, scores_in_windows
-from distillery.serve.numpy_features import NumpyFeatures, numpy_features
+from distillery.serve.normalised_features import NumpyFeatures
+from distillery.serve.numpy_features import numpy_features
 
 CONFIG_FILE = "config.json"
 TOKENS_FILE = "tokens.txt"

@@ -122,7 +122,7 @@ class ChunkNetwork(nn.Module):
 
     def _unpacked(self, embed: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         flat = embed.flatten(1)
-        parts = list(flat[:, : sum(self.parts)].split(self.parts, dim=1))
+        parts = list(torch.split(flat[:, : sum(self.parts)], self.parts, dim=1))
         return parts[:2], parts[2:]
 
     def _packed(self, parts: Sequence[Tensor], embed: Tensor) -> Tensor:
@@ -142,13 +142,19 @@ def state_shapes(recogniser: Recogniser) -> dict[str, tuple[tuple[int, ...], int
     network = recogniser.network
     assert isinstance(network, CausalConv)
     channels = network.output.in_channels
-    held = network.blocks[0].depthwise.kernel_size[1] - 1  # type: ignore[union-attr,index]
+    held = _kernel_size(network) - 1
     shapes: dict[str, tuple[tuple[int, ...], int]] = {}
     for index in range(len(network.blocks)):
         small = [(1, 1, 1), (1, 1, 1, 3 * channels // 4), (1, 1, 1), (1, 1, 1)]
         shapes |= {f"{n}_{index}": (s, 1) for n, s in zip(STATES_OF_A_LAYER, small, strict=True)}
         shapes |= {f"{n}_{index}": ((1, channels, held), 0) for n in CONVOLUTIONS_OF_A_LAYER}
     return {**shapes, "embed_states": ((1, *EMBED_SHAPE), 0), "processed_lens": ((1,), 0)}
+
+
+def _kernel_size(network: CausalConv) -> int:
+    block = network.blocks[0]
+    assert isinstance(block, SeparableBlock)
+    return int(block.depthwise.kernel_size[1])
 
 
 def tail_seconds(recogniser: Recogniser) -> float:
@@ -194,7 +200,6 @@ def streaming_model(recogniser: Recogniser) -> tuple[bytes, dict[str, str]]:
 def _metadata(recogniser: Recogniser) -> dict[str, str]:
     network = recogniser.network
     assert isinstance(network, CausalConv)
-    kernel = network.blocks[0].depthwise.kernel_size[1]  # type: ignore[union-attr,index]
     return {
         "model_type": "zipformer2",
         "version": "1",
@@ -204,7 +209,7 @@ def _metadata(recogniser: Recogniser) -> dict[str, str]:
         "T": str(CHUNK_FRAMES),
         "num_encoder_layers": str(len(network.blocks)),
         "encoder_dims": str(network.output.in_channels),
-        "cnn_module_kernels": str(2 * (kernel - 1)),
+        "cnn_module_kernels": str(2 * (_kernel_size(network) - 1)),
         "left_context_len": "1",
         "query_head_dims": "1",
         "value_head_dims": "1",

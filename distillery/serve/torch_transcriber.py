@@ -11,7 +11,8 @@ import torch
 
 from distillery.models.recogniser import Recogniser
 from distillery.serve.long_audio import Layout, is_long, long_text, scores_in_windows
-from distillery.serve.numpy_features import NumpyFeatures, numpy_features
+from distillery.serve.normalised_features import NumpyFeatures
+from distillery.serve.numpy_features import numpy_features
 
 
 @dataclass(frozen=True)
