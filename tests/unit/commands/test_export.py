@@ -38,6 +38,11 @@ def test_the_folder_loads_in_sherpa_onnx(workspace: Path, capsys) -> None:
     assert heard(recogniser, waveforms, RATE_HZ) == student(SMALL).transcribe(waveforms)
 
 
+def test_a_folder_that_holds_no_model_is_named(workspace: Path, capsys) -> None:
+    assert cli.main(["export", "sherpa", "--model", "nowhere"]) == 2
+    assert "nowhere: holds no config.json; expected a saved model" in capsys.readouterr().err
+
+
 def test_without_prepared_audio_there_are_no_integers_and_it_says_so(
     workspace: Path, capsys
 ) -> None:
