@@ -1,4 +1,4 @@
-"""What students do in sherpa-onnx, beside our own serving: texts, WER, real-time factor.
+"""Students in sherpa-onnx, beside our own serving: texts, WER, speed; and what features cost.
 
     python -m benchmarks.sherpa [--data data/prepared] [--models FOLDER …]
 
@@ -19,19 +19,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import kaldi_native_fbank
 import numpy as np
 import sherpa_onnx
 import torch
+import torchaudio
 from threadpoolctl import threadpool_limits
 
 from benchmarks.common import paired_rounds, report, row
 from distillery.architectures.known import ARCHITECTURES
+from distillery.data.kaldi import KaldiFilterBank
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.scoring import count_errors
 from distillery.device import num_threads
 from distillery.models.recogniser import Recogniser
-from distillery.params.models import KALDI_FBANK
+from distillery.params.models import KALDI_FBANK, FeatureParams
 from distillery.serve.export import calibration_waveforms, export_student
+from distillery.serve.log_mel import NumpyLogMel
 from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 from distillery.serve.sherpa import (
     INT8_FILE,
@@ -43,6 +47,8 @@ from distillery.serve.sherpa import (
 from distillery.serve.sherpa_streaming import tail_seconds
 from distillery.serve.streaming import StreamingRecogniser, can_stream
 
+RATE_HZ, SECONDS, NUM_MELS = 16000, 10, 40
+FEATURE_ROUNDS = 31
 BATCH = 16
 PIECE_SECONDS = 0.1
 ROUNDS = 5
@@ -66,7 +72,57 @@ def main() -> None:
                 rows += measure(name, student, data)
     if not rows:
         sys.exit(f"none of {len(students)} students hears {KALDI_FBANK}, so sherpa-onnx runs none")
-    report("sherpa", rows)
+    report("sherpa", [*features_rows(), *rows])
+
+
+def features_rows() -> list[dict[str, Any]]:
+    """Return how long each library takes to make the same features."""
+    waveform = np.random.default_rng(0).normal(0, 0.1, SECONDS * RATE_HZ).astype(np.float32)
+    params = FeatureParams(type=KALDI_FBANK, num_mels=NUM_MELS)
+    log_mels = FeatureParams(num_mels=NUM_MELS)
+    bank, log_mel = KaldiFilterBank(params, RATE_HZ), NumpyLogMel(log_mels, RATE_HZ)
+    options = kaldi_native_fbank.FbankOptions()
+    options.frame_opts.samp_freq, options.frame_opts.dither = RATE_HZ, 0
+    options.frame_opts.snip_edges = False
+    options.mel_opts.num_bins = NUM_MELS
+    options.mel_opts.low_freq, options.mel_opts.high_freq = 20, -400
+
+    def library() -> np.ndarray:
+        online = kaldi_native_fbank.OnlineFbank(options)
+        online.accept_waveform(RATE_HZ, waveform)
+        online.input_finished()
+        return np.array([online.get_frame(index) for index in range(online.num_frames_ready)])
+
+    def torchaudio_s() -> torch.Tensor:
+        return torchaudio.compliance.kaldi.fbank(
+            torch.from_numpy(waveform)[None],
+            num_mel_bins=NUM_MELS,
+            sample_frequency=RATE_HZ,
+            snip_edges=False,
+            low_freq=20,
+            high_freq=-400,
+        )
+
+    jobs = {
+        "ours, NumPy": lambda: bank(waveform),
+        "kaldi-native-fbank": library,
+        "torchaudio.compliance.kaldi": torchaudio_s,
+        "log_mel, NumPy": lambda: log_mel(waveform),
+    }
+    with num_threads(1), threadpool_limits(1):
+        taken = zip(*paired_rounds(list(jobs.values()), FEATURE_ROUNDS), strict=True)
+    against = f"{NUM_MELS} bands, median of {FEATURE_ROUNDS} paired rounds, CPU time"
+    return [
+        row(
+            f"features of {SECONDS} s: {name}",
+            1000 * statistics.median(times),
+            "ms",
+            None,
+            None,
+            against,
+        )
+        for name, times in zip(jobs, taken, strict=True)
+    ]
 
 
 def measure(name: str, student: Recogniser, data: PreparedData) -> list[dict[str, Any]]:
@@ -85,8 +141,11 @@ def measure(name: str, student: Recogniser, data: PreparedData) -> list[dict[str
                 same = float(np.mean([a == b for a, b in zip(heard, ours, strict=True)]))
                 where = f"{part}, {len(spoken)} utterances"
                 is_goal = way in ("sherpa-onnx", "sherpa-onnx, batches")
-                found += [
-                    row(f"{what}: WER, {way}", _wer(spoken["text"], heard), "%", None, None, where),
+                wer = _wer(spoken["text"], heard)
+                found.append(row(f"{what}: WER, {way}", wer, "%", None, None, where))
+                if way == _ours(way):
+                    continue
+                found.append(
                     row(
                         f"{what}: same texts as {_ours(way)}, {way}",
                         same,
@@ -95,8 +154,8 @@ def measure(name: str, student: Recogniser, data: PreparedData) -> list[dict[str
                         same == 1,
                         where,
                         is_goal=is_goal,
-                    ),
-                ]
+                    )
+                )
         seconds = sum(map(len, waveforms)) / data.sample_rate_hz
         jobs = [lambda hear=hear: hear(waveforms) for hear in ways.values()]
         columns = zip(*paired_rounds(jobs, ROUNDS), strict=True)
