@@ -116,6 +116,11 @@ score: install ## WER on your own labelled recordings, with the champion: make s
 	@test -n "$(DIR)" || { echo 'error: which recordings? make score DIR=folder, which holds manifest.csv with path,text[,speaker]; VERSION=3 takes another model' >&2; exit 2; }
 	@$(PYTHON) -m distillery.commands.main score "$(DIR)" $(if $(VERSION),--version "$(VERSION)")
 
+.PHONY: export
+export: install ## a folder for another runtime: make export FORMAT=sherpa [VERSION=3] [OUT=folder]
+	@test -n "$(FORMAT)" || { echo 'error: for which runtime? make export FORMAT=sherpa; VERSION=3 takes another model than the champion' >&2; exit 2; }
+	@$(PYTHON) -m distillery.commands.main export "$(FORMAT)" $(if $(VERSION),--version "$(VERSION)") $(if $(OUT),--out "$(OUT)")
+
 .PHONY: serve
 serve: install ## serve the champion over HTTP, on loopback, until Ctrl-C
 	@exec $(PYTHON) -m flows.servers.serve --host "$(SERVE_HOST)" --port $(SERVE_PORT)

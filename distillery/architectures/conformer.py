@@ -62,15 +62,14 @@ class ConvConformer(Network):
         """Return scores `(batch, frames, vocab)`."""
         x, lengths = self.front(features, lengths)
         x = self.dropout(self.project(x))
-        if lengths is None:
-            self._mask = None
-            x = x.transpose(0, 1)
-            for block in self.blocks.conformer_layers:
-                x = block(x, None)
-            x = x.transpose(0, 1)
-        else:
+        padding: Tensor | None = None
+        self._mask = None
+        if lengths is not None:
             mask = real_frames(lengths, x.shape[1])
             self._mask = mask[:, None].to(x.dtype)  # (batch, 1, frames)
-            x, _ = self.blocks(x, lengths)
-        scores: Tensor = self.output(x)
+            padding = ~mask
+        x = x.transpose(0, 1)
+        for block in self.blocks.conformer_layers:
+            x = block(x, padding)
+        scores: Tensor = self.output(x.transpose(0, 1))
         return scores

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distillery.models.layers import Dropout, Network, real_frames, with_last
+from distillery.models.layers import Dropout, Network, real_frames, thinned, with_last
 from distillery.models.pointwise import Pointwise
 from distillery.params.models import CausalConvParams, SeparableConvParams
 
@@ -138,7 +138,7 @@ class SeparableNetwork(Network):
                 x = self.mix(x)
             x = torch.relu(self.norms[index](x))
             if lengths is not None:
-                lengths = -(-lengths // stride)
+                lengths = thinned(lengths, stride)
                 mask = real_frames(lengths, x.shape[-1])[:, None, None].to(x.dtype)
                 x = x * mask
         self._tell(0, x)

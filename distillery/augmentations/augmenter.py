@@ -24,7 +24,7 @@ from distillery.augmentations.noise import Noise, generated_noises
 from distillery.augmentations.retiming import Piece, retime, what_is_known
 from distillery.augmentations.reverberation import Reverberation
 from distillery.augmentations.sounds import Sounds, read_sounds
-from distillery.data.features import LogMel, pad
+from distillery.data.features import Extractor, pad
 from distillery.params.augmentation import AugmentationParams
 from distillery.training.batches import Batch, Moment
 
@@ -94,7 +94,7 @@ class Augmenter:
     """The audio of a row of the training set, float32 `(samples,)`."""
     keys: Sequence[str]
     """Audio keys of the rows."""
-    extractor: LogMel
+    extractor: Extractor
     time_reduction: int
     """Feature frames per frame of the student."""
     rate_ratio: int

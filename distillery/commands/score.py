@@ -123,12 +123,12 @@ def score_folder(root: Path, place: Path, version: str | None) -> tuple[Score, T
     from distillery.serve.scoring import score
     from distillery.serve.served import load_served
     from distillery.tracking.store import Tracking
-    from distillery.tracking.versions import checked_folder, version_of
+    from distillery.tracking.versions import checked_folder, uri_of, version_of
 
     params = ScoreParams.load(root / PARAMS_FILE)
     tracking = Tracking(params.register, root, f"make score DIR={place}")
     with tracking.explained():
-        found = version_of(tracking, _uri(params.register.model_name, version))
+        found = version_of(tracking, uri_of(params.register.model_name, version))
         folder = checked_folder(tracking, f"models:/{found.name}/{found.version}")
     recogniser, vocabulary = load_served(folder), Vocabulary.load(folder / TOKENS_FILE)
     scored = score(recogniser, vocabulary, labelled, _spelling(found.tags))
@@ -141,15 +141,6 @@ def score_folder(root: Path, place: Path, version: str | None) -> tuple[Score, T
         _num_trained_on(root, folder, scored),
     )
     return result, tracking
-
-
-def _uri(model_name: str, version: str | None) -> str:
-    from distillery.tracking.versions import CHAMPION
-
-    if version is not None and version.startswith("models:/"):
-        return version
-    wanted = version or CHAMPION
-    return f"models:/{model_name}{'/' if wanted.isdecimal() else '@'}{wanted}"
 
 
 def _spelling(tags: Mapping[str, str]) -> SpellingRule:

@@ -1,4 +1,4 @@
-"""Log-mel features, normalised per utterance, and their packed form for training."""
+"""Features of audio, normalised per utterance, and their packed form for training."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from tqdm import tqdm
 
 from distillery.data.copies import waveform_of
 from distillery.data.feature_constants import LOG_FLOOR, VARIANCE_FLOOR
+from distillery.data.kaldi import KaldiFilterBank
 from distillery.data.manifest import PreparedData
 from distillery.data.normalisation import RunningNormaliser
 from distillery.device import num_threads
 from distillery.files import replace_file
-from distillery.params.models import FeatureParams
+from distillery.params.models import KALDI_FBANK, LOG_MEL, FeatureParams
 
 FILE_LAYOUT = "1.0 1"
 """Of the packed file; part of the digest in its name, so another layout has other files."""
@@ -35,19 +36,45 @@ logger = logging.getLogger(__name__)
 Samples = TypeVar("Samples", int, np.ndarray)
 
 
-class LogMel(nn.Module):
-    """Turn one waveform into log-mel features of zero mean and unit variance.
+class Extractor(nn.Module):
+    """Turn one waveform into features of zero mean and unit variance.
 
     Normalising every band over the utterance removes level and channel, normalising all bands
     together the level alone; data/normalisation.py has the running form. Every utterance is
     computed by itself, so its features never depend on what else is in the batch.
     """
 
-    def __init__(self, params: FeatureParams, sample_rate_hz: int) -> None:
+    hop_samples: int
+
+    def __init__(self, params: FeatureParams) -> None:
         super().__init__()
-        window = round(params.window_seconds * sample_rate_hz)
         self.is_running = params.normalise == "running"
         self.normalised_dims = (0, 1) if params.normalise == "level" else (0,)
+
+    def num_frames(self, num_samples: Samples) -> Samples:
+        """Return the number of feature frames of a waveform, or of many, `(utterances,)`."""
+        raise NotImplementedError
+
+    def logs(self, waveform: Tensor) -> Tensor:
+        """Return log energies `(feature_frames, mels)`, not normalised, of `(samples,)`."""
+        raise NotImplementedError
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return the features `(feature_frames, mels)` of a waveform `(samples,)`."""
+        logs = self.logs(waveform)
+        if self.is_running:
+            return RunningNormaliser()(logs)
+        centred = logs - logs.mean(dim=self.normalised_dims)
+        variance = centred.square().mean(dim=self.normalised_dims)
+        return centred / torch.sqrt(variance + VARIANCE_FLOOR)
+
+
+class LogMel(Extractor):
+    """Log-mel features as torchaudio computes them."""
+
+    def __init__(self, params: FeatureParams, sample_rate_hz: int) -> None:
+        super().__init__(params)
+        window = round(params.window_seconds * sample_rate_hz)
         self.hop_samples = round(params.hop_seconds * sample_rate_hz)
         self.mel = torchaudio.transforms.MelSpectrogram(
             sample_rate_hz,
@@ -62,14 +89,36 @@ class LogMel(nn.Module):
         """Return the number of feature frames of a waveform, or of many, `(utterances,)`."""
         return num_samples // self.hop_samples + 1
 
-    def forward(self, waveform: Tensor) -> Tensor:
-        """Return the features `(feature_frames, mels)` of a waveform `(samples,)`."""
-        logs = torch.log(self.mel(waveform) + LOG_FLOOR).T  # (feature_frames, mels)
-        if self.is_running:
-            return RunningNormaliser()(logs)
-        centred = logs - logs.mean(dim=self.normalised_dims)
-        variance = centred.square().mean(dim=self.normalised_dims)
-        return centred / torch.sqrt(variance + VARIANCE_FLOOR)
+    def logs(self, waveform: Tensor) -> Tensor:
+        """Return log energies `(feature_frames, mels)`, not normalised, of `(samples,)`."""
+        return torch.log(self.mel(waveform) + LOG_FLOOR).T
+
+
+class KaldiFbank(Extractor):
+    """Kaldi's log filter-bank energies, by the same code as where the model is served."""
+
+    def __init__(self, params: FeatureParams, sample_rate_hz: int) -> None:
+        super().__init__(params)
+        self.bank = KaldiFilterBank(params, sample_rate_hz)
+        self.hop_samples = self.bank.hop_samples
+
+    def num_frames(self, num_samples: Samples) -> Samples:
+        """Return the number of feature frames of a waveform, or of many, `(utterances,)`."""
+        return self.bank.num_frames(num_samples)
+
+    def logs(self, waveform: Tensor) -> Tensor:
+        """Return log energies `(feature_frames, mels)`, not normalised, of `(samples,)`."""
+        return torch.from_numpy(self.bank(waveform.numpy()))
+
+
+def extractor_of(params: FeatureParams, sample_rate_hz: int) -> Extractor:
+    """Return what makes such features of waveforms at such a rate.
+
+    Raises:
+        ModelError: so many mel bands cannot be told apart at this rate.
+    """
+    kinds = {LOG_MEL: LogMel, KALDI_FBANK: KaldiFbank}
+    return kinds[params.type](params, sample_rate_hz)
 
 
 def pad(items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
@@ -135,7 +184,7 @@ def pack_features(
         params: feature settings.
         scratch: folder for the packed file; may be deleted at any time between runs.
     """
-    extractor = LogMel(params, data.sample_rate_hz)
+    extractor = extractor_of(params, data.sample_rate_hz)
     spec = f"{params.model_dump_json()} {data.sample_rate_hz} {FILE_LAYOUT}"
     digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[:20]
     scratch.mkdir(parents=True, exist_ok=True)

@@ -37,7 +37,19 @@ class RunningNormaliser:
         sums = torch.stack([shifted, shifted.square()], dim=1).cumsum(dim=0) + self.sums
         counts = self.num_frames + torch.arange(1, len(logs) + 1, dtype=torch.float64)[:, None]
         self.num_frames, self.sums = self.num_frames + len(logs), sums[-1]
-        means = sums[:, 0] / (PRIOR_FRAMES + counts)
-        squares = (PRIOR_FRAMES * PRIOR_VARIANCE + sums[:, 1]) / (PRIOR_FRAMES + counts)
-        variances = squares - means.square()
-        return ((shifted - means) / torch.sqrt(variances + VARIANCE_FLOOR)).float()
+        return normalised_so_far(shifted, sums[:, 0], sums[:, 1], counts)
+
+
+def normalised_so_far(shifted: Tensor, sums: Tensor, squares: Tensor, counts: Tensor) -> Tensor:
+    """Return frames y_t as float32, of the formula above.
+
+    Args:
+        shifted: d_t, float64, of any shape, as are the others where nothing else is said.
+        sums: Σ_{i≤t} d_i.
+        squares: Σ_{i≤t} d_i².
+        counts: frames so far, which fits the shape.
+    """
+    means = sums / (PRIOR_FRAMES + counts)
+    mean_squares = (PRIOR_FRAMES * PRIOR_VARIANCE + squares) / (PRIOR_FRAMES + counts)
+    variances = mean_squares - means.square()
+    return ((shifted - means) / torch.sqrt(variances + VARIANCE_FLOOR)).float()

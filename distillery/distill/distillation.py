@@ -23,7 +23,7 @@ from distillery.data.copies import (
     with_copies,
     with_unheard_copies,
 )
-from distillery.data.features import LogMel, pack_features, unpacked_features
+from distillery.data.features import extractor_of, pack_features, unpacked_features
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.text import Vocabulary
 from distillery.distill.filtering import Filtered, filter_hypotheses
@@ -368,7 +368,7 @@ class Distillation:
             self.effects,
             lambda row: waveform_of(self.data, listed[row]),
             list(rows["audio_key"]),
-            LogMel(self.features, self.data.sample_rate_hz),
+            extractor_of(self.features, self.data.sample_rate_hz),
             reduction,
             self._rate_ratio(self._clock.shift_seconds),
             self.vocabulary.encode(" ")[0],

@@ -90,7 +90,7 @@ class Network(nn.Module):
 
     def num_output_frames(self, lengths: Tensor) -> Tensor:
         """Return output lengths for feature lengths `(batch,)`."""
-        return -(-lengths // self.time_reduction)
+        return thinned(lengths, self.time_reduction)
 
 
 class NetworkStream(Protocol):
@@ -117,6 +117,14 @@ class StreamingNetwork(Network):
 def with_last(layers: Mapping[str, tuple[nn.Module, int]]) -> dict[str, tuple[nn.Module, int]]:
     """Return a network's layers, first to last, with the name `last` for the last of them."""
     return {**layers, "last": list(layers.values())[-1]}
+
+
+def thinned(lengths: Tensor, stride: int) -> Tensor:
+    """Return lengths `(batch,)` behind a stride, rounded up.
+
+    Of positive numbers, for ONNX divides integers towards zero, not down.
+    """
+    return (lengths + stride - 1) // stride
 
 
 def real_frames(lengths: Tensor, num_frames: int) -> Tensor:
@@ -177,7 +185,7 @@ class ConvFrontEnd(nn.Module):
         ):
             x = norm(convolution(x))  # (batch, channels, frames, bands)
             if lengths is not None:
-                lengths = -(-lengths // stride)
+                lengths = thinned(lengths, stride)
                 x = x.mul_(real_frames(lengths, x.shape[2])[:, None, :, None])
             x = x.relu_()
         return x.transpose(1, 2).flatten(2), lengths

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from distillery.data.audio import as_waveform
-from distillery.data.features import LogMel, pad
+from distillery.data.features import Extractor, extractor_of, pad
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import Json, write_bytes, write_json
@@ -159,9 +159,9 @@ class Recogniser:
         return digest_of_weights(self.network)
 
     @cached_property
-    def extractor(self) -> LogMel:
+    def extractor(self) -> Extractor:
         """What makes features of waveforms."""
-        return LogMel(self.features, self.sample_rate_hz)
+        return extractor_of(self.features, self.sample_rate_hz)
 
     def check_sample_rate(self, sample_rate_hz: int) -> None:
         """Make sure that audio of this rate is what the recogniser was made for.

@@ -13,6 +13,8 @@ from distillery.params.base import NonNegativeInt, PositiveFloat, PositiveInt, S
 
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
 TimeReduction = Literal[2, 4]
+LOG_MEL: Literal["log_mel"] = "log_mel"
+KALDI_FBANK: Literal["kaldi_fbank"] = "kaldi_fbank"
 
 
 def _refuse_even(kernel_size: int) -> None:
@@ -20,9 +22,17 @@ def _refuse_even(kernel_size: int) -> None:
         raise ValueError(f"kernel_size {kernel_size} is even; an odd one is needed")
 
 
+def _is_log_mel(kind: str) -> bool:
+    return kind == LOG_MEL
+
+
 class FeatureParams(Section):
     """Log-mel filter-bank features."""
 
+    # Models from before there were two types keep their bytes, and so their digests.
+    type: Annotated[Literal["log_mel", "kaldi_fbank"], Field(exclude_if=_is_log_mel)] = LOG_MEL
+    """`log_mel` as torchaudio computes them; `kaldi_fbank` as Kaldi and sherpa-onnx do, for models
+    that are to run there: see `make export`."""
     num_mels: Annotated[int, Field(ge=8, le=256)] = 64
     """Mel bands; more shows finer pitch detail and costs time."""
     window_seconds: PositiveFloat = 0.025

@@ -6,12 +6,14 @@ function of the sections that it compares, which raises a ValueError, as pydanti
 
 from __future__ import annotations
 
+from distillery.data.kaldi_filters import empty_filters, most_mels
 from distillery.data.languages import plain
 from distillery.params.base import INIT_TEACHER
 from distillery.params.cache import CacheParams
 from distillery.params.distill import DistillParams
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.language_model import LanguageModelParams
+from distillery.params.models import KALDI_FBANK
 from distillery.params.objective import lowest
 from distillery.params.prepare import PrepareParams
 from distillery.params.teacher import (
@@ -249,6 +251,27 @@ def check_speeds(distill: DistillParams, cache: CacheParams) -> None:
                 f"distill.augmentation.speed_factors: {factor:g} stands in cache.speed_factors, "
                 "too, expected in one of them; remove it from the former, and the copy has "
                 "teacher outputs of its own, or from the latter, and it costs the teacher nothing"
+            )
+
+
+def check_mel_bands(prepare: PrepareParams, distill: DistillParams, teacher: TeacherParams) -> None:
+    """Refuse more bands of `kaldi_fbank` than the sample rate tells apart."""
+    heard = {
+        f"distill.students.{name}" if student.features else "distill": distill.features_of(name)
+        for name, student in distill.students.items()
+    }
+    if isinstance(teacher, TrainedTeacherParams):
+        heard["teacher"] = teacher.features
+    rate = prepare.sample_rate_hz
+    for section, features in heard.items():
+        if features.type != KALDI_FBANK:
+            continue
+        window, bands = features.window_seconds, features.num_mels
+        if num_empty := empty_filters(bands, window, rate):
+            raise ValueError(
+                f"{section}.features: {num_empty} of {bands} mel bands of {KALDI_FBANK} would be "
+                f"empty at {rate} Hz, which sherpa-onnx refuses; expected num_mels up to "
+                f"{most_mels(window, rate, bands)}"
             )
 
 

@@ -22,6 +22,7 @@ from distillery.params.retraining import RetrainingParams
 from distillery.params.rules import (
     check_hidden_transcripts,
     check_languages,
+    check_mel_bands,
     check_streaming,
     check_students,
 )
@@ -103,5 +104,6 @@ class Params(Sections):
         check_students(self.distill, self.teacher, self.cache, self.language_model)
         check_streaming(self.evaluate, self.distill)
         check_languages(self.prepare, self.teacher)
+        check_mel_bands(self.prepare, self.distill, self.teacher)
         check_hidden_transcripts(self.prepare, self.teacher, self.distill, self.language_model)
         return self

@@ -20,7 +20,7 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,8 +99,15 @@ class _Attention(nn.Module):
         super().__init__()
         self.attention = attention
 
-    def forward(self, query: Tensor, **_: Any) -> tuple[Tensor, None]:
-        """Return `(frames, batch, width)` for the same shape, which is key and value as well."""
+    def forward(
+        self, query: Tensor, key_padding_mask: Tensor | None = None, **_: Any
+    ) -> tuple[Tensor, None]:
+        """Return `(frames, batch, width)` for the same shape, which is key and value as well.
+
+        Args:
+            query: the sequence.
+            key_padding_mask: `(batch, frames)`, True where a frame is none.
+        """
         attention = self.attention
         joint = nn.functional.linear(query, attention.in_proj_weight, attention.in_proj_bias)
         queries, keys, values = (
@@ -108,6 +115,8 @@ class _Attention(nn.Module):
             for part in joint.chunk(3, dim=-1)
         )  # (batch, heads, frames, width of a head)
         similarities = queries @ keys.transpose(-1, -2) / math.sqrt(attention.head_dim)
+        if key_padding_mask is not None:
+            similarities = similarities.masked_fill(key_padding_mask[:, None, None], -torch.inf)
         mixed = (similarities.softmax(dim=-1) @ values).permute(2, 0, 1, 3).flatten(-2)
         return attention.out_proj(mixed), None
 
@@ -119,11 +128,33 @@ def to_onnx(network: Network, num_mels: int) -> bytes:
         network: the network; it stays as it is.
         num_mels: width of the features.
     """
-    alone = _Alone(copy.deepcopy(network)).cpu().eval()
-    for module in list(alone.modules()):
-        for name, child in list(module.named_children()):
+    return traced(
+        _Alone(network),
+        {INPUT: torch.zeros(1, TRACED_FRAMES, num_mels)},
+        [OUTPUT],
+        {INPUT: {0: "batch", 1: "feature_frames"}, OUTPUT: {0: "batch", 1: "frames"}},
+    )
+
+
+def traced(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    outputs: Sequence[str],
+    dynamic_axes: Mapping[str, Mapping[int, str]],
+) -> bytes:
+    """Return a module as an ONNX file's content.
+
+    Args:
+        module: takes the inputs in order; it stays as it is.
+        inputs: by name, examples of any length along their dynamic axes.
+        outputs: names, in order.
+        dynamic_axes: by name of an input or output, the axes that may be of any length, named.
+    """
+    copied = copy.deepcopy(module).cpu().eval()
+    for parent in list(copied.modules()):
+        for name, child in list(parent.named_children()):
             if isinstance(child, nn.MultiheadAttention):
-                setattr(module, name, _Attention(child))
+                setattr(parent, name, _Attention(child))
     with (
         tempfile.TemporaryDirectory() as temporary,
         warnings.catch_warnings(),
@@ -134,17 +165,14 @@ def to_onnx(network: Network, num_mels: int) -> bytes:
         # know that a recurrent layer's batch may differ from the traced one.
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            alone,
-            (torch.zeros(1, TRACED_FRAMES, num_mels),),
+            copied,
+            tuple(inputs.values()),
             path,
             dynamo=False,
             opset_version=OPSET,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            dynamic_axes={
-                INPUT: {0: "batch", 1: "feature_frames"},
-                OUTPUT: {0: "batch", 1: "frames"},
-            },
+            input_names=list(inputs),
+            output_names=list(outputs),
+            dynamic_axes={name: dict(axes) for name, axes in dynamic_axes.items()},
         )
         return path.read_bytes()
 
@@ -152,12 +180,15 @@ def to_onnx(network: Network, num_mels: int) -> bytes:
 # --- integers ----------------------------------------------------------------------------------
 
 
-def to_int8(floats: bytes, calibration: Sequence[np.ndarray]) -> bytes:
+def to_int8(
+    floats: bytes, calibration: Sequence[np.ndarray] | Sequence[Mapping[str, np.ndarray]]
+) -> bytes:
     """Return an exported network with its weights, and most of its arithmetic, in 8-bit integers.
 
     Args:
         floats: what `to_onnx` returned.
-        calibration: features `(1, feature_frames, mels)` whose activations span the ranges.
+        calibration: features `(1, feature_frames, mels)` whose activations span the ranges, or all
+            inputs by name.
     """
     import onnx
     from onnxruntime import quantization
@@ -166,9 +197,9 @@ def to_int8(floats: bytes, calibration: Sequence[np.ndarray]) -> bytes:
         def __init__(self) -> None:
             self.items = iter(calibration)
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
+        def get_next(self) -> Mapping[str, np.ndarray] | None:
             item = next(self.items, None)
-            return None if item is None else {INPUT: item}
+            return {INPUT: item} if isinstance(item, np.ndarray) else item
 
     model = onnx.load_from_string(floats)
     output = [node for node in model.graph.node if node.op_type in INTEGER_OPERATORS][-1]

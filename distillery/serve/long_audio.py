@@ -19,7 +19,7 @@ import numpy as np
 
 from distillery.data.text import Vocabulary
 from distillery.models.decoding import collapsed
-from distillery.serve.log_mel import NumpyLogMel
+from distillery.serve.normalised_features import NumpyFeatures
 
 MAX_WHOLE_SECONDS = 60.0
 """Longer recordings are gone through in windows."""
@@ -72,7 +72,7 @@ def is_long(num_samples: int, sample_rate_hz: int) -> bool:
 
 def scores_in_windows(
     samples: np.ndarray,
-    extractor: NumpyLogMel,
+    extractor: NumpyFeatures,
     layout: Layout,
     hop_seconds: float,
     run: Run,

@@ -16,8 +16,9 @@ from distillery.errors import ModelError
 from distillery.files import digest_of_file, read_json
 from distillery.models.decoding import greedy_text
 from distillery.params.models import FeatureParams
-from distillery.serve.log_mel import NumpyLogMel
 from distillery.serve.long_audio import Layout, is_long, long_text, scores_in_windows
+from distillery.serve.normalised_features import NumpyFeatures
+from distillery.serve.numpy_features import numpy_features
 
 CONFIG_FILE = "config.json"
 TOKENS_FILE = "tokens.txt"
@@ -88,9 +89,9 @@ class OnnxRecogniser:
         return digest_of_file(self.path)
 
     @cached_property
-    def extractor(self) -> NumpyLogMel:
+    def extractor(self) -> NumpyFeatures:
         """What makes features of waveforms."""
-        return NumpyLogMel(self.features, self.sample_rate_hz)
+        return numpy_features(self.features, self.sample_rate_hz)
 
     def check_sample_rate(self, sample_rate_hz: int) -> None:
         """Make sure that audio of this rate is what the student was made for.

@@ -6,7 +6,7 @@ what the whole utterance would have given, wherever it was cut.
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from distillery.data.feature_constants import LOG_FLOOR
-from distillery.data.features import LogMel
+from distillery.data.features import Extractor, KaldiFbank, LogMel
+from distillery.data.kaldi import KaldiStream
 from distillery.data.normalisation import RunningNormaliser
 from distillery.errors import ModelError
 from distillery.models.base import Teacher
@@ -62,7 +63,7 @@ class StreamingRecogniser:
             )
         assert isinstance(recogniser.network, StreamingNetwork)
         self.recogniser = recogniser
-        self.features = LogMelStream(recogniser.extractor)
+        self.features = feature_stream(recogniser.extractor)
         self.network = recogniser.network.stream()
         self.path = GreedyPath()
         self.has_ended = False
@@ -91,6 +92,44 @@ class StreamingRecogniser:
         log_probs: np.ndarray = scores.float().log_softmax(dim=-1).cpu().numpy()
         self.path.push(log_probs)
         return log_probs
+
+
+class FeatureStream(Protocol):
+    """Features on their way through one utterance."""
+
+    def push(self, samples: Tensor, *, last: bool = False) -> Tensor:
+        """Return the features `(new feature_frames, mels)` that these samples `(samples,)` settle.
+
+        Args:
+            samples: the next ones; there may be none.
+            last: whether the utterance ends here.
+        """
+
+
+def feature_stream(extractor: Extractor) -> FeatureStream:
+    """Return what makes of an utterance's pieces what the extractor makes of the whole."""
+    if isinstance(extractor, KaldiFbank):
+        return KaldiFbankStream(extractor)
+    assert isinstance(extractor, LogMel)
+    return LogMelStream(extractor)
+
+
+class KaldiFbankStream:
+    """Kaldi's features of one utterance, frame by frame as its samples arrive, normalised."""
+
+    def __init__(self, extractor: KaldiFbank) -> None:
+        self.stream = KaldiStream(extractor.bank)
+        self.normaliser = RunningNormaliser()
+
+    def push(self, samples: Tensor, *, last: bool = False) -> Tensor:
+        """Return the features `(new feature_frames, mels)` that these samples `(samples,)` settle.
+
+        Args:
+            samples: the next ones; there may be none.
+            last: whether the utterance ends here.
+        """
+        logs = self.stream.push(samples.numpy(), last=last)
+        return self.normaliser(torch.from_numpy(logs))
 
 
 class LogMelStream:

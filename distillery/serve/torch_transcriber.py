@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from distillery.models.recogniser import Recogniser
-from distillery.serve.log_mel import NumpyLogMel
 from distillery.serve.long_audio import Layout, is_long, long_text, scores_in_windows
+from distillery.serve.normalised_features import NumpyFeatures
+from distillery.serve.numpy_features import numpy_features
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,9 @@ class TorchTranscriber:
         ]
 
     @cached_property
-    def _extractor(self) -> NumpyLogMel:
+    def _extractor(self) -> NumpyFeatures:
         """Gives what the recogniser's own does, but for rounding, and block by block."""
-        return NumpyLogMel(self.recogniser.features, self.sample_rate_hz)
+        return numpy_features(self.recogniser.features, self.sample_rate_hz)
 
     def _long_text(self, samples: np.ndarray) -> str:
         recogniser = self.recogniser

@@ -279,6 +279,14 @@ def requirements() -> list[str]:
     return [f"{name}=={importlib.metadata.version(name)}" for name in RUNTIME_PACKAGES]
 
 
+def uri_of(model_name: str, version: str | None) -> str:
+    """Return the URI of a version: of a number, an alias, a URI or, for None, of the champion."""
+    if version is not None and version.startswith("models:/"):
+        return version
+    wanted = version or CHAMPION
+    return f"models:/{model_name}{'/' if wanted.isdecimal() else '@'}{wanted}"
+
+
 def version_of(tracking: Tracking, model_uri: str) -> ModelVersion:
     """Return the registered version that a URI stands for now.
 

@@ -18,10 +18,11 @@ from typing import Protocol, Self, get_args
 import numpy as np
 import pandas as pd
 
+from distillery.data.kaldi_filters import kaldi_frames, kaldi_samples
 from distillery.data.text import Vocabulary, min_ctc_frames
 from distillery.errors import CorpusError
 from distillery.params.distill import DistillParams
-from distillery.params.models import FeatureParams, TimeReduction
+from distillery.params.models import KALDI_FBANK, FeatureParams, TimeReduction
 from distillery.params.teacher import TrainedTeacherParams
 from distillery.params.training import TrainingParams
 
@@ -106,7 +107,7 @@ class FrameClock(Protocol):
 
 @dataclass(frozen=True)
 class FeatureClock:
-    """The frames of a network that hears log-mel features and thins them out."""
+    """The frames of a network that hears filter-bank features and thins them out."""
 
     features: FeatureParams
     sample_rate_hz: int
@@ -124,9 +125,14 @@ class FeatureClock:
 
     def num_frames(self, num_samples: np.ndarray) -> np.ndarray:
         """Return the frames of audio of so many samples, `(utterances,)` both."""
-        # As `LogMel` and `Network` have them, which come with PyTorch.
-        hop_samples = max(1, round(self.features.hop_seconds * self.sample_rate_hz))
-        return -(-(num_samples // hop_samples + 1) // self.time_reduction)
+        # As `LogMel`, `KaldiFilterBank` and `Network` have them.
+        if self.features.type == KALDI_FBANK:
+            hop_samples = kaldi_samples(self.features.hop_seconds, self.sample_rate_hz)
+            num_frames = kaldi_frames(num_samples, hop_samples)
+        else:
+            hop_samples = max(1, round(self.features.hop_seconds * self.sample_rate_hz))
+            num_frames = num_samples // hop_samples + 1
+        return -(-num_frames // self.time_reduction)
 
     def __str__(self) -> str:
         hop = f"hop_seconds {self.features.hop_seconds:g}"

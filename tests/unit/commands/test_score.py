@@ -104,6 +104,22 @@ def test_a_version_or_folder_that_is_not_there_is_named(
     assert status == 2 and "nowhere: no such folder or manifest" in error
 
 
+@pytest.mark.parametrize("version", [[], ["--version", "1"], ["--version", "7"]])
+def test_export_asks_the_same_registry(
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    version: list[str],
+) -> None:
+    monkeypatch.chdir(root)
+    assert cli.main(["export", "sherpa", *version]) == 2
+    # The version of these tests hears other features.
+    missing = "models:/tiny/7: not in the registry"
+    expected = missing if "7" in version else "its features are of type log_mel"
+    assert expected in capsys.readouterr().err
+    assert not (root / "exported").exists()
+
+
 def test_recordings_that_the_model_learnt_from_are_counted(
     root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

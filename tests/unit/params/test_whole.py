@@ -193,6 +193,15 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
             {"teacher": {"kind": "registry", "model": "models:/tiny/1", "speed_factors": []}},
             "teacher.speed_factors: unknown setting",
         ),
+        (
+            {"distill.features": {"type": "kaldi_fbank", "num_mels": 128}},
+            "distill.features: 6 of 128 mel bands of kaldi_fbank would be empty at 8000 Hz, which "
+            "sherpa-onnx refuses; expected num_mels up to 90",
+        ),
+        (
+            {"teacher.features": {"type": "kaldi_fbank", "num_mels": 128}},
+            "teacher.features: 6 of 128 mel bands of kaldi_fbank would be empty at 8000 Hz",
+        ),
         ({"distill.students.conv.init": "models:/tiny"}, "students.conv.init: String should match"),
         ({"distill.students.conv.init": "teachers"}, "students.conv.init: String should match"),
         ({"distill.generations": 0}, "distill.generations: Input should be greater than 0"),

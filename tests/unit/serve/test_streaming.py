@@ -28,7 +28,9 @@ SETTINGS = [(0, 4), (3, 4), (1, 2)]  # lookahead, time reduction
 
 
 @cache
-def student(lookahead_frames: int = 0, time_reduction: int = 4) -> Recogniser:
+def student(
+    lookahead_frames: int = 0, time_reduction: int = 4, features: str = "log_mel"
+) -> Recogniser:
     """Return a random network whose outputs are centred, so that it hears something of all."""
     torch.manual_seed(lookahead_frames)
     architecture = CausalConvParams(
@@ -39,9 +41,9 @@ def student(lookahead_frames: int = 0, time_reduction: int = 4) -> Recogniser:
         lookahead_frames=lookahead_frames,
         time_reduction=time_reduction,
     )
-    features = FeatureParams(num_mels=16, normalise="running")
+    heard = FeatureParams(type=features, num_mels=16, normalise="running")
     network = ARCHITECTURES["causal_conv"](architecture, 16, len(VOCABULARY))
-    model = Recogniser(network, architecture, features, VOCABULARY, 8000)
+    model = Recogniser(network, architecture, heard, VOCABULARY, 8000)
     for norm in network.modules():  # as if it had been trained
         if isinstance(norm, torch.nn.BatchNorm2d):
             torch.nn.init.normal_(norm.running_mean, std=0.3)
@@ -162,3 +164,14 @@ def test_nothing_may_follow_the_last_chunk() -> None:
     stream.push(speak("a", 0), last=True)
     with pytest.raises(ModelError, match="a chunk came after the last one; start a new stream"):
         stream.push(speak("a", 0))
+
+
+@pytest.mark.parametrize("cuts", [[], [1, 139, 140, 3000], list(range(400, 8000, 400))])
+def test_kaldi_features_stream_as_well(cuts: list[int]) -> None:
+    model, waveform = student(3, 4, "kaldi_fbank"), speak("abc cab ba", 5)
+    recognition = StreamingRecogniser(model)
+    *first, last = pieces(waveform, cuts)
+    parts = [recognition.push(piece) for piece in first] + [recognition.push(last, last=True)]
+    (expected,) = model.log_probs([waveform])
+    np.testing.assert_allclose(np.concatenate(parts), expected, atol=1e-3)
+    assert recognition.text == greedy_text(expected, VOCABULARY) != ""

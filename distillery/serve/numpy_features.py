@@ -1,0 +1,37 @@
+"""Features without PyTorch, of each kind, for what is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from distillery.data.kaldi import KaldiFilterBank
+from distillery.params.models import KALDI_FBANK, LOG_MEL, FeatureParams
+from distillery.serve.log_mel import NumpyLogMel
+from distillery.serve.normalised_features import NumpyFeatures
+
+
+class NumpyKaldi(NumpyFeatures):
+    """Kaldi's log filter-bank energies, by the same code as in training, normalised."""
+
+    def __init__(self, params: FeatureParams, sample_rate_hz: int) -> None:
+        super().__init__(params)
+        self.bank = KaldiFilterBank(params, sample_rate_hz)
+
+    def num_frames(self, num_samples: int) -> int:
+        """Return the number of feature frames of a waveform."""
+        return self.bank.num_frames(num_samples)
+
+    def _blocks(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+        return self.bank.blocks(samples)
+
+
+def numpy_features(params: FeatureParams, sample_rate_hz: int) -> NumpyFeatures:
+    """Return what makes such features of waveforms at such a rate.
+
+    Raises:
+        ModelError: so many mel bands cannot be told apart at this rate.
+    """
+    kinds = {LOG_MEL: NumpyLogMel, KALDI_FBANK: NumpyKaldi}
+    return kinds[params.type](params, sample_rate_hz)
