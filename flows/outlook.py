@@ -67,7 +67,7 @@ WHISPER: Mapping[str, Size] = {
     "large": Size(3090, 1280),
     "turbo": Size(1620, 1280),
 }
-"""Sizes are those of the repositories; the time is that of 355 orders of coffee, 3,041 s of audio."""
+"""Sizes are those of the repositories; the time is that of 355 orders of coffee, 3,041 s."""
 
 
 def outlook(root: Path, settings: Params) -> Iterator[Finding]:
