@@ -173,8 +173,7 @@ class Runs:
         """Return what the control of a row's student gave; rows of equal controls share one."""
         settings = self.settings_of(row, seed)
         plain = settings.model_copy(update={"objective": ObjectiveParams()})
-        epochs = settings.training.num_epochs
-        return self._once("control", plain, seed, lambda run, path: run.train_control(path, epochs))
+        return self._once("control", plain, seed, lambda run, path: run.train_control(path))
 
     def _once(self, role: str, settings: DistillParams, seed: int, train: Any) -> dict[str, Any]:
         digest = run_digest(role, settings.model_dump(exclude_defaults=True), self._origin())
@@ -190,7 +189,11 @@ class Runs:
             )
             trained: Trained = train(run, path.with_suffix(".jsonl"))
             heard = self._judge(trained.recogniser)
-            extra = {"valid_wer": trained.valid_wer, "num_epochs": trained.num_epochs}
+            extra = {
+                "valid_wer": trained.valid_wer,
+                "num_epochs": trained.num_epochs,
+                "converged": trained.converged,
+            }
             write_json(path, {**heard, **extra, "role": role, "seed": seed})
             trained.checkpoint.unlink(missing_ok=True)
         return _read(path)

@@ -62,6 +62,8 @@ class Trained:
     """Where its first weights came from; None: they were random."""
     valid_wer: float = math.inf
     """Of its best epoch, whose weights it has."""
+    converged: bool = False
+    """Whether validation had stopped improving when training ended."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +188,11 @@ class Distillation:
             init=self.params.students[self.name].init,
         )
 
-    def train_control(self, curves: Path, num_epochs: int) -> Trained:
+    def train_control(self, curves: Path, num_epochs: int | None = None) -> Trained:
         """Train the same network from the same seed for as many steps, on transcripts alone.
+
+        Where validation decides how many these are, it decides for each by the same rule and with
+        the same maximum; an epoch of the control has as many steps as one of the student.
 
         It starts from random weights even where the student starts from its teacher's: what they
         are worth is part of the gain. Where the student goes on from a registered one, so does its
@@ -195,12 +200,13 @@ class Distillation:
 
         Args:
             curves: JSONL file that receives the learning curves.
-            num_epochs: epochs that the student was trained for.
+            num_epochs: epochs that the student was trained for, read where the settings have a
+                number; None: all that they have.
 
         Raises:
             CorpusError: too many transcripts need more frames than it has.
         """
-        rows = self._labelled_rows()
+        rows, known = self._labelled_rows(), self.params.training.known_epochs
         self._check_texts("control", [self._transcripts(rows)])
         data = self._training_set(rows, None)
         like = self._pace_set()
@@ -213,7 +219,7 @@ class Distillation:
             rows,
             Curves(curves),
             like=like,
-            stop_after=num_epochs,
+            stop_after=known and (num_epochs or known),
             init=self.params.students[self.name].registered_init,
         )
 
@@ -446,4 +452,11 @@ class Distillation:
         )
         result = trainer.fit()
         network.to("cpu")
-        return Trained(recogniser, result.num_epochs, trainer.checkpoint, record, result.best_wer)
+        return Trained(
+            recogniser,
+            result.num_epochs,
+            trainer.checkpoint,
+            record,
+            result.best_wer,
+            result.converged,
+        )
