@@ -76,19 +76,10 @@ def cooldown_of(rates: Sequence[float], params: TrainingParams) -> Cooldown | No
         rates: of errors on the validation split after each epoch, as fractions.
         params: of a training whose `num_epochs` is auto.
     """
-    latest = params.max_epochs - _length(params.max_epochs, params.cooldown_fraction)
-    latest = max(1, latest)
+    most, fraction = params.max_epochs, params.cooldown_fraction
+    latest = max(1, most - math.ceil(most * fraction / (1 + fraction)))
     plateau = first_plateau(rates, params.patience)
     if plateau is not None and plateau <= latest:
-        begins, converged = plateau, True
-    elif len(rates) >= latest:
-        begins, converged = latest, False
-    else:
-        return None
-    length = max(1, round(params.cooldown_fraction * begins))
-    return Cooldown(begins, min(length, params.max_epochs - begins), converged)
-
-
-def _length(whole: int, fraction: float) -> int:
-    """Return how many of a whole number of epochs a cooldown takes that follows all others."""
-    return math.ceil(whole * fraction / (1 + fraction))
+        length = max(1, round(fraction * plateau))
+        return Cooldown(plateau, min(length, most - plateau), True)
+    return Cooldown(latest, most - latest, False) if len(rates) >= latest else None

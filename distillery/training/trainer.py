@@ -152,10 +152,14 @@ class Trainer:
 
     @property
     def converged(self) -> bool:
-        """Whether validation had stopped improving: with `auto` before the cooldown, else now."""
+        """Whether validation had stopped improving: with `auto` before the cooldown, else now.
+
+        After a number of epochs `patience`, which may have stopped a student, judges neither it nor
+        its control, so that both are judged alike.
+        """
         if self.params.known_epochs is None:
             return self.cooldown is not None and self.cooldown.converged
-        return has_stopped_improving(self.rates, self.params.patience)
+        return has_stopped_improving(self.rates)
 
     def _last_epoch(self) -> int:
         """Return how many epochs there will be, at most."""

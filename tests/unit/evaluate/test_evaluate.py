@@ -897,6 +897,70 @@ def test_the_table_of_several_seeds_shows_means_spread_and_the_filter(two_seeds:
     assert markdown.splitlines()[0].endswith("; in brackets 95 % intervals")
 
 
+def of_trainings(root: Path, **converged: float | None) -> Summary:
+    """Return a summary in which these shares of a role's trainings had converged."""
+    summary = read_summary(root)
+    models = tuple(
+        row.model_copy(
+            update={
+                "num_epochs": 80.0,
+                "cpu_seconds": 104.4,
+                "converged": converged.get(row.role, 1.0),
+            }
+        )
+        for row in summary.models
+    )
+    return summary.model_copy(update={"models": models})
+
+
+@pytest.mark.parametrize(
+    ("converged", "words"),
+    [
+        ({}, None),
+        ({"control": 0.0}, "conv's control was still improving: part of the gain may be speed"),
+        ({"student": 0.0}, "conv was still improving: more epochs may make it better"),
+        (
+            {"control": 0.0, "student": 0.0},
+            "conv's control and conv were still improving: part of the gain may be speed",
+        ),
+    ],
+)
+def test_below_the_table_stands_whose_training_had_not_converged(
+    evaluated: Path, converged: dict[str, float], words: str | None
+) -> None:
+    summary = of_trainings(evaluated, **converged)
+    about_conv = [line for line in remarks(summary) if "improving" in line and "conv" in line]
+    assert about_conv == ([] if words is None else [words])
+    told = {0.0: "no", 1.0: "yes"}
+    for row in summary.models:
+        expected = f"| 80 | 104 | {told[converged.get(row.role, 1.0)]} |"
+        lines = [line for line in first_table(markdown_table(summary)) if row.label in line]
+        assert [line for line in lines if line.endswith(expected)], row.label
+        metrics = model_metrics(row, summary)
+        assert metrics["valid/converged"] == converged.get(row.role, 1.0)
+        assert (metrics["train/epochs"], metrics["train/cpu_seconds"]) == (80.0, 104.4)
+    rows = render_table(summary).split("trained")[1].splitlines()
+    assert rows[2].split() == ["teacher", "80", "104", "yes"]
+
+
+def test_of_several_seeds_it_is_told_how_many_had_converged(two_seeds: Path) -> None:
+    summary = of_trainings(two_seeds, control=0.5)
+    (line,) = [line for line in remarks(summary) if "improving" in line and "conv" in line]
+    assert line == (
+        "conv's control (1 of 2 seeds had converged) was still improving: part of the gain may be "
+        "speed"
+    )
+    assert "| 1 of 2 |" in markdown_table(summary)
+
+
+def test_a_summary_of_before_trainings_were_told_has_no_such_columns(evaluated: Path) -> None:
+    summary = read_summary(evaluated)
+    models = tuple(row.model_copy(update={"converged": None}) for row in summary.models)
+    old = summary.model_copy(update={"models": models})
+    assert "converged" not in render_table(old) + markdown_table(old)
+    assert not [line for line in remarks(old) if "improving" in line]
+
+
 def test_the_filter_is_drawn_where_there_was_one(two_seeds: Path) -> None:
     assert (two_seeds / "reports/evaluation/plots/filter.png").stat().st_size > 5000
 

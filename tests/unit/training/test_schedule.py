@@ -42,7 +42,7 @@ def test_what_does_not_stop_improving_cools_down_in_time_for_the_maximum() -> No
     assert cooldown_of(rates[:50], AUTO) == Cooldown(50, 10, False)
 
 
-@pytest.mark.parametrize(("most", "begins", "length"), [(1, 1, 0), (2, 1, 1), (3, 2, 1), (7, 5, 1)])
+@pytest.mark.parametrize(("most", "begins", "length"), [(1, 1, 0), (2, 1, 1), (3, 2, 1), (7, 5, 2)])
 def test_a_low_maximum_is_kept(most: int, begins: int, length: int) -> None:
     params = TrainingParams(num_epochs="auto", max_epochs=most)
     cooldown = cooldown_of([0.5] * 10, params)
