@@ -419,6 +419,8 @@ class Distillation:
         network = STUDENTS[architecture.type](
             architecture, self.features.num_mels, len(self.vocabulary)
         )
+        if training.starts_even:
+            network.start_even()
         recogniser = Recogniser(
             network, architecture, self.features, self.vocabulary, self.data.sample_rate_hz
         )

@@ -26,6 +26,10 @@ from distillery.params.base import (
 
 AUTO = "auto"
 """`num_epochs` of a training that goes on until its validation has stopped improving."""
+AUTO_AVERAGE_STEPS = 170
+"""`average_steps` of auto: three epochs of AN4."""
+CHOSEN_BY_EPOCHS = ("average_steps", "zero_output")
+"""Settings that are one thing with auto and another with a number, where they say nothing."""
 OF_AUTO = ("max_epochs", "warmup_steps", "cooldown_fraction")
 """Settings that a number of epochs leaves unread."""
 OF_NUMBER = ("warmup_fraction",)
@@ -88,9 +92,12 @@ class TrainingParams(Section):
     """Epochs without a better validation WER after which training stops, null trains to the end.
     With auto the step size begins to fall then, and the rate is a mean over some epochs; null takes
     10, or a quarter of the epochs so far where that is more."""
-    average_steps: NonNegativeInt = 0
+    average_steps: NonNegativeInt | None = None
     """Validated and kept is a running average of the weights, which reaches about so many steps
-    back; 0 takes the weights as they are."""
+    back; 0 takes the weights as they are. null takes 170 with auto, and 0 with a number."""
+    zero_output: bool | None = None
+    """The output layer starts at 0, so that no token is likelier than another, and not at random;
+    null does so with auto. First weights that are taken from another model stay."""
     precision: Literal["auto", "fp32", "bf16"] = "fp32"
     """Arithmetic of the forward pass; auto takes bf16 where the hardware computes it, which is
     faster there, and fp32 elsewhere; losses stay fp32."""
@@ -114,6 +121,18 @@ class TrainingParams(Section):
         """Passes over the training split, at most."""
         return self.max_epochs if self.num_epochs == AUTO else self.num_epochs
 
+    @property
+    def averaged_steps(self) -> int:
+        """About how many steps the average reaches back; 0: there is none."""
+        if self.average_steps is None:
+            return AUTO_AVERAGE_STEPS if self.num_epochs == AUTO else 0
+        return self.average_steps
+
+    @property
+    def starts_even(self) -> bool:
+        """Whether the output layer starts at 0."""
+        return self.num_epochs == AUTO if self.zero_output is None else self.zero_output
+
     @model_validator(mode="after")
     def _no_setting_is_left_unread(self) -> Self:
         is_auto = self.num_epochs == AUTO
@@ -135,6 +154,6 @@ class TrainingParams(Section):
     def _leave_out_what_is_not_read(self, handler: SerializerFunctionWrapHandler) -> Json:
         """With a number of epochs, settings are what they were before there was auto."""
         unread = [] if self.num_epochs == AUTO else list(OF_AUTO)
-        unread += [] if self.average_steps else ["average_steps"]
+        unread += [name for name in CHOSEN_BY_EPOCHS if getattr(self, name) is None]
         content: Json = handler(self)
         return {name: value for name, value in content.items() if name not in unread}

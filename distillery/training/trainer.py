@@ -90,7 +90,7 @@ class Trainer:
         self.best_epoch = -1
         self.best_wer = math.inf
         self.best_state: dict[str, Tensor] = {}
-        self.average = RunningAverage.of(self.network, self.params.average_steps)
+        self.average = RunningAverage.of(self.network, self.params.averaged_steps)
         self.rates: list[float] = []
         self.cpu_seconds = 0.0
 
