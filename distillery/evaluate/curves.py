@@ -54,9 +54,10 @@ class Course(NamedTuple):
     """How a training went."""
 
     num_epochs: int
-    """Passes over the training split."""
+    """Passes over the training split; of several generations, the last one's."""
     cpu_seconds: float | None
-    """Of computing, validation included; None in curves of before it was counted."""
+    """Of computing, validation and earlier generations included; None in curves of before it was
+    counted."""
     converged: bool
     """Whether validation had stopped improving when it ended."""
 
@@ -66,10 +67,11 @@ def course_of(points: Sequence[CurvePoint]) -> Course | None:
     wers = _values(points, "valid/wer")
     if not wers or not _values(points, "train/loss"):
         return None
-    cpu_seconds, told = (_values(points, key) for key in ("train/cpu_seconds", "valid/converged"))
+    told = _values(points, "valid/converged")
+    spent = {point.key: point.value for point in points if point.key.endswith("train/cpu_seconds")}
     return Course(
         len(wers),
-        cpu_seconds[-1] if cpu_seconds else None,
+        sum(spent.values()) if spent else None,
         told[-1] == 1 if told else has_stopped_improving(wers),
     )
 

@@ -32,6 +32,13 @@ def test_what_the_training_said_counts(told: float) -> None:
     assert course_of(points(FALLING, *seconds, said)) == Course(20, 80.0, told == 1)
 
 
+def test_the_time_of_earlier_generations_counts() -> None:
+    earlier = [CurvePoint("generation-1/train/cpu_seconds", 5.0 * n, 10 * n) for n in (1, 2)]
+    own = [CurvePoint("train/cpu_seconds", 4.0 * n, 10 * n) for n in range(1, 21)]
+    course = course_of([*earlier, *points(FLAT, *own)])
+    assert course == Course(20, 90.0, True)
+
+
 def test_what_was_not_trained_here_has_no_course() -> None:
     assert course_of([]) is None
     assert course_of([CurvePoint("valid/wer", 0.1, 0)]) is None  # a pre-trained teacher
