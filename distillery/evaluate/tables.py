@@ -237,14 +237,9 @@ def _size_and_errors(num_bytes: int, rates: Rates) -> tuple[str, str, str]:
 def render_table(summary: Summary) -> str:
     """Return the table, each student's verdict and what to mind as text, 100 columns wide."""
     trainings = trainings_table(summary)
-    return as_text(
-        results_table(summary),
-        "",
-        *([] if trainings is None else [trainings, ""]),
-        exports_table(summary),
-        "",
-        *remarks(summary),
-    )
+    told: list[Table | str] = [] if trainings is None else [trainings, ""]
+    exports = exports_table(summary)
+    return as_text(results_table(summary), "", *told, exports, "", *remarks(summary))
 
 
 def markdown_table(summary: Summary) -> str:

@@ -66,7 +66,7 @@ class TrainingParams(Section):
 
     seed: int = 0
     """Fixes initial weights, order, dropout and masks; students take theirs from distill.seeds."""
-    num_epochs: Epochs = AUTO
+    num_epochs: Epochs = "auto"
     """Passes over the training split. auto goes on until validation has stopped improving
     (`patience`), and then lets the step size fall; a number lets it fall as a cosine from the
     start."""
@@ -114,12 +114,12 @@ class TrainingParams(Section):
     @property
     def known_epochs(self) -> int | None:
         """Passes over the training split; None where validation decides."""
-        return None if self.num_epochs == AUTO else self.num_epochs
+        return None if self.num_epochs == "auto" else self.num_epochs
 
     @property
     def most_epochs(self) -> int:
         """Passes over the training split, at most."""
-        return self.max_epochs if self.num_epochs == AUTO else self.num_epochs
+        return self.max_epochs if self.num_epochs == "auto" else self.num_epochs
 
     @property
     def averaged_steps(self) -> int:
