@@ -19,7 +19,6 @@ from distillery.params.base import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
-    PositiveFraction,
     PositiveInt,
     Section,
 )
@@ -83,9 +82,9 @@ class TrainingParams(Section):
     warmup_steps: NonNegativeInt = 400
     """With auto: steps in which the step size rises to its peak, where it stays until validation
     has stopped improving."""
-    cooldown_fraction: PositiveFraction = 0.2
-    """With auto: then the step size falls to 0 as 1 - sqrt, over this share of the epochs so
-    far."""
+    cooldown_fraction: Fraction = 0.2
+    """With auto: then the step size falls to 0 as 1 - sqrt, over this share of the epochs so far;
+    0 ends training at once."""
     max_gradient_norm: PositiveFloat = 5.0
     """Gradients are scaled down to this norm."""
     patience: PositiveInt | None = None

@@ -80,6 +80,6 @@ def cooldown_of(rates: Sequence[float], params: TrainingParams) -> Cooldown | No
     latest = max(1, most - math.ceil(most * fraction / (1 + fraction)))
     plateau = first_plateau(rates, params.patience)
     if plateau is not None and plateau <= latest:
-        length = max(1, round(fraction * plateau))
+        length = max(1, round(fraction * plateau)) if fraction else 0
         return Cooldown(plateau, min(length, most - plateau), True)
     return Cooldown(latest, most - latest, False) if len(rates) >= latest else None

@@ -47,6 +47,7 @@ from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.models import CRNNParams, FeatureParams
 from distillery.register.metrics import model_metrics
+from distillery.register.run_page import ReportInputs, render_page
 from distillery.serve.onnx_recogniser import OnnxRecogniser
 from distillery.serve.streaming import can_stream
 from tasks.evaluate import evaluate
@@ -941,6 +942,15 @@ def test_below_the_table_stands_whose_training_had_not_converged(
         assert (metrics["train/epochs"], metrics["train/cpu_seconds"]) == (80.0, 104.4)
     rows = render_table(summary).split("trained")[1].splitlines()
     assert rows[2].split() == ["teacher", "80", "104", "yes"]
+
+
+def test_the_report_says_whose_training_had_not_converged(evaluated: Path) -> None:
+    summary = of_trainings(evaluated, control=0.0)
+    predictions = pd.read_parquet(evaluated / "reports/evaluation/predictions.parquet")
+    page = render_page(ReportInputs("run", "fine", summary, predictions, "students/conv", 0))
+    assert "<th>epochs</th><th>CPU s</th><th>converged</th>" in page
+    assert "<td>80</td><td>104</td><td>no</td>" in page
+    assert "control was still improving: part of the gain may be speed</li>" in page
 
 
 def test_of_several_seeds_it_is_told_how_many_had_converged(two_seeds: Path) -> None:

@@ -36,6 +36,14 @@ def test_the_cooldown_begins_at_the_plateau_and_takes_a_share_of_the_epochs_befo
         assert cooldown_of(known, AUTO) == Cooldown(begins, round(0.2 * begins), True)
 
 
+def test_without_a_cooldown_training_ends_at_the_plateau_or_at_the_maximum() -> None:
+    params = AUTO.model_copy(update={"cooldown_fraction": 0.0})
+    flat = [0.9, 0.7, 0.5, 0.4, *[0.3] * 16]
+    assert cooldown_of(flat, params) == Cooldown(19, 0, True)
+    falling = [0.98**epoch for epoch in range(60)]
+    assert cooldown_of(falling, params) == Cooldown(60, 0, False)
+
+
 def test_what_does_not_stop_improving_cools_down_in_time_for_the_maximum() -> None:
     rates = [0.98**epoch for epoch in range(60)]
     assert cooldown_of(rates[:49], AUTO) is None
