@@ -52,6 +52,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "cosine, 80 epochs, output from 0": {"num_epochs": 80, "zero_output": True},
     "auto, output at random": {"num_epochs": "auto", "zero_output": False},
     "auto, no average": {"num_epochs": "auto", "average_steps": 0},
+    "auto, with a cooldown": {"num_epochs": "auto", "cooldown_fraction": 0.2},
     "auto": {"num_epochs": "auto"},
     # What could mend a seed that does not get going shows within 20 epochs.
     "20 epochs, output at random": SHORT,

@@ -27,6 +27,8 @@ AUTO = "auto"
 """`num_epochs` of a training that goes on until its validation has stopped improving."""
 AUTO_AVERAGE_STEPS = 170
 """`average_steps` of auto: three epochs of AN4."""
+COOLDOWN_FRACTION = 0.2
+"""`cooldown_fraction` where no weights are averaged."""
 CHOSEN_BY_EPOCHS = ("average_steps", "zero_output")
 """Settings that are one thing with auto and another with a number, where they say nothing."""
 OF_AUTO = ("max_epochs", "warmup_steps", "cooldown_fraction")
@@ -82,9 +84,9 @@ class TrainingParams(Section):
     warmup_steps: NonNegativeInt = 400
     """With auto: steps in which the step size rises to its peak, where it stays until validation
     has stopped improving."""
-    cooldown_fraction: Fraction = 0.2
+    cooldown_fraction: Fraction | None = None
     """With auto: then the step size falls to 0 as 1 - sqrt, over this share of the epochs so far;
-    0 ends training at once."""
+    0 ends training at once. null is 0 where weights are averaged, which does the same, else 0.2."""
     max_gradient_norm: PositiveFloat = 5.0
     """Gradients are scaled down to this norm."""
     patience: PositiveInt | None = None
@@ -126,6 +128,13 @@ class TrainingParams(Section):
         if self.average_steps is None:
             return AUTO_AVERAGE_STEPS if self.num_epochs == AUTO else 0
         return self.average_steps
+
+    @property
+    def cooldown_share(self) -> float:
+        """Share of the epochs so far in which the step size falls, with auto."""
+        if self.cooldown_fraction is None:
+            return 0.0 if self.averaged_steps else COOLDOWN_FRACTION
+        return self.cooldown_fraction
 
     @property
     def starts_even(self) -> bool:

@@ -1,11 +1,12 @@
 """How the step size changes while a network trains.
 
 With a known number of epochs: warm-up, then half a cosine (Loshchilov and Hutter, 2017, "SGDR",
-arXiv 1608.03983). A cosine needs its end, so where validation decides the end it is warm-up, a
-constant stretch, and a cooldown that begins when validation has stopped improving: warmup-stable-
-decay (Hu et al., 2024, "MiniCPM", arXiv 2404.06395), falling as 1 - sqrt, which Hägele et al.
-(2024, "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", arXiv
-2405.18392) find as good as a cosine of that length, and better than a straight line.
+arXiv 1608.03983). A cosine needs its end, so where validation decides the end it is warm-up and a
+constant stretch until validation has stopped improving. What the cosine's fall gives, the average
+of the weights gives then; without one there is a cooldown: warmup-stable-decay (Hu et al., 2024,
+"MiniCPM", arXiv 2404.06395), falling as 1 - sqrt, which Hägele et al. (2024, "Scaling Laws and
+Compute-Optimal Training Beyond Fixed Training Durations", arXiv 2405.18392) find as good as a
+cosine of that length, and better than a straight line.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def cooldown_of(rates: Sequence[float], params: TrainingParams) -> Cooldown | No
         rates: of errors on the validation split after each epoch, as fractions.
         params: of a training whose `num_epochs` is auto.
     """
-    most, fraction = params.max_epochs, params.cooldown_fraction
+    most, fraction = params.max_epochs, params.cooldown_share
     latest = max(1, most - math.ceil(most * fraction / (1 + fraction)))
     plateau = first_plateau(rates, params.patience)
     if plateau is not None and plateau <= latest:

@@ -266,8 +266,8 @@ def test_with_auto_student_and_control_end_by_the_same_rule_each_by_its_own_vali
         steps.append(wers[0]["step"])
         peak = max(row["value"] for row in rows if row["key"] == "train/learning_rate")
         assert peak == training["learning_rate"]
-    # Epoch 1 is the best, two others follow, and a fifth of the three, one at least, cools down.
-    assert ends == [(4, "valid/converged", 1.0), (9, "valid/converged", 0.0)]
+    # Epoch 1 is the best, and two others follow.
+    assert ends == [(3, "valid/converged", 1.0), (9, "valid/converged", 0.0)]
     assert steps[0] == steps[1]
 
 

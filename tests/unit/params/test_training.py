@@ -17,7 +17,7 @@ def test_settings_with_a_number_of_epochs_are_written_as_before_there_was_auto()
         "max_gradient_norm", "patience", "precision", "num_threads", "device", "specaugment",
     }  # fmt: skip
     assert TrainingParams(num_epochs=7).model_dump().keys() == before
-    auto = TrainingParams(max_epochs=9, average_steps=5, zero_output=False)
+    auto = TrainingParams(max_epochs=9, average_steps=5, zero_output=False, cooldown_fraction=0.1)
     new = {"max_epochs", "warmup_steps", "cooldown_fraction", "average_steps", "zero_output"}
     assert auto.model_dump().keys() == before | new
     assert TrainingParams.model_validate(auto.model_dump()) == auto
@@ -33,3 +33,10 @@ def test_auto_averages_and_starts_even_and_a_number_does_neither_unless_told() -
     assert number.model_dump().items() >= told.items()
     auto = TrainingParams(average_steps=0, zero_output=False)
     assert (auto.starts_even, auto.averaged_steps) == (False, 0)
+
+
+def test_a_cooldown_stands_in_for_an_average() -> None:
+    assert TrainingParams().cooldown_share == 0
+    assert TrainingParams(average_steps=0).cooldown_share == 0.2
+    assert TrainingParams(cooldown_fraction=0.1).cooldown_share == 0.1
+    assert TrainingParams(average_steps=0, cooldown_fraction=0.0).cooldown_share == 0

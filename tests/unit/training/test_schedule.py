@@ -5,7 +5,7 @@ import pytest
 from distillery.params.training import TrainingParams
 from distillery.training.schedule import Cooldown, cooldown_of, cosine_share, stable_share
 
-AUTO = TrainingParams(num_epochs="auto", max_epochs=60, patience=10)
+AUTO = TrainingParams(num_epochs="auto", max_epochs=60, patience=10, cooldown_fraction=0.2)
 
 
 def test_a_cosine_rises_falls_by_half_in_the_middle_and_ends_at_a_hundredth() -> None:
@@ -37,7 +37,7 @@ def test_the_cooldown_begins_at_the_plateau_and_takes_a_share_of_the_epochs_befo
 
 
 def test_without_a_cooldown_training_ends_at_the_plateau_or_at_the_maximum() -> None:
-    params = AUTO.model_copy(update={"cooldown_fraction": 0.0})
+    params = AUTO.model_copy(update={"cooldown_fraction": None})
     flat = [0.9, 0.7, 0.5, 0.4, *[0.3] * 16]
     assert cooldown_of(flat, params) == Cooldown(19, 0, True)
     falling = [0.98**epoch for epoch in range(60)]
@@ -52,7 +52,7 @@ def test_what_does_not_stop_improving_cools_down_in_time_for_the_maximum() -> No
 
 @pytest.mark.parametrize(("most", "begins", "length"), [(1, 1, 0), (2, 1, 1), (3, 2, 1), (7, 5, 2)])
 def test_a_low_maximum_is_kept(most: int, begins: int, length: int) -> None:
-    params = TrainingParams(num_epochs="auto", max_epochs=most)
+    params = AUTO.model_copy(update={"max_epochs": most})
     cooldown = cooldown_of([0.5] * 10, params)
     assert cooldown == Cooldown(begins, length, False)
     assert cooldown.ends <= most
