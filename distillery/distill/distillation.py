@@ -414,21 +414,8 @@ class Distillation:
     ) -> Trained:
         params, training = self.params, self.params.training
         description = f"{description} seed {training.seed}"
-        architecture = params.students[self.name].architecture
-        torch.manual_seed(training.seed)
-        network = STUDENTS[architecture.type](
-            architecture, self.features.num_mels, len(self.vocabulary)
-        )
-        if training.starts_even:
-            network.start_even()
-        recogniser = Recogniser(
-            network, architecture, self.features, self.vocabulary, self.data.sample_rate_hz
-        )
-        first_cache = self.generation.teacher if self.generation else self.cache
-        teacher_weights = str(first_cache.namespace.teacher["weights"])
-        record = None
-        if init is not None:
-            record = initialise(recogniser, self.name, init, self.models, teacher_weights)
+        recogniser, record = self._begin(init)
+        network = recogniser.network
         digest = run_digest(
             description,
             params.model_dump(exclude={"students"}),
@@ -462,3 +449,21 @@ class Distillation:
             result.best_wer,
             result.converged,
         )
+
+    def _begin(self, init: str | None) -> tuple[Recogniser, Start | None]:
+        """Return a student with its first weights, and where these came from."""
+        training, architecture = self.params.training, self.params.students[self.name].architecture
+        torch.manual_seed(training.seed)
+        network = STUDENTS[architecture.type](
+            architecture, self.features.num_mels, len(self.vocabulary)
+        )
+        if training.starts_even:
+            network.start_even()
+        recogniser = Recogniser(
+            network, architecture, self.features, self.vocabulary, self.data.sample_rate_hz
+        )
+        if init is None:
+            return recogniser, None
+        first_cache = self.generation.teacher if self.generation else self.cache
+        teacher_weights = str(first_cache.namespace.teacher["weights"])
+        return recogniser, initialise(recogniser, self.name, init, self.models, teacher_weights)
