@@ -107,15 +107,17 @@ class Trainer:
             total=total, initial=self.step, desc=self.name, unit="step", disable=total == self.step
         )
         with bar:
-            while self.epoch < self._last_epoch() and not self._out_of_patience():
+            while self._goes_on():
                 self._one_epoch(bar)
                 if self.cooldown is not None:
                     bar.total = self.step + (self._last_epoch() - self.epoch) * len(plan)
                     bar.refresh()
+        converged = self.converged
+        if not self.curves.values(CONVERGED):
+            self.curves.log(self.step, {CONVERGED: float(converged)})
+            self._save()  # or who asks once more would log it once more, at another time
         self.network.load_state_dict(self.best_state)
         self.network.eval()
-        converged = self.converged
-        self.curves.log(self.step, {CONVERGED: float(converged)})
         logger.info(
             "%s: %d epochs, best validation %s %.2f %% at epoch %d, %s",
             self.name,
@@ -241,6 +243,9 @@ class Trainer:
                 total = total + count_text_errors(reference, hypothesis, unit)
         return total.rate
 
+    def _goes_on(self) -> bool:
+        return self.epoch < self._last_epoch() and not self._out_of_patience()
+
     def _out_of_patience(self) -> bool:
         patience = self.params.patience if self.params.known_epochs is not None else None
         return patience is not None and self.epoch - max(self.best_epoch, 0) >= patience
@@ -296,6 +301,9 @@ class Trainer:
         )
         self.curves.restore([Point(**point) for point in state["curves"]])
         self.rates = self.curves.values(VALID_WER)
+        if self._goes_on():  # it was to stop earlier, then
+            ends = self.curves.prefix + CONVERGED
+            self.curves.restore([point for point in self.curves.points if point.key != ends])
         self.cpu_seconds = state.get("cpu_seconds", 0.0)
         logger.info("%s: goes on after epoch %d", self.name, self.epoch)
 

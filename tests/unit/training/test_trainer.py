@@ -402,3 +402,11 @@ def test_a_checkpoint_of_before_there_was_auto_is_gone_on_from(tmp_path: Path) -
     resumed.fit()
     expected, found = weights_of(unbroken), weights_of(resumed)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_finished_training_that_is_asked_once_more_logs_nothing_anew(tmp_path: Path) -> None:
+    trainer(tmp_path, PARAMS).fit()
+    before = (tmp_path / "curves.jsonl").read_text()
+    again = trainer(tmp_path, PARAMS)
+    assert again.fit().num_epochs == 6
+    assert (tmp_path / "curves.jsonl").read_text() == before  # to the millisecond
