@@ -83,7 +83,7 @@ def bare_loop(data: HeldBatches, training: TrainingParams) -> Callable[[], None]
     def work() -> None:
         network = OneLayer()
         optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate)
-        for epoch in range(training.num_epochs):
+        for epoch in range(training.most_epochs):
             for items in data.plan(epoch):
                 batch = data.batch(items)
                 scores, _ = network(batch.features, batch.feature_lengths)

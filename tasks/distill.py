@@ -124,8 +124,7 @@ class _Job:
             ModelError: the teacher is worse.
         """
         run = self.generations.first
-        epochs = num_epochs or self.params.distill.training.num_epochs
-        trained = run.train_control(self.curves(CONTROLS), epochs)
+        trained = run.train_control(self.curves(CONTROLS), num_epochs)
         if run.objective.uses_teacher:
             line = check_not_poor(
                 Places.in_workspace(self.root).teacher,

@@ -202,10 +202,7 @@ class Runs:
         """Return what the control of a row's student gave; rows of equal controls share one."""
         settings = self.settings_of(row, seed)
         plain = settings.model_copy(update={"objective": ObjectiveParams()})
-        epochs = settings.training.num_epochs
-        return self._once(
-            "control", row, plain, seed, lambda run, path: run.train_control(path, epochs)
-        )
+        return self._once("control", row, plain, seed, lambda run, path: run.train_control(path))
 
     def _once(
         self, role: str, row: str, settings: DistillParams, seed: int, train: Any
@@ -232,7 +229,11 @@ class Runs:
             heard = self._judge(trained.recogniser)
             if language_model.for_students:
                 heard |= self._judge_with(language_model, trained.recogniser, settings)
-            extra = {"valid_wer": trained.valid_wer, "num_epochs": trained.num_epochs}
+            extra = {
+                "valid_wer": trained.valid_wer,
+                "num_epochs": trained.num_epochs,
+                "converged": trained.converged,
+            }
             write_json(path, {**heard, **extra, "role": role, "seed": seed})
             trained.checkpoint.unlink(missing_ok=True)
         return _read(path)

@@ -67,6 +67,8 @@ class Trained:
     """Where its first weights came from; None: they were random."""
     valid_wer: float = math.inf
     """Of its best epoch, whose weights it has."""
+    converged: bool = False
+    """Whether validation had stopped improving when training ended."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +193,11 @@ class Distillation:
             init=self.params.students[self.name].init,
         )
 
-    def train_control(self, curves: Path, num_epochs: int) -> Trained:
+    def train_control(self, curves: Path, num_epochs: int | None = None) -> Trained:
         """Train the same network from the same seed for as many steps, on transcripts alone.
+
+        Where validation decides how many these are, it decides for each by the same rule and with
+        the same maximum; an epoch of the control has as many steps as one of the student.
 
         It starts from random weights even where the student starts from its teacher's: what they
         are worth is part of the gain. Where the student goes on from a registered one, so does its
@@ -200,12 +205,13 @@ class Distillation:
 
         Args:
             curves: JSONL file that receives the learning curves.
-            num_epochs: epochs that the student was trained for.
+            num_epochs: epochs that the student was trained for, read where the settings have a
+                number; None: all that they have.
 
         Raises:
             CorpusError: too many transcripts need more frames than it has.
         """
-        rows = self._labelled_rows()
+        rows, known = self._labelled_rows(), self.params.training.known_epochs
         self._check_texts("control", [self._transcripts(rows)])
         data = self._training_set(rows, None)
         like = self._pace_set()
@@ -218,7 +224,7 @@ class Distillation:
             rows,
             Curves(curves),
             like=like,
-            stop_after=num_epochs,
+            stop_after=known and (num_epochs or known),
             init=self.params.students[self.name].registered_init,
         )
 
@@ -425,19 +431,8 @@ class Distillation:
     ) -> Trained:
         params, training = self.params, self.params.training
         description = f"{description} seed {training.seed}"
-        architecture = params.students[self.name].architecture
-        torch.manual_seed(training.seed)
-        network = STUDENTS[architecture.type](
-            architecture, self.features.num_mels, len(self.vocabulary)
-        )
-        recogniser = Recogniser(
-            network, architecture, self.features, self.vocabulary, self.data.sample_rate_hz
-        )
-        first_cache = self.generation.teacher if self.generation else self.cache
-        teacher_weights = str(first_cache.namespace.teacher["weights"])
-        record = None
-        if init is not None:
-            record = initialise(recogniser, self.name, init, self.models, teacher_weights)
+        recogniser, record = self._begin(init)
+        network = recogniser.network
         digest = run_digest(
             description,
             params.model_dump(exclude={"students"}),
@@ -463,4 +458,29 @@ class Distillation:
         )
         result = trainer.fit()
         network.to("cpu")
-        return Trained(recogniser, result.num_epochs, trainer.checkpoint, record, result.best_wer)
+        return Trained(
+            recogniser,
+            result.num_epochs,
+            trainer.checkpoint,
+            record,
+            result.best_wer,
+            result.converged,
+        )
+
+    def _begin(self, init: str | None) -> tuple[Recogniser, Start | None]:
+        """Return a student with its first weights, and where these came from."""
+        training, architecture = self.params.training, self.params.students[self.name].architecture
+        torch.manual_seed(training.seed)
+        network = STUDENTS[architecture.type](
+            architecture, self.features.num_mels, len(self.vocabulary)
+        )
+        if training.starts_even:
+            network.start_even()
+        recogniser = Recogniser(
+            network, architecture, self.features, self.vocabulary, self.data.sample_rate_hz
+        )
+        if init is None:
+            return recogniser, None
+        first_cache = self.generation.teacher if self.generation else self.cache
+        teacher_weights = str(first_cache.namespace.teacher["weights"])
+        return recogniser, initialise(recogniser, self.name, init, self.models, teacher_weights)

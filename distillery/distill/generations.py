@@ -83,10 +83,12 @@ class Generations:
     def steps_are_known(self) -> bool:
         """Whether a control can take its student's steps before that student is trained.
 
-        Not with early stopping; nor where each generation's filter drops other utterances.
+        Not with early stopping after a number of epochs; nor where each generation's filter drops
+        other utterances. With `auto` each training finds its own end.
         """
         first = self.first
-        if first.params.training.patience is not None:
+        training = first.params.training
+        if training.known_epochs is not None and training.patience is not None:
             return False
         if self.count == 1 or not first.params.filter.enabled:
             return True

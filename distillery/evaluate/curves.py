@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from distillery.errors import StageError
+from distillery.training.convergence import has_stopped_improving
 
 
 class CurvePoint(NamedTuple):
@@ -45,5 +46,35 @@ def read_curves(path: Path) -> list[CurvePoint]:
 
 def best_valid_wer(points: Sequence[CurvePoint]) -> float | None:
     """Return the WER of the epoch whose weights were kept; none where nothing was trained here."""
-    wers = [point.value for point in points if point.key == "valid/wer"]
+    wers = _values(points, "valid/wer")
     return min((wer for wer in wers if math.isfinite(wer)), default=None)
+
+
+class Course(NamedTuple):
+    """How a training went."""
+
+    num_epochs: int
+    """Passes over the training split; of several generations, the last one's."""
+    cpu_seconds: float | None
+    """Of computing, validation and earlier generations included; None in curves of before it was
+    counted."""
+    converged: bool
+    """Whether validation had stopped improving when it ended."""
+
+
+def course_of(points: Sequence[CurvePoint]) -> Course | None:
+    """Return how a training went; None where nothing was trained here."""
+    wers = _values(points, "valid/wer")
+    if not wers or not _values(points, "train/loss"):
+        return None
+    told = _values(points, "valid/converged")
+    spent = {point.key: point.value for point in points if point.key.endswith("train/cpu_seconds")}
+    return Course(
+        len(wers),
+        sum(spent.values()) if spent else None,
+        told[-1] == 1 if told else has_stopped_improving(wers),
+    )
+
+
+def _values(points: Sequence[CurvePoint], key: str) -> list[float]:
+    return [point.value for point in points if point.key == key]

@@ -34,7 +34,7 @@ from distillery.data.units import Unit
 from distillery.distill.filtering import FilterReport, read_report
 from distillery.evaluate import plots
 from distillery.evaluate.comparison import compare
-from distillery.evaluate.curves import CurvePoint, best_valid_wer, read_curves
+from distillery.evaluate.curves import CurvePoint, best_valid_wer, course_of, read_curves
 from distillery.evaluate.exported import measure_exports
 from distillery.evaluate.latency import Heard, latency_figures, usual_way
 from distillery.evaluate.listening import labelled_test_rows, predict, speed_clip
@@ -120,16 +120,19 @@ class Measured:
         if seeds != [None]:
             scored = scored[scored["seed"].isin(seeds)]
         wers = [best_valid_wer(self.histories[one]) for one in trained]
-        known = [wer for wer in wers if wer is not None]
+        courses = [one for one in (course_of(self.histories[one]) for one in trained) if one]
         recogniser = self.recognisers[first]
         return ModelFigures(
             **dict(rates(scored, self.params)),
             parameters=recogniser.num_parameters,
             bytes=weights_bytes(self.models / first.path),
-            valid_wer=statistics.fmean(known) if known else None,
+            valid_wer=_mean(wers),
             real_time_factor=statistics.fmean(self.speeds[one].real_time_factor for one in trained),
             device=self.speeds[first].device,
             latency_ms=self._latency(recogniser, trained) if can_stream(recogniser) else None,
+            num_epochs=_mean([course.num_epochs for course in courses]),
+            cpu_seconds=_mean([course.cpu_seconds for course in courses]),
+            converged=_mean([float(course.converged) for course in courses]),
         )
 
     def _latency(self, recogniser: Recogniser, trained: Sequence[TrainedModel]) -> Latency:
@@ -141,6 +144,12 @@ class Measured:
             self.recognisers[teacher],
             [item for _ in trained for item in self.heard[teacher]],
         )
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of what is known; None where nothing is."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def evaluate_models(

@@ -59,6 +59,13 @@ class ModelFigures(Rates):
     """Processor and threads of that measurement."""
     latency_ms: Latency | None = None
     """None where the model does not stream."""
+    num_epochs: float | None = None
+    """Passes over the training split; None where nothing was trained here."""
+    cpu_seconds: float | None = None
+    """Of its training, on all threads; None where nothing says."""
+    converged: float | None = None
+    """Share of its trainings, one from each seed, whose validation had stopped improving when they
+    ended; None where nothing was trained here."""
 
 
 class Row(ModelFigures):

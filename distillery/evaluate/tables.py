@@ -5,7 +5,7 @@ Imports no model code, so that showing results is quick.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -47,6 +47,29 @@ class Column:
     """Line ends are where to break it."""
     cell: Callable[[ModelRow], str]
     """Returns what it shows of a model."""
+
+
+def training_columns(summary: Summary) -> Sequence[Column]:
+    """Return the columns on how models were trained; none where nothing was trained here."""
+    return TRAINING if any(row.converged is not None for row in summary.models) else ()
+
+
+def _converged(row: ModelRow) -> str:
+    """Return whether a model's training had converged; of several seeds, how many had."""
+    if row.converged is None:
+        return MISSING
+    count = len(row.by_seed)
+    if count > 1:
+        return f"{round(count * row.converged)} of {count}"
+    return "yes" if row.converged else "no"
+
+
+TRAINING = (
+    Column("epochs", lambda row: MISSING if row.num_epochs is None else f"{row.num_epochs:.0f}"),
+    Column("CPU s", lambda row: MISSING if row.cpu_seconds is None else f"{row.cpu_seconds:.0f}"),
+    Column("converged", _converged),
+)
+"""Of the training, means over the seeds."""
 
 
 def columns(summary: Summary, before_interval: str) -> list[Column]:
@@ -106,7 +129,7 @@ def _gap_closed(row: ModelRow, summary: Summary) -> str:
 
 def table_headers(summary: Summary) -> list[str]:
     """Return the headers of the table of all models; line ends are where to break them."""
-    return [column.header for column in columns(summary, " ")]
+    return [column.header for column in _all_columns(summary, " ")]
 
 
 def table_cells(summary: Summary, before_interval: str) -> list[list[str]]:
@@ -116,8 +139,12 @@ def table_cells(summary: Summary, before_interval: str) -> list[list[str]]:
         summary: the evaluation's.
         before_interval: what stands between a value and its interval.
     """
-    shown = columns(summary, before_interval)
+    shown = _all_columns(summary, before_interval)
     return [[column.cell(row) for column in shown] for row in summary.models]
+
+
+def _all_columns(summary: Summary, before_interval: str) -> list[Column]:
+    return [*columns(summary, before_interval), *training_columns(summary)]
 
 
 def results_table(summary: Summary) -> Table:
@@ -132,12 +159,28 @@ def results_table(summary: Summary) -> Table:
 
 def _table(summary: Summary, before_interval: str) -> Table:
     table = new_table(title(summary.data, len(summary.seeds)))
-    headers = table_headers(summary)
-    table.add_column(headers[0], overflow="fold")
-    for header in headers[1:]:
-        table.add_column(header, justify="right", no_wrap=True)
-    for cells in table_cells(summary, before_interval):
-        table.add_row(*cells)
+    _fill(table, columns(summary, before_interval), summary)
+    return table
+
+
+def _fill(table: Table, shown: Sequence[Column], summary: Summary) -> None:
+    table.add_column(shown[0].header, overflow="fold")
+    for column in shown[1:]:
+        table.add_column(column.header, justify="right", no_wrap=True)
+    for row in summary.models:
+        table.add_row(*(column.cell(row) for column in shown))
+
+
+def trainings_table(summary: Summary) -> Table | None:
+    """Return the table of how models were trained; None where nothing was trained here.
+
+    Elsewhere these columns stand in the table of all models, which is too wide for terminals.
+    """
+    shown = training_columns(summary)
+    if not shown:
+        return None
+    table = new_table()
+    _fill(table, [Column("trained", lambda row: row.label), *shown], summary)
     return table
 
 
@@ -193,7 +236,10 @@ def _size_and_errors(num_bytes: int, rates: Rates) -> tuple[str, str, str]:
 
 def render_table(summary: Summary) -> str:
     """Return the table, each student's verdict and what to mind as text, 100 columns wide."""
-    return as_text(results_table(summary), "", exports_table(summary), "", *remarks(summary))
+    trainings = trainings_table(summary)
+    told: list[Table | str] = [] if trainings is None else [trainings, ""]
+    exports = exports_table(summary)
+    return as_text(results_table(summary), "", *told, exports, "", *remarks(summary))
 
 
 def markdown_table(summary: Summary) -> str:
@@ -255,13 +301,17 @@ def _bytes(count: int) -> str:
 
 
 def remarks(summary: Summary) -> list[str]:
-    """Return what stands below the table: verdicts, latencies, useless models, filtered texts."""
+    """Return what stands below the table, of each student and of all models.
+
+    Verdicts, trainings that ended early, latencies, useless models, filtered texts.
+    """
     verdicts = [f"{name}: {item.verdict}" for name, item in summary.comparisons.items()]
     decoded = [
         f"{name}: with the language model the gain is {with_interval(item.gain_wer_lm, ' ')} points"
         for name, item in summary.comparisons.items()
         if item.gain_wer_lm is not None
     ]
+    speed = [line for name in summary.comparisons for line in _still_improving(name, summary)]
     streams = [
         f"{name}: streams, {_latency(row.latency_ms)}"
         for name, row in summary.students.items()
@@ -277,7 +327,23 @@ def remarks(summary: Summary) -> list[str]:
         for name, report in summary.filters.items()
         if report is not None and report.dropped
     ]
-    return [*verdicts, *decoded, *streams, *complaints, *drops]
+    return [*verdicts, *speed, *decoded, *streams, *complaints, *drops]
+
+
+def _still_improving(name: str, summary: Summary) -> list[str]:
+    """Return a sentence about a student whose validation, or its control's, was still improving."""
+    student, control = summary.students[name], summary.controls.get(name)
+    who = [
+        f"{label} ({_converged(row)} seeds had converged)" if len(row.by_seed) > 1 else label
+        for label, row in ((f"{name}'s control", control), (name, student))
+        if row is not None and row.converged is not None and row.converged < 1
+    ]
+    if not who:
+        return []
+    verb = "was" if len(who) == 1 else "were"
+    of_control = control is not None and who[0].startswith(f"{name}'s")
+    meaning = "part of the gain may be speed" if of_control else "more epochs may make it better"
+    return [f"{' and '.join(who)} {verb} still improving: {meaning}"]
 
 
 def complaint(row: Row, unit: Unit = Unit.WORD) -> str | None:

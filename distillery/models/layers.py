@@ -44,6 +44,17 @@ class Network(nn.Module):
         """Return what is trained, in groups, each with its share of the step size; output last."""
         return [(1.0, list(self.parameters()))]
 
+    @torch.no_grad()
+    def start_even(self) -> None:
+        """Set the output layer to 0, so that at first no token is likelier than another.
+
+        Random weights there make some tokens, or the blank, 10 to 100 times as likely as others in
+        every frame; CTC then begins from alignments that a training may never leave.
+        """
+        for name, parameter in self.named_parameters():
+            if name.startswith("output."):
+                parameter.zero_()
+
     @property
     def layers(self) -> dict[str, tuple[nn.Module, int]]:
         """Hidden layers that may be asked for, by name: the module that gives it, its width.

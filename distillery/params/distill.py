@@ -20,7 +20,7 @@ from distillery.params.base import (
     StudentName,
 )
 from distillery.params.models import FeatureParams, StudentArchitecture
-from distillery.params.objective import ObjectiveParams
+from distillery.params.objective import ObjectiveParams, scheduled
 from distillery.params.training import TrainingParams
 
 
@@ -139,6 +139,21 @@ class DistillParams(Section):
                 f"training.seed is {seed}, but students take their seeds from distill.seeds; "
                 f"remove it and set seeds to [{seed}]"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _schedules_have_an_end(self) -> DistillParams:
+        if self.training.known_epochs is not None:
+            return self
+        for name, student in self.students.items():
+            changing = scheduled(self.objective_of(name))
+            if changing:
+                where = f"students.{name}.objective" if student.objective else "objective"
+                raise ValueError(
+                    f"{where}.{changing[0]} changes with the share of all steps taken, which is "
+                    "unknown while training.num_epochs is auto: set num_epochs to a number, or "
+                    f"{changing[0]} to one"
+                )
         return self
 
     @model_validator(mode="after")

@@ -231,3 +231,15 @@ class ObjectiveParams(Section):
                 "nothing; set frame.weight or sequence.weight above 0, or teacher_share below 1"
             )
         return self
+
+
+def scheduled(objective: ObjectiveParams) -> list[str]:
+    """Return the settings of an objective that change while a student trains."""
+    values = {
+        "teacher_share": objective.teacher_share,
+        **{
+            f"{name}.weight": getattr(objective, name).weight
+            for name in ("frame", "sequence", "hidden", "intermediate")
+        },
+    }
+    return [name for name, value in values.items() if isinstance(value, Schedule)]

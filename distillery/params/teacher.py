@@ -21,7 +21,7 @@ from distillery.params.base import (
     SpeedFactors,
 )
 from distillery.params.models import ConvBiLSTMParams, FeatureParams, TeacherArchitecture
-from distillery.params.training import SpecAugmentParams, TrainingParams
+from distillery.params.training import Epochs, SpecAugmentParams, TrainingParams
 
 
 class TeacherSection(Section):
@@ -263,6 +263,8 @@ class FineTuningParams(TrainingParams):
 
     learning_rate: PositiveFloat = 1e-4
     """Peak step size of AdamW for the new output layer; layers below take less, see layer_decay."""
+    num_epochs: Epochs = 40
+    """Passes over the training split; auto goes on until validation has stopped improving."""
     specaugment: SpecAugmentParams = SpecAugmentParams()
     """Masks on what the convolutions give, whose channels stand where mels are elsewhere."""
 

@@ -28,7 +28,14 @@ from distillery.register.metrics import (
 from distillery.register.pipeline_results import PipelineResults
 from distillery.tracking.curve_files import CurveFile
 from distillery.tracking.names import flatten, objective_name, pipeline_name, run_name, short_md5
-from distillery.tracking.store import DESCRIPTION_TAG, OBJECTIVE_TAG, UNIT_TAG, DataSource, Tracking
+from distillery.tracking.store import (
+    CONVERGED_TAG,
+    DESCRIPTION_TAG,
+    OBJECTIVE_TAG,
+    UNIT_TAG,
+    DataSource,
+    Tracking,
+)
 from distillery.tracking.versions import Candidate
 
 CONTEXTS = {"train": "training", "valid": "validation", "test": "test"}
@@ -145,6 +152,7 @@ def _log_model_run(
             "dvc.md5": results.md5_of(f"models/{row.model}"),
             UNIT_TAG: results.summary.data.unit.value,
             OBJECTIVE_TAG: _objective_of(results.params, row.model),
+            **({} if row.converged is None else {CONVERGED_TAG: "yes" if row.converged else "no"}),
             "mlflow.runName": child_name(results.params, row.model, results.data_md5),
             DESCRIPTION_TAG: descriptions.of_model(row, results),
         },

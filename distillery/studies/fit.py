@@ -22,6 +22,7 @@ from distillery.params.objective import (
     ObjectiveParams,
     SequenceLossParams,
 )
+from distillery.params.training import TrainingParams
 from distillery.params.whole import Params
 from distillery.teacher_cache.filling.expected import payload_settings
 
@@ -184,10 +185,16 @@ def pilot_settings(settings: Params, fit: Fit) -> DistillParams:
             "control": True,
             "seeds": pilot.seeds,
             "augmentation": augmentation,
-            "training": distill.training.model_copy(update={"num_epochs": pilot.num_epochs}),
+            "training": _short(distill.training, pilot.num_epochs),
             "students": {fit.student: distill.students[fit.student].model_copy(update=student)},
         }
     )
+
+
+def _short(training: TrainingParams, num_epochs: int) -> TrainingParams:
+    """Return a training of so many epochs; how long `auto` waits is nothing to a short one."""
+    patience = None if training.known_epochs is None else training.patience
+    return training.model_copy(update={"num_epochs": num_epochs, "patience": patience})
 
 
 def pilot_cache(cache: CacheParams, fit: Fit) -> CacheParams:

@@ -44,6 +44,8 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
     network = TEACHERS[params.architecture.type](
         params.architecture, params.features.num_mels, len(vocabulary)
     )
+    if params.training.starts_even:
+        network.start_even()
     keys = [*rows["audio_key"], *rows["text"]]
     settings = params.model_dump(exclude={"allow_poor"})  # which changes no weight
     digest = run_digest("teacher", settings, vocabulary.tokens, keys, *data.unit_if_unusual)

@@ -18,6 +18,11 @@ from distillery.training.batches import TrainingSet
 from distillery.training.points import Point, lines_of
 
 DIGEST_BYTES = hashlib.sha256().digest_size  # at the end of a checkpoint
+VALID_WER = "valid/wer"
+CPU_SECONDS = "train/cpu_seconds"
+"""Of the training so far, validation included, on all threads; without what a kill threw away."""
+CONVERGED = "valid/converged"
+"""At the end: 1 where validation had stopped improving, 0 where it had not."""
 Terms = Mapping[str, Tensor]
 """What an objective consists of, by name; `loss` is what is minimised."""
 
@@ -40,6 +45,8 @@ class FitResult:
     num_epochs: int
     best_epoch: int
     best_wer: float
+    converged: bool
+    """Whether validation had stopped improving."""
 
 
 class Curves:
@@ -63,6 +70,10 @@ class Curves:
         """Start again from the points of a checkpoint."""
         self.points = list(points)
         self.path.write_text(lines_of([*self.earlier, *points]))
+
+    def values(self, key: str) -> list[float]:
+        """Return the values of this run under a key, in their order."""
+        return [point.value for point in self.points if point.key == self.prefix + key]
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line per value; the time-stamp in milliseconds never changes again."""

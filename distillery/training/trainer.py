@@ -11,6 +11,7 @@ import hashlib
 import io
 import logging
 import math
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -28,10 +29,22 @@ from distillery.files import write_bytes
 from distillery.models.decoding import greedy_tokens
 from distillery.models.layers import Network
 from distillery.params.training import TrainingParams
+from distillery.training.average import RunningAverage
 from distillery.training.batches import Moment, TrainingSet
-from distillery.training.curves import DIGEST_BYTES, Curves, FitResult, Terms, Validation
+from distillery.training.convergence import has_stopped_improving
+from distillery.training.curves import (
+    CONVERGED,
+    CPU_SECONDS,
+    DIGEST_BYTES,
+    VALID_WER,
+    Curves,
+    FitResult,
+    Terms,
+    Validation,
+)
 from distillery.training.objective import NetworkOutputs, Objective
 from distillery.training.points import Point
+from distillery.training.schedule import Cooldown, cooldown_of, cosine_share, stable_share
 from distillery.training.spec_augment import spec_augment
 
 logger = logging.getLogger(__name__)
@@ -52,7 +65,7 @@ class Trainer:
     plan_like: TrainingSet | None = None
     """Take as many steps per epoch as training on this set would."""
     stop_after: int | None = None
-    """End after this epoch; the step size falls as if it went on to num_epochs."""
+    """End after this epoch; the step size goes on as if there were more."""
 
     def __post_init__(self) -> None:
         self.device = choose_device(self.params.device)
@@ -77,6 +90,9 @@ class Trainer:
         self.best_epoch = -1
         self.best_wer = math.inf
         self.best_state: dict[str, Tensor] = {}
+        self.average = RunningAverage.of(self.network, self.params.averaged_steps)
+        self.rates: list[float] = []
+        self.cpu_seconds = 0.0
 
     def fit(self) -> FitResult:
         """Train to the end, or until patience runs out; leave the best epoch's weights in place.
@@ -85,35 +101,73 @@ class Trainer:
             DistilleryError: the loss is no finite number.
         """
         self._resume()
-        plan = self._plan(self.epoch)
-        last_epoch = self.stop_after or self.params.num_epochs
-        total = self.step + (last_epoch - self.epoch) * len(plan)
+        plan, most = self._plan(self.epoch), self._last_epoch()
+        total = self.step + (most - self.epoch) * len(plan)
         bar = tqdm(
             total=total, initial=self.step, desc=self.name, unit="step", disable=total == self.step
         )
         with bar:
-            while self.epoch < last_epoch and not self._out_of_patience():
-                terms = self._train_epoch(bar)
-                wer = self.validate()
-                self.epoch += 1
-                if wer <= self.best_wer:
-                    self.best_wer, self.best_epoch = wer, self.epoch
-                    self.best_state = _copy(self.network.state_dict())
-                self.curves.log(self.step, {**terms, "valid/wer": wer})
-                shown = {self.validation.unit.rate.lower(): f"{100 * wer:.1f}%"}
-                bar.set_postfix({"loss": f"{terms['train/loss']:.3f}", **shown})
-                self._save()
+            while self._goes_on():
+                self._one_epoch(bar)
+                if self.cooldown is not None:
+                    bar.total = self.step + (self._last_epoch() - self.epoch) * len(plan)
+                    bar.refresh()
+        converged = self.converged
+        if not self.curves.values(CONVERGED):
+            self.curves.log(self.step, {CONVERGED: float(converged)})
+            self._save()  # or who asks once more would log it once more, at another time
         self.network.load_state_dict(self.best_state)
         self.network.eval()
         logger.info(
-            "%s: %d epochs, best validation %s %.2f %% at epoch %d",
+            "%s: %d epochs, best validation %s %.2f %% at epoch %d, %s",
             self.name,
             self.epoch,
             self.validation.unit.rate,
             100 * self.best_wer,
             self.best_epoch,
+            "had stopped improving" if converged else "was still improving",
         )
-        return FitResult(self.epoch, self.best_epoch, self.best_wer)
+        return FitResult(self.epoch, self.best_epoch, self.best_wer, converged)
+
+    def _one_epoch(self, bar: tqdm[Any]) -> None:
+        began = time.process_time()
+        terms = self._train_epoch(bar)
+        with self.average.in_place_of(self.network):
+            wer = self.validate()
+            self.epoch += 1
+            if wer <= self.best_wer:
+                self.best_wer, self.best_epoch = wer, self.epoch
+                self.best_state = _copy(self.network.state_dict())
+        self.rates.append(wer)
+        self.cpu_seconds += time.process_time() - began
+        self.curves.log(self.step, {**terms, VALID_WER: wer, CPU_SECONDS: self.cpu_seconds})
+        shown = {self.validation.unit.rate.lower(): f"{100 * wer:.1f}%"}
+        bar.set_postfix({"loss": f"{terms['train/loss']:.3f}", **shown})
+        self._save()
+
+    @property
+    def cooldown(self) -> Cooldown | None:
+        """Where the step size falls to 0, with `auto`; None: that is not known yet, or not so."""
+        if self.params.known_epochs is not None:
+            return None
+        return cooldown_of(self.rates, self.params)
+
+    @property
+    def converged(self) -> bool:
+        """Whether validation had stopped improving: with `auto` before the cooldown, else now.
+
+        After a number of epochs `patience`, which may have stopped a student, judges neither it nor
+        its control, so that both are judged alike.
+        """
+        if self.params.known_epochs is None:
+            return self.cooldown is not None and self.cooldown.converged
+        return has_stopped_improving(self.rates)
+
+    def _last_epoch(self) -> int:
+        """Return how many epochs there will be, at most."""
+        cooldown = self.cooldown
+        last = self.params.most_epochs if cooldown is None else cooldown.ends
+        return min(last, self.stop_after or last)
 
     def _plan(self, epoch: int) -> list[list[int]]:
         like = self.plan_like
@@ -123,10 +177,12 @@ class Trainer:
         torch.manual_seed(self.params.seed * 1_000_003 + self.epoch)
         self.network.train()
         plan = self._plan(self.epoch)
+        cooldown = self.cooldown
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
         for position, items in enumerate(plan):
-            progress = (self.epoch + position / len(plan)) / self.params.num_epochs
-            rate = self._learning_rate(progress)
+            epoch = self.epoch + position / len(plan)
+            progress = epoch / self.params.most_epochs
+            rate = self._learning_rate(epoch, cooldown)
             moment = Moment(self.epoch, position)
             for term, value in self._train_step(items, moment, rate, progress).items():
                 sums[term] = sums[term] + value.detach().cpu().double()
@@ -154,6 +210,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group.get("share", 1.0)  # older checkpoints have none
         self.optimiser.step()
+        self.average.update(self.network)
         return terms
 
     def _forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,13 +219,14 @@ class Trainer:
             scores, lengths = self.network(features.to(self.device), lengths.to(self.device))
         return scores.float().log_softmax(dim=-1), lengths
 
-    def _learning_rate(self, progress: float) -> float:
-        """Rise over the warm-up, then fall as a half cosine to 1 % of the peak."""
-        warmup = self.params.warmup_fraction
-        if progress < warmup:
-            return self.params.learning_rate * max(progress / warmup, 0.01)
-        phase = (progress - warmup) / max(1e-9, 1 - warmup)
-        return self.params.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * phase)))
+    def _learning_rate(self, epoch: float, cooldown: Cooldown | None) -> float:
+        """Return the step size of the step that follows so many epochs."""
+        params = self.params
+        if params.known_epochs is None:
+            share = stable_share(self.step, params.warmup_steps, epoch, cooldown)
+        else:
+            share = cosine_share(epoch / params.known_epochs, params.warmup_fraction)
+        return params.learning_rate * share
 
     @torch.inference_mode()
     def validate(self) -> float:
@@ -185,8 +243,11 @@ class Trainer:
                 total = total + count_text_errors(reference, hypothesis, unit)
         return total.rate
 
+    def _goes_on(self) -> bool:
+        return self.epoch < self._last_epoch() and not self._out_of_patience()
+
     def _out_of_patience(self) -> bool:
-        patience = self.params.patience
+        patience = self.params.patience if self.params.known_epochs is not None else None
         return patience is not None and self.epoch - max(self.best_epoch, 0) >= patience
 
     def _save(self) -> None:
@@ -201,6 +262,9 @@ class Trainer:
                 "best_wer": self.best_wer,
                 "epoch": self.epoch,
                 "step": self.step,
+                "cpu_seconds": self.cpu_seconds,
+                "average": self.average.state,
+                "average_count": self.average.count,
                 "curves": [asdict(point) for point in self.curves.points],
             },
             buffer,
@@ -223,6 +287,8 @@ class Trainer:
             self.objective.load_state_dict(state["objective"])
             self.optimiser.load_state_dict(state["optimiser"])
             self._lay_out_moments()
+            # Older checkpoints have no average, nor the time.
+            self.average.restore(state.get("average", {}), state.get("average_count", 0))
         except Exception as error:  # damaged, or of another version: it may fail in many ways
             raise ModelError(
                 f"{self.checkpoint}: cannot be resumed from ({str(error)[:200]}); "
@@ -235,6 +301,11 @@ class Trainer:
             state["step"],
         )
         self.curves.restore([Point(**point) for point in state["curves"]])
+        self.rates = self.curves.values(VALID_WER)
+        if self._goes_on():  # it was to stop earlier, then
+            ends = self.curves.prefix + CONVERGED
+            self.curves.restore([point for point in self.curves.points if point.key != ends])
+        self.cpu_seconds = state.get("cpu_seconds", 0.0)
         logger.info("%s: goes on after epoch %d", self.name, self.epoch)
 
     def _lay_out_moments(self) -> None:

@@ -28,6 +28,7 @@ from distillery.teacher_cache.shards import Entry
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.batches import TrainingSet
 from distillery.training.objective import NetworkOutputs
+from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare
@@ -242,6 +243,32 @@ def test_the_order_of_control_and_student_changes_neither(
     for kind in ("students", "controls"):
         name = f"models/{kind}/conv/seed-0"
         assert weights(copy / name) == weights(other / name)
+
+
+def test_with_auto_student_and_control_end_by_the_same_rule_each_by_its_own_validation(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The student stops improving at once, the control goes on to the maximum."""
+    auto = {"num_epochs": "auto", "max_epochs": 9, "patience": 2, "warmup_steps": 2}
+    training = {**tiny_params()["distill"]["training"], **auto}
+    change_params(copy, distill={"training": training})
+    monkeypatch.setattr(
+        Trainer,
+        "validate",
+        lambda run: 0.5 if run.name.startswith("student") else 0.9 ** (run.epoch + 2),
+    )
+    distill(copy, "conv", 0)
+    ends, steps = [], []
+    for kind in ("students", "controls"):
+        rows = read_curves(copy / f"curves/{kind}/conv/seed-0.jsonl")
+        wers = [row for row in rows if row["key"] == "valid/wer"]
+        ends.append((len(wers), rows[-1]["key"], rows[-1]["value"]))
+        steps.append(wers[0]["step"])
+        peak = max(row["value"] for row in rows if row["key"] == "train/learning_rate")
+        assert peak == training["learning_rate"]
+    # Epoch 1 is the best, and two others follow.
+    assert ends == [(3, "valid/converged", 1.0), (9, "valid/converged", 0.0)]
+    assert steps[0] == steps[1]
 
 
 def test_training_never_loads_the_teacher(copy: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -577,7 +604,11 @@ def test_a_killed_distillation_goes_on_with_its_projections_and_heads(
         copy / "models/students/conv/seed-0"
     )
     curves = [
-        [(row["key"], row["value"], row["step"]) for row in read_curves(path)]
+        [
+            (row["key"], row["value"], row["step"])
+            for row in read_curves(path)
+            if row["key"] != "train/cpu_seconds"
+        ]
         for path in (root / "curves/students/conv/seed-0.jsonl" for root in (killed, copy))
     ]
     assert curves[0] == curves[1]

@@ -217,6 +217,7 @@ def test_other_settings_do_not_go_on_with_what_was_left(
         (True, 1, {"filter": {}}),
         (False, 3, {"filter": {}}),  # each generation's texts may be dropped in other utterances
         (False, 1, {"training": {**tiny_params()["distill"]["training"], "patience": 2}}),
+        (True, 1, {"training": {"num_epochs": "auto", "patience": 2}}),  # each finds its own end
     ],
 )
 def test_a_control_comes_first_only_where_its_steps_are_known(

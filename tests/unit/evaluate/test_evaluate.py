@@ -47,6 +47,7 @@ from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.models import CRNNParams, FeatureParams
 from distillery.register.metrics import model_metrics
+from distillery.register.run_page import ReportInputs, render_page
 from distillery.serve.onnx_recogniser import OnnxRecogniser
 from distillery.serve.streaming import can_stream
 from tasks.evaluate import evaluate
@@ -781,7 +782,7 @@ def test_tables_show_every_model_with_its_figures(evaluated: Path, table_of: Tab
     names = ("teacher", "control conv", "student conv", "student rand")
     starts = [n for n, line in enumerate(lines) if line.lstrip("| ").startswith(names)]
     # A row may take two lines; its intervals then stand on the second.
-    order = ["".join(lines[n : n + 2]) for n in starts]
+    order = ["".join(lines[n : n + 2]) for n in starts[: len(names)]]
     for line, name, row in zip(order, names, summary["models"], strict=True):
         assert name in line
         assert f"{row['parameters']:,}" in line
@@ -883,7 +884,8 @@ def test_speakers_are_counted_once_whatever_the_number_of_seeds(two_seeds: Path)
 def test_the_table_of_several_seeds_shows_means_spread_and_the_filter(two_seeds: Path) -> None:
     text = render_table(read_summary(two_seeds))
     assert "by 2 speakers; means ± standard deviations over 2 seeds" in text
-    (student,) = [line for line in text.splitlines() if line.startswith("student conv")]
+    student, training = [line for line in text.splitlines() if line.startswith("student conv")]
+    assert training.split() == ["student", "conv", "1", "-", "0", "of", "2"]
     for cell in ("64.3 ± 10.1", "2/3/0", "21.4 ± 10.1", "75 ± 35 %"):
         assert cell in student
     assert ", mean of 2 seeds, sd 10.1" in text
@@ -891,9 +893,82 @@ def test_the_table_of_several_seeds_shows_means_spread_and_the_filter(two_seeds:
     assert max(map(len, text.splitlines())) <= 100
     markdown = markdown_table(read_summary(two_seeds))
     assert "| 64.3 ± 10.1 [" in markdown
-    assert {row.count("|") for row in first_table(markdown)} == {10}
+    assert {row.count("|") for row in first_table(markdown)} == {13}
     assert "| conv, seed " in markdown  # as it was exported
     assert markdown.splitlines()[0].endswith("; in brackets 95 % intervals")
+
+
+def of_trainings(root: Path, **converged: float | None) -> Summary:
+    """Return a summary in which these shares of a role's trainings had converged."""
+    summary = read_summary(root)
+    models = tuple(
+        row.model_copy(
+            update={
+                "num_epochs": 80.0,
+                "cpu_seconds": 104.4,
+                "converged": converged.get(row.role, 1.0),
+            }
+        )
+        for row in summary.models
+    )
+    return summary.model_copy(update={"models": models})
+
+
+@pytest.mark.parametrize(
+    ("converged", "words"),
+    [
+        ({}, None),
+        ({"control": 0.0}, "conv's control was still improving: part of the gain may be speed"),
+        ({"student": 0.0}, "conv was still improving: more epochs may make it better"),
+        (
+            {"control": 0.0, "student": 0.0},
+            "conv's control and conv were still improving: part of the gain may be speed",
+        ),
+    ],
+)
+def test_below_the_table_stands_whose_training_had_not_converged(
+    evaluated: Path, converged: dict[str, float], words: str | None
+) -> None:
+    summary = of_trainings(evaluated, **converged)
+    about_conv = [line for line in remarks(summary) if "improving" in line and "conv" in line]
+    assert about_conv == ([] if words is None else [words])
+    told = {0.0: "no", 1.0: "yes"}
+    for row in summary.models:
+        expected = f"| 80 | 104 | {told[converged.get(row.role, 1.0)]} |"
+        lines = [line for line in first_table(markdown_table(summary)) if row.label in line]
+        assert [line for line in lines if line.endswith(expected)], row.label
+        metrics = model_metrics(row, summary)
+        assert metrics["valid/converged"] == converged.get(row.role, 1.0)
+        assert (metrics["train/epochs"], metrics["train/cpu_seconds"]) == (80.0, 104.4)
+    rows = render_table(summary).split("trained")[1].splitlines()
+    assert rows[2].split() == ["teacher", "80", "104", "yes"]
+
+
+def test_the_report_says_whose_training_had_not_converged(evaluated: Path) -> None:
+    summary = of_trainings(evaluated, control=0.0)
+    predictions = pd.read_parquet(evaluated / "reports/evaluation/predictions.parquet")
+    page = render_page(ReportInputs("run", "fine", summary, predictions, "students/conv", 0))
+    assert "<th>epochs</th><th>CPU s</th><th>converged</th>" in page
+    assert "<td>80</td><td>104</td><td>no</td>" in page
+    assert "control was still improving: part of the gain may be speed</li>" in page
+
+
+def test_of_several_seeds_it_is_told_how_many_had_converged(two_seeds: Path) -> None:
+    summary = of_trainings(two_seeds, control=0.5)
+    (line,) = [line for line in remarks(summary) if "improving" in line and "conv" in line]
+    assert line == (
+        "conv's control (1 of 2 seeds had converged) was still improving: part of the gain may be "
+        "speed"
+    )
+    assert "| 1 of 2 |" in markdown_table(summary)
+
+
+def test_a_summary_of_before_trainings_were_told_has_no_such_columns(evaluated: Path) -> None:
+    summary = read_summary(evaluated)
+    models = tuple(row.model_copy(update={"converged": None}) for row in summary.models)
+    old = summary.model_copy(update={"models": models})
+    assert "converged" not in render_table(old) + markdown_table(old)
+    assert not [line for line in remarks(old) if "improving" in line]
 
 
 def test_the_filter_is_drawn_where_there_was_one(two_seeds: Path) -> None:
@@ -908,7 +983,7 @@ def test_the_markdown_table_has_equally_many_cells_in_every_row(evaluated: Path)
     table = markdown_table(read_summary(evaluated))
     rows = first_table(table)
     assert len(rows) == 2 + 4
-    assert {row.count("|") for row in rows} == {10}
+    assert {row.count("|") for row in rows} == {13}
     exports = [line for line in table.splitlines() if line.startswith("|")][len(rows) :]
     assert len(exports) == 2 + 2 * 3
     assert {row.count("|") for row in exports} == {9}

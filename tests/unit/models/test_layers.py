@@ -260,3 +260,17 @@ def test_dropout_of_nothing_and_of_everything() -> None:
     x = torch.randn(4, 6)
     assert Dropout(0.0)(x).equal(x)
     assert Dropout(1.0)(x).equal(torch.zeros(4, 6))
+
+
+@pytest.mark.parametrize("params", ALL, ids=lambda params: params.type)
+def test_an_even_start_makes_all_tokens_alike_and_leaves_the_layers_below(params) -> None:
+    torch.manual_seed(0)
+    network = build(params)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.start_even()
+    changed = {n for n, value in network.state_dict().items() if not torch.equal(value, before[n])}
+    assert changed == {"output.weight", "output.bias"}
+    scores, _ = network(torch.randn(2, 40, NUM_MELS), torch.tensor([40, 31]))
+    assert torch.equal(scores, torch.zeros_like(scores))
+    scores.sum().backward()
+    assert network.output.weight.grad.abs().sum() > 0  # and can leave it

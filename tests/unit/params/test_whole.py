@@ -97,6 +97,35 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
             "distill.objective.frame.weight: from 0.6 is not below until 0.4",
         ),
         (
+            {
+                "distill.training": {"num_epochs": "auto"},
+                "distill.objective.teacher_share": {"start": 1.0, "end": 0.5},
+            },
+            "distill: objective.teacher_share changes with the share of all steps taken, which is "
+            "unknown while training.num_epochs is auto: set num_epochs to a number, or "
+            "teacher_share to one",
+        ),
+        (
+            {
+                "distill.training": {},
+                "distill.students.conv.objective": {
+                    "frame": {"weight": {"start": 1, "end": 0}},
+                },
+            },
+            "distill: students.conv.objective.frame.weight changes with the share of all steps",
+        ),
+        (
+            {"distill.training.max_epochs": 50},
+            "distill.training: num_epochs is 3, so max_epochs would not be read; remove it, or set "
+            "num_epochs to auto",
+        ),
+        (
+            {"teacher.training": {"warmup_fraction": 0.2}},
+            "teacher.training: num_epochs is auto, so warmup_fraction would not be read; remove "
+            "it, or set num_epochs to a number",
+        ),
+        ({"distill.training.num_epochs": "many"}, "distill.training.num_epochs: Input should be"),
+        (
             {"distill.objective.frame.weight": "much"},
             "distill.objective.frame.weight: Input should be a valid number",
         ),

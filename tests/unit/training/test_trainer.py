@@ -75,9 +75,11 @@ def trainer(folder: Path, params: TrainingParams, **changes) -> Trainer:
 
 
 def strip(folder: Path) -> list[tuple[str, float, int]]:
-    """Return a run's curve without the time-stamps."""
+    """Return a run's curve without what the clock said."""
     rows = map(json.loads, (folder / "curves.jsonl").read_text().splitlines())
-    return [(row["key"], row["value"], row["step"]) for row in rows]
+    return [
+        (row["key"], row["value"], row["step"]) for row in rows if row["key"] != "train/cpu_seconds"
+    ]
 
 
 def weights_of(run: Trainer) -> dict[str, torch.Tensor]:
@@ -329,3 +331,107 @@ def test_the_log_names_the_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture
     with caplog.at_level("INFO"):
         run.fit()
     assert "best validation CER" in caplog.text
+
+
+def told(run: Trainer, rates: Sequence[float]) -> Trainer:
+    """Let a run's validation say this after each epoch, the last one ever after."""
+    run.validate = lambda: rates[min(run.epoch, len(rates) - 1)]  # type: ignore[method-assign]
+    return run
+
+
+FALLING = [0.8, 0.6, 0.4]
+UNTIL_CONVERGED = TrainingParams(
+    num_epochs="auto",
+    max_epochs=30,
+    patience=4,
+    cooldown_fraction=0.5,
+    warmup_steps=5,
+    learning_rate=1e-2,
+    average_steps=4,
+    num_threads=1,
+)
+# The mean of five is lowest at epoch 7, four epochs follow, and half of the eleven cool down.
+BEGINS, ENDS = 11, 17
+
+
+def learning_rates(folder: Path) -> list[float]:
+    return [value for key, value, _ in strip(folder) if key == "train/learning_rate"]
+
+
+def test_auto_ends_when_validation_has_stopped_improving_and_a_cooldown_is_over(
+    tmp_path: Path,
+) -> None:
+    run = told(trainer(tmp_path, UNTIL_CONVERGED), FALLING)
+    result = run.fit()
+    assert (result.num_epochs, result.converged, result.best_epoch) == (ENDS, True, ENDS)
+    rates = learning_rates(tmp_path)
+    assert rates[0] == pytest.approx(0.6e-2)  # the third of five steps of warm-up
+    assert rates[1:BEGINS] == [1e-2] * (BEGINS - 1)
+    # The last step of an epoch of three stands in the curve.
+    expected = [1e-2 * (1 - ((n + 2 / 3) / (ENDS - BEGINS)) ** 0.5) for n in range(ENDS - BEGINS)]
+    assert rates[BEGINS:] == pytest.approx(expected)
+    assert strip(tmp_path)[-1] == ("valid/converged", 1.0, 3 * ENDS)
+
+
+def test_auto_ends_at_the_maximum_and_says_so(tmp_path: Path) -> None:
+    run = told(trainer(tmp_path, UNTIL_CONVERGED), [0.9**n for n in range(40)])
+    result = run.fit()
+    assert (result.num_epochs, result.converged) == (30, False)
+    assert learning_rates(tmp_path)[19:21] == pytest.approx([1e-2, 1e-2 * (1 - 0.0667**0.5)], 1e-2)
+    assert strip(tmp_path)[-1] == ("valid/converged", 0.0, 90)
+
+
+def test_a_number_of_epochs_is_told_to_have_converged_by_the_same_rule(tmp_path: Path) -> None:
+    params = PARAMS.model_copy(update={"num_epochs": 20})
+    flat = told(trainer(tmp_path / "flat", params), FALLING).fit()
+    falling = told(trainer(tmp_path / "falling", params), [0.9**n for n in range(20)]).fit()
+    assert (flat.num_epochs, flat.converged) == (20, True)
+    assert (falling.num_epochs, falling.converged) == (20, False)
+
+
+@pytest.mark.parametrize("killed_after", [1, 6, BEGINS, BEGINS + 2, ENDS])
+def test_auto_goes_on_after_a_kill_in_every_phase(tmp_path: Path, killed_after: int) -> None:
+    unbroken = told(trainer(tmp_path / "unbroken", UNTIL_CONVERGED), FALLING)
+    unbroken.fit()
+    killed = trainer(tmp_path / "killed", UNTIL_CONVERGED, stop_after=killed_after)
+    told(killed, FALLING).fit()
+    resumed = told(trainer(tmp_path / "killed", UNTIL_CONVERGED), FALLING)
+    assert resumed.fit().num_epochs == ENDS
+    expected, found = weights_of(unbroken), weights_of(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert strip(tmp_path / "killed") == strip(tmp_path / "unbroken")
+
+
+def test_computing_time_is_counted_on_over_a_kill(tmp_path: Path) -> None:
+    trainer(tmp_path, PARAMS, stop_after=3).fit()
+    trainer(tmp_path, PARAMS).fit()
+    rows = map(json.loads, (tmp_path / "curves.jsonl").read_text().splitlines())
+    seconds = [row["value"] for row in rows if row["key"] == "train/cpu_seconds"]
+    assert len(seconds) == 6
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+
+
+def test_a_checkpoint_of_before_there_was_auto_is_gone_on_from(tmp_path: Path) -> None:
+    unbroken = trainer(tmp_path / "unbroken", PARAMS)
+    unbroken.fit()
+    trainer(tmp_path / "old", PARAMS, stop_after=3).fit()
+    path = tmp_path / "old/run.pt"
+    state = torch.load(io.BytesIO(path.read_bytes()[:-32]), weights_only=True)
+    for name in ("average", "average_count", "cpu_seconds"):
+        del state[name]
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    path.write_bytes(buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest())
+    resumed = trainer(tmp_path / "old", PARAMS)
+    resumed.fit()
+    expected, found = weights_of(unbroken), weights_of(resumed)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_a_finished_training_that_is_asked_once_more_logs_nothing_anew(tmp_path: Path) -> None:
+    trainer(tmp_path, PARAMS).fit()
+    before = (tmp_path / "curves.jsonl").read_text()
+    again = trainer(tmp_path, PARAMS)
+    assert again.fit().num_epochs == 6
+    assert (tmp_path / "curves.jsonl").read_text() == before  # to the millisecond
