@@ -226,6 +226,8 @@ class Runs:
                 speed_factors=speeds,
             )
             trained: Trained = train(run, path.with_suffix(".jsonl"))
+            path.with_suffix("").mkdir(exist_ok=True)
+            trained.recogniser.save(path.with_suffix(""))
             heard = self._judge(trained.recogniser)
             if language_model.for_students:
                 heard |= self._judge_with(language_model, trained.recogniser, settings)
