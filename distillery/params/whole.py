@@ -19,7 +19,12 @@ from distillery.params.language_model import LanguageModelParams
 from distillery.params.prepare import PrepareParams
 from distillery.params.register import RegisterParams
 from distillery.params.retraining import RetrainingParams
-from distillery.params.rules import check_hidden_transcripts, check_streaming, check_students
+from distillery.params.rules import (
+    check_decoder,
+    check_hidden_transcripts,
+    check_streaming,
+    check_students,
+)
 from distillery.params.studies import CurveParams, TeacherCandidatesParams
 from distillery.params.teacher import TeacherParams, TrainedTeacherParams
 
@@ -97,5 +102,8 @@ class Params(Sections):
     def _sections_fit(self) -> Params:
         check_students(self.distill, self.teacher, self.cache, self.language_model)
         check_streaming(self.evaluate, self.distill)
-        check_hidden_transcripts(self.prepare, self.teacher, self.distill, self.language_model)
+        check_decoder(self.register.decoder)
+        check_hidden_transcripts(
+            self.prepare, self.teacher, self.distill, self.language_model, self.register.decoder
+        )
         return self

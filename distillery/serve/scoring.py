@@ -22,7 +22,7 @@ from distillery.corpora.base import Recording
 from distillery.corpora.manifest import COLUMNS_WANTED, read_manifest
 from distillery.data.audio import SAMPLE_SCALE, resample
 from distillery.data.manifest import audio_key
-from distillery.data.text import Vocabulary, normalise
+from distillery.data.text import Vocabulary, case_of, normalise
 from distillery.data.units import Unit, unit_of
 from distillery.errors import AudioError, CorpusError
 from distillery.evaluate.predictions import UNKNOWN_SPEAKER, error_columns, rate_over
@@ -106,14 +106,6 @@ def find_labelled(place: Path) -> Labelled:
     return Labelled(manifest, labelled, len(listed) - len(labelled))
 
 
-def letter_case(vocabulary: Vocabulary) -> str:
-    """Return the normaliser's letter case that fits a model's tokens: lower, upper or keep."""
-    letters = "".join(vocabulary.tokens[1:])
-    if letters == letters.lower():
-        return "lower"
-    return "upper" if letters == letters.upper() else "keep"
-
-
 def score(recogniser: Transcriber, vocabulary: Vocabulary, labelled: Labelled) -> Scored:
     """Return what a model hears in recordings, and its errors.
 
@@ -125,7 +117,7 @@ def score(recogniser: Transcriber, vocabulary: Vocabulary, labelled: Labelled) -
     Raises:
         CorpusError: none could be scored.
     """
-    case = letter_case(vocabulary)
+    case = case_of(vocabulary)
     letters = frozenset("".join(vocabulary.tokens[1:]))
     texts = [normalise(item.text or "", case, letters) for item in labelled.recordings]
     todo = [pair for pair in zip(labelled.recordings, texts, strict=True) if pair[1]]

@@ -18,10 +18,12 @@ import pandas as pd
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_text_errors
+from distillery.decoder.decoder import Decoder
 from distillery.errors import ModelError, StageError
 from distillery.evaluate.latency import usual_way
 from distillery.evaluate.listening import batches, labelled_test_rows, speed_clip
 from distillery.evaluate.models import weights_bytes
+from distillery.evaluate.predictions import as_served
 from distillery.evaluate.speed import measure_real_time_factor
 from distillery.models.recogniser import WEIGHTS_FILE, Recogniser
 from distillery.params.evaluate import EvaluateParams
@@ -134,8 +136,9 @@ def formats_of_student(
     exported_folder: Path,
     exported: pd.DataFrame,
     chunk_seconds: float,
+    decoder_folder: Path,
 ) -> list[LoadedFormat]:
-    """Return a student in all its formats, PyTorch's first.
+    """Return a student in all its formats, PyTorch's first, each as it is served.
 
     Args:
         folder: where it was saved.
@@ -143,15 +146,20 @@ def formats_of_student(
         exported_folder: where it was exported to.
         exported: what the evaluation found of that, by `format`; may be empty.
         chunk_seconds: audio that a streaming student hears at once.
+        decoder_folder: where its decoder lies, if it has one.
 
     Raises:
         ModelError: a file is missing or damaged.
     """
-    transcribe = usual_way(Recogniser.load(folder, ARCHITECTURES), chunk_seconds)
-    formats = [LoadedFormat(PYTORCH, transcribe, weights_bytes(folder), predictions)]
+    recogniser = Recogniser.load(folder, ARCHITECTURES)
+    decoder = Decoder.find(decoder_folder, recogniser.vocabulary)
+    transcribe = usual_way(recogniser, chunk_seconds, decoder)
+    formats = [LoadedFormat(PYTORCH, transcribe, weights_bytes(folder), as_served(predictions))]
     for name, found in exported.groupby("format", sort=False):
         student = OnnxRecogniser(exported_folder, str(name))
-        formats.append(LoadedFormat(str(name), student.transcribe, student.num_bytes, found))
+        formats.append(
+            LoadedFormat(str(name), student.transcribe, student.num_bytes, as_served(found))
+        )
     return formats
 
 
@@ -174,7 +182,8 @@ def formats_of_version(
     letters = "".join(sorted(set("".join(split.rows["text"]))))
     if unknown := recogniser.vocabulary.unknown(letters):
         raise ModelError(f"it has no token for {sorted(unknown)}, which the test split holds")
-    transcribe = usual_way(recogniser, split.settings.stream_chunk_seconds)
+    decoder = Decoder.find(folder, recogniser.vocabulary)
+    transcribe = usual_way(recogniser, split.settings.stream_chunk_seconds, decoder)
     weights = (folder / WEIGHTS_FILE).stat().st_size
     formats = [LoadedFormat(PYTORCH, transcribe, weights)]
     for name in (name for name, file in MODEL_FILES.items() if (folder / file).exists()):

@@ -9,13 +9,13 @@ import jiwer
 import pytest
 import soundfile
 
-from distillery.data.text import Vocabulary
+from distillery.data.text import Vocabulary, case_of
 from distillery.data.units import Unit
 from distillery.errors import CorpusError, ManifestError
 from distillery.evaluate.rates import rates
 from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
-from distillery.serve.scoring import Scored, by_speaker, find_labelled, letter_case, score
+from distillery.serve.scoring import Scored, by_speaker, find_labelled, score
 from tests.tiny import RATE_HZ, speak
 from tests.unit.tracking.test_fetched import recogniser
 
@@ -179,4 +179,4 @@ def test_a_place_without_a_list_says_what_is_expected(folder: Path) -> None:
 
 @pytest.mark.parametrize(("alphabet", "case"), [("ab'", "lower"), ("AB", "upper"), ("aB", "keep")])
 def test_transcripts_take_the_letter_case_of_the_model(alphabet: str, case: str) -> None:
-    assert letter_case(Vocabulary.from_alphabet(alphabet)) == case
+    assert case_of(Vocabulary.from_alphabet(alphabet)) == case
