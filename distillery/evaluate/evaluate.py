@@ -186,16 +186,10 @@ def evaluate_models(
     speeds = _speeds(recognisers, clip, data.sample_rate_hz, params)
     measured = Measured(models, params, recognisers, predictions, heard, histories, speeds)
     table = tuple(measured.row(model) for model in scored)
-    best = [TrainedModel(row.model, row.best_seed) for row in table if row.role == "student"]
+    chosen = [TrainedModel(row.model, row.best_seed) for row in table if row.role == "student"]
+    best = {one: recognisers[one] for one in chosen}
     exported, exports = measure_exports(
-        data,
-        rows,
-        clip,
-        {one: recognisers[one] for one in best},
-        models,
-        predictions,
-        params,
-        searches,
+        data, rows, clip, best, models, predictions, params, searches
     )
     summary = Summary(
         confidence=params.confidence,

@@ -165,6 +165,7 @@ def test_the_stage_leaves_a_note_where_nothing_is_wanted_and_removes_former_stud
     base = tmp_path / "models/registered"
     files = sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
     assert files == [
+        "decoder/outside.json",
         "students/conv/config.json",
         "students/conv/model.safetensors",
         "students/conv/source.json",

@@ -36,7 +36,6 @@ from tests.tiny import tiny_params, write_corpus, write_params
 
 LANGUAGE_MODEL = {
     "for_teacher": True,
-    "for_students": True,
     "order": 2,
     "weights": [0.25, 1.0],
     "word_scores": [0.0, 4.0],
@@ -57,6 +56,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(root / "corpus", num_speakers=8, per_speaker=4, unlabelled=1)
     settings = tiny_params(
         language_model=LANGUAGE_MODEL,
+        register={"decoder": {"weights": [0.25, 1.0], "word_scores": [0.0]}},
         cache={"payload": {"num_hypotheses": 2}, "audit_utterances": 2},
     )
     settings["distill"]["objective"] = {"frame": {"weight": 0.0}}
@@ -216,13 +216,14 @@ def test_models_are_measured_with_and_without(finished: Path) -> None:
 
 def test_the_table_has_a_column_for_it(finished: Path) -> None:
     summary = Summary.read(finished / "reports/evaluation")
-    assert "| WER % with LM |" in markdown_table(summary)
-    assert "conv: with the language model the gain is" in render_table(summary)
+    assert "| WER % served |" in markdown_table(summary)
+    assert "conv: as served the gain is" in render_table(summary)
     assert all(len(line) <= 100 for line in render_table(summary).splitlines())
 
 
 def test_where_it_is_off_nothing_is_said_of_it(copy: Path) -> None:
-    change(copy, "language_model", for_teacher=False, for_students=False)
+    change(copy, "language_model", for_teacher=False)
+    change(copy, "register", decoder=False)
     evaluate(copy)
     summary = json.loads((copy / "reports/evaluation/summary.json").read_text())
     assert summary["language_models"] == {}
@@ -233,7 +234,7 @@ def test_where_it_is_off_nothing_is_said_of_it(copy: Path) -> None:
 
 
 def test_for_the_teacher_alone_students_stay_without(copy: Path) -> None:
-    change(copy, "language_model", for_students=False)
+    change(copy, "register", decoder=False)
     evaluate(copy)
     summary = json.loads((copy / "reports/evaluation/summary.json").read_text())
     assert [("wer_lm" in row) for row in summary["models"]] == [True, False, False]
