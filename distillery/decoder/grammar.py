@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from distillery.data.text import SPACE, Vocabulary
 from distillery.data.units import Unit
 from distillery.decoder.trie import (
-    NO_PHRASE,
     NONE,
     NOWHERE,
     ROOT,
@@ -56,13 +55,11 @@ class Prefix:
         "ahead",
         "blank",
         "children",
-        "frame",
         "new_blank",
         "new_other",
         "node",
         "other",
         "parent",
-        "peak",
         "phrase",
         "rank",
         "score",
@@ -101,7 +98,6 @@ class Prefix:
         self.children: dict[int, Prefix | None] = {}
         self.blank = self.other = self.new_blank = self.new_other = self.rank = -math.inf
         self.stamp = -1  # the frame that last reached it
-        self.frame, self.peak = -1, -math.inf  # where its last token was heard best
 
 
 class Grammar:
@@ -158,7 +154,7 @@ class Grammar:
     def root(self) -> Prefix:
         """The empty text, before its first frame."""
         ahead = self._trie.best[ROOT] if self.by_words else 0.0
-        root = Prefix(None, NONE, ROOT, self.model.begin, NO_PHRASE, 0.0, ahead, 0.0)
+        root = Prefix(None, NONE, ROOT, self.model.begin, ROOT, 0.0, ahead, 0.0)
         root.blank = 0.0
         return root
 

@@ -44,8 +44,7 @@ class Hypothesis:
     acoustic_score: float
     """ln P(text given audio), over the alignments that the search kept."""
     tokens: tuple[int, ...]
-    frames: tuple[int, ...]
-    """Where each token was heard best."""
+    """Of the text, boundaries included; `distillery.decoder.alignment.align` tells their times."""
 
 
 class Search:
@@ -102,8 +101,6 @@ class Search:
                     prefix.new_other = total + row[boundary]
             else:
                 prefix.new_other = prefix.other + row[token]
-                if row[token] > prefix.peak:
-                    prefix.peak, prefix.frame = row[token], stamp
             reached.append(prefix)
             rank = max(prefix.new_blank, prefix.new_other) + prefix.score + prefix.ahead
             best = max(best, rank)
@@ -132,8 +129,6 @@ class Search:
                     reached.append(child)
                 else:
                     child.new_other = _add(child.new_other, score)
-                if heard > child.peak:
-                    child.peak, child.frame = heard, stamp
         self._keep(reached, best - threshold)
 
     def _keep(self, reached: list[Prefix], floor: float) -> None:
@@ -199,31 +194,25 @@ class Search:
 
     def _hypothesis(self, prefix: Prefix, score: float) -> Hypothesis:
         acoustic = _add(prefix.blank, prefix.other)
-        path = _path_of(prefix)
         return Hypothesis(
             text=self._text_of(prefix),
             score=acoustic + score,
             acoustic_score=acoustic,
-            tokens=tuple(item.token for item in path),
-            frames=tuple(item.frame for item in path),
+            tokens=tuple(_tokens_of(prefix)),
         )
 
     def _text_of(self, prefix: Prefix) -> str:
         return self.grammar.vocabulary.decode(_tokens_of(prefix))
 
 
-def _path_of(prefix: Prefix) -> list[Prefix]:
-    """Return a prefix and all that it begins with, the shortest first, without the empty one."""
-    path: list[Prefix] = []
+def _tokens_of(prefix: Prefix) -> list[int]:
+    """Return the tokens of a prefix."""
+    tokens: list[int] = []
     at: Prefix | None = prefix
     while at is not None and at.parent is not None:
-        path.append(at)
+        tokens.append(at.token)
         at = at.parent
-    return path[::-1]
-
-
-def _tokens_of(prefix: Prefix) -> list[int]:
-    return [item.token for item in _path_of(prefix)]
+    return tokens[::-1]
 
 
 def _add(a: float, b: float) -> float:

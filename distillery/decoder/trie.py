@@ -73,56 +73,51 @@ class Trie:
         self.word[node] = word
 
 
-PhraseState = tuple[int, float]
-"""Where in the phrases the last words are, and what was added for a phrase that is not whole."""
-NO_PHRASE: PhraseState = (ROOT, 0.0)
+PhraseState = int
+"""Where in the phrases the last words are: a node of `Phrases`."""
 
 
 class Phrases:
     """Hot words and phrases as paths of words, or of characters where these are the words.
 
-    Each word of a phrase adds its share; what a phrase added is taken back when it breaks off.
+    Each word of a phrase adds its share; what a phrase added is taken back when it breaks off, but
+    for a shorter one that was whole.
     """
 
     def __init__(self, phrases: Sequence[tuple[Sequence[str], float]]) -> None:
         """Take phrases, each as its words and what the whole of it adds."""
         self._next: dict[tuple[int, str], int] = {}
-        self._shares: list[float] = [0.0]
-        self._ends: dict[int, float] = {}
-        self._longer = {ROOT}
-        for words, weight in phrases:
+        self._given = [0.0]
+        """What the words up to each node have added."""
+        self._kept = [0.0]
+        """What of it stays whatever follows."""
+        for words, weight in sorted(phrases, key=lambda phrase: len(phrase[0])):
             node = ROOT
-            for word in words:
-                after = self._next.setdefault((node, word), len(self._shares))
-                self._longer.add(node)
-                if after == len(self._shares):
-                    self._shares.append(0.0)
+            for place, word in enumerate(words, 1):
+                after = self._next.setdefault((node, word), len(self._given))
+                if after == len(self._given):
+                    self._given.append(self._kept[node])
+                    self._kept.append(self._kept[node])
                 node = after
-                self._shares[node] = max(self._shares[node], weight / len(words))
-            self._ends[node] = max(weight, self._ends.get(node, weight))
+                share = weight * place / len(words)
+                self._given[node] = max(self._given[node], share)
+            self._given[node] = self._kept[node] = max(weight, self._kept[node])
 
     def after(self, state: PhraseState, word: str) -> tuple[float, PhraseState]:
         """Return what a word adds, in nats, and the state behind it."""
-        node, held = state
-        after = self._next.get((node, word))
-        added = 0.0
-        if after is None and node != ROOT:
-            added, held = -held, 0.0
+        after, added = self._next.get((state, word)), 0.0
+        if after is not None:
+            return self._given[after] - self._given[state], after
+        if state != ROOT:
+            added = self.broken(state)
             after = self._next.get((ROOT, word))
-        if after is None:
-            return added, NO_PHRASE
-        added += self._shares[after]
-        held += self._shares[after]
-        if after in self._ends:
-            added += self._ends[after] - held
-            held = 0.0
-        return added, ((after, held) if after in self._longer else NO_PHRASE)
+        return (added, ROOT) if after is None else (added + self._given[after], after)
 
     def broken(self, state: PhraseState) -> float:
-        """Return what the end of the text adds: what a phrase that is not whole had got."""
-        return -state[1]
+        """Return what the end of the text adds: less what a phrase that is not whole had got."""
+        return self._kept[state] - self._given[state]
 
     def share(self, word: str) -> float:
         """Return what a word adds at the beginning of a phrase."""
         after = self._next.get((ROOT, word))
-        return 0.0 if after is None else self._shares[after]
+        return 0.0 if after is None else self._given[after]
