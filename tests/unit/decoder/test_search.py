@@ -128,10 +128,7 @@ def test_pieces_give_what_the_whole_gives_and_what_is_settled_stays(unit: Unit) 
     best, other = whole.finish(3), pieces.finish(3)
     assert [item.text for item in best] == [item.text for item in other]
     assert best[0].text.startswith(settled) and len(settled) > len(best[0].text) / 2
-    tokens, frames = best[0].tokens, best[0].frames
-    assert VOCABULARY.decode(tokens) == best[0].text
-    assert len(frames) == len(tokens) and list(frames) == sorted(frames)
-    assert frames[0] >= 0 and frames[-1] < len(items)
+    assert VOCABULARY.decode(best[0].tokens) == best[0].text
 
 
 def test_characters_are_searched_without_a_lexicon() -> None:
