@@ -132,9 +132,14 @@ class Grammar:
         self._check(phrases)
         self._phrases = Phrases([(words, hot.weight) for words, hot in phrases])
         self._has_phrases = bool(phrases)
+        self._root_ahead = 0.0
+        self.letter_gain = 0.0
+        """What a letter adds at most to what was promised before it: of hot words."""
         if self.by_words:
             self._trie = self._lexicon()
             self._add_hot_words({word for words, _ in phrases for word in words})
+            if self._trie.next:
+                self._root_ahead = self._trie.best[ROOT]
             if self._is_open:
                 self._spelling = self._spelling_scores()
         else:
@@ -153,8 +158,7 @@ class Grammar:
     @property
     def root(self) -> Prefix:
         """The empty text, before its first frame."""
-        ahead = self._trie.best[ROOT] if self.by_words else 0.0
-        root = Prefix(None, NONE, ROOT, self.model.begin, ROOT, 0.0, ahead, 0.0)
+        root = Prefix(None, NONE, ROOT, self.model.begin, ROOT, 0.0, self._root_ahead, 0.0)
         root.blank = 0.0
         return root
 
@@ -209,7 +213,7 @@ class Grammar:
         if self._has_phrases:
             added, phrase = self._phrases.after(phrase, text)
             score += added
-        return Prefix(prefix, self.boundary, ROOT, state, phrase, score, self._trie.best[ROOT], 0.0)
+        return Prefix(prefix, self.boundary, ROOT, state, phrase, score, self._root_ahead, 0.0)
 
     def _with_character(self, prefix: Prefix, token: int) -> Prefix | None:
         is_space = token == self.boundary
@@ -246,8 +250,9 @@ class Grammar:
             if word is None:
                 word = len(model.words) + len(self._extra)
                 self._extra.append(text)
-            score = weights.weight * chance + weights.word_score + self._phrases.share(text)
-            self._trie.add(self._spelled(text), word, score)
+            spelling, bonus = self._spelled(text), self._phrases.share(text)
+            self._trie.add(spelling, word, weights.weight * chance + weights.word_score, bonus)
+            self.letter_gain = max(self.letter_gain, bonus / len(spelling))
 
     def _spelled(self, word: str) -> list[int]:
         """Return a word's tokens; none where a letter has no token."""

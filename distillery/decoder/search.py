@@ -106,10 +106,10 @@ class Search:
             best = max(best, rank)
         for prefix in beams:
             total, children = _add(prefix.blank, prefix.other), prefix.children
-            promised = total + prefix.score + prefix.ahead
+            promised = total + prefix.score + prefix.ahead + self.grammar.letter_gain
             for token in tokens:
                 heard = row[token]
-                # Letters lead to no more than what was promised before, ends of words may.
+                # Letters lead to no more than what was promised, ends of words may.
                 if promised + heard < best - threshold and token != boundary:
                     continue
                 score = (prefix.blank if token == prefix.token else total) + heard

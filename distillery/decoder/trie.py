@@ -6,7 +6,7 @@ Python does fastest and holds in little memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distillery.data.text import Vocabulary, case_of, normalise
@@ -51,17 +51,20 @@ class Trie:
         other.next, other.word, other.best = dict(self.next), list(self.word), list(self.best)
         return other
 
-    def add(self, spelling: Iterable[int], word: int, score: float) -> None:
+    def add(self, spelling: Sequence[int], word: int, score: float, bonus: float = 0.0) -> None:
         """Add a word, or raise the score of one that is there.
 
         Args:
             spelling: its tokens.
             word: its number.
             score: what is promised to those who are on the way to it.
+            bonus: what is promised on top: with each token a share of it, for at once it would
+                give up what does not begin like a hot word.
         """
-        node = ROOT
+        node, base = ROOT, score
         self.best[node] = max(self.best[node], score)
-        for token in spelling:
+        for place, token in enumerate(spelling, 1):
+            score = base + bonus * place / len(spelling)
             key = node * self.num_tokens + token
             node = self.next.get(key, len(self.word))
             if node == len(self.word):
