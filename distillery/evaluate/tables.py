@@ -64,10 +64,12 @@ def columns(summary: Summary, before_interval: str) -> list[Column]:
             return MISSING
         return with_interval(value.complement if in_phrases else value, before_interval)
 
-    interval, unit = f"[{100 * summary.confidence:g} % interval]", summary.data.unit
+    unit = summary.data.unit
+    is_served = any(row.wer_lm is not None for row in summary.students.values())
+    # One column more takes room from others: errors by kind stand in the table of formats, too.
+    interval = f"[{100 * summary.confidence:g} %{'' if is_served else ' interval'}]"
     in_phrases = unit is Unit.PHRASE
     header = "phrase\naccuracy" if in_phrases else unit.header
-    is_served = any(row.wer_lm is not None for row in summary.students.values())
     how = "as\nserved" if is_served else "language\nmodel"
     with_language_model = Column(
         f"{header} %,\n{how}\n{interval}", lambda row: estimate(row.wer_lm)
@@ -80,7 +82,7 @@ def columns(summary: Summary, before_interval: str) -> list[Column]:
         Column(f"{header} %\n{interval}", lambda row: estimate(row.wer)),
         *([with_language_model] if any(row.wer_lm is not None for row in summary.models) else []),
         *([in_characters] if unit is Unit.WORD and not is_served else []),
-        *([] if in_phrases else [Column("S/D/I", _counts)]),
+        *([] if in_phrases or is_served else [Column("S/D/I", _counts)]),
         Column("real-\ntime\nfactor", lambda row: f"{row.real_time_factor:.2g}"),
         Column(
             f"gain, points\n{interval}",
