@@ -19,7 +19,7 @@ from distillery.data.units import Unit
 from distillery.decoder.decoder import Decoder, DecoderSettings, texts_of
 from distillery.decoder.grammar import SearchWeights
 from distillery.decoder.pruning import history_counts, prune
-from distillery.decoder.text_files import read_texts
+from distillery.decoder.text_files import FILES_SETTING, LEXICON_SETTING, read_texts
 from distillery.decoder.trie import HotWord
 from distillery.decoder.word_model import WordModel, pack
 from distillery.errors import CorpusError, ModelError
@@ -32,8 +32,6 @@ MAX_TUNING_SECONDS = 1800.0
 PRUNING_FACTOR = 4.0
 FIRST_THRESHOLD = 1e-8
 LARGEST_THRESHOLD = 1.0
-FILES_SETTING = "register.decoder.language_model.files"
-LEXICON_SETTING = "register.decoder.lexicon.files"
 
 logger = logging.getLogger(__name__)
 

@@ -12,11 +12,14 @@ from distillery.data.spelling import spell, without_marks, writes_small_letters
 from distillery.data.text import case_of, normalise
 from distillery.errors import CorpusError
 from distillery.files import read_text
+from distillery.params.decoder import DecoderParams
 
 MAX_LEFT_OUT = 0.5
 """Share of a file's lines that may hold letters which the corpus lacks; more is another language,
 or another encoding."""
 SHOWN = 60
+FILES_SETTING = "register.decoder.language_model.files"
+LEXICON_SETTING = "register.decoder.lexicon.files"
 
 logger = logging.getLogger(__name__)
 
@@ -47,14 +50,21 @@ def read_texts(root: Path, files: Sequence[str], setting: str, data: PreparedDat
     return [text for name in files for text in _read(root / name, setting, data)]
 
 
-def check_files(root: Path, files: Sequence[str], setting: str) -> None:
-    """Make sure that text files are there and can be read.
+def check_decoder_files(root: Path, decoder: DecoderParams | None) -> None:
+    """Make sure, before any work, that text files are there and can be read.
+
+    Args:
+        root: the workspace.
+        decoder: settings that name them; None: there are none.
 
     Raises:
-        CorpusError: one is missing, or is not UTF-8.
+        CorpusError: one is missing, or is not UTF-8, or holds no sentence.
     """
-    for name in files:
-        _lines(root / name, setting)
+    if decoder is not None:
+        for name in decoder.language_model.files:
+            _lines(root / name, FILES_SETTING)
+        for name in decoder.lexicon.files:
+            _lines(root / name, LEXICON_SETTING)
 
 
 def _lines(path: Path, setting: str) -> list[_Line]:

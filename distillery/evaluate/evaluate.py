@@ -188,9 +188,8 @@ def evaluate_models(
     table = tuple(measured.row(model) for model in scored)
     chosen = [TrainedModel(row.model, row.best_seed) for row in table if row.role == "student"]
     best = {one: recognisers[one] for one in chosen}
-    exported, exports = measure_exports(
-        data, rows, clip, best, models, predictions, params, searches
-    )
+    where = data, rows, clip
+    exported, exports = measure_exports(*where, best, models, predictions, params, searches)
     summary = Summary(
         confidence=params.confidence,
         seeds=tuple(seeds),

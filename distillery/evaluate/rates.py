@@ -35,8 +35,7 @@ class Rates(Record):
     empty_fraction: float
     """Share of the utterances with words in which nothing was heard."""
     wer_lm: Estimate | None = None
-    """Word error rate as served, with the decoder (`register.decoder`), or of a teacher with its
-    own search; None where it was not measured."""
+    """Word error rate with the decoder, as it is served; None where it was not measured."""
 
     @property
     def served_wer(self) -> Estimate:

@@ -47,7 +47,8 @@ class GateParams(Section):
     max_real_time_factor: PositiveFloat = 1.0
     """Computing seconds a second of audio may take on one thread of this machine."""
     max_slowdown_factor: PositiveFloat | None = 2.0
-    """How many times the champion's real-time factor it may have; null sets no limit."""
+    """How many times the champion's real-time factor it may have, unless it has a decoder and the
+    champion none; null sets no limit."""
 
 
 class ServeLimits(Section):

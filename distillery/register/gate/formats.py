@@ -48,6 +48,8 @@ class LoadedFormat:
     """Size of its weights."""
     predictions: pd.DataFrame | None = None
     """Its rows of the evaluation; None where it is still to be scored on this test split."""
+    is_searched: bool = False
+    """Whether a decoder searches its texts."""
 
 
 class TestSplit:
@@ -92,7 +94,11 @@ class TestSplit:
                 taken.append(result.real_time_factor)
         return [
             ScoredFormat(
-                item.name, self._predictions(item), item.num_bytes, statistics.median(taken)
+                item.name,
+                self._predictions(item),
+                item.num_bytes,
+                statistics.median(taken),
+                item.is_searched,
             )
             for item, taken in zip(loaded, speeds, strict=True)
         ]
@@ -154,11 +160,13 @@ def formats_of_student(
     recogniser = Recogniser.load(folder, ARCHITECTURES)
     decoder = Decoder.find(decoder_folder, recogniser.vocabulary)
     transcribe = usual_way(recogniser, chunk_seconds, decoder)
-    formats = [LoadedFormat(PYTORCH, transcribe, weights_bytes(folder), as_served(predictions))]
+    own, size, is_searched = as_served(predictions), weights_bytes(folder), decoder is not None
+    formats = [LoadedFormat(PYTORCH, transcribe, size, own, is_searched)]
     for name, found in exported.groupby("format", sort=False):
         student = OnnxRecogniser(exported_folder, str(name))
+        size, is_searched = student.num_bytes, student.decoder is not None
         formats.append(
-            LoadedFormat(str(name), student.transcribe, student.num_bytes, as_served(found))
+            LoadedFormat(str(name), student.transcribe, size, as_served(found), is_searched)
         )
     return formats
 
@@ -184,9 +192,10 @@ def formats_of_version(
         raise ModelError(f"it has no token for {sorted(unknown)}, which the test split holds")
     decoder = Decoder.find(folder, recogniser.vocabulary)
     transcribe = usual_way(recogniser, split.settings.stream_chunk_seconds, decoder)
-    weights = (folder / WEIGHTS_FILE).stat().st_size
-    formats = [LoadedFormat(PYTORCH, transcribe, weights)]
+    weights, is_searched = (folder / WEIGHTS_FILE).stat().st_size, decoder is not None
+    formats = [LoadedFormat(PYTORCH, transcribe, weights, None, is_searched)]
     for name in (name for name, file in MODEL_FILES.items() if (folder / file).exists()):
         exported = OnnxRecogniser(folder, name)
-        formats.append(LoadedFormat(name, exported.transcribe, exported.num_bytes))
+        size = exported.num_bytes
+        formats.append(LoadedFormat(name, exported.transcribe, size, None, is_searched))
     return formats

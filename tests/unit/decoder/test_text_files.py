@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from distillery.data.manifest import PreparedData
-from distillery.decoder.text_files import read_texts
+from distillery.decoder.text_files import check_decoder_files, read_texts
 from distillery.errors import CorpusError
+from distillery.params.decoder import DecoderParams
 from tests.tiny_workspaces import put_tones
 
 SETTING = "register.decoder.language_model.files"
@@ -62,3 +63,12 @@ def test_what_is_no_text_of_the_domain_is_named(
 def test_a_file_that_is_not_there_is_named(data: PreparedData, tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=rf"{SETTING}: .*nowhere\.txt: no such file"):
         read_texts(tmp_path, ["nowhere.txt"], SETTING, data)
+
+
+def test_files_are_looked_at_before_any_work(tmp_path: Path) -> None:
+    check_decoder_files(tmp_path, None)
+    check_decoder_files(tmp_path, DecoderParams())
+    for section in ("language_model", "lexicon"):
+        params = DecoderParams.model_validate({section: {"files": ["nowhere.txt"]}})
+        with pytest.raises(CorpusError, match=rf"{section}\.files: .*nowhere\.txt: no such file"):
+            check_decoder_files(tmp_path, params)
