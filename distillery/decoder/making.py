@@ -152,17 +152,14 @@ def tune(
         unit: what errors are counted in.
     """
     params = learnt.params
-    choices: dict[str, Sequence[float | None]] = {
-        "weight": sorted(set(params.weights)),
-        "word_score": sorted(set(params.word_scores), key=abs),
-        "unknown_score": sorted(set(params.unknown_scores), key=abs),
-    }
-    if not params.lexicon.unknown_words:
-        choices["unknown_score"] = [None]
-    middle = {name: values[len(values) // 2] for name, values in choices.items()}
-    start = replace(
-        SearchWeights(beam_size=params.beam_size, beam_threshold=params.beam_threshold),
-        **{**middle, "unknown_score": choices["unknown_score"][0]},
+    start = SearchWeights(
+        weight=sorted(set(params.weights))[len(set(params.weights)) // 2],
+        word_score=min(params.word_scores, key=abs),
+        unknown_score=(
+            min(params.unknown_scores, key=abs) if params.lexicon.unknown_words else None
+        ),
+        beam_size=params.beam_size,
+        beam_threshold=params.beam_threshold,
     )
     decoder = Decoder(learnt.model, vocabulary, DecoderSettings(SearchWeights(), learnt.hot_words))
 
@@ -170,25 +167,36 @@ def tune(
     def rate(weights: SearchWeights) -> float:
         return _rate(references, texts_of(decoder.with_weights(weights), items), unit)
 
-    best = _descend(start, choices, rate)
+    best = _descend(start, params, rate)
     greedy = _rate(references, [greedy_text(item, vocabulary) for item in items], unit)
     settings = DecoderSettings(best, learnt.hot_words, rate(best), greedy)
     return Decoder(decoder.model, vocabulary, settings)
 
 
 def _descend(
-    start: SearchWeights,
-    choices: dict[str, Sequence[float | None]],
-    rate: Callable[[SearchWeights], float],
+    start: SearchWeights, params: DecoderParams, rate: Callable[[SearchWeights], float]
 ) -> SearchWeights:
+    """Return the weights at which no other value of one of them is better."""
     best = start
     while True:
         before = best
-        for name, values in choices.items():
-            tried = [replace(best, **{name: value}) for value in values]
-            best = min(tried, key=rate)  # the first of several
+        for number in range(len(_choices(best, params))):
+            best = min(_choices(best, params)[number], key=rate)  # the first of several
         if best == before or rate(best) >= rate(before):
             return best
+
+
+def _choices(weights: SearchWeights, params: DecoderParams) -> list[list[SearchWeights]]:
+    """Return what is tried of each weight beside the others, preferred ones first."""
+    word_scores = sorted(set(params.word_scores), key=abs)
+    unknown_scores = sorted(set(params.unknown_scores), key=abs)
+    choices = [
+        [replace(weights, weight=value) for value in sorted(set(params.weights))],
+        [replace(weights, word_score=value) for value in word_scores],
+    ]
+    if params.lexicon.unknown_words:
+        choices.append([replace(weights, unknown_score=value) for value in unknown_scores])
+    return choices
 
 
 def _rate(references: Sequence[str], texts: Sequence[str], unit: Unit) -> float:

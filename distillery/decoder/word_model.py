@@ -128,7 +128,7 @@ class WordModel:
         fields["unit"] = Unit(fields["unit"])
         header = _Header(**fields)
         body = zlib.decompress(content[begin + size :])
-        words = body[: header.words_bytes].decode().splitlines()
+        words = body[: header.words_bytes].decode().split("\n")[:-1]
         return cls(header, words, _Arrays.read(header, body[header.words_bytes :]))
 
     @property
@@ -227,7 +227,8 @@ class _Arrays:
             is_last = n == header.order
             words = _as_array(take(header.word_type, count))
             chances, chance_table = take("u1", count).tobytes(), take("f4", TABLE_SIZE).tolist()
-            backoffs, backoff_table, starts = b"", [], []
+            backoffs, backoff_table = b"", list[float]()
+            starts: Sequence[int] = ()
             if not is_last:
                 backoffs, backoff_table = take("u1", count).tobytes(), take("f4", 256).tolist()
                 children = take(header.child_types[n - 1], count)
