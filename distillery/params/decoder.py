@@ -50,7 +50,7 @@ class HotWordParams(Section):
     text: NonEmptyText
     """As transcripts write it."""
     weight: Annotated[float, Field(ge=0.0, le=100.0)] = 4.0
-    """Nats that it adds to a text's score; 3 to 8 are usual."""
+    """Nats that it adds to a text's score; much more crowds other texts out."""
 
 
 def _as_section(value: Any) -> Any:
