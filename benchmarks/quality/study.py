@@ -28,18 +28,19 @@ from benchmarks.common import ROOT, commit, machine, write_rows
 from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_text_errors, rate_over_seeds
+from distillery.decoder.making import learn
 from distillery.distill.distillation import Distillation, Trained
 from distillery.distill.kept_texts import language_model_texts
 from distillery.errors import DistilleryError
 from distillery.evaluate.comparison import gap_closed
 from distillery.evaluate.listening import labelled_test_rows, predict
 from distillery.evaluate.models import TrainedModel
+from distillery.evaluate.searched import search
 from distillery.files import write_json
-from distillery.language_model.evaluation import decode_with_language_model
 from distillery.models.base import Teacher
+from distillery.params.decoder import DecoderParams
 from distillery.params.distill import DistillParams
 from distillery.params.file import PARAMS_FILE
-from distillery.params.language_model import LanguageModelParams
 from distillery.params.objective import ObjectiveParams
 from distillery.params.whole import Params
 from distillery.teacher_cache.store import TeacherCache
@@ -52,7 +53,7 @@ from tasks.teacher import teacher
 WORKSPACES = ROOT / "scratch/quality"
 NUM_RESAMPLES, CONFIDENCE, BOOTSTRAP_SEED = 1000, 0.95, 0
 CHUNK_SECONDS = 0.32
-BESIDE_DISTILL = ("language_model", "speed_factors")
+BESIDE_DISTILL = ("decoder", "speed_factors")
 """Keys of a row that change something else than `distill`; the cache holds all copies."""
 REPLACED = ("objective", "architecture")
 """Settings that a change takes the place of; all others are merged."""
@@ -174,12 +175,11 @@ class Runs:
         content = merged(content, {**changes, "students": {self.study.student: student}})
         return DistillParams.model_validate(content).for_seed(seed)
 
-    def language_model_of(self, row: str) -> LanguageModelParams:
-        """Return the settings of a row's language model."""
-        base = self.study.settings.get("language_model", {})
-        return LanguageModelParams.model_validate(
-            merged(base, self.study.rows[row].get("language_model", {}))
-        )
+    def decoder_of(self, row: str) -> DecoderParams | None:
+        """Return what a row's students are served with; None: best paths."""
+        decoder = self.study.settings.get("register", {}).get("decoder")
+        decoder = self.study.rows[row].get("decoder", decoder)
+        return None if decoder in (None, False) else DecoderParams.model_validate(decoder)
 
     def speed_factors_of(self, row: str) -> tuple[float, ...]:
         """Return the speeds of the copies that a row trains on, too."""
@@ -207,9 +207,9 @@ class Runs:
     def _once(
         self, role: str, row: str, settings: DistillParams, seed: int, train: Any
     ) -> dict[str, Any]:
-        speeds, language_model = self.speed_factors_of(row), self.language_model_of(row)
+        speeds, decoder = self.speed_factors_of(row), self.decoder_of(row)
         beside = ([list(speeds)] if speeds else []) + (
-            [language_model.model_dump(mode="json")] if language_model.for_students else []
+            [decoder.model_dump(mode="json")] if decoder else []
         )
         digest = run_digest(
             role, settings.model_dump(exclude_defaults=True), self._origin(), *beside
@@ -229,8 +229,8 @@ class Runs:
             path.with_suffix("").mkdir(exist_ok=True)
             trained.recogniser.save(path.with_suffix(""))
             heard = self._judge(trained.recogniser)
-            if language_model.for_students:
-                heard |= self._judge_with(language_model, trained.recogniser, settings)
+            if decoder:
+                heard |= self._judge_as_served(decoder, trained.recogniser, settings)
             extra = {
                 "valid_wer": trained.valid_wer,
                 "num_epochs": trained.num_epochs,
@@ -256,22 +256,22 @@ class Runs:
             "word_errors": predictions["word_errors"].tolist(),
         }
 
-    def _judge_with(
-        self, params: LanguageModelParams, recogniser: Teacher, settings: DistillParams
+    def _judge_as_served(
+        self, params: DecoderParams, recogniser: Teacher, settings: DistillParams
     ) -> dict[str, Any]:
-        """Return the errors with a language model, its weights chosen on validation."""
-        texts = language_model_texts(
-            self.data,
-            self.study.workspace / "data/teacher_cache",
-            settings.filter,
-            params.learns_from,
-        )
-        rows, unit = self.test_rows, self.data.unit_of("test")
-        decoded = decode_with_language_model(self.data, rows, {"model": recogniser}, params, texts)
-        pairs = zip(rows["text"], decoded["model"].texts, strict=True)
+        """Return the errors of what the shipped decoder finds, its weights chosen on validation."""
+        source, texts = params.language_model, []
+        if source.learns_from != "files":
+            cached = self.study.workspace / "data/teacher_cache"
+            texts = language_model_texts(self.data, cached, settings.filter, source.learns_from)
+        learnt = learn(ROOT, self.data, texts, params)
+        rows, unit, model = self.test_rows, self.data.unit_of("test"), TrainedModel("model", None)
+        found = search(self.data, rows, {model: recogniser}, None, learnt).found[model]
+        pairs = zip(rows["text"], found.texts, strict=True)
         return {
             "word_errors_lm": [count_text_errors(*pair, unit).errors for pair in pairs],
-            "valid_wer_lm": decoded["model"].tuned.valid_wer,
+            "valid_wer_lm": found.tuned.valid_wer,
+            "decoder_bytes": found.tuned.bytes,
         }
 
 
@@ -372,7 +372,7 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     has_lm = any("wer_lm" in row for row in rows.values())
     has_controls = any("control_wer" in row for row in rows.values())
     head = ["row", "errors, % (by seed)"]
-    head += ["with language model, %"] if has_lm else []
+    head += ["as served, %"] if has_lm else []
     if has_controls:
         head += ["control, %", "gain, points (95 %)", "relative", "gap closed"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
