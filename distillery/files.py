@@ -10,11 +10,14 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from distillery.errors import DistilleryError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Json = Mapping[str, object]
 """A JSON object whose entries are somebody else's business: a published model's configuration, a
@@ -71,6 +74,14 @@ def read_json(path: Path, kind: type[Content]) -> Content:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
         raise ValueError(f"{where}{first['msg']}") from None
+
+
+def map_file(path: Path) -> pa.Buffer:
+    """Return a file's bytes, mapped; no file handle stays open, however many files there are."""
+    import pyarrow as pa  # waits here: most of what reads files has no need of it
+
+    with pa.memory_map(str(path)) as mapped:
+        return mapped.read_buffer()
 
 
 def digest_of_file(path: Path) -> str:
