@@ -144,15 +144,21 @@ def read_text(path: Path, kind: type[DistilleryError]) -> str:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, goes_on: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes its place when the block ends well.
 
     When the block fails, `path` stays as it was and the new folder is removed.
+
+    Args:
+        path: the folder.
+        goes_on: whether what a block that was stopped or killed left is there in the next one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    if not goes_on:
+        shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(exist_ok=goes_on)
+    is_stopped = False
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -161,5 +167,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
                     os.fsync(handle.fileno())
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
+    except BaseException as error:
+        is_stopped = not isinstance(error, Exception)  # SIGTERM, Ctrl-C
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not (goes_on and is_stopped):
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -32,6 +32,7 @@ from distillery.files import Json, map_file, read_json
 MANIFEST_FILE = "manifest.parquet"
 SUMMARY_FILE = "summary.json"
 DROPPED_FILE = "dropped.csv"
+AUDIO_SUFFIX = ".pcm"
 SPLITS = ("train", "valid", "test")
 SETTLING = ("train", "valid")
 """Whose transcripts say how numbers and letters are spelt."""
@@ -134,7 +135,7 @@ class Summary:
 
 def shard_name(shard: int) -> str:
     """Return the file name of one packed audio shard."""
-    return f"audio-{shard:05d}.pcm"
+    return f"audio-{shard:05d}{AUDIO_SUFFIX}"
 
 
 def audio_key(samples: np.ndarray) -> str:
