@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -103,14 +104,17 @@ def _workers(recordings: Sequence[Recording], num_workers: int) -> Executor:
     are_files = all(isinstance(recording.audio, Path) for recording in recordings)
     if num_workers <= 2 or len(recordings) < PROCESSES_FROM or not are_files:
         return ThreadPoolExecutor(num_workers, "decode")
-    return ProcessPoolExecutor(num_workers, get_context("spawn"), _die_with_parent)
+    context = get_context("spawn")
+    return ProcessPoolExecutor(num_workers, context, _die_with_parent, (os.getpid(),))
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """Ask Linux to end this process with the one that started it; Ctrl-C is for that one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(AttributeError, OSError):  # another system
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before Linux knew
+        os._exit(1)
 
 
 class _Cutting:
