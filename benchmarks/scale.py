@@ -194,8 +194,6 @@ def teacher(folder: Path, size: int, *, is_whole: bool = True) -> Callable[[], o
     from distillery.teacher_cache.store import TeacherCache
     from distillery.teachers.kinds import load_teacher
 
-    generate(folder / "data", size, "train")
-    save_teacher(folder / "teacher")
     places = Places(folder / "data", folder / "teacher", folder / "cache")
     params = CacheParams(batch_seconds=4.0, shard_seconds=PARTITION_SECONDS, device="cpu")
     if is_whole:
@@ -224,8 +222,6 @@ def features(folder: Path, size: int) -> Callable[[], object]:
     from distillery.data.manifest import PreparedData
     from distillery.params.models import FeatureParams
 
-    generate(folder / "data", size, "train")
-
     def pack() -> None:
         for _ in range(2):
             data = PreparedData.open(folder / "data")
@@ -235,17 +231,14 @@ def features(folder: Path, size: int) -> Callable[[], object]:
     return pack
 
 
-def distill(folder: Path, size: int) -> Callable[[], object]:
-    """Get a student ready for its first step, features packed and teacher cached."""
+def cache_and_pack(folder: Path) -> None:
+    """Write a teacher cache and features of prepared data, uniform and zero."""
     from distillery.data.feature_store import FeatureStore
     from distillery.data.manifest import PreparedData
     from distillery.data.text import Vocabulary
-    from distillery.distill import distillation
-    from distillery.params.distill import DistillParams
     from distillery.teacher_cache.namespace import Namespace
     from distillery.teacher_cache.shards import Entry, Hypothesis
 
-    generate(folder / "data", size, "train")
     frame = PreparedData.open(folder / "data").split("train")
     tokens = Vocabulary.from_alphabet(ALPHABET).tokens
     uniform = np.full((2, len(tokens)), -math.log(len(tokens)), np.float32)
@@ -254,10 +247,21 @@ def distill(folder: Path, size: int) -> Callable[[], object]:
         for key, text in zip(frame["audio_key"], frame["text"], strict=True):
             yield Entry(key, uniform, text, 0.9, (Hypothesis(text, -1.0),))
 
-    cache = fill(folder / "cache", Namespace({}, tokens, 0.01, {"kind": "u8"}), entries())
-    store, values = FeatureStore(folder / "features", 8), np.zeros((3, 8), np.float16)
-    store.pack(frame[["audio_key"]], lambda _: values)
-    distillation.pack_features = lambda _data, rows, *_: store.pack(rows, lambda _: values)
+    fill(folder / "cache", Namespace({}, tokens, 0.01, {"kind": "u8"}), entries()).make_current()
+    values = np.zeros((3, 8), np.float16)
+    FeatureStore(folder / "features", 8).pack(frame[["audio_key"]], lambda _: values)
+
+
+def distill(folder: Path, size: int) -> Callable[[], object]:
+    """Get a student ready for its first step, features packed and teacher cached."""
+    from distillery.data.feature_store import FeatureStore
+    from distillery.data.manifest import PreparedData
+    from distillery.distill import distillation
+    from distillery.params.distill import DistillParams
+    from distillery.teacher_cache.store import TeacherCache
+
+    store = FeatureStore(folder / "features", 8)
+    distillation.pack_features = lambda _data, rows, *_: store.pack(rows, lambda _: 1 / 0)
     params = DistillParams.model_validate(
         {
             "objective": {},
@@ -267,7 +271,10 @@ def distill(folder: Path, size: int) -> Callable[[], object]:
     )
 
     def start() -> None:
-        data = PreparedData.open(folder / "data")
+        data, cache = (
+            PreparedData.open(folder / "data"),
+            TeacherCache.open_current(folder / "cache"),
+        )
         student = distillation.Distillation(data, cache, "conv", params, folder / "scratch")
         training_set = student._student_set(student.student_rows())
         training_set.plan(0)
@@ -285,7 +292,6 @@ def evaluate(folder: Path, size: int) -> Callable[[], object]:
     from distillery.evaluate.rates import rates
     from distillery.params.evaluate import EvaluateParams
 
-    generate(folder / "data", size, "test")
     random, params = np.random.default_rng(1), EvaluateParams()
 
     def judge() -> None:
@@ -325,15 +331,29 @@ STAGES: dict[str, Callable[[Path, int], Callable[[], object]]] = {
 }
 
 
+def ready(stage: str, folder: Path, size: int) -> None:
+    """Write what a stage reads, in a process of its own, whose memory does not count."""
+    if stage == "prepare":
+        folder.mkdir()
+        return
+    generate(folder / "data", size, "test" if stage == "evaluate" else "train")
+    if stage in ("plan", "teacher"):
+        save_teacher(folder / "teacher")
+    if stage == "distill":
+        cache_and_pack(folder)
+
+
 # --- measuring -----------------------------------------------------------------------------------
 
 
 def cost(stage: str, size: int) -> dict[str, float]:
     """Return CPU seconds and peak memory of a stage; to be called in a fresh process."""
     with tempfile.TemporaryDirectory() as folder:
-        STAGES[stage](Path(folder) / "first", NUM_JUDGED)()  # what libraries need once
-        work = STAGES[stage](Path(folder) / "second", size)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+        small, large = Path(folder) / "small", Path(folder) / "large"
+        in_child("benchmarks.scale", "--ready", stage, small, NUM_JUDGED)
+        in_child("benchmarks.scale", "--ready", stage, large, size)
+        STAGES[stage](small, NUM_JUDGED)()  # what libraries need once
+        work = STAGES[stage](large, size)
         started = _cpu_seconds()
         work()
         return {"cpu": _cpu_seconds() - started, "mib": memory_mib("VmHWM")}
@@ -370,8 +390,14 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--name", default="scale", help="of the file of results")
+    parser.add_argument("--ready", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--cost", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.ready:
+        stage, folder, size = arguments.ready
+        ready(stage, Path(folder), int(size))
+        print("null")
+        return
     if arguments.cost:
         print(json.dumps(cost(arguments.cost[0], int(arguments.cost[1]))))
         return
