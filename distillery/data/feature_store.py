@@ -26,7 +26,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from distillery.cores import usable_cores
+from distillery.data.cores import usable_cores
 from distillery.files import map_file, replace_file
 
 if TYPE_CHECKING:

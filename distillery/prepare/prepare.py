@@ -21,13 +21,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from distillery.cores import usable_cores
 from distillery.corpora.base import UTTERANCE_ID_PATTERN, Recording
 from distillery.corpora.known import CORPORA
 from distillery.corpora.spans import SPANS_FILE
 from distillery.corpora.spans import as_csv as spans_as_csv
 from distillery.data import text
 from distillery.data.audio import SECONDS_PER_HOUR
+from distillery.data.cores import usable_cores
 from distillery.data.manifest import (
     AUDIO_SUFFIX,
     DROPPED_FILE,
@@ -95,7 +95,7 @@ def prepare(
     source: Path,
     folder: Path,
     reports: Path,
-    num_workers: int | None = None,
+    num_workers: int = 0,
     decisions: Path | None = None,
     *,
     needs_truth: bool = True,
@@ -107,7 +107,7 @@ def prepare(
         source: the corpus folder (or grammar file).
         folder: where prepared data goes; replaced whole, or left as it was when this fails.
         reports: where the list of dropped utterances goes when there are too many.
-        num_workers: threads or processes that decode; None: as many as there are cores.
+        num_workers: threads or processes that decode; 0: as many as there are cores.
         decisions: the file that keeps which utterance is in which split; read first and written
             last. None keeps nothing.
         needs_truth: whether validation and test must say what is spoken; a teacher that others
@@ -119,12 +119,11 @@ def prepare(
         ManifestError: the user's manifest breaks its contract, or the file of decisions or the
             table of transcripts does.
     """
-    listed = with_transcripts(params, source, read_recordings(params, source))
-    recordings, respelt = unify_speakers(listed)
+    listed = read_recordings(params, source)
+    recordings, respelt = unify_speakers(with_transcripts(params, source, listed))
     check_alphabet(params, sum(bool(r.text) for r in recordings) if params.labelled_fraction else 0)
     recall = _recall(decisions, params, recordings)
-    num_workers = usable_cores() if num_workers is None else num_workers
-    cut = cut_recordings(recordings, params, recall.kept, num_workers)
+    cut = cut_recordings(recordings, params, recall.kept, num_workers or usable_cores())
     for line in filter(None, (say_unified(respelt) if respelt else None, recall.note)):
         logger.warning("%s", line)
     with whole_folder(folder, goes_on=True) as temporary:
@@ -215,7 +214,8 @@ def _split_and_pack(
         packing = Packing(params, folder, find_spelling(params, cut.recordings, splits))
         waiting = folder / SEGMENTS_FOLDER
         waiting.mkdir()
-        decode = partial(decode_ahead, params=params, num_workers=num_workers, folder=waiting)
+        workers = num_workers or usable_cores()
+        decode = partial(decode_ahead, params=params, num_workers=workers, folder=waiting)
         journal = Journal(folder, made_by(params))
         try:
             _pack(packing, cut.recordings, decode, journal, _Places(splits, split_rule, kept))

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from distillery.cores import usable_cores
+from distillery.data.cores import usable_cores
 from distillery.errors import StageError
 from distillery.params.whole import Params
 from flows.stages.process import (
