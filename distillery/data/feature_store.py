@@ -65,7 +65,8 @@ class StoredFeatures:
     def __getitem__(self, row: int) -> np.ndarray:
         """Return one utterance's features `(feature_frames, mels)`, float16, a view of the disk."""
         start = self.start[row]
-        return self.parts[self.part[row]][start : start + self.num_frames[row]]
+        found: np.ndarray = self.parts[self.part[row]][start : start + self.num_frames[row]]
+        return found
 
 
 @dataclass(frozen=True)

@@ -148,7 +148,7 @@ class Journal:
 
 def signature(recording: Recording, splits: Mapping[str, str]) -> str:
     """Return a digest of a recording and of its file's size and time of change."""
-    fields = [
+    fields: list[object] = [
         recording.utterance_id,
         recording.source_path,
         recording.speaker,
