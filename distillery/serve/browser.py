@@ -27,7 +27,8 @@ PAGE_FILE, INDEX_FILE = "page.json", "index.html"
 RUNTIME = "onnxruntime-web"
 RUNTIME_VERSION = "1.30.0"
 RUNTIME_INTEGRITY = (
-    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7sv"
+    "Nc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
 )
 """What npm's registry says of that version: a download that differs is not taken."""
 RUNTIME_FILES = (
@@ -109,8 +110,8 @@ def runtime_files(cache: Path) -> dict[str, bytes]:
     if found != RUNTIME_INTEGRITY:
         archive.unlink()
         raise ModelError(
-            f"{archive}: {found[:19]}…, expected {RUNTIME_INTEGRITY[:19]}…; it was removed: run the "
-            "command again, and if it comes back, ask who answers for npm here"
+            f"{archive}: {found[:19]}…, expected {RUNTIME_INTEGRITY[:19]}…; it was removed: run "
+            "the command again, and if it comes back, ask who answers for npm here"
         )
     with tarfile.open(archive) as tar:
         members = {name: tar.extractfile(f"package/dist/{name}") for name in RUNTIME_FILES}

@@ -24,13 +24,13 @@ LIBRARY = "distillery"
 ALLOWED = frozenset({"numpy", "onnxruntime"})
 REPLACED: Mapping[str, str] = {"scipy.fft.rfft(": "np.fft.rfft("}
 """NumPy has SciPy's transform, slower; a package should not need SciPy for it."""
-HEADER = '''{docstring}
+HEADER = """{docstring}
 
 from __future__ import annotations
 
 {imports}
 
-'''
+"""
 
 
 @dataclass(frozen=True)
