@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import yaml
@@ -25,6 +25,8 @@ from distillery.tracking.facts import Facts
 if TYPE_CHECKING:
     import pandas as pd
 
+Entry: TypeAlias = "str | float | list[Entry] | dict[str, Entry]"
+"""What YAML holds of it."""
 TASK = "automatic-speech-recognition"
 IDENTIFIER = re.compile(r"[a-z0-9]+([.-][a-z0-9]+)*")
 """How hubs write licences."""
@@ -67,9 +69,9 @@ def model_card(
 
 def front_matter(
     facts: Facts, card: CardParams, whole: Rates | None, unit: Unit
-) -> dict[str, object]:
+) -> dict[str, Entry]:
     """Return the entries that hubs read; what is not known is left out."""
-    found: dict[str, object] = {}
+    found: dict[str, Entry] = {}
     if language := _language(facts, card):
         found["language"] = [language]
     if card.license is not None and IDENTIFIER.fullmatch(card.license):
@@ -85,12 +87,12 @@ def front_matter(
     }
     corpus = _corpus(facts)
     if whole is not None and unit is not Unit.PHRASE:
-        metric = {
+        metric: dict[str, Entry] = {
             "type": rate,
             "value": round(100 * whole.served_wer.value, 2),
             "name": f"Test {unit.rate}, %",
         }
-        result = {
+        result: dict[str, Entry] = {
             "task": {"type": TASK, "name": "Automatic Speech Recognition"},
             "dataset": {"name": corpus, "type": corpus, "split": "test"},
             "metrics": [metric],

@@ -6,7 +6,6 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillery.tracking.store import PARENT_TAG, Tracking
@@ -66,7 +65,7 @@ def facts_of(tracking: Tracking, model_uri: str) -> Facts:
             settings = tracking.client.get_run(parent).data.params
         splits = {
             item.dataset.name.rpartition("-")[2]: json.loads(item.dataset.profile or "{}")
-            for item in run.inputs.dataset_inputs
+            for item in (run.inputs.dataset_inputs if run.inputs else [])
         }
         return Facts(
             facts.name,
@@ -81,14 +80,10 @@ def facts_of(tracking: Tracking, model_uri: str) -> Facts:
 
 
 def _predictions(tracking: Tracking, run: str) -> pd.DataFrame | None:
-    import mlflow
     import pandas as pd
 
-    if PREDICTIONS_FILE not in {item.path for item in tracking.client.list_artifacts(run)}:
+    content = tracking.read_text(run, PREDICTIONS_FILE)
+    if content is None:
         return None
-    path = mlflow.artifacts.download_artifacts(
-        run_id=run, artifact_path=PREDICTIONS_FILE, tracking_uri=tracking.uri
-    )
-    content = Path(path).read_text("utf-8")
     table: pd.DataFrame = pd.read_json(io.StringIO(content), orient="split", dtype={"speaker": str})
     return table
