@@ -181,7 +181,8 @@ def _figures(
     split = _amount(facts.splits.get("test"))
     yield (
         f"Test split{split}; {unit.rate} in percent, in brackets {intervals.confidence:.0%} "
-        "intervals by bootstrap over utterances."
+        "intervals by bootstrap over utterances. The table is of the network as trained; exported "
+        "ones differ by rounding."
     )
     if whole.wer_lm is not None:
         yield "As served, with the decoder; by best path it is "
