@@ -9,6 +9,7 @@ STAMP := $(VENV)/.installed
 MLFLOW_PORT ?= 5000
 PREFECT_PORT ?= 4200
 SERVE_PORT ?= 5001
+PAGE_PORT ?= 5002
 SERVE_HOST ?= 127.0.0.1
 export MLFLOW_PORT PREFECT_PORT
 
@@ -85,7 +86,7 @@ register: install ## stage: results and students into MLflow and its registry
 
 .PHONY: ui
 ui: install ## MLflow and Prefect in the browser, on loopback, until Ctrl-C
-	@exec $(PYTHON) -m flows.servers.ui --mlflow-port $(MLFLOW_PORT) --prefect-port $(PREFECT_PORT)
+	@exec $(PYTHON) -m flows.servers.ui --mlflow-port $(MLFLOW_PORT) --prefect-port $(PREFECT_PORT) --page-port $(PAGE_PORT)
 
 .PHONY: compare
 compare: install ## print the leaderboard of all students that MLflow knows
@@ -120,6 +121,14 @@ score: install ## WER on your own labelled recordings, with the champion: make s
 export: install ## a folder for another runtime: make export FORMAT=sherpa [VERSION=3] [OUT=folder]
 	@test -n "$(FORMAT)" || { echo 'error: for which runtime? make export FORMAT=sherpa; VERSION=3 takes another model than the champion' >&2; exit 2; }
 	@$(PYTHON) -m distillery.commands.main export "$(FORMAT)" $(if $(VERSION),--version "$(VERSION)") $(if $(OUT),--out "$(OUT)")
+
+.PHONY: package
+package: install ## a folder to hand over: card, example, forms for phones and browsers: [VERSION=3] [OUT=folder]
+	@$(PYTHON) -m distillery.commands.main package $(if $(VERSION),--version "$(VERSION)") $(if $(OUT),--out "$(OUT)")
+
+.PHONY: page
+page: install ## a student as a web page, with microphone; npm fetches ONNX Runtime: [VERSION=3] [OUT=folder]
+	@$(PYTHON) -m distillery.commands.main page $(if $(VERSION),--version "$(VERSION)") $(if $(OUT),--out "$(OUT)")
 
 .PHONY: serve
 serve: install ## serve the champion over HTTP, on loopback, until Ctrl-C

@@ -72,7 +72,7 @@ def export_for_sherpa(root: Path, model: str | None, version: str | None, out: P
         check_bundle(saved)
     recogniser = Recogniser.load(saved, ARCHITECTURES)
     check_sherpa(recogniser)
-    waveforms = _calibration(root, recogniser.sample_rate_hz)
+    waveforms = calibration_of(root, recogniser.sample_rate_hz)
     with whole_folder(out) as folder:
         return export_sherpa(recogniser, folder, waveforms)
 
@@ -93,7 +93,7 @@ def _others(folder: Path, names: Sequence[str]) -> list[str]:
     return sorted(item.name for item in folder.iterdir() if item.name not in names)
 
 
-def _calibration(root: Path, sample_rate_hz: int) -> list[np.ndarray]:
+def calibration_of(root: Path, sample_rate_hz: int) -> list[np.ndarray]:
     """Return audio that gives integers their ranges; none, and why, where there is none."""
     from distillery.data.manifest import PreparedData
     from distillery.serve.export import calibration_waveforms

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from distillery.commands import cache as cache_cli
 from distillery.commands import champion as registry_cli
 from distillery.commands import export as export_cli
+from distillery.commands import package as package_cli
 from distillery.commands import sample as sample_cli
 from distillery.commands import score as score_cli
 from distillery.commands import selection as selection_cli
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     sample_cli.add_commands(commands)
     score_cli.add_commands(commands)
     export_cli.add_commands(commands)
+    package_cli.add_commands(commands)
     selection_cli.add_commands(commands)
     registry_cli.add_commands(commands)
     cache_cli.add_commands(commands)

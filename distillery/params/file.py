@@ -25,6 +25,7 @@ SECTIONS = (
     "language_model",
     "teacher_candidates",
     "retraining",
+    "package",
 )
 """All sections that the file may hold: what loads some of them still knows a misspelt one."""
 WHERE_PASSWORDS_GO = (

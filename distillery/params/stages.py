@@ -15,6 +15,7 @@ from distillery.params.distill import DistillParams
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.file import Sections
 from distillery.params.language_model import LanguageModelParams
+from distillery.params.package import CardParams
 from distillery.params.prepare import PrepareParams
 from distillery.params.register import RegisterParams
 from distillery.params.rules import check_decoder, check_streaming, check_students
@@ -22,7 +23,8 @@ from distillery.params.teacher import TeacherParams, TrainedTeacherParams
 
 # pydantic's metaclass has a method of the name that our last stage bears.
 warnings.filterwarnings(
-    "ignore", 'Field name "register" in "(Registry|Score|FetchStage|EvaluateStage)Params" shadows'
+    "ignore",
+    'Field name "register" in "(Registry|Score|Package|FetchStage|EvaluateStage)Params" shadows',
 )
 
 
@@ -94,3 +96,11 @@ class ScoreParams(Sections):
 
     register: RegisterParams = RegisterParams()
     evaluate: EvaluateParams = EvaluateParams()
+
+
+class PackageParams(Sections):
+    """What `make package` and `make page` read: the registry, intervals, and what a card says."""
+
+    register: RegisterParams = RegisterParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    package: CardParams = CardParams()

@@ -16,6 +16,7 @@ from distillery.params.distill import DistillParams
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.file import Sections
 from distillery.params.language_model import LanguageModelParams
+from distillery.params.package import CardParams
 from distillery.params.prepare import PrepareParams
 from distillery.params.register import RegisterParams
 from distillery.params.retraining import RetrainingParams
@@ -47,6 +48,7 @@ class Params(Sections):
     language_model: LanguageModelParams = LanguageModelParams()
     teacher_candidates: TeacherCandidatesParams = TeacherCandidatesParams()
     retraining: RetrainingParams = RetrainingParams()
+    package: CardParams = CardParams()
 
     @property
     def curve_students(self) -> list[str]:

@@ -291,6 +291,17 @@ class Tracking:
         entry = json.dumps([{"path": name, "type": "table"}])
         self.client.set_tag(run, "mlflow.loggedArtifacts", entry)
 
+    def read_text(self, run: str, name: str) -> str | None:
+        """Return the content of a run's text file; None where it has none of that name."""
+        import mlflow
+
+        if name not in {item.path for item in self.client.list_artifacts(run)}:
+            return None
+        path = mlflow.artifacts.download_artifacts(
+            run_id=run, artifact_path=name, tracking_uri=self.uri
+        )
+        return Path(path).read_text("utf-8")
+
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()

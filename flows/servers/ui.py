@@ -11,11 +11,13 @@ import sys
 import time
 from pathlib import Path
 
+from distillery.commands.package import PAGE
 from distillery.credentials import without_credentials
 from distillery.errors import StageError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.register import RegisterParams
 from distillery.params.whole import Params
+from distillery.serve.browser import INDEX_FILE
 from distillery.tracking.names import charts_page, runs_page
 from distillery.tracking.store import Tracking, tracking_uri
 from flows.servers import server
@@ -30,15 +32,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.servers.ui", description=__doc__)
     parser.add_argument("--mlflow-port", type=int, default=5000)
     parser.add_argument("--prefect-port", type=int, default=4200)
+    parser.add_argument("--page-port", type=int, default=5002)
     options = parser.parse_args(arguments)
     root = Path.cwd()
     return server.until_stopped(
-        root, lambda: serve(root, options.mlflow_port, options.prefect_port)
+        root, lambda: serve(root, options.mlflow_port, options.prefect_port, options.page_port)
     )
 
 
-def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
-    """Start both servers, say where they are, and stop both at the end.
+def serve(root: Path, mlflow_port: int, prefect_port: int, page_port: int) -> None:
+    """Start the servers, say where they are, and stop them at the end.
 
     Raises:
         StageError: a port is taken, or a server does not come up or dies.
@@ -71,6 +74,13 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
             child = stack.enter_context(server.whole_server(root, "ui", prefect_port, log))
             children["Prefect"] = child
             pages.append(f"Prefect  http://127.0.0.1:{prefect_port}")
+        if (root / PAGE / INDEX_FILE).exists():
+            server.check_port("ui", "PAGE_PORT", page_port)
+            children["Page"] = _page(root, page_port, logs / "page.log")
+            stack.callback(server.stop, children["Page"])
+            pages.append(f"Student  http://127.0.0.1:{page_port} (of make page; no password)")
+        else:
+            pages.append("Student  no page yet: make page writes one, with a microphone")
         sys.stdout.write("starting …\n")
         sys.stdout.flush()
         if "MLflow" in children:
@@ -79,7 +89,8 @@ def serve(root: Path, mlflow_port: int, prefect_port: int) -> None:
         if "Prefect" in children:
             server.announce(root, prefect_port, children["Prefect"], logs / "prefect.log")
         asked = f"They ask for a password, which is in {PASSWORD_FILE}; MLflow's user is {USER}."
-        sys.stdout.write("\n".join([*pages, asked, "Ctrl-C stops both.", ""]))
+        end = f"Ctrl-C stops {'all' if 'Page' in children else 'both'}."
+        sys.stdout.write("\n".join([*pages, asked, end, ""]))
         sys.stdout.flush()
         _watch(children, logs)
 
@@ -101,6 +112,19 @@ def _mlflow(root: Path, settings: RegisterParams, port: int, log: Path) -> subpr
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             **_asking_mlflow(root, log.with_name("mlflow-users.ini")),
         },
+    )
+
+
+def _page(root: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
+    """Serve the page, static files that ask nobody for anything, to this machine alone."""
+    folder = str((root / PAGE).resolve())
+    return server.start_child(
+        "http.server",
+        str(port),
+        "--bind=127.0.0.1",
+        f"--directory={folder}",
+        log=log,
+        environment={},
     )
 
 

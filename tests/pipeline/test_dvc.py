@@ -123,7 +123,7 @@ def test_a_stage_is_one_word_everywhere() -> None:
     assert list(PIPELINE) == list(STAGES)
     # Sections without a stage of their own: on the results of `make curve`, `make teachers`
     # and `make retrain` nothing depends, `language_model` is read by cache and evaluate.
-    others = ["curve", "language_model", "teacher_candidates", "retraining"]
+    others = ["curve", "language_model", "teacher_candidates", "retraining", "package"]
     assert list(Params.model_fields) == [*(word for word in words if word != "fetch"), *others]
     makefile = (ROOT / "Makefile").read_text()
     for word in words:
