@@ -89,6 +89,7 @@ def test_every_row_of_every_study_has_settings_that_hold(path: Path, tmp_path: P
     study = Study.read(path, tmp_path)
     present = study.write_settings(tmp_path)
     assert next(iter(study.rows.values())) == {}, "the first row is the default"
+    assert set(study.chosen or study.rows) == set(study.rows), "how each was chosen"
     for row in study.rows:
         settings = study.settings_of(row, 2)
         assert list(settings.students) == [study.student]
