@@ -177,6 +177,13 @@ def test_what_the_time_did_not_suffice_for_is_left_and_resumed(tmp_path: Path) -
     assert outcome.num_finished == 0
     assert len(outcome.left) == 4
     assert results.to_json()["rows"] == {}
+    long = tiny_study(tmp_path / "work")
+    long.settings["distill"]["training"]["num_epochs"] = 100_000  # type: ignore[index]
+    now = datetime.now()
+    outcome = run_study(long, corpus, rows=["plain"], until=now + timedelta(seconds=3))[1]
+    assert outcome.num_finished == 0
+    assert len(outcome.left) == 4, "what was under way is broken off, and nothing else begun"
+    assert datetime.now() - now < timedelta(minutes=10)
     soon = datetime.now() + timedelta(hours=1)
     _, outcome = run_study(study, corpus, rows=["plain"], until=soon, write=False)
     assert (outcome.num_finished, outcome.left) == (4, [])
