@@ -76,6 +76,16 @@ class Results:
             "commits_of_trainings": self.commits(),
         }
 
+    def write(self) -> Path | str:
+        """Write the results and return where; nothing while no row is complete.
+
+        The file of an earlier state of the study stays until there is something to replace it.
+        """
+        found = self.to_json()
+        if not any(found[claim] for claim in ("rows", "budgets", "parts")):
+            return "no row is complete yet, so no results are written"
+        return write_rows(f"quality_{self.study.name}", found)
+
     def teacher_pass(self) -> dict[str, float | None]:
         """Return what caching what the teacher says cost: it is in no student's CPU seconds.
 
@@ -196,7 +206,7 @@ def run_study(
             flush=True,
         )
         if write:
-            write_rows(f"quality_{study.name}", results.to_json())
+            results.write()
 
     return results, run_programme(results.runs, trainings, jobs, until, say)
 
@@ -271,7 +281,7 @@ def main() -> None:
     print("\n".join(report(found, options.plots or study.workspace / "plots", study.name)))
     if not options.seeds:
         print(f"goal {found['goal']}: {found['reached']}")
-        print(write_rows(f"quality_{study.name}", found))
+        print(results.write())
     for training, why in outcome.failed.items():
         print(f"error: {training}: {why}", file=sys.stderr)
     if outcome.left:

@@ -177,6 +177,7 @@ def test_what_the_time_did_not_suffice_for_is_left_and_resumed(tmp_path: Path) -
     assert outcome.num_finished == 0
     assert len(outcome.left) == 4
     assert results.to_json()["rows"] == {}
+    assert str(results.write()).startswith("no row is complete yet")
     long = tiny_study(tmp_path / "work")
     long.settings["distill"]["training"]["num_epochs"] = 100_000  # type: ignore[index]
     now = datetime.now()
