@@ -109,7 +109,7 @@ sample: install ## write a clip of the test split to sample.wav, to try things w
 .PHONY: transcribe
 transcribe: install ## recordings to text, with the champion: make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl
 	@test -n "$(FILES)$(DIR)" || { echo 'error: which recordings? make transcribe FILES="a.wav b.flac", or DIR=folder OUT=texts.jsonl' >&2; exit 2; }
-	@$(PYTHON) -m distillery.commands.main transcribe $(if $(CHANNEL),--channel $(CHANNEL)) $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
+	@$(PYTHON) -m distillery.commands.main transcribe $(if $(CHANNEL),--channel $(CHANNEL)) $(if $(HOT_WORD),--hot-word "$(HOT_WORD)") $(FILES) $(if $(DIR),"$(DIR)" --out "$(or $(OUT),transcripts.jsonl)")
 
 .PHONY: score
 score: install ## WER on your own labelled recordings, with the champion: make score DIR=folder, or with VERSION=3

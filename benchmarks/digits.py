@@ -25,7 +25,8 @@ from benchmarks.common import ROOT
 from distillery.architectures.known import ARCHITECTURES
 from distillery.architectures.separable_conv import SeparableConv
 from distillery.corpora.fsdd import DIGITS, NUM_TEST_TAKES
-from distillery.data.features import PackedFeatures, gather, pack_features
+from distillery.data.feature_store import StoredFeatures
+from distillery.data.features import gather, pack_features
 from distillery.data.manifest import MANIFEST_FILE, PreparedData, labelled
 from distillery.distill.objective import DistillationObjective
 from distillery.distill.targets import CachedTargets
@@ -43,7 +44,7 @@ from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.kinds import load_teacher
-from distillery.training.batches import TeacherFrames, TrainingSet
+from distillery.training.batches import Features, TeacherFrames, TrainingSet
 from distillery.training.curves import Curves, Validation
 from distillery.training.datasets import validation_set
 from distillery.training.objective import Objective
@@ -154,7 +155,7 @@ class Digits:
         return Recogniser.load(self.places.teacher, ARCHITECTURES)
 
     @cached_property
-    def packed(self) -> PackedFeatures:
+    def packed(self) -> StoredFeatures:
         """Features of what is trained on, for student and teacher alike."""
         return pack_features(self.data, self.rows, FEATURES, self.scratch)
 
@@ -204,7 +205,7 @@ class Digits:
     def training_set(
         self,
         targets: CachedTargets | None,
-        features: PackedFeatures | None = None,
+        features: Features | None = None,
         kind: type[TrainingSet] = TrainingSet,
         seed: int = 0,
     ) -> TrainingSet:

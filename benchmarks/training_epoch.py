@@ -37,7 +37,7 @@ from torch import Tensor
 from benchmarks.common import paired_rounds, report, row
 from benchmarks.digits import FEATURES, Digits, Epoch, OtherFrames, recordings
 from benchmarks.student_step import Conv1dStudent
-from distillery.data.features import LogMel, PackedFeatures, pad
+from distillery.data.features import LogMel, pad
 from distillery.training.batches import START, Batch, Moment, TrainingSet
 
 MIN_LIVE, MAX_PASS = 6.5, 1.1
@@ -72,11 +72,15 @@ class RandomBatches(TrainingSet):
 
 
 @dataclass(frozen=True)
-class FromFiles(PackedFeatures):
+class FromFiles:
     """Features computed when they are asked for, from the recording."""
 
+    num_frames: np.ndarray  # (utterances,)
     paths: Sequence[Path]
     extractor: LogMel
+
+    def __len__(self) -> int:
+        return len(self.paths)
 
     def __getitem__(self, row: int) -> np.ndarray:
         """Return one utterance's features `(feature_frames, mels)`."""
@@ -89,7 +93,7 @@ def from_files(digits: Digits) -> FromFiles:
     """Return the features of the training split, computed anew each time."""
     paths = [digits.source / path for path in digits.rows["source_path"]]
     extractor = LogMel(FEATURES, digits.data.sample_rate_hz)
-    return FromFiles(digits.packed.values, digits.packed.offsets, paths, extractor)
+    return FromFiles(digits.packed.num_frames, paths, extractor)
 
 
 def cached_values(digits: Digits) -> list[np.ndarray]:

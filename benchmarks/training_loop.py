@@ -137,7 +137,7 @@ def write_settings(digits: Digits) -> Path:
             "students": {"conv": {"architecture": STUDENT.model_dump()}},
         },
         "evaluate": {},
-        "register": {},
+        "register": {"decoder": False},
     }
     (root / PARAMS_FILE).write_text(yaml.safe_dump(settings), "utf-8")
     shutil.copy(ROOT / "dvc.yaml", root)

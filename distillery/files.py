@@ -10,11 +10,14 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from distillery.errors import DistilleryError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Json = Mapping[str, object]
 """A JSON object whose entries are somebody else's business: a published model's configuration, a
@@ -71,6 +74,14 @@ def read_json(path: Path, kind: type[Content]) -> Content:
         first = error.errors()[0]
         where = "".join(f"{part}: " for part in first["loc"])
         raise ValueError(f"{where}{first['msg']}") from None
+
+
+def map_file(path: Path) -> pa.Buffer:
+    """Return a file's bytes, mapped; no file handle stays open, however many files there are."""
+    import pyarrow as pa  # waits here: most of what reads files has no need of it
+
+    with pa.memory_map(str(path)) as mapped:
+        return mapped.read_buffer()
 
 
 def digest_of_file(path: Path) -> str:
@@ -133,15 +144,21 @@ def read_text(path: Path, kind: type[DistilleryError]) -> str:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, goes_on: bool = False) -> Iterator[Path]:
     """Yield an empty folder beside `path` that takes its place when the block ends well.
 
     When the block fails, `path` stays as it was and the new folder is removed.
+
+    Args:
+        path: the folder.
+        goes_on: whether what a block that was stopped or killed left is there in the next one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
+    if not goes_on:
+        shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(exist_ok=goes_on)
+    is_stopped = False
     try:
         yield temporary
         for file in temporary.rglob("*"):
@@ -150,5 +167,9 @@ def whole_folder(path: Path) -> Iterator[Path]:
                     os.fsync(handle.fileno())
         shutil.rmtree(path, ignore_errors=True)
         os.replace(temporary, path)
+    except BaseException as error:
+        is_stopped = not isinstance(error, Exception)  # SIGTERM, Ctrl-C
+        raise
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        if not (goes_on and is_stopped):
+            shutil.rmtree(temporary, ignore_errors=True)

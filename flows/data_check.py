@@ -44,7 +44,13 @@ def check_frames(root: Path, settings: Params) -> None:
             transcripts for what needs some.
     """
     data = PreparedData.open(root / PREPARED)
-    check_transcripts(data, settings.teacher, settings.distill, settings.language_model)
+    check_transcripts(
+        data,
+        settings.teacher,
+        settings.distill,
+        settings.language_model,
+        decoder=settings.register.decoder,
+    )
     rate, vocabulary = data.sample_rate_hz, data.vocabulary
     rows, teacher, distill = data.split("train"), settings.teacher, settings.distill
     shift = None

@@ -15,6 +15,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 
+from distillery.decoder.text_files import check_decoder_files
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
@@ -190,6 +191,7 @@ def through(run: Run, until: str = "register") -> None:
     try:
         if "teacher" in wanted:
             check_sources(run.root, settings.teacher)
+            check_decoder_files(run.root, settings.register.decoder)
         prepare(run)
         if "teacher" in wanted and run.pipeline.will_train():
             check_frames(run.root, settings)

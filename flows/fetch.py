@@ -20,6 +20,7 @@ from distillery.tracking.fetched import (
     Source,
     check_model,
     is_teacher,
+    note_decoder,
     note_outside,
     put_model,
     wanted_models,
@@ -48,6 +49,8 @@ def fetch(root: Path, settings: Params, follow: Collection[str] | None = None) -
     wanted = wanted_models(settings.teacher, settings.distill)
     changed = note_outside(root, settings.teacher)
     lines = [f"teacher: {name} has changed, so it is another teacher" for name in changed]
+    texts = note_decoder(root, settings.register.decoder)
+    lines += [f"register.decoder: {name} has changed, so decoders are made anew" for name in texts]
     return [*lines, *_fetch(root, settings, root / REGISTERED, wanted, follow)]
 
 

@@ -16,6 +16,7 @@ from distillery.data.workspace import (
     TEACHER,
     TEACHER_CACHE,
 )
+from distillery.decoder.making import Learnt, learn
 from distillery.distill.kept_texts import language_model_texts
 from distillery.evaluate.dvc_metrics import dvc_metrics
 from distillery.evaluate.evaluate import evaluate_models
@@ -31,14 +32,7 @@ logger = logging.getLogger(__name__)
 def evaluate(root: Path) -> None:
     """Write reports/evaluation and reports/metrics.json under `root`."""
     settings = EvaluateStageParams.load(root / PARAMS_FILE)
-    data, texts = judged(PreparedData.open(root / PREPARED), root / TEACHER), None
-    if settings.language_model.is_used:
-        texts = language_model_texts(
-            data,
-            root / TEACHER_CACHE,
-            settings.distill.filter,
-            settings.language_model.learns_from,
-        )
+    data = judged(PreparedData.open(root / PREPARED), root / TEACHER)
     summary = evaluate_models(
         data,
         root / "models",
@@ -48,11 +42,24 @@ def evaluate(root: Path) -> None:
         settings.evaluate,
         root / EVALUATION,
         settings.language_model,
-        texts,
+        _learnt(root, data, settings),
     )
     write_json(root / METRICS_FILE, dvc_metrics(summary))
     if STARTER not in os.environ:  # the flow shows the table itself, at its end
         logger.info("\n%s", render_table(summary))
+
+
+def _learnt(root: Path, data: PreparedData, settings: EvaluateStageParams) -> Learnt | None:
+    """Return n-grams and words that students are served with; None: best paths."""
+    decoder = settings.register.decoder
+    if decoder is None:
+        return None
+    source, texts = decoder.language_model, []
+    if source.learns_from != "files":
+        texts = language_model_texts(
+            data, root / TEACHER_CACHE, settings.distill.filter, source.learns_from
+        )
+    return learn(root, data, texts, decoder)
 
 
 def main() -> None:

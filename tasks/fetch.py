@@ -26,7 +26,7 @@ def fetch(root: Path) -> None:
         ModelError: one is damaged, or of an architecture that is not known here.
     """
     settings = FetchStageParams.load(root / PARAMS_FILE)
-    found = tidy(root, settings.teacher, settings.distill)
+    found = tidy(root, settings.teacher, settings.distill, settings.register.decoder)
     for reader, source in found.items():
         logger.info("%s: %s, version %s", reader, source.model, source.version)
     write_code(root, settings.teacher, settings.distill, root / REGISTERED)

@@ -127,6 +127,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
         "register": {
             "experiment": "tiny",
             "model_name": "tiny",
+            "decoder": False,
             # Such students say nothing, in 8 utterances, and machines that run tests have no time
             # to measure.
             "gate": {"max_wer": 5.0, "max_slowdown_factor": None, "min_utterances": 0},

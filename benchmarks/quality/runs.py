@@ -13,22 +13,23 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.common import commit
+from benchmarks.common import ROOT, commit
 from benchmarks.quality.settings import Study, Training
 from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_text_errors
+from distillery.decoder.making import learn
 from distillery.distill.distillation import Distillation
 from distillery.distill.kept_texts import language_model_texts
 from distillery.errors import CorpusError
 from distillery.evaluate.curves import course_of, read_curves
 from distillery.evaluate.listening import labelled_test_rows, predict
 from distillery.evaluate.models import TrainedModel
+from distillery.evaluate.searched import search
 from distillery.files import write_json
-from distillery.language_model.evaluation import decode_with_language_model
 from distillery.models.base import Teacher
+from distillery.params.decoder import DecoderParams
 from distillery.params.distill import DistillParams
-from distillery.params.language_model import LanguageModelParams
 from distillery.params.objective import ObjectiveParams
 from distillery.params.whole import Params
 from distillery.prepare.splits import hash_fraction
@@ -128,11 +129,11 @@ class Runs:
     def _path(self, training: Training) -> Path:
         settings = self._settings(training)
         speeds = self.study.speed_factors_of(training.row)
-        language_model = self.study.language_model_of(training.row)
+        decoder = self.study.decoder_of(training.row)
         if training.role == "control":
             settings = settings.model_copy(update={"objective": ObjectiveParams()})
         beside = ([list(speeds)] if speeds else []) + (
-            [language_model.model_dump(mode="json")] if language_model.for_students else []
+            [decoder.model_dump(mode="json")] if decoder else []
         )
         content = settings.model_dump(exclude_defaults=True)
         digest = run_digest(training.role, content, self._origin(training), *beside)
@@ -178,10 +179,11 @@ class Runs:
         )
         train = run.train_control if training.role == "control" else run.train_student
         trained = train(path.with_suffix(".jsonl"))
+        path.with_suffix("").mkdir(exist_ok=True)
+        trained.recogniser.save(path.with_suffix(""))
         heard = self._judge(trained.recogniser)
-        language_model = self.study.language_model_of(training.row)
-        if language_model.for_students:
-            heard |= self._judge_with(language_model, data, trained.recogniser, settings)
+        if decoder := self.study.decoder_of(training.row):
+            heard |= self._judge_as_served(decoder, data, trained.recogniser, settings)
         rows = data.split("train")
         content = {
             **heard,
@@ -214,26 +216,26 @@ class Runs:
             "word_errors": predictions["word_errors"].tolist(),
         }
 
-    def _judge_with(
+    def _judge_as_served(
         self,
-        params: LanguageModelParams,
+        params: DecoderParams,
         data: PreparedData,
         recogniser: Teacher,
         settings: DistillParams,
     ) -> Run:
-        """Return the errors with a language model, its weights chosen on validation."""
-        texts = language_model_texts(
-            data,
-            self.study.workspace / "data/teacher_cache",
-            settings.filter,
-            params.learns_from,
-        )
-        rows, unit = self.test_rows, self.data.unit_of("test")
-        decoded = decode_with_language_model(self.data, rows, {"model": recogniser}, params, texts)
-        pairs = zip(rows["text"], decoded["model"].texts, strict=True)
+        """Return the errors of what the shipped decoder finds, its weights chosen on validation."""
+        source, texts = params.language_model, []
+        if source.learns_from != "files":
+            cached = self.study.workspace / "data/teacher_cache"
+            texts = language_model_texts(data, cached, settings.filter, source.learns_from)
+        learnt = learn(ROOT, data, texts, params)
+        rows, unit, model = self.test_rows, self.data.unit_of("test"), TrainedModel("model", None)
+        found = search(self.data, rows, {model: recogniser}, None, learnt).found[model]
+        pairs = zip(rows["text"], found.texts, strict=True)
         return {
             "word_errors_lm": [count_text_errors(*pair, unit).errors for pair in pairs],
-            "valid_wer_lm": decoded["model"].tuned.valid_wer,
+            "valid_wer_lm": found.tuned.valid_wer,
+            "decoder_bytes": found.tuned.bytes,
         }
 
 

@@ -14,9 +14,9 @@ import yaml
 from benchmarks.common import ROOT
 from distillery.errors import DistilleryError
 from distillery.files import read_json, write_json
+from distillery.params.decoder import DecoderParams
 from distillery.params.distill import DistillParams
 from distillery.params.file import PARAMS_FILE
-from distillery.params.language_model import LanguageModelParams
 from distillery.params.training import OF_AUTO
 from distillery.params.whole import Params
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, read_report
@@ -25,7 +25,7 @@ from tasks.prepare import prepare
 from tasks.teacher import teacher
 
 WORKSPACES = ROOT / "scratch/quality"
-BESIDE_DISTILL = ("language_model", "speed_factors")
+BESIDE_DISTILL = ("decoder", "speed_factors")
 """Keys of a row that change something else than `distill`; the cache holds all copies."""
 REPLACED = ("objective", "architecture")
 """Settings that a change takes the place of; all others are merged."""
@@ -191,12 +191,11 @@ class Study:
             content["training"] = {**training, "num_epochs": epochs, "zero_output": True}
         return DistillParams.model_validate(content).for_seed(seed)
 
-    def language_model_of(self, row: str) -> LanguageModelParams:
-        """Return the settings of a row's language model."""
-        base = self.settings.get("language_model", {})
-        return LanguageModelParams.model_validate(
-            merged(base, self.rows[row].get("language_model", {}))
-        )
+    def decoder_of(self, row: str) -> DecoderParams | None:
+        """Return what a row's students are served with; None: best paths."""
+        decoder = self.settings.get("register", {}).get("decoder")
+        decoder = self.rows[row].get("decoder", decoder)
+        return None if decoder in (None, False) else DecoderParams.model_validate(decoder)
 
     def speed_factors_of(self, row: str) -> tuple[float, ...]:
         """Return the speeds of the copies that a row trains on, too."""

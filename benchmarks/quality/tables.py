@@ -128,7 +128,7 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     has_controls = any("control_wer" in row for row in rows.values())
     has_course = any("cpu_seconds" in row for row in rows.values())
     head = ["row", "errors, % (by seed)", "on validation"]
-    head += ["with language model, %"] if has_lm else []
+    head += ["as served, %"] if has_lm else []
     if has_controls:
         head += ["control, %", "on validation"]
         head += ["gain, points (95 %)", "relative", "gap closed"]

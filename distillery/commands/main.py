@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from distillery.params.stages import RegistryParams
 from distillery.tracking.bundle import DIGESTS_FILE, check_bundle
 
 if TYPE_CHECKING:
+    from distillery.decoder.decoder import Decoder
     from distillery.models.recogniser import Recogniser
     from distillery.serve.served import Transcriber
 
@@ -90,6 +92,14 @@ def _add_transcribe(commands: argparse._SubParsersAction[argparse.ArgumentParser
         metavar="SECONDS",
         help="with --stream: a file that has not grown for so long is finished (default: 2)",
     )
+    command.add_argument(
+        "--hot-word",
+        action="append",
+        default=[],
+        metavar="TEXT[=WEIGHT]",
+        help="a word or phrase that is expected, several times for several; the weight is what it "
+        "adds to a text's score, in nats (default: 4)",
+    )
     command.set_defaults(run=lambda options: _transcribe(command, options))
 
 
@@ -101,7 +111,7 @@ def _transcribe(command: argparse.ArgumentParser, options: argparse.Namespace) -
     if options.stream:
         if len(sources) > 1 or folders or out is not None:
             command.error("--stream follows one file, or - for standard input, and prints its text")
-        return stream(load_model(options.model, Path.cwd()), sources[0], options.rate, options.idle)
+        return _stream(options)
     if options.rate is not None:
         command.error("--rate goes with --stream")
     if folders and (len(sources) > 1 or out is None):
@@ -110,15 +120,34 @@ def _transcribe(command: argparse.ArgumentParser, options: argparse.Namespace) -
         command.error(f"--out needs a folder, {sources[0]} is not one")
     recogniser = load_transcriber(options.model, Path.cwd())
     if folders:
-        return transcribe_folder(recogniser, Path(folders[0]), out, options.channel)
-    return transcribe(recogniser, [Path(source) for source in sources], options.channel)
+        return transcribe_folder(
+            recogniser, Path(folders[0]), out, options.channel, options.hot_word
+        )
+    files = [Path(source) for source in sources]
+    return transcribe(recogniser, files, options.channel, options.hot_word)
 
 
-def transcribe(recogniser: Transcriber, files: list[Path], channel: int | None = None) -> int:
+def _stream(options: argparse.Namespace) -> int:
+    from distillery.decoder.decoder import Decoder
+
+    folder = find_model(options.model, Path.cwd())
+    recogniser = load_model(str(folder), Path.cwd())
+    decoder = Decoder.find(folder, recogniser.vocabulary)
+    source, rate_hz = options.sources[0], options.rate
+    return stream(recogniser, source, rate_hz, options.idle, decoder, options.hot_word)
+
+
+def transcribe(
+    recogniser: Transcriber,
+    files: list[Path],
+    channel: int | None = None,
+    hot_words: Sequence[str] = (),
+) -> int:
     """Print each recording's text; one that cannot be read is reported and the others go on."""
     from distillery.serve.reading import read_at
+    from distillery.serve.texts import parse_hot_words
 
-    status = 0
+    status, expected = 0, parse_hot_words(hot_words, recogniser.vocabulary)
     for file in files:
         try:
             samples, caution = read_at(file, recogniser.sample_rate_hz, channel=channel)
@@ -128,19 +157,27 @@ def transcribe(recogniser: Transcriber, files: list[Path], channel: int | None =
             continue
         if caution is not None:
             sys.stderr.write(f"warning: {file}: {caution} with --channel\n")
-        text = recogniser.transcribe([samples])[0]
+        text = recogniser.transcribe([samples], expected)[0]
         sys.stdout.write(f"{file}\t{text}\n")
         sys.stdout.flush()
     return status
 
 
 def transcribe_folder(
-    recogniser: Transcriber, folder: Path, out: Path, channel: int | None = None
+    recogniser: Transcriber,
+    folder: Path,
+    out: Path,
+    channel: int | None = None,
+    hot_words: Sequence[str] = (),
 ) -> int:
     """Write the texts of a folder's recordings and say how many there are."""
     from distillery.serve import transcription
+    from distillery.serve.texts import parse_hot_words
 
-    counts = transcription.transcribe_folder(recogniser, folder, out, channel=channel)
+    expected = parse_hot_words(hot_words, recogniser.vocabulary)
+    counts = transcription.transcribe_folder(
+        recogniser, folder, out, channel=channel, hot_words=expected
+    )
     if counts.cautions:
         sys.stderr.write(
             f"warning: {len(counts.cautions)} recordings have channels that do not mix well, such "
@@ -154,25 +191,36 @@ def transcribe_folder(
     return EXIT_ERROR if counts.num_failed else 0
 
 
-def stream(recogniser: Recogniser, source: str, rate_hz: int | None, idle_seconds: float) -> int:
+def stream(
+    recogniser: Recogniser,
+    source: str,
+    rate_hz: int | None,
+    idle_seconds: float,
+    decoder: Decoder | None = None,
+    hot_words: Sequence[str] = (),
+) -> int:
     """Print the text of a recording that still grows, as it comes, on one line.
+
+    With a decoder words are printed once nothing that follows can change them.
 
     Ctrl-C ends the recording, not the command: the text of what was recorded is printed to its end.
     """
     from distillery.serve.following import follow
     from distillery.serve.streaming import StreamingRecogniser
+    from distillery.serve.texts import parse_hot_words
 
-    recognition = StreamingRecogniser(recogniser)
+    expected = parse_hot_words(hot_words, recogniser.vocabulary)
+    recognition = StreamingRecogniser(recogniser, decoder, expected)
     shown = ""
     with follow(source, recogniser.sample_rate_hz, rate_hz, idle_seconds) as chunks:
         for chunk, is_last in chunks:
             recognition.push(chunk, last=is_last)
             # Greedy texts only grow; a vocabulary whose texts change starts a new line.
-            new = recognition.text.removeprefix(shown)
-            is_longer = recognition.text.startswith(shown)
-            sys.stdout.write(new if is_longer else f"\n{recognition.text}")
+            text = recognition.settled_text
+            is_longer = text.startswith(shown)
+            sys.stdout.write(text.removeprefix(shown) if is_longer else f"\n{text}")
             sys.stdout.flush()
-            shown = recognition.text
+            shown = text
     sys.stdout.write("\n")
     return 0
 

@@ -24,7 +24,7 @@ NUM_SHOWN_CHARACTERS = 80
 UTTERANCE_ID_PATTERN = r"[A-Za-z0-9_.-]{1,128}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Recording:
     """One utterance of a corpus, as published: nothing normalised, nothing decoded yet."""
 

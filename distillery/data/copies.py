@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from distillery.data.audio import SAMPLE_SCALE, resample, to_int16
-from distillery.data.manifest import PreparedData
+from distillery.data.manifest import PreparedData, audio_key
 
 
 def training_rows(data: PreparedData, factors: Sequence[float]) -> pd.DataFrame:
@@ -84,6 +84,18 @@ def copy_at(rows: pd.DataFrame, factor: float, sample_rate_hz: int) -> pd.DataFr
 
 def _copy_key(key: str, played_hz: int, sample_rate_hz: int) -> str:
     return hashlib.sha256(f"{key} {played_hz}/{sample_rate_hz}".encode()).hexdigest()
+
+
+def key_of(data: PreparedData, row: Any) -> str:
+    """Return the audio key that an utterance, or a copy of one, has by the samples on this disk.
+
+    Args:
+        data: the prepared audio.
+        row: as of `waveform_of`.
+    """
+    key, rate = audio_key(data.samples(row)), data.sample_rate_hz
+    played_hz = int(getattr(row, "played_hz", rate))
+    return key if played_hz == rate else _copy_key(key, played_hz, rate)
 
 
 def waveform_of(data: PreparedData, row: Any, *, original: bool = False) -> np.ndarray:

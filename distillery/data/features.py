@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import logging
 import math
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 import torchaudio
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from distillery.data.copies import waveform_of
 from distillery.data.feature_constants import LOG_FLOOR, VARIANCE_FLOOR
+from distillery.data.feature_store import FeatureStore, StoredFeatures
 from distillery.data.kaldi import KaldiFilterBank
 from distillery.data.manifest import PreparedData
 from distillery.data.normalisation import RunningNormaliser
 from distillery.device import num_threads
-from distillery.files import replace_file
 from distillery.params.models import KALDI_FBANK, LOG_MEL, FeatureParams
 
-FILE_LAYOUT = "1.0 1"
-"""Of the packed file; part of the digest in its name, so another layout has other files."""
+FILE_LAYOUT = "2.0"
+"""Of the store; part of the digest in its name, so another layout has another store."""
 
-logger = logging.getLogger(__name__)
 Samples = TypeVar("Samples", int, np.ndarray)
 
 
@@ -129,9 +123,9 @@ def pad(items: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class PackedFeatures:
-    """Features of many utterances in one half-precision memory map, read utterance by utterance."""
+    """Features of many utterances in one half-precision array; or their lengths alone."""
 
-    values: np.ndarray  # (all feature_frames, mels), float16, on disk
+    values: np.ndarray  # (all feature_frames, mels), float16
     offsets: np.ndarray  # (utterances + 1,), int64
 
     def __len__(self) -> int:
@@ -143,13 +137,8 @@ class PackedFeatures:
         return np.diff(self.offsets)
 
     def __getitem__(self, row: int) -> np.ndarray:
-        """Return one utterance's features `(feature_frames, mels)`, float16, a view of the disk."""
-        # As a plain array: slicing a np.memmap costs 5 microseconds.
-        return self._plain[self.offsets[row] : self.offsets[row + 1]]
-
-    @cached_property
-    def _plain(self) -> np.ndarray:
-        return self.values.view(np.ndarray)
+        """Return one utterance's features `(feature_frames, mels)`, float16, a view."""
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
 
 
 def unpacked_features(num_frames: np.ndarray) -> PackedFeatures:
@@ -173,62 +162,28 @@ def pack_features(
     rows: pd.DataFrame,
     params: FeatureParams,
     scratch: Path,
-) -> PackedFeatures:
-    """Compute features once, or reopen what an earlier run computed.
+) -> StoredFeatures:
+    """Compute features once, or reopen what an earlier run or another model computed.
 
-    The file's name is a digest of the audio keys and settings, so it never serves other data.
+    The store's name is a digest of the settings, and utterances are known by their audio keys, so
+    it never serves others.
 
     Args:
         data: the prepared audio.
         rows: its utterances to pack, in order; copies at other speeds may be among them.
         params: feature settings.
-        scratch: folder for the packed file; may be deleted at any time between runs.
+        scratch: folder for the store; may be deleted at any time between runs.
     """
     extractor = extractor_of(params, data.sample_rate_hz)
     spec = f"{params.model_dump_json()} {data.sample_rate_hz} {FILE_LAYOUT}"
-    digest = hashlib.sha256("\n".join([spec, *rows["audio_key"]]).encode()).hexdigest()[:20]
-    scratch.mkdir(parents=True, exist_ok=True)
-    path = scratch / f"features-{digest}.npy"
-    with open(path.with_suffix(".lock"), "wb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of trainings side by side one computes, the others wait
-        packed = _open_packed(path, params.num_mels)
-        if packed is None:
-            bar = tqdm(rows.itertuples(), total=len(rows), desc="features", unit="utt", leave=False)
-            with num_threads(1), bar:
-                waveforms = (torch.from_numpy(waveform_of(data, row)) for row in bar)
-                parts = (extractor(waveform).half().numpy() for waveform in waveforms)
-                _save_packed(path, parts, len(rows))
-            packed = _open_packed(path, params.num_mels)
-            assert packed is not None
-    return packed
+    digest = hashlib.sha256(spec.encode()).hexdigest()[:20]
 
+    def make(row: Any) -> np.ndarray:
+        with torch.inference_mode():
+            waveform = torch.from_numpy(waveform_of(data, row))
+            features: np.ndarray = extractor(waveform).half().numpy()
+            return features
 
-def _open_packed(path: Path, num_mels: int) -> PackedFeatures | None:
-    """Return what `_save_packed` wrote; None where it is not there, cut short or something else."""
-    try:
-        with open(path, "rb") as file:
-            offsets = np.load(file, allow_pickle=False)
-            shape = (int(offsets[-1]), num_mels)
-            return PackedFeatures(np.memmap(path, np.float16, "r", file.tell(), shape), offsets)
-    except FileNotFoundError:
-        return None
-    except (ValueError, EOFError, TypeError, IndexError) as error:
-        logger.warning("%s: cannot be read (%s); it is computed again", path, error)
-        return None
-
-
-def _save_packed(path: Path, parts: Iterable[np.ndarray], num_parts: int) -> None:
-    """Write features as they come: memory holds one utterance, whatever the corpus."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    offsets = np.zeros(num_parts + 1, dtype=np.int64)
-    try:
-        with open(temporary, "wb") as file:
-            np.save(file, offsets, allow_pickle=False)
-            for index, part in enumerate(parts):
-                file.write(np.ascontiguousarray(part).data)
-                offsets[index + 1] = offsets[index] + len(part)
-            file.seek(0)  # as many bytes as before
-            np.save(file, offsets, allow_pickle=False)
-        replace_file(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with num_threads(1):
+        store = FeatureStore(scratch / f"features-{digest}", params.num_mels)
+        return store.pack(rows, make)

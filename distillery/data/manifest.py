@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pandas as pd
@@ -27,11 +27,12 @@ from distillery.data.spelling import AUTO, SpellingRule, settle
 from distillery.data.text import Vocabulary
 from distillery.data.units import Unit
 from distillery.errors import CorpusError, ManifestError
-from distillery.files import Json, read_json
+from distillery.files import Json, map_file, read_json
 
 MANIFEST_FILE = "manifest.parquet"
 SUMMARY_FILE = "summary.json"
 DROPPED_FILE = "dropped.csv"
+AUDIO_SUFFIX = ".pcm"
 SPLITS = ("train", "valid", "test")
 SETTLING = ("train", "valid")
 """Whose transcripts say how numbers and letters are spelt."""
@@ -134,7 +135,7 @@ class Summary:
 
 def shard_name(shard: int) -> str:
     """Return the file name of one packed audio shard."""
-    return f"audio-{shard:05d}.pcm"
+    return f"audio-{shard:05d}{AUDIO_SUFFIX}"
 
 
 def audio_key(samples: np.ndarray) -> str:
@@ -155,24 +156,36 @@ class PreparedData:
     other. Empty until `distillery.data.judged` knows them, and where nobody needs them."""
 
     @classmethod
-    def open(cls, folder: Path) -> PreparedData:
+    def open(cls, folder: Path) -> Self:
         """Open a prepared folder and check its manifest.
 
         Raises:
             ManifestError: a file or column is missing, the summary is damaged, ids repeat, a
                 split's name is unknown, or a row points outside its shard.
         """
-        path, summary_path = folder / MANIFEST_FILE, folder / SUMMARY_FILE
-        if not path.exists() or not summary_path.exists():
+        path = folder / MANIFEST_FILE
+        if not path.exists() or not (folder / SUMMARY_FILE).exists():
             raise ManifestError(f"{folder}: holds no prepared data; run make prepare")
-        try:
-            summary = read_json(summary_path, Summary)
-        except ValueError as error:
-            raise ManifestError(
-                f"{summary_path}: cannot be used: {error}; run make prepare again"
-            ) from None
-        data = cls(folder, pd.read_parquet(path), summary)
+        data = cls(folder, pd.read_parquet(path), _read_summary(folder))
         data._check()
+        data._check_audio()
+        return data
+
+    @classmethod
+    def with_rows(cls, folder: Path, rows: pd.DataFrame) -> Self:
+        """Open a prepared folder for some utterances alone: its manifest is not read.
+
+        Args:
+            folder: the prepared folder.
+            rows: of its manifest; where their samples lie is all that they need to say.
+
+        Raises:
+            ManifestError: the summary is missing or damaged, or a row points outside its shard.
+        """
+        if not (folder / SUMMARY_FILE).exists():
+            raise ManifestError(f"{folder}: holds no prepared data; run make prepare")
+        data = cls(folder, rows, _read_summary(folder))
+        data._check_audio()
         return data
 
     def _check(self) -> None:
@@ -185,6 +198,8 @@ class PreparedData:
             raise ManifestError(f"{path}: utterance {first!r} occurs twice; run make prepare again")
         if unknown := set(self.frame["split"]) - set(SPLITS):
             raise ManifestError(f"{path}: splits {sorted(unknown)}, expected {list(SPLITS)}")
+
+    def _check_audio(self) -> None:
         ends = (self.frame["offset_samples"] + self.frame["num_samples"]).groupby(
             self.frame["shard"]
         )
@@ -278,13 +293,21 @@ class PreparedData:
         shard = int(row.shard)
         if shard not in self._maps:
             path = self.folder / shard_name(shard)
-            self._maps[shard] = np.memmap(path, dtype=SAMPLE_DTYPE, mode="r")
+            self._maps[shard] = np.frombuffer(map_file(path), SAMPLE_DTYPE)
         start = int(row.offset_samples)
         return self._maps[shard][start : start + int(row.num_samples)]
 
     def waveform(self, row: Any) -> np.ndarray:
         """Return one utterance as float32 in [-1, 1) `(samples,)`."""
         return self.samples(row).astype(np.float32) / np.float32(SAMPLE_SCALE)
+
+
+def _read_summary(folder: Path) -> Summary:
+    path = folder / SUMMARY_FILE
+    try:
+        return read_json(path, Summary)
+    except ValueError as error:
+        raise ManifestError(f"{path}: cannot be used: {error}; run make prepare again") from None
 
 
 def labelled(data: PreparedData, split: str) -> pd.DataFrame:

@@ -70,6 +70,14 @@ def _bare(word: str) -> str:
     return word
 
 
+def case_of(vocabulary: Vocabulary) -> str:
+    """Return the letter case that a corpus's tokens show: `lower`, `upper` or, for both, `keep`."""
+    letters = "".join(vocabulary.tokens[1:])
+    if letters == letters.lower():
+        return "lower"
+    return "upper" if letters == letters.upper() else "keep"
+
+
 def meaning(character: str, case: str) -> str:
     """Return what the rule makes of a character inside a word: itself, others, a space, or nothing.
 

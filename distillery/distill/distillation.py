@@ -46,7 +46,7 @@ from distillery.training.alignment import (
     check_alignable,
     student_clock,
 )
-from distillery.training.batches import TrainingSet
+from distillery.training.batches import Features, TrainingSet
 from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
 from distillery.training.objective import Objective, TranscriptObjective
@@ -347,6 +347,7 @@ class Distillation:
 
     def _training_set(self, rows: pd.DataFrame, targets: CachedTargets | None) -> TrainingSet:
         augment = None
+        features: Features
         if self.params.augmentation.changes_audio:
             augment = self._augmenter(rows)
             seconds = rows["duration_seconds"].to_numpy() * self.data.sample_rate_hz

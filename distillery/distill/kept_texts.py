@@ -68,8 +68,9 @@ def language_model_texts(
             texts.append(candidate.hypothesis)
     if not texts:
         raise CorpusError(
-            f"language_model.learns_from is {learns_from}: the filter keeps none of the teacher's "
-            f"{len(rows)} texts, and there are no transcripts; expected texts to learn from: "
-            "loosen distill.filter, or set for_students to false"
+            f"register.decoder.language_model.learns_from is {learns_from}: the filter "
+            f"keeps none of the teacher's {len(rows)} texts, and there are no transcripts; "
+            "expected texts to learn from: loosen distill.filter, or set learns_from to files "
+            "and name some"
         )
     return texts

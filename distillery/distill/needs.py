@@ -7,6 +7,7 @@ from collections.abc import Collection
 from distillery.data.judged import splits_without_truth
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError
+from distillery.params.decoder import DecoderParams
 from distillery.params.distill import DistillParams
 from distillery.params.language_model import LanguageModelParams
 from distillery.params.rules import needs_transcripts, transcript_needs
@@ -19,6 +20,7 @@ def check_transcripts(
     distill: DistillParams,
     language_model: LanguageModelParams,
     students: Collection[str] | None = None,
+    decoder: DecoderParams | None = None,
 ) -> None:
     """Refuse settings that need transcripts which the prepared data do not have.
 
@@ -28,6 +30,7 @@ def check_transcripts(
         distill: settings of the students.
         language_model: settings of the language model.
         students: those that are to be trained; None: all.
+        decoder: settings of what they are served with; None where that is not asked.
 
     Raises:
         CorpusError: some do; the message names each of them and what to set in its place.
@@ -36,7 +39,7 @@ def check_transcripts(
     if students is not None:
         chosen = {name: item for name, item in distill.students.items() if name in students}
         distill = distill.model_copy(update={"students": chosen})
-    needs = transcript_needs(teacher, distill, language_model)
+    needs = transcript_needs(teacher, distill, language_model, decoder)
     if needs and not rows["text"].notna().any():
         raise CorpusError(
             f"split train: {len(rows)} utterances, none of them transcribed, but some settings "

@@ -21,7 +21,7 @@ import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,8 +29,8 @@ import pandas as pd
 
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
-from distillery.data.scoring import count_text_errors
 from distillery.data.units import Unit
+from distillery.decoder.making import Learnt
 from distillery.distill.filtering import FilterReport, read_report
 from distillery.evaluate import plots
 from distillery.evaluate.comparison import compare
@@ -41,6 +41,7 @@ from distillery.evaluate.listening import labelled_test_rows, predict, speed_cli
 from distillery.evaluate.models import ScoredModel, TrainedModel, find_models, weights_bytes
 from distillery.evaluate.predictions import by_duration, per_speaker
 from distillery.evaluate.rates import rates
+from distillery.evaluate.searched import search, with_searched
 from distillery.evaluate.speed import SpeedResult, measure_real_time_factor
 from distillery.evaluate.summary import (
     EXPORTED_FILE,
@@ -51,10 +52,8 @@ from distillery.evaluate.summary import (
     SeedRow,
     Summary,
     TestData,
-    TunedSearch,
 )
 from distillery.files import whole_folder
-from distillery.language_model.evaluation import Decoded, decode_with_language_model
 from distillery.models.base import Teacher
 from distillery.models.recogniser import Recogniser
 from distillery.params.evaluate import EvaluateParams
@@ -161,7 +160,7 @@ def evaluate_models(
     params: EvaluateParams,
     output: Path,
     language_model: LanguageModelParams | None = None,
-    texts: Sequence[str] | None = None,
+    learnt: Learnt | None = None,
 ) -> Summary:
     """Score teacher, students and controls on the test split and write the report.
 
@@ -173,8 +172,8 @@ def evaluate_models(
         seeds: what each of them was trained from.
         params: settings of the stage.
         output: folder that the report replaces.
-        language_model: settings of the one that models are measured with, too; None: with none.
-        texts: what it learns from; None: the training transcripts.
+        language_model: settings of the teacher's own search; None: it has none.
+        learnt: n-grams and words that students are served with; None: best paths.
 
     Raises:
         CorpusError: no test utterance has a transcript with a word in it.
@@ -189,17 +188,17 @@ def evaluate_models(
     for recogniser in recognisers.values():
         recogniser.check_sample_rate(data.sample_rate_hz)
     predictions, heard = predict(data, rows, recognisers, params.stream_chunk_seconds)
-    decoded = _decode(data, rows, recognisers, language_model, texts)
-    if decoded:
-        predictions = with_language_model(predictions, trained, decoded, unit)
+    searches = search(data, rows, recognisers, language_model, learnt)
+    if searches.found:
+        predictions = with_searched(predictions, trained, searches.found, unit)
     clip = speed_clip(data, rows, params.speed_seconds)
     speeds = _speeds(recognisers, clip, data.sample_rate_hz, params)
     measured = Measured(models, params, recognisers, predictions, heard, histories, speeds)
     table = tuple(measured.row(model) for model in scored)
-    best = [TrainedModel(row.model, row.best_seed) for row in table if row.role == "student"]
-    exported, exports = measure_exports(
-        data, rows, clip, {one: recognisers[one] for one in best}, models, predictions, params
-    )
+    chosen = [TrainedModel(row.model, row.best_seed) for row in table if row.role == "student"]
+    best = {one: recognisers[one] for one in chosen}
+    where = data, rows, clip
+    exported, exports = measure_exports(*where, best, models, predictions, params, searches)
     summary = Summary(
         confidence=params.confidence,
         seeds=tuple(seeds),
@@ -208,43 +207,15 @@ def evaluate_models(
         exports=exports,
         comparisons={name: compare(name, predictions, params, unit) for name in students},
         filters={name: _filter_report(models, name, seeds[0]) for name in students},
-        language_models={one.path: _tuned_search(item) for one, item in decoded.items()},
+        language_models={one.path: item.tuned for one, item in searches.found.items()},
     )
     _write_report(output, summary, predictions, exported, histories)
     return summary
 
 
-def _decode(
-    data: PreparedData,
-    rows: pd.DataFrame,
-    recognisers: Recognisers,
-    language_model: LanguageModelParams | None,
-    texts: Sequence[str] | None,
-) -> dict[TrainedModel, Decoded]:
-    """Return what is heard with the language model; empty of those that are not asked."""
-    if language_model is None or not language_model.is_used:
-        return {}
-    asked = {
-        trained: recogniser
-        for trained, recogniser in recognisers.items()
-        if trained.seed is None or language_model.for_students
-    }
-    return decode_with_language_model(data, rows, asked, language_model, texts)
-
-
 def _filter_report(models: Path, student: str, seed: int) -> FilterReport | None:
     """Return what the filter did to a student's training texts, the same under every seed."""
     return read_report(models / TrainedModel(f"students/{student}", seed).path)
-
-
-def _tuned_search(decoded: Decoded) -> TunedSearch:
-    """Return the search that was chosen for one model."""
-    tuned = decoded.tuned
-    return TunedSearch(
-        **asdict(tuned.settings),
-        valid_wer=tuned.valid_wer,
-        valid_wer_greedy=tuned.valid_wer_greedy,
-    )
 
 
 def _speeds(
@@ -266,34 +237,6 @@ def _speeds(
             else SpeedResult(told, told * seconds, "a service")
         )
     return found
-
-
-def with_language_model(
-    predictions: pd.DataFrame,
-    trained: Sequence[TrainedModel],
-    decoded: Mapping[TrainedModel, Decoded],
-    unit: Unit = Unit.WORD,
-) -> pd.DataFrame:
-    """Return the predictions with `hypothesis_lm` and `word_errors_lm`, empty of other models.
-
-    Args:
-        predictions: of `predict`: one row per model, seed and utterance.
-        trained: the models, as they were given to `predict`.
-        decoded: what some of them heard in the same utterances with the language model.
-        unit: what errors are counted in.
-    """
-    nothing = [None] * (len(predictions) // len(trained))
-    texts = [
-        text for one in trained for text in (decoded[one].texts if one in decoded else nothing)
-    ]
-    errors = [
-        None if text is None else count_text_errors(reference, text, unit).errors
-        for reference, text in zip(predictions["text"], texts, strict=True)
-    ]
-    return predictions.assign(
-        hypothesis_lm=pd.Series(texts, dtype="object"),
-        word_errors_lm=pd.Series(errors, dtype="Int64"),
-    )
 
 
 def describe(

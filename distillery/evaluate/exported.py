@@ -13,12 +13,14 @@ from tqdm import tqdm
 
 from distillery.data.manifest import PreparedData
 from distillery.data.units import Unit
+from distillery.decoder.decoder import texts_of
 from distillery.evaluate.listening import COPIED_COLUMNS
 from distillery.evaluate.models import TrainedModel
 from distillery.evaluate.predictions import error_columns
 from distillery.evaluate.rates import rates
+from distillery.evaluate.searched import Searches, with_texts
 from distillery.evaluate.speed import SpeedResult, measure_real_time_factor
-from distillery.evaluate.summary import Export, ExportedFigures
+from distillery.evaluate.summary import CONTROL_FOLDER, Export, ExportedFigures
 from distillery.files import whole_folder
 from distillery.models.base import Teacher
 from distillery.models.decoding import greedy_text
@@ -41,8 +43,10 @@ class ExportedResult:
     """What it heard in each utterance."""
     max_log_prob_difference: float
     """From PyTorch's, over all tokens of all frames of all utterances, in nats."""
+    searched_texts: list[str] | None
+    """What the search that it is served with found; None where it is served by best paths."""
     speed: SpeedResult
-    """On the recording that all models are timed on."""
+    """As it is served, on the recording that all models are timed on."""
 
 
 def measure_exports(
@@ -53,6 +57,7 @@ def measure_exports(
     models: Path,
     predictions: pd.DataFrame,
     params: EvaluateParams,
+    searches: Searches,
 ) -> tuple[pd.DataFrame, dict[str, Export]]:
     """Export students into models/exported, and score each format beside PyTorch's.
 
@@ -64,6 +69,7 @@ def measure_exports(
         models: folder of the saved models.
         predictions: of `predict`.
         params: settings of the stage.
+        searches: the decoders that they are served with; they are written beside them.
 
     Returns:
         Predictions, one row per student, format and utterance, and the figures of each student.
@@ -74,8 +80,12 @@ def measure_exports(
             assert isinstance(student, Recogniser)  # students are trained here
             assert trained.seed is not None
             name = trained.model.partition("/")[2]
+            target = folder / name
+            target.mkdir(parents=True)
+            searches.save(trained, target)
+            searches.save(TrainedModel(f"controls/{name}", trained.seed), target / CONTROL_FOLDER)
             results = export_and_listen(
-                student, models / trained.path, data, rows, clip, params, folder / name
+                student, models / trained.path, data, rows, clip, params, target
             )
             of_it = (predictions["model"] == trained.model) & (predictions["seed"] == trained.seed)
             figures = {}
@@ -108,6 +118,8 @@ def _score(
     part.insert(2, "format", exported_format)
     part["hypothesis"] = result.texts
     part = part.join(error_columns(part["text"], result.texts, unit))
+    if result.searched_texts is not None:
+        part = with_texts(part, result.searched_texts, unit)
     same = part["hypothesis"].to_numpy() == in_pytorch["hypothesis"].to_numpy()
     figures = ExportedFigures(
         **dict(rates(part, params)),
@@ -139,23 +151,23 @@ def export_and_listen(
         rows: its utterances to recognise.
         clip: the recording `(samples,)` on which speed is measured.
         params: settings of the stage.
-        folder: what receives the exported student; it is created.
+        folder: what receives the exported student; it may hold a decoder.
 
     Returns:
         By format, a key of MODEL_FILES.
     """
-    folder.mkdir(parents=True)
     for name in (CONFIG_FILE, TOKENS_FILE):
         shutil.copyfile(saved / name, folder / name)
     export_student(student, data, folder)
     exported = {name: OnnxRecogniser(folder, name) for name in MODEL_FILES}
-    texts, differences = _listen(student, exported, data, rows)
+    heard, differences = _listen(student, exported, data, rows)
     seconds = len(clip) / data.sample_rate_hz
     return {
         name: ExportedResult(
             model.num_bytes,
-            texts[name],
+            [greedy_text(item, model.vocabulary) for item in heard[name]],
             max(differences[name], default=0.0),
+            None if model.decoder is None else texts_of(model.decoder, heard[name]),
             measure_real_time_factor(model.transcribe, clip, seconds, params.speed_repeats),
         )
         for name, model in exported.items()
@@ -167,9 +179,9 @@ def _listen(
     exported: Mapping[str, OnnxRecogniser],
     data: PreparedData,
     rows: pd.DataFrame,
-) -> tuple[dict[str, list[str]], dict[str, Sequence[float]]]:
-    """Return the texts in each format, and how far log-probabilities are from PyTorch's at most."""
-    texts: dict[str, list[str]] = {name: [] for name in exported}
+) -> tuple[dict[str, list[np.ndarray]], dict[str, Sequence[float]]]:
+    """Return log-probabilities in each format, and how far they are from PyTorch's at most."""
+    heard: dict[str, list[np.ndarray]] = {name: [] for name in exported}
     differences: dict[str, list[float]] = {name: [] for name in exported}
     bar = tqdm(rows.itertuples(), total=len(rows), desc="exported", unit="utt", leave=False)
     for row in bar:
@@ -177,6 +189,6 @@ def _listen(
         (expected,) = student.forward(*student.extract([waveform])).items
         for name, model in exported.items():
             (found,) = model.log_probs([waveform])
-            texts[name].append(greedy_text(found, model.vocabulary))
+            heard[name].append(found)
             differences[name].append(float(np.abs(found - expected).max(initial=0.0)))
-    return texts, dict(differences)
+    return heard, dict(differences)

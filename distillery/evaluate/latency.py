@@ -10,6 +10,7 @@ import numpy as np
 from rapidfuzz.distance import Levenshtein
 
 from distillery.data.audio import compute_num_samples
+from distillery.decoder.decoder import Decoder, texts_of
 from distillery.device import num_threads
 from distillery.evaluate.summary import Latency
 from distillery.models.base import Teacher
@@ -63,10 +64,15 @@ def listen(
     return heard
 
 
-def stream(recogniser: Recogniser, waveform: np.ndarray, chunk_seconds: float) -> Heard:
+def stream(
+    recogniser: Recogniser,
+    waveform: np.ndarray,
+    chunk_seconds: float,
+    decoder: Decoder | None = None,
+) -> Heard:
     """Return what a recogniser hears in `(samples,)` chunk by chunk, its text read after each."""
     size = max(1, compute_num_samples(chunk_seconds, recogniser.sample_rate_hz))
-    listener = StreamingRecogniser(recogniser)
+    listener = StreamingRecogniser(recogniser, decoder)
     seconds, text = [], ""
     for start in range(0, max(1, len(waveform)), size):
         started = time.perf_counter()
@@ -77,20 +83,27 @@ def stream(recogniser: Recogniser, waveform: np.ndarray, chunk_seconds: float) -
 
 
 def usual_way(
-    recogniser: Teacher, chunk_seconds: float
+    recogniser: Teacher, chunk_seconds: float, decoder: Decoder | None = None
 ) -> Callable[[Sequence[np.ndarray]], Sequence[str]]:
     """Return how a recogniser is meant to run: chunk by chunk if it streams, else in batches.
 
     Args:
         recogniser: the model.
         chunk_seconds: audio in one chunk.
+        decoder: what a student is served with; None: best paths.
 
     Returns:
         A function from waveforms `(samples,)` to their texts.
     """
-    if not can_stream(recogniser):
+    if can_stream(recogniser):
+        return lambda waveforms: [
+            stream(recogniser, item, chunk_seconds, decoder).text for item in waveforms
+        ]
+    if decoder is None:
         return recogniser.transcribe
-    return lambda waveforms: [stream(recogniser, item, chunk_seconds).text for item in waveforms]
+    return lambda waveforms: texts_of(
+        decoder, recogniser.forward(*recogniser.extract(waveforms)).items
+    )
 
 
 def latency_figures(

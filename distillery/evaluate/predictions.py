@@ -85,6 +85,22 @@ def has_language_model(scored: pd.DataFrame) -> bool:
     return "word_errors_lm" in scored and not scored["word_errors_lm"].isna().any()
 
 
+def as_served(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return predictions whose texts and word errors are those of the decoder, where it was used.
+
+    Rows of models without one stay; so do character errors, by which nobody is judged.
+    """
+    if "word_errors_lm" not in predictions:
+        return predictions
+    searched = predictions["word_errors_lm"].notna()
+    return predictions.assign(
+        hypothesis=predictions["hypothesis_lm"].where(searched, predictions["hypothesis"]),
+        word_errors=predictions["word_errors_lm"]
+        .where(searched, predictions["word_errors"])
+        .astype(predictions["word_errors"].dtype),
+    )
+
+
 def seeds_of(scored: pd.DataFrame) -> list[int]:
     """Return the seeds of one model's predictions, in their order."""
     return [int(seed) for seed in scored["seed"].unique()]

@@ -35,7 +35,12 @@ class Rates(Record):
     empty_fraction: float
     """Share of the utterances with words in which nothing was heard."""
     wer_lm: Estimate | None = None
-    """Word error rate with the language model; None where it was not measured."""
+    """Word error rate with the decoder, as it is served; None where it was not measured."""
+
+    @property
+    def served_wer(self) -> Estimate:
+        """What counts where it is served: with the decoder, where there is one."""
+        return self.wer if self.wer_lm is None else self.wer_lm
 
     @property
     def error_counts(self) -> dict[str, int | float]:

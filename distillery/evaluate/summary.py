@@ -26,6 +26,10 @@ EXPORTED_FILE = "exported.parquet"
 """Beside it: the same of the exported students, by `format`."""
 
 
+CONTROL_FOLDER = "control"
+"""In the folder of an exported student: the decoder of its control, which is not exported."""
+
+
 class Latency(Record):
     """How long a student that streams makes one wait, in milliseconds."""
 
@@ -132,7 +136,7 @@ class Export(Record):
 
 
 class TunedSearch(Record):
-    """The search with the language model that the validation split chose for one model."""
+    """The search with n-grams that the validation split chose for one model."""
 
     weight: float
     """Factor of the language model's ln P(W)."""
@@ -146,6 +150,10 @@ class TunedSearch(Record):
     """WER on the validation split with the language model."""
     valid_wer_greedy: float
     """WER on the validation split of the best path, without it."""
+    unknown_score: float | None = None
+    """Nats added for a word that the lexicon lacks; None where none can be written."""
+    bytes: int | None = None
+    """Size of n-grams and words as they are shipped; None where they are not."""
 
 
 class TestData(Record):
@@ -202,6 +210,16 @@ class Summary(Record):
     def controls(self) -> dict[str, ModelRow]:
         """The controls' rows by their students' names; of those that were trained."""
         return {row.name: row for row in self.models if row.role == "control"}
+
+    def search_of(self, row: Row) -> TunedSearch | None:
+        """Return the search of a model; of a student's means, that of its best seed.
+
+        None where there was none.
+        """
+        model = row.model
+        if isinstance(row, ModelRow) and row.best_seed is not None:
+            model = row.of_seed(row.best_seed).model
+        return self.language_models.get(model)
 
     def model_of(self, role: str, name: str) -> ModelRow:
         """Return the row of a student, or of its control.

@@ -16,7 +16,7 @@ from distillery.data.units import Unit
 from distillery.distill.filtering import FilterReport
 from distillery.evaluate.rates import Rates
 from distillery.evaluate.records import Estimate
-from distillery.evaluate.summary import Latency, ModelRow, Row, Summary, TestData
+from distillery.evaluate.summary import Latency, ModelRow, Row, Summary, TestData, TunedSearch
 
 MISSING = "-"
 EXPORT_HEADERS = (
@@ -33,6 +33,8 @@ EXPORT_HEADERS = (
 SHORT_HEADERS = {
     "WER %, language model": "WER % with LM",
     "CER %, language model": "CER % with LM",
+    "WER %, as served": "WER % served",
+    "CER %, as served": "CER % served",
     "real-time factor": "RTF",
 }
 MOSTLY = 0.5
@@ -85,11 +87,15 @@ def columns(summary: Summary, before_interval: str) -> list[Column]:
             return MISSING
         return with_interval(value.complement if in_phrases else value, before_interval)
 
-    interval, unit = f"[{100 * summary.confidence:g} % interval]", summary.data.unit
+    unit = summary.data.unit
+    is_served = any(row.wer_lm is not None for row in summary.students.values())
+    # One column more takes room from others: errors by kind stand in the table of formats, too.
+    interval = f"[{100 * summary.confidence:g} %{'' if is_served else ' interval'}]"
     in_phrases = unit is Unit.PHRASE
     header = "phrase\naccuracy" if in_phrases else unit.header
+    how = "as\nserved" if is_served else "language\nmodel"
     with_language_model = Column(
-        f"{header} %,\nlanguage\nmodel\n{interval}", lambda row: estimate(row.wer_lm)
+        f"{header} %,\n{how}\n{interval}", lambda row: estimate(row.wer_lm)
     )
     in_characters = Column("CER %", lambda row: f"{100 * row.cer.value:.1f}")
     return [
@@ -98,8 +104,8 @@ def columns(summary: Summary, before_interval: str) -> list[Column]:
         Column("size", lambda row: _bytes(row.bytes)),
         Column(f"{header} %\n{interval}", lambda row: estimate(row.wer)),
         *([with_language_model] if any(row.wer_lm is not None for row in summary.models) else []),
-        *([in_characters] if unit is Unit.WORD else []),
-        *([] if in_phrases else [Column("S/D/I", _counts)]),
+        *([in_characters] if unit is Unit.WORD and not is_served else []),
+        *([] if in_phrases or is_served else [Column("S/D/I", _counts)]),
         Column("real-\ntime\nfactor", lambda row: f"{row.real_time_factor:.2g}"),
         Column(
             f"gain, points\n{interval}",
@@ -231,7 +237,10 @@ def export_cells(summary: Summary) -> list[list[str]]:
 
 
 def _size_and_errors(num_bytes: int, rates: Rates) -> tuple[str, str, str]:
-    return _bytes(num_bytes), f"{100 * rates.wer.value:.1f}", _counts(rates)
+    wer = f"{100 * rates.wer.value:.1f}"
+    if rates.wer_lm is not None:
+        wer += f" → {100 * rates.wer_lm.value:.1f}"
+    return _bytes(num_bytes), wer, _counts(rates)
 
 
 def render_table(summary: Summary) -> str:
@@ -305,19 +314,24 @@ def remarks(summary: Summary) -> list[str]:
 
     Verdicts, trainings that ended early, latencies, useless models, filtered texts.
     """
+    unit = summary.data.unit
     verdicts = [f"{name}: {item.verdict}" for name, item in summary.comparisons.items()]
     decoded = [
-        f"{name}: with the language model the gain is {with_interval(item.gain_wer_lm, ' ')} points"
+        f"{name}: as served the gain is {with_interval(item.gain_wer_lm, ' ')} points"
         for name, item in summary.comparisons.items()
         if item.gain_wer_lm is not None
     ]
     speed = [line for name in summary.comparisons for line in _still_improving(name, summary)]
+    searched = [
+        f"{name}: {_search(tuned, unit)}"
+        for name, row in summary.students.items()
+        if (tuned := summary.search_of(row)) is not None and tuned.bytes is not None
+    ]
     streams = [
         f"{name}: streams, {_latency(row.latency_ms)}"
         for name, row in summary.students.items()
         if row.latency_ms is not None
     ]
-    unit = summary.data.unit
     complaints = [said for row in summary.models if (said := complaint(row, unit)) is not None]
     if len(complaints) > 1:  # the advice is the same, and stands once
         complaints = [line.removesuffix(f": {ADVICE}") for line in complaints]
@@ -327,7 +341,7 @@ def remarks(summary: Summary) -> list[str]:
         for name, report in summary.filters.items()
         if report is not None and report.dropped
     ]
-    return [*verdicts, *speed, *decoded, *streams, *complaints, *drops]
+    return [*verdicts, *speed, *decoded, *searched, *streams, *complaints, *drops]
 
 
 def _still_improving(name: str, summary: Summary) -> list[str]:
@@ -369,6 +383,15 @@ def drops_line(report: FilterReport) -> str:
     return (
         f"the filter dropped {dropped} of {report.num_hypotheses} teacher texts ({reasons}); "
         f"{report.hours_kept:.2f} of {report.hours:.2f} hours kept"
+    )
+
+
+def _search(tuned: TunedSearch, unit: Unit) -> str:
+    before, after = 100 * tuned.valid_wer_greedy, 100 * tuned.valid_wer
+    unknown = "" if tuned.unknown_score is None else f", unknown words {tuned.unknown_score:g}"
+    return (
+        f"served with a decoder of {_bytes(tuned.bytes or 0)} (weight {tuned.weight:g}, word score "
+        f"{tuned.word_score:g}{unknown}): validation {unit.rate} {before:.1f} → {after:.1f} %"
     )
 
 

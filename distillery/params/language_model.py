@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distillery.params.base import NonNegativeFloat, PositiveFloat, PositiveInt, Section
 
+MOVED = {
+    "for_students": "register.decoder: {} measures students with n-grams, and serves them with it",
+    "learns_from": "register.decoder.language_model.learns_from says it for students, and the "
+    "teacher's search knows transcripts alone",
+}
+"""Settings of former versions, and what says the same now."""
+
 
 class LanguageModelParams(Section):
-    """An n-gram model of the training texts, which beam search can use in place of the best path;
-    words that stand in none of them cannot then be written."""
+    """An n-gram model of the training transcripts, which the teacher's beam search can use in place
+    of the best path; words that stand in none of them cannot then be written. What students are
+    served with is `register.decoder`."""
 
     for_teacher: bool = False
     """Whether the teacher's texts, which `sequence` learns from, are decoded with it."""
-    for_students: bool = False
-    """Whether `evaluate` measures students and controls with it, too."""
-    learns_from: Literal["transcripts", "teacher", "both"] = "both"
-    """Texts that it is estimated from in `evaluate`: training transcripts; those of the teacher
-    that distill.filter keeps; or transcripts, and the teacher's where there is none. The teacher's
-    own search (`for_teacher`) comes before its texts, and knows transcripts alone."""
     order: Annotated[int, Field(ge=2, le=5)] = 3
     """Words in its longest n-grams; more knows longer phrases and needs more transcripts."""
     beam_size: PositiveInt = 20
@@ -42,7 +44,10 @@ class LanguageModelParams(Section):
     ] = (0.0, 1.0, 2.0, 3.0)
     """What each word adds, in nats: the best is taken; larger makes up for short texts."""
 
-    @property
-    def is_used(self) -> bool:
-        """Whether anything is decoded with it."""
-        return self.for_teacher or self.for_students
+    @model_validator(mode="before")
+    @classmethod
+    def _told_elsewhere(cls, values: Any) -> Any:
+        if isinstance(values, dict) and (old := [name for name in MOVED if name in values]):
+            said = "; ".join(f"{name} is no setting any more: {MOVED[name]}" for name in old)
+            raise ValueError(f"{said}; remove it here")
+        return values

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from distillery.params.base import (
     Confidence,
@@ -15,6 +15,7 @@ from distillery.params.base import (
     PositiveInt,
     Section,
 )
+from distillery.params.decoder import DecoderParams
 
 
 class GateParams(Section):
@@ -46,7 +47,8 @@ class GateParams(Section):
     max_real_time_factor: PositiveFloat = 1.0
     """Computing seconds a second of audio may take on one thread of this machine."""
     max_slowdown_factor: PositiveFloat | None = 2.0
-    """How many times the champion's real-time factor it may have; null sets no limit."""
+    """How many times the champion's real-time factor it may have, unless it has a decoder and the
+    champion none; null sets no limit."""
 
 
 class ServeLimits(Section):
@@ -74,7 +76,16 @@ class RegisterParams(Section):
     max_format_loss: Fraction = 0.005
     """How much more than PyTorch's the WER in that format may be on the test split, 0.005 being
     half a point; one that loses more is served in the next better format."""
+    decoder: DecoderParams | None = None
+    """The search that students are measured, judged and served with: n-grams, lexicon, hot words;
+    null or false: the best path. `{}` takes the defaults."""
     gate: GateParams = GateParams()
     """What decides who becomes champion."""
     serve_limits: ServeLimits = ServeLimits()
     """How much one request may hold; new versions keep it, and `make serve` takes what stands."""
+
+    @field_validator("decoder", mode="before")
+    @classmethod
+    def _on_or_off(cls, value: Any) -> Any:
+        """Take true for the defaults and false for none."""
+        return {True: {}, False: None}[value] if isinstance(value, bool) else value

@@ -10,6 +10,7 @@ from distillery.data.kaldi_filters import empty_filters, most_mels
 from distillery.data.languages import plain
 from distillery.params.base import INIT_TEACHER
 from distillery.params.cache import CacheParams
+from distillery.params.decoder import DecoderParams
 from distillery.params.distill import DistillParams
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.language_model import LanguageModelParams
@@ -42,6 +43,17 @@ def check_students(
     check_texts_of_copies(teacher, cache)
     check_speeds(distill, cache)
     check_texts_alone(distill, teacher)
+
+
+def check_decoder(decoder: DecoderParams | None) -> None:
+    """Refuse n-grams of nothing."""
+    if decoder is not None:
+        source = decoder.language_model
+        if source.learns_from == "files" and not source.files:
+            raise ValueError(
+                "register.decoder.language_model: learns_from is files, and files names none; name "
+                "text files of the domain, or take transcripts, teacher or both"
+            )
 
 
 def check_languages(prepare: PrepareParams, teacher: TeacherParams) -> None:
@@ -84,7 +96,10 @@ def needs_transcripts(teacher: TeacherParams) -> bool:
 
 
 def transcript_needs(
-    teacher: TeacherParams | None, distill: DistillParams, language_model: LanguageModelParams
+    teacher: TeacherParams | None,
+    distill: DistillParams,
+    language_model: LanguageModelParams,
+    decoder: DecoderParams | None = None,
 ) -> list[str]:
     """Return which settings need training transcripts, each with what to set in its place."""
     needs = []
@@ -103,8 +118,11 @@ def transcript_needs(
                 break
     if distill.control is True:
         needs.append("distill.control is true, and controls learn from transcripts: set it to auto")
-    if language_model.is_used and language_model.learns_from == "transcripts":
-        needs.append("language_model.learns_from is transcripts: set it to both or teacher")
+    if decoder is not None and decoder.language_model.learns_from == "transcripts":
+        needs.append(
+            "register.decoder.language_model.learns_from is transcripts: set it to both, teacher "
+            "or files"
+        )
     if language_model.for_teacher:
         needs.append(
             "language_model.for_teacher is true, and nothing but transcripts could teach it before "
@@ -118,9 +136,10 @@ def check_hidden_transcripts(
     teacher: TeacherParams,
     distill: DistillParams,
     language_model: LanguageModelParams,
+    decoder: DecoderParams | None = None,
 ) -> None:
     """Refuse settings that need the transcripts that others take away."""
-    needs = transcript_needs(teacher, distill, language_model)
+    needs = transcript_needs(teacher, distill, language_model, decoder)
     if prepare.labelled_fraction == 0 and needs:
         raise ValueError(
             "prepare.labelled_fraction is 0, so there are no training transcripts, but some "

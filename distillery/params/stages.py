@@ -1,6 +1,6 @@
 """The sections that each stage reads, so that a stage stands still for no others.
 
-`register` is missing: it logs the whole of params.yaml. Defaults are those of `whole.Params`.
+Stage `register` is missing: it logs the whole of params.yaml. Defaults are those of `whole.Params`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ from distillery.params.file import Sections
 from distillery.params.language_model import LanguageModelParams
 from distillery.params.prepare import PrepareParams
 from distillery.params.register import RegisterParams
-from distillery.params.rules import check_streaming, check_students
+from distillery.params.rules import check_decoder, check_streaming, check_students
 from distillery.params.teacher import TeacherParams, TrainedTeacherParams
+
+# pydantic's metaclass has a method of the name that our last stage bears.
+warnings.filterwarnings(
+    "ignore", 'Field name "register" in "(Registry|Score|FetchStage|EvaluateStage)Params" shadows'
+)
 
 
 class PrepareStageParams(Sections):
@@ -33,6 +38,7 @@ class FetchStageParams(Sections):
 
     teacher: TeacherParams = TrainedTeacherParams()
     distill: DistillParams
+    register: RegisterParams = RegisterParams()
 
 
 class TeacherStageParams(Sections):
@@ -68,15 +74,13 @@ class EvaluateStageParams(Sections):
     distill: DistillParams
     evaluate: EvaluateParams = EvaluateParams()
     language_model: LanguageModelParams = LanguageModelParams()
+    register: RegisterParams = RegisterParams()
 
     @model_validator(mode="after")
     def _some_student_streams(self) -> Self:
+        check_decoder(self.register.decoder)
         check_streaming(self.evaluate, self.distill)
         return self
-
-
-# pydantic's metaclass has a method of the name that our last stage bears.
-warnings.filterwarnings("ignore", 'Field name "register" in "(Registry|Score)Params" shadows')
 
 
 class RegistryParams(Sections):

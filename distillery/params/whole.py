@@ -20,6 +20,7 @@ from distillery.params.prepare import PrepareParams
 from distillery.params.register import RegisterParams
 from distillery.params.retraining import RetrainingParams
 from distillery.params.rules import (
+    check_decoder,
     check_hidden_transcripts,
     check_languages,
     check_mel_bands,
@@ -105,5 +106,8 @@ class Params(Sections):
         check_streaming(self.evaluate, self.distill)
         check_languages(self.prepare, self.teacher)
         check_mel_bands(self.prepare, self.distill, self.teacher)
-        check_hidden_transcripts(self.prepare, self.teacher, self.distill, self.language_model)
+        check_decoder(self.register.decoder)
+        check_hidden_transcripts(
+            self.prepare, self.teacher, self.distill, self.language_model, self.register.decoder
+        )
         return self

@@ -1,4 +1,4 @@
-"""Recordings decoded ahead by a few threads, in the order in which they are packed.
+"""Recordings decoded ahead by threads or processes, in the order in which they are packed.
 
 Several segments of one file stand anywhere in that order, yet their file is decoded once: what is
 cut out of it waits on the disk until it is packed. Memory holds a block of each file, whatever its
@@ -7,11 +7,17 @@ length, and a few recordings.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import os
+import signal
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +28,15 @@ from distillery.corpora.segments import cut_segments
 from distillery.data.audio import Audio, Reader, resample
 from distillery.data.manifest import SAMPLE_DTYPE, audio_key
 from distillery.data.resampling import needs_torch
-from distillery.errors import AudioError, EmptyAudio
+from distillery.errors import AudioError, CorpusError, EmptyAudio
 from distillery.params.prepare import PrepareParams
 from distillery.prepare import levels
 from distillery.prepare.packing import Decoded, too_long
 
 LOOK_AHEAD_PER_WORKER = 8
+PROCESSES_FROM = 2000
+"""Recordings: seconds of work, as much as it costs to start processes."""
+PR_SET_PDEATHSIG = 1
 SPARE_SECONDS = 1.0
 """By which audio may exceed the longest that is kept, before its samples are let go."""
 NOTHING = np.empty(0, dtype=SAMPLE_DTYPE)
@@ -46,18 +55,21 @@ class _Kept:
 def decode_ahead(
     recordings: Sequence[Recording], params: PrepareParams, num_workers: int, folder: Path
 ) -> Iterator[tuple[Recording, Decoded]]:
-    """Decode with a few threads and a bounded look-ahead; order is kept.
+    """Decode with some workers and a bounded look-ahead; order is kept.
 
     Args:
         recordings: in the order wanted.
         params: the section `prepare`.
-        num_workers: threads.
+        num_workers: threads; processes, where more than two have enough to do.
         folder: where segments wait; it is left empty.
+
+    Raises:
+        CorpusError: a process died.
     """
     waiting: deque[tuple[Recording, Callable[[], Decoded]]] = deque()
     todo = iter(recordings)
     with (
-        ThreadPoolExecutor(num_workers, "decode") as pool,
+        _workers(recordings, num_workers) as pool,
         tqdm(total=len(recordings), desc="prepare", unit="utt", disable=None) as progress,
     ):
         cutting = _Cutting(recordings, params, folder, pool)
@@ -70,21 +82,50 @@ def decode_ahead(
                 if not waiting:
                     return
                 recording, result = waiting.popleft()
-                yield recording, result()
+                try:
+                    decoded = result()
+                except BrokenProcessPool:
+                    raise CorpusError(
+                        f"prepare: a process that decodes died at {recording.source_path}, or some "
+                        f"{num_workers * LOOK_AHEAD_PER_WORKER} recordings behind it, for want of "
+                        "memory perhaps; make room and run make prepare, or leave that file out"
+                    ) from None
+                yield recording, decoded
                 progress.update()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _workers(recordings: Sequence[Recording], num_workers: int) -> Executor:
+    """Return threads, or processes where Python's lock would keep threads waiting for each other.
+
+    Two threads seldom wait, and for a few recordings processes are not worth their start.
+    """
+    are_files = all(isinstance(recording.audio, Path) for recording in recordings)
+    if num_workers <= 2 or len(recordings) < PROCESSES_FROM or not are_files:
+        return ThreadPoolExecutor(num_workers, "decode")
+    context = get_context("spawn")
+    return ProcessPoolExecutor(num_workers, context, _die_with_parent, (os.getpid(),))
+
+
+def _die_with_parent(parent: int) -> None:
+    """Ask Linux to end this process with the one that started it; Ctrl-C is for that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(AttributeError, OSError):  # another system
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before Linux knew
+        os._exit(1)
+
+
 class _Cutting:
-    """Hands recordings to threads: files with several segments once, all others one by one."""
+    """Hands recordings to workers: files with several segments once, all others one by one."""
 
     def __init__(
         self,
         recordings: Sequence[Recording],
         params: PrepareParams,
         folder: Path,
-        pool: ThreadPoolExecutor,
+        pool: Executor,
     ) -> None:
         self._params, self._folder, self._pool = params, folder, pool
         counts = Counter(_file_of(recording) for recording in recordings)

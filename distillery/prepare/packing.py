@@ -7,11 +7,12 @@ what is kept, dropped or in the alphabet depends on the others alone.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ import pyarrow as pa
 from distillery.corpora.base import Recording
 from distillery.data import text
 from distillery.data.audio import compute_num_samples
-from distillery.data.manifest import COLUMNS, EXPECTED, shard_name
+from distillery.data.manifest import AUDIO_SUFFIX, COLUMNS, EXPECTED, SAMPLE_DTYPE, shard_name
 from distillery.data.spelling import without_marks
 from distillery.data.units import PHRASES_APART
 from distillery.params.prepare import PrepareParams
@@ -58,7 +59,7 @@ EXPECTED_FIELD = pa.field(EXPECTED, pa.string())
 """Of it, where the corpus says what phrases its recordings hold."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """One utterance that is kept: a row of manifest.parquet."""
 
@@ -130,13 +131,27 @@ def in_packing_order(recordings: Sequence[Recording], splits: Mapping[str, str])
     return sorted(recordings, key=lambda r: PACKING_ORDER.index(splits[r.utterance_id]))
 
 
+class Place(NamedTuple):
+    """Where packed audio ends."""
+
+    shard: int
+    """Index of the last file; -1: there is none."""
+    offset: int
+    """Samples in it."""
+
+
 class _Shards:
-    """Packed audio files, filled one after another; only buffers are held in memory."""
+    """Packed audio files, filled one after another; only buffers are held in memory.
+
+    At first what is written is taken to be there already, as a run before left it; from
+    `begin` on it is not.
+    """
 
     def __init__(self, folder: Path, max_samples: int) -> None:
         self._folder = folder
         self._max_samples = max_samples
         self._file: BinaryIO | None = None
+        self._has_begun = False
         self._shard = -1
         self._offset = 0
 
@@ -149,20 +164,53 @@ class _Shards:
 
     def write(self, samples: np.ndarray) -> tuple[int, int]:
         """Append int16 samples `(samples,)`; return the shard and the offset they start at."""
-        if self._file is None or self._offset + len(samples) > self._max_samples:
+        if self._shard < 0 or self._offset + len(samples) > self._max_samples:
             self._open_next()
-        assert self._file is not None
-        self._file.write(samples.data)
+        if self._file is not None:
+            self._file.write(samples.data)
         start = self._offset
         self._offset += len(samples)
         return self._shard, start
 
+    @property
+    def place(self) -> Place:
+        """Where the audio ends."""
+        return Place(self._shard, self._offset)
+
+    def begin(self) -> bool:
+        """Write from here on, behind what is there; return whether that is all there.
+
+        What a run before wrote beyond it is cut off.
+        """
+        self._has_begun = True
+        known = [self._folder / shard_name(shard) for shard in range(self._shard + 1)]
+        for path in set(self._folder.glob(f"*{AUDIO_SUFFIX}")) - {*known}:
+            path.unlink()
+        if not all(path.exists() for path in known):
+            return False
+        if known:
+            size = self._offset * SAMPLE_DTYPE.itemsize
+            if known[-1].stat().st_size < size:
+                return False
+            self._file = open(known[-1], "r+b")  # noqa: SIM115
+            self._file.truncate(size)
+            self._file.seek(size)
+        return True
+
+    def sync(self) -> None:
+        """Make sure that a power cut takes nothing of what was written."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
     def _open_next(self) -> None:
         if self._file is not None:
+            self.sync()
             self._file.close()
         self._shard += 1
         self._offset = 0
-        self._file = open(self._folder / shard_name(self._shard), "wb")  # noqa: SIM115
+        if self._has_begun:
+            self._file = open(self._folder / shard_name(self._shard), "wb")  # noqa: SIM115
 
 
 class Packing:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import itertools
 import logging
 import re
+import shutil
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +27,9 @@ from distillery.corpora.spans import SPANS_FILE
 from distillery.corpora.spans import as_csv as spans_as_csv
 from distillery.data import text
 from distillery.data.audio import SECONDS_PER_HOUR
+from distillery.data.cores import usable_cores
 from distillery.data.manifest import (
+    AUDIO_SUFFIX,
     DROPPED_FILE,
     MANIFEST_FILE,
     SPLITS,
@@ -46,6 +51,7 @@ from distillery.prepare.checks import (
     check_splits,
 )
 from distillery.prepare.decoding import decode_ahead
+from distillery.prepare.journal import JOURNAL_FILE, Diverged, Journal, made_by
 from distillery.prepare.kept import KEY_LENGTH, Recall, Terms, read_decisions, write_decisions
 from distillery.prepare.packing import (
     EXPECTED_FIELD,
@@ -70,7 +76,6 @@ from distillery.prepare.spelling import Spelling, find_spelling, recorded, say_s
 from distillery.prepare.splits import OFFICIAL, Kept, assign_splits
 from distillery.prepare.transcripts import with_transcripts
 
-NUM_WORKERS = 2
 SEGMENTS_FOLDER = ".segments"
 CHANNELS_FILE = "channels.csv"
 """Recordings whose channels do not mix well; written only where there are any."""
@@ -90,7 +95,7 @@ def prepare(
     source: Path,
     folder: Path,
     reports: Path,
-    num_workers: int = NUM_WORKERS,
+    num_workers: int = 0,
     decisions: Path | None = None,
     *,
     needs_truth: bool = True,
@@ -102,7 +107,7 @@ def prepare(
         source: the corpus folder (or grammar file).
         folder: where prepared data goes; replaced whole, or left as it was when this fails.
         reports: where the list of dropped utterances goes when there are too many.
-        num_workers: threads that decode.
+        num_workers: threads or processes that decode; 0: as many as there are cores.
         decisions: the file that keeps which utterance is in which split; read first and written
             last. None keeps nothing.
         needs_truth: whether validation and test must say what is spoken; a teacher that others
@@ -114,14 +119,14 @@ def prepare(
         ManifestError: the user's manifest breaks its contract, or the file of decisions or the
             table of transcripts does.
     """
-    listed = with_transcripts(params, source, read_recordings(params, source))
-    recordings, respelt = unify_speakers(listed)
+    listed = read_recordings(params, source)
+    recordings, respelt = unify_speakers(with_transcripts(params, source, listed))
     check_alphabet(params, sum(bool(r.text) for r in recordings) if params.labelled_fraction else 0)
     recall = _recall(decisions, params, recordings)
-    cut = cut_recordings(recordings, params, recall.kept, num_workers)
+    cut = cut_recordings(recordings, params, recall.kept, num_workers or usable_cores())
     for line in filter(None, (say_unified(respelt) if respelt else None, recall.note)):
         logger.warning("%s", line)
-    with whole_folder(folder) as temporary:
+    with whole_folder(folder, goes_on=True) as temporary:
         packing, split_rule = _split_and_pack(params, cut, recall.kept, temporary, num_workers)
         packing.dropped.extend(cut.dropped)
         dropped = sorted(packing.dropped, key=lambda drop: drop.utterance_id)
@@ -192,6 +197,7 @@ def _split_and_pack(
     not from what was dropped.
     """
     lost: set[str] = set()
+    _clear(folder)
     draft = find_spelling(params, cut.recordings)
     of_former = cut.kept_of_units(kept)
     says_something = any(_is_transcribed(params, draft, item) for item in cut.recordings)
@@ -208,10 +214,16 @@ def _split_and_pack(
         packing = Packing(params, folder, find_spelling(params, cut.recordings, splits))
         waiting = folder / SEGMENTS_FOLDER
         waiting.mkdir()
-        decoded = decode_ahead(
-            in_packing_order(cut.recordings, splits), params, num_workers, waiting
-        )
-        _pack(packing, decoded, splits, split_rule, kept)
+        workers = num_workers or usable_cores()
+        decode = partial(decode_ahead, params=params, num_workers=workers, folder=waiting)
+        journal = Journal(folder, made_by(params))
+        try:
+            _pack(packing, cut.recordings, decode, journal, _Places(splits, split_rule, kept))
+        except Diverged:
+            journal.remove()
+            _clear(folder)
+            continue
+        journal.remove()
         waiting.rmdir()
         transcribed = {row.split for row in packing.rows if row.text or row.expected}
         drawn = {split for split, rule in split_rule.items() if rule != OFFICIAL}
@@ -233,26 +245,75 @@ def _is_transcribed(params: PrepareParams, spelling: Spelling, recording: Record
     return bool(words) and (params.alphabet is None or set(words) <= set(params.alphabet) | {" "})
 
 
+def _clear(folder: Path) -> None:
+    """Remove what a killed run left but for packed audio and the journal of it."""
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != JOURNAL_FILE and path.suffix != AUDIO_SUFFIX:
+            path.unlink()
+
+
+@dataclass(frozen=True)
+class _Places:
+    """What says in which split a recording is."""
+
+    splits: Mapping[str, str]
+    """Of every utterance."""
+    rules: Mapping[str, str]
+    """How validation and test were chosen."""
+    kept: Kept
+    """Former decisions."""
+
+    def of(self, recording: Recording, key: str) -> str:
+        """Return the split of a recording with some audio.
+
+        Audio that was in another split before is there again, under whatever name, unless the
+        corpus itself says where it belongs.
+        """
+        split = self.splits[recording.utterance_id]
+        former = self.kept.audio.get(key[:KEY_LENGTH], split)
+        says = recording.split
+        if says is None or (says == "train" and self.rules.get(former) != OFFICIAL):
+            return former
+        return split
+
+
 def _pack(
     packing: Packing,
-    decoded_ahead: Iterable[tuple[Recording, Decoded]],
-    splits: Mapping[str, str],
-    split_rule: Mapping[str, str],
-    kept: Kept,
+    recordings: Sequence[Recording],
+    decode: Callable[[Sequence[Recording]], Iterator[tuple[Recording, Decoded]]],
+    journal: Journal,
+    places: _Places,
 ) -> None:
-    """Pack all recordings.
+    """Pack all recordings; those that a killed run had done are not decoded again.
 
-    Audio that was in another split before is there again, under whatever name, unless the corpus
-    itself says where it belongs.
+    Raises:
+        Diverged: what that run left cannot be used.
     """
-    with packing.shards:
-        for recording, decoded in decoded_ahead:
-            split = splits[recording.utterance_id]
-            former = kept.audio.get(decoded.key[:KEY_LENGTH], split)
-            says = recording.split
-            if says is None or (says == "train" and split_rule.get(former) != OFFICIAL):
-                split = former
-            packing.add(recording, split, decoded)
+    ordered = in_packing_order(recordings, places.splits)
+    num_done = 0
+    with packing.shards as shards, journal:
+        for recording, decoded, place in journal.done(ordered, places.splits):
+            packing.add(recording, places.of(recording, decoded.key), decoded)
+            if shards.place != place:
+                raise Diverged
+            num_done += 1
+        if not shards.begin():
+            raise Diverged
+        if num_done:
+            logger.info("prepare: %d of %d were done before", num_done, len(ordered))
+        try:
+            for recording, decoded in decode(ordered[num_done:]):
+                packing.add(recording, places.of(recording, decoded.key), decoded)
+                split = places.splits[recording.utterance_id]
+                journal.note(recording, split, decoded, shards.place)
+                if journal.is_due:
+                    shards.sync()
+                    journal.save()
+        finally:
+            shards.sync()
+            journal.save()
     packing.drop_copies()
 
 
@@ -362,5 +423,8 @@ def _write_manifest(path: Path, rows: Iterable[Row]) -> None:
     ordered = sorted(rows, key=lambda row: row.utterance_id)
     has_phrases = any(row.expected is not None for row in ordered)
     schema = SCHEMA.append(EXPECTED_FIELD) if has_phrases else SCHEMA
-    table = pa.Table.from_pylist([vars(row) for row in ordered], schema=schema)
+    columns = [
+        pa.array((getattr(row, field.name) for row in ordered), field.type) for field in schema
+    ]
+    table = pa.Table.from_arrays(columns, schema=schema)
     pq.write_table(table, path, compression="zstd")

@@ -103,7 +103,7 @@ class _Draw:
         self._recordings = recordings
         self._kept = kept
         self._transcribed = {r.utterance_id for r in recordings if is_transcribed(r)}
-        self._of_speaker = {r.speaker: r.split for r in recordings if r.speaker and r.split}
+        self._of_speaker = _official_places(recordings)
         self.splits: dict[str, str | None] = {}
         self._pinned: set[str] = set()
         """What no draw may touch."""
@@ -186,6 +186,13 @@ class _Draw:
             _Group(group, members, len(self._transcribed.intersection(members)))
             for group, members in ids.items()
         ]
+
+
+def _official_places(recordings: Sequence[Recording]) -> dict[str, str]:
+    """Return the split that a speaker's other utterances follow; none where nobody would train."""
+    found = {r.speaker: r.split for r in recordings if r.speaker and r.split}
+    places = {r.split or found.get(r.speaker or "", "train") for r in recordings}
+    return found if "train" in places else {}
 
 
 @dataclass(frozen=True)

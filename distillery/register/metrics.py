@@ -18,7 +18,7 @@ from distillery.distill.filtering import FilterReport
 from distillery.errors import ManifestError
 from distillery.evaluate.comparison import Comparison, SeedGain
 from distillery.evaluate.rates import Rates
-from distillery.evaluate.summary import Export, ModelRow, Row, SeedRow, Summary
+from distillery.evaluate.summary import Export, Row, SeedRow, Summary
 from distillery.language_model.settings import DECODER_FILE, read_tuned
 from distillery.prepare.profile import PROFILE_FILE, read_profile
 from distillery.register.pipeline_results import CACHE_DIGEST_TAG, PipelineResults
@@ -35,7 +35,14 @@ CACHE_FIELDS = (
     "break_even_epochs",
 )
 TEST_FIELDS = Rates.model_fields.keys() - {"words"}  # words are the split's, not the model's
-SEARCH_FIELDS = ("weight", "word_score", "valid_wer", "valid_wer_greedy")
+SEARCH_FIELDS = (
+    "weight",
+    "word_score",
+    "unknown_score",
+    "valid_wer",
+    "valid_wer_greedy",
+    "bytes",
+)
 EXPORT_FIELDS = (
     "wer",
     "substitutions",
@@ -148,10 +155,7 @@ def search_metrics(row: Row, summary: Summary) -> Values:
         row: a model, or one of its rows by seed; of a student's means its best seed counts.
         summary: the evaluation's.
     """
-    model = row.model
-    if isinstance(row, ModelRow) and row.best_seed is not None:
-        model = row.of_seed(row.best_seed).model
-    tuned = summary.language_models.get(model)
+    tuned = summary.search_of(row)
     return {} if tuned is None else _named("lm", tuned.entries(SEARCH_FIELDS))
 
 

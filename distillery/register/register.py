@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -15,7 +16,14 @@ from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData
 from distillery.data.workspace import EVALUATION, PREPARED, TEACHER
 from distillery.errors import ModelError, TrackingError
-from distillery.evaluate.summary import EXPORTED_FILE, PREDICTIONS_FILE, ModelRow, SeedRow
+from distillery.evaluate.predictions import as_served
+from distillery.evaluate.summary import (
+    CONTROL_FOLDER,
+    EXPORTED_FILE,
+    PREDICTIONS_FILE,
+    ModelRow,
+    SeedRow,
+)
 from distillery.register import descriptions
 from distillery.register.aliases import check_version, read_aliases
 from distillery.register.choice import Choice, choose
@@ -25,7 +33,7 @@ from distillery.register.gate.verdict import REASON_TAG, Verdict
 from distillery.register.pipeline_results import PipelineResults
 from distillery.register.registered import PARENT, Registered
 from distillery.register.runs import data_sources, log_model_runs, log_parent_run
-from distillery.serve.served import Served, choose_format
+from distillery.serve.served import Served, choose_format, decoder_files
 from distillery.tracking.fetched import REGISTERED, read_source
 from distillery.tracking.names import CONTROL, STUDENT, model_label
 from distillery.tracking.store import UNIT_TAG, Tracking
@@ -59,7 +67,7 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
         predictions = pd.read_parquet(results.root / EVALUATION / PREDICTIONS_FILE)
         sources = data_sources(data, results)
         runs = log_model_runs(tracking, parent, results, sources, predictions)
-        choice, candidates = _choose(results, runs, test_digest(data), predictions)
+        choice, candidates = _choose(results, runs, test_digest(data), as_served(predictions))
         candidates = [_with_data(tracking, results, item, data) for item in candidates]
         best, name, limits = choice.best, settings.model_name, settings.serve_limits
         versions = {
@@ -167,6 +175,7 @@ def _ask_the_gate(
         description=best.description,
         role=best.role,
         instead=choice.instead,
+        decoder=None if best.role == STUDENT else _control_folder(results, best.name),
     )
     exported = pd.read_parquet(results.root / EVALUATION / EXPORTED_FILE)
     terms = Terms(data, predictions, exported, params.evaluate, params.register.gate)
@@ -224,7 +233,10 @@ def _candidate(
     if len(row.by_seed) > 1:
         if row.role == STUDENT:
             title += f", the best on the validation split of {len(row.by_seed)} seeds"
-        tags |= {MEAN_WER_TAG: repr(row.wer.value), WER_SD_TAG: repr(row.wer.sd)}
+        tags |= {
+            MEAN_WER_TAG: repr(row.served_wer.value),
+            WER_SD_TAG: repr(row.served_wer.sd),
+        }
     if row.role == CONTROL:
         title += ", trained on transcripts alone, without the teacher"
     assert own.valid_wer is not None  # it was trained here
@@ -237,10 +249,13 @@ def _candidate(
         description=descriptions.of_version(title[0].upper() + title[1:], results),
         tags=tags,
         test_digest=digest_of_test,
-        test_wer=own.wer.value,
+        test_wer=own.served_wer.value,
         valid_wer=own.valid_wer,
         num_parameters=own.parameters,
-        served=Served(reason="controls are not exported"),
+        served=Served(
+            reason="controls are not exported",
+            files=decoder_files(_control_folder(results, row.name)),
+        ),
         role=row.role,
     )
 
@@ -254,6 +269,11 @@ def _with_data(
         trained_on=_trained_on(tracking, results, candidate.name, data),
         tags={**candidate.tags, SPELLING_TAG: json.dumps(data.spelling.entries)},
     )
+
+
+def _control_folder(results: PipelineResults, name: str) -> Path:
+    """Return where the decoder of a student's control lies, if it has one."""
+    return results.root / "models/exported" / name / CONTROL_FOLDER
 
 
 def _trained_on(
@@ -285,8 +305,8 @@ def _served(results: PipelineResults, row: ModelRow, best: SeedRow) -> Served:
     formats = results.summary.exports[row.name].formats
     return choose_format(
         settings.serve_format,
-        best.wer.value,
-        {name: figures.wer.value for name, figures in formats.items()},
+        best.served_wer.value,
+        {name: figures.served_wer.value for name, figures in formats.items()},
         results.root / "models/exported" / row.name,
         settings.max_format_loss,
         results.summary.data.unit,

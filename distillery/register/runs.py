@@ -75,6 +75,7 @@ def model_params(params: Params, row: SeedRow, made_from: Mapping[str, object]) 
     """
     distill, name = params.distill.for_seed(row.seed), row.name
     student, is_student = distill.students[name], row.role == "student"
+    decoder = params.register.decoder
     objective = distill.objective_of(name) if is_student else ObjectiveParams(teacher_share=0.0)
     return flatten(
         {
@@ -92,9 +93,10 @@ def model_params(params: Params, row: SeedRow, made_from: Mapping[str, object]) 
             "prepare": {"corpus": params.prepare.corpus, "source": params.prepare.source},
             **(
                 {"language_model": params.language_model.model_dump()}
-                if params.language_model.is_used
+                if params.language_model.for_teacher
                 else {}
             ),
+            **({"decoder": decoder.model_dump()} if decoder is not None else {}),
             **made_from,
         }
     )

@@ -12,13 +12,15 @@ import onnxruntime
 
 from distillery.data.audio import as_waveform
 from distillery.data.text import Vocabulary
+from distillery.decoder.decoder import Decoder
+from distillery.decoder.trie import HotWord
 from distillery.errors import ModelError
 from distillery.files import digest_of_file, read_json
-from distillery.models.decoding import greedy_text
 from distillery.params.models import FeatureParams
-from distillery.serve.long_audio import Layout, is_long, long_text, scores_in_windows
+from distillery.serve.long_audio import Layout, is_long, scores_in_windows
 from distillery.serve.normalised_features import NumpyFeatures
 from distillery.serve.numpy_features import numpy_features
+from distillery.serve.texts import text_of
 
 CONFIG_FILE = "config.json"
 TOKENS_FILE = "tokens.txt"
@@ -39,8 +41,8 @@ class _Config:
 class OnnxRecogniser:
     """A student's network as ONNX, with everything that is needed to turn audio into text.
 
-    It answers as the `Recogniser` that it was exported from does. Utterances go through the network
-    one by one, on one thread.
+    It answers as the `Recogniser` that it was exported from does; where a decoder lies beside it,
+    its texts are searched. Utterances go through the network one by one, on one thread.
     """
 
     def __init__(self, folder: Path, model_format: str) -> None:
@@ -62,6 +64,7 @@ class OnnxRecogniser:
         self.features, self.sample_rate_hz = config.features, config.sample_rate_hz
         self.layout = config.architecture
         self.vocabulary = Vocabulary.load(folder / TOKENS_FILE)
+        self.decoder = Decoder.find(folder, self.vocabulary)
         self.path = folder / MODEL_FILES[model_format]
         self.session = _open(self.path)
         widths = (self.session.get_inputs()[0].shape[-1], self.session.get_outputs()[0].shape[-1])
@@ -127,15 +130,27 @@ class OnnxRecogniser:
             for waveform in waveforms
         ]
 
-    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1) or int16."""
-        return [self._transcribe(waveform) for waveform in waveforms]
+    def transcribe(
+        self, waveforms: Sequence[np.ndarray], hot_words: Sequence[HotWord] = ()
+    ) -> list[str]:
+        """Return the texts of waveforms `(samples,)`, float32 in [-1, 1) or int16.
 
-    def _transcribe(self, samples: np.ndarray) -> str:
+        Args:
+            waveforms: of any length.
+            hot_words: more than the decoder's own.
+
+        Raises:
+            ModelError: a hot word cannot be written with the student's tokens.
+        """
+        return [
+            text_of(self._frames(waveform), self.vocabulary, self.decoder, hot_words)
+            for waveform in waveforms
+        ]
+
+    def _frames(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         if is_long(len(samples), self.sample_rate_hz):
-            return long_text(self._in_windows(samples), self.vocabulary)
-        (log_probs,) = self.log_probs([as_waveform(samples)])
-        return greedy_text(log_probs, self.vocabulary)
+            return self._in_windows(samples)
+        return iter(self.log_probs([as_waveform(samples)]))
 
     def _in_windows(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         hop_seconds = self.features.hop_seconds

@@ -25,7 +25,7 @@ from distillery.corpora.manifest import read_manifest
 from distillery.data.audio import SAMPLE_SCALE, resample
 from distillery.data.manifest import audio_key
 from distillery.data.spelling import SpellingRule, spell, writes_small_letters
-from distillery.data.text import Vocabulary, normalise
+from distillery.data.text import Vocabulary, case_of, normalise
 from distillery.data.units import PHRASES_APART, Unit, unit_of
 from distillery.errors import AudioError, CorpusError
 from distillery.evaluate.predictions import UNKNOWN_SPEAKER, error_columns, rate_over
@@ -117,14 +117,6 @@ def find_labelled(place: Path) -> Labelled:
     return Labelled(manifest, known, len(listed) - len(known), by_phrases)
 
 
-def letter_case(vocabulary: Vocabulary) -> str:
-    """Return the normaliser's letter case that fits a model's tokens: lower, upper or keep."""
-    letters = "".join(vocabulary.tokens[1:])
-    if letters == letters.lower():
-        return "lower"
-    return "upper" if letters == letters.upper() else "keep"
-
-
 def references(
     labelled: Labelled, vocabulary: Vocabulary, rule: SpellingRule = AS_WRITTEN
 ) -> list[str]:
@@ -135,7 +127,7 @@ def references(
         vocabulary: the model's tokens.
         rule: by which numbers and letter strings of its texts are words.
     """
-    case = letter_case(vocabulary)
+    case = case_of(vocabulary)
     letters = frozenset("".join(vocabulary.tokens[1:]))
     cased = writes_small_letters(item.text or "" for item in labelled.recordings)
 

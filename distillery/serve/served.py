@@ -1,7 +1,8 @@
 """In which format a student is served: chosen when it is registered, read when it is loaded.
 
 A bundle always holds the student as it was trained: others start from it, and streaming needs it.
-One that is served in another format holds that file as well, and `served.json` names the format.
+One that is served in another format holds that file as well, and `served.json` names the format;
+one that is served with a decoder holds its files, in any format.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from typing import Protocol
 
 import numpy as np
 
+from distillery.data.text import Vocabulary
 from distillery.data.units import Unit
+from distillery.decoder.decoder import DECODER_FILES, Decoder
+from distillery.decoder.trie import HotWord
 from distillery.errors import ModelError
 from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 
@@ -35,10 +39,27 @@ class Transcriber(Protocol):
     def weights_digest(self) -> str:
         """SHA-256 that tells this student, in this format, from all others."""
 
-    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1) or int16.
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """Its tokens."""
+
+    @property
+    def decoder(self) -> Decoder | None:
+        """What its texts are searched with; None: they are best paths."""
+
+    def transcribe(
+        self, waveforms: Sequence[np.ndarray], hot_words: Sequence[HotWord] = ()
+    ) -> list[str]:
+        """Return the texts of waveforms `(samples,)`, float32 in [-1, 1) or int16.
 
         Long ones go through the network in windows; see long_audio.py.
+
+        Args:
+            waveforms: the recordings.
+            hot_words: more than the decoder's own.
+
+        Raises:
+            ModelError: a hot word cannot be written with the student's tokens.
         """
 
 
@@ -53,11 +74,11 @@ class Served:
 
     @property
     def contents(self) -> dict[str, bytes]:
-        """What the bundle holds beside the student; nothing where PyTorch serves it."""
-        if self.format == PYTORCH:
-            return {}
-        note = json.dumps({"format": self.format}) + "\n"
+        """What the bundle holds beside the student; nothing where PyTorch serves its best path."""
         files = {name: path.read_bytes() for name, path in self.files.items()}
+        if self.format == PYTORCH:
+            return files
+        note = json.dumps({"format": self.format}) + "\n"
         return {**files, SERVED_FILE: note.encode()}
 
     @property
@@ -92,13 +113,18 @@ def choose_format(
         loss = exported_wers[chosen] - wer
         if loss <= max_loss:
             file = MODEL_FILES[chosen]
-            return Served(chosen, reason, {file: folder / file})
+            return Served(chosen, reason, {file: folder / file, **decoder_files(folder)})
         reason = (
             f"{chosen} loses {100 * loss:.2f} points of {unit.rate} on the test split, "
             f"{100 * max_loss:.2f} are allowed (register.max_format_loss)"
         )
         chosen = FALLBACKS[chosen]
-    return Served(PYTORCH, reason)
+    return Served(PYTORCH, reason, decoder_files(folder))
+
+
+def decoder_files(folder: Path) -> dict[str, Path]:
+    """Return the files of the decoder in a folder, by name; none where there is none."""
+    return {name: folder / name for name in DECODER_FILES if (folder / name).exists()}
 
 
 def served_format(folder: Path) -> str:
@@ -135,4 +161,5 @@ def load_served(folder: Path) -> Transcriber:
     from distillery.models.recogniser import Recogniser
     from distillery.serve.torch_transcriber import TorchTranscriber
 
-    return TorchTranscriber(Recogniser.load(folder, ARCHITECTURES))
+    recogniser = Recogniser.load(folder, ARCHITECTURES)
+    return TorchTranscriber(recogniser, Decoder.find(folder, recogniser.vocabulary))

@@ -6,6 +6,7 @@ what the whole utterance would have given, wherever it was cut.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeGuard
 
 import numpy as np
@@ -18,11 +19,15 @@ from distillery.data.feature_constants import LOG_FLOOR
 from distillery.data.features import Extractor, KaldiFbank, LogMel
 from distillery.data.kaldi import KaldiStream
 from distillery.data.normalisation import RunningNormaliser
+from distillery.decoder.decoder import Decoder
+from distillery.decoder.search import Search
+from distillery.decoder.trie import HotWord
 from distillery.errors import ModelError
 from distillery.models.base import Teacher
 from distillery.models.decoding import BLANK_INDEX
 from distillery.models.layers import StreamingNetwork
 from distillery.models.recogniser import Recogniser
+from distillery.serve.texts import letters_alone
 
 
 def can_stream(recogniser: Teacher) -> TypeGuard[Recogniser]:
@@ -49,11 +54,23 @@ def algorithmic_latency_seconds(recogniser: Recogniser) -> float:
 class StreamingRecogniser:
     """A recogniser on its way through one utterance."""
 
-    def __init__(self, recogniser: Recogniser) -> None:
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        decoder: Decoder | None = None,
+        hot_words: Sequence[HotWord] = (),
+    ) -> None:
         """Start an utterance.
 
+        Args:
+            recogniser: the student.
+            decoder: what its text is searched with; None: the best path, or where there are hot
+                words a search with these alone.
+            hot_words: more than the decoder's own.
+
         Raises:
-            ModelError: network or features wait for an utterance's end.
+            ModelError: network or features wait for an utterance's end, or a hot word cannot be
+                written.
         """
         if not can_stream(recogniser):
             raise ModelError(
@@ -67,11 +84,23 @@ class StreamingRecogniser:
         self.network = recogniser.network.stream()
         self.path = GreedyPath()
         self.has_ended = False
+        if decoder is None and hot_words:
+            decoder = letters_alone(recogniser.vocabulary)
+        self.search: Search | None = None if decoder is None else decoder.begin(hot_words)
 
     @property
     def text(self) -> str:
-        """The greedy transcript so far."""
-        return self.recogniser.vocabulary.decode(self.path.tokens)
+        """The text so far. Of a search it may still change, until the utterance has ended."""
+        if self.search is None:
+            return self.recogniser.vocabulary.decode(self.path.tokens)
+        return self.search.finish()[0].text if self.has_ended else self.search.text
+
+    @property
+    def settled_text(self) -> str:
+        """The part of the text that what is to come cannot change; at the end all of it."""
+        if self.search is None or self.has_ended:
+            return self.text
+        return self.search.settled_text
 
     @torch.inference_mode()
     def push(self, waveform: np.ndarray, *, last: bool = False) -> np.ndarray:
@@ -91,6 +120,8 @@ class StreamingRecogniser:
         scores = self.network.push(features.to(self.recogniser.device), last=last)
         log_probs: np.ndarray = scores.float().log_softmax(dim=-1).cpu().numpy()
         self.path.push(log_probs)
+        if self.search is not None:
+            self.search.push(log_probs)
         return log_probs
 
 

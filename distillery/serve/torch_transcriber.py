@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import torch
 
+from distillery.data.audio import as_waveform
+from distillery.data.text import Vocabulary
+from distillery.decoder.decoder import Decoder
+from distillery.decoder.trie import HotWord
 from distillery.models.recogniser import Recogniser
-from distillery.serve.long_audio import Layout, is_long, long_text, scores_in_windows
+from distillery.serve.long_audio import Layout, is_long, scores_in_windows
 from distillery.serve.normalised_features import NumpyFeatures
 from distillery.serve.numpy_features import numpy_features
+from distillery.serve.texts import text_of
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,8 @@ class TorchTranscriber:
     """A `Recogniser` that transcribes; short recordings go through it as a batch."""
 
     recogniser: Recogniser
+    decoder: Decoder | None = None
+    """What its texts are searched with; None: they are best paths."""
 
     @property
     def sample_rate_hz(self) -> int:
@@ -27,25 +34,52 @@ class TorchTranscriber:
         return self.recogniser.sample_rate_hz
 
     @property
+    def vocabulary(self) -> Vocabulary:
+        """Its tokens."""
+        return self.recogniser.vocabulary
+
+    @property
     def weights_digest(self) -> str:
         """SHA-256 over all weights and buffers."""
         return self.recogniser.weights_digest
 
-    def transcribe(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """Return the greedy transcripts of waveforms `(samples,)`, float32 in [-1, 1) or int16."""
+    def transcribe(
+        self, waveforms: Sequence[np.ndarray], hot_words: Sequence[HotWord] = ()
+    ) -> list[str]:
+        """Return the texts of waveforms `(samples,)`, float32 in [-1, 1) or int16.
+
+        Args:
+            waveforms: of any length.
+            hot_words: more than the decoder's own.
+
+        Raises:
+            ModelError: a hot word cannot be written with the student's tokens.
+        """
         rate = self.sample_rate_hz
         short = [item for item in waveforms if not is_long(len(item), rate)]
-        texts = iter(self.recogniser.transcribe(short) if short else [])
+        texts = iter(self._short_texts(short, hot_words) if short else [])
         return [
-            self._long_text(item) if is_long(len(item), rate) else next(texts) for item in waveforms
+            text_of(self._windows(item), self.recogniser.vocabulary, self.decoder, hot_words)
+            if is_long(len(item), rate)
+            else next(texts)
+            for item in waveforms
         ]
+
+    def _short_texts(
+        self, waveforms: Sequence[np.ndarray], hot_words: Sequence[HotWord]
+    ) -> list[str]:
+        recogniser = self.recogniser
+        if self.decoder is None and not hot_words:
+            return recogniser.transcribe(waveforms)
+        items = recogniser.forward(*recogniser.extract([as_waveform(w) for w in waveforms])).items
+        return [text_of([i], recogniser.vocabulary, self.decoder, hot_words) for i in items]
 
     @cached_property
     def _extractor(self) -> NumpyFeatures:
         """Gives what the recogniser's own does, but for rounding, and block by block."""
         return numpy_features(self.recogniser.features, self.sample_rate_hz)
 
-    def _long_text(self, samples: np.ndarray) -> str:
+    def _windows(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         recogniser = self.recogniser
         layout = Layout(
             **{
@@ -55,13 +89,12 @@ class TorchTranscriber:
             }
         )
         hop_seconds = recogniser.features.hop_seconds
-        windows = scores_in_windows(samples, self._extractor, layout, hop_seconds, self._run)
-        return long_text(windows, recogniser.vocabulary)
+        return scores_in_windows(samples, self._extractor, layout, hop_seconds, self._run)
 
     @torch.inference_mode()
     def _run(self, features: np.ndarray) -> np.ndarray:
-        """Return scores `(1, frames, vocab)` for `(1, feature_frames, mels)`."""
+        """Return log-probabilities `(1, frames, vocab)` for `(1, feature_frames, mels)`."""
         device = self.recogniser.device
         scores = self.recogniser.network.scores(torch.from_numpy(features).to(device), None)
-        found: np.ndarray = scores.float().cpu().numpy()
+        found: np.ndarray = scores.float().log_softmax(dim=-1).cpu().numpy()
         return found

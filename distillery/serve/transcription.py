@@ -6,7 +6,8 @@ One line a recording:
     {"path": "a/c.wav", "error": "a/c.wav: cannot be decoded: …", "model": "0123456789ab"}
 
 `path` is relative to the folder, `model` the start of the SHA-256 over the weights of the form that
-listened, with the channel where one was chosen (`0123456789ab/1`). Lines are appended batch by
+listened, and over decoder and hot words where there were any, with the channel where one was chosen
+(`0123456789ab/1`). Lines are appended batch by
 batch, each batch synced to the disk; at the end they are put into the order of their paths. The
 next run reads what is there, drops half a line at the end, and goes on. Batches depend on the
 folder alone, not on what is done already, so an interrupted job ends with the bytes of one that was
@@ -29,9 +30,11 @@ from tqdm import tqdm
 
 from distillery.data.audio import estimate_seconds, find_audio
 from distillery.data.lengths import in_batches_by_length
+from distillery.decoder.trie import HotWord
 from distillery.errors import AudioError, TranscriptsError
 from distillery.files import write_bytes
 from distillery.serve.reading import read_at
+from distillery.serve.texts import digest_of_texts
 
 if TYPE_CHECKING:
     from distillery.serve.served import Transcriber
@@ -87,6 +90,7 @@ def transcribe_folder(
     out: Path,
     batch_seconds: float = BATCH_SECONDS,
     channel: int | None = None,
+    hot_words: Sequence[HotWord] = (),
 ) -> Counts:
     """Write the text of every recording in a folder, or go on with what a former run wrote.
 
@@ -98,6 +102,7 @@ def transcribe_folder(
         out: the JSONL file.
         batch_seconds: audio in one batch, padding included; a longer recording stands alone.
         channel: the one to take, from 0 on; None mixes all.
+        hot_words: more than the student's decoder has; other ones make other texts.
 
     Raises:
         AudioError: the folder holds no recordings.
@@ -105,7 +110,7 @@ def transcribe_folder(
             process is writing it.
     """
     files = find_recordings(folder)
-    model = recogniser.weights_digest[:MODEL_DIGITS]
+    model = digest_of_texts(recogniser, hot_words)[:MODEL_DIGITS]
     if channel is not None:  # another channel has other texts, which go into another file
         model += f"/{channel}"
     cautions: list[str] = []
@@ -120,7 +125,7 @@ def transcribe_folder(
                 todo = [name for name in batch if name not in transcripts.texts]
                 if not todo:
                     continue
-                rows, told = _transcribe(recogniser, folder, batch, model, channel)
+                rows, told = _transcribe(recogniser, folder, batch, model, channel, hot_words)
                 cautions += told
                 rows = [row for row in rows if row.path in todo]
                 transcripts.append(rows)
@@ -165,7 +170,12 @@ def by_length(files: dict[str, float], batch_seconds: float) -> Iterator[list[st
 
 
 def _transcribe(
-    recogniser: Transcriber, folder: Path, batch: Sequence[str], model: str, channel: int | None
+    recogniser: Transcriber,
+    folder: Path,
+    batch: Sequence[str],
+    model: str,
+    channel: int | None,
+    hot_words: Sequence[HotWord],
 ) -> tuple[list[Row], list[str]]:
     """Return the lines of a batch, and a sentence on each whose channels do not mix well."""
     rows: dict[str, Row] = {}
@@ -180,7 +190,7 @@ def _transcribe(
             continue
         if caution is not None:
             cautions.append(f"{name}: {caution}")
-    texts = recogniser.transcribe(list(waveforms.values())) if waveforms else []
+    texts = recogniser.transcribe(list(waveforms.values()), hot_words) if waveforms else []
     for (name, waveform), text in zip(waveforms.items(), texts, strict=True):
         seconds = round(len(waveform) / rate, ROUNDED_DIGITS)
         rows[name] = Transcribed(name, text, seconds, model)

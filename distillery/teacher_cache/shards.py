@@ -23,7 +23,7 @@ import pyarrow as pa
 from isal.isal_zlib import crc32  # the values of zlib.crc32, ten times as fast
 
 from distillery.errors import CacheError
-from distillery.files import replace_file
+from distillery.files import map_file, replace_file
 from distillery.teacher_cache.payload import Payload
 
 KEY_BYTES = 32
@@ -256,12 +256,6 @@ def _fits_half(values: np.ndarray) -> bool:
 def shard_name(keys: Sequence[bytes], index_checksum: int) -> str:
     """Return a shard's name: a hash of its keys and the checksum of its index."""
     return f"shard-{hashlib.sha256(b''.join(keys)).hexdigest()[:12]}-{index_checksum:08x}"
-
-
-def map_file(path: Path) -> pa.Buffer:
-    """Return a file's bytes, mapped; no file handle stays open, however many shards there are."""
-    with pa.memory_map(str(path)) as mapped:
-        return mapped.read_buffer()
 
 
 def read_index(path: Path) -> Index:

@@ -13,7 +13,7 @@ import numpy as np
 from isal.isal_zlib import crc32
 
 from distillery.errors import CacheError, CacheMismatch
-from distillery.files import write_json
+from distillery.files import map_file, write_json
 from distillery.teacher_cache.namespace import NAMESPACE_FILE, Namespace
 from distillery.teacher_cache.payload import Targets, gather, payload_of
 from distillery.teacher_cache.shards import (
@@ -26,7 +26,6 @@ from distillery.teacher_cache.shards import (
     explained,
     key_bytes,
     locked,
-    map_file,
     read_index,
 )
 from distillery.teacher_cache.stopping import stop_held_back
@@ -366,22 +365,41 @@ class TeacherCache:
         Raises:
             CacheError: the folder cannot be written, or shards are being deleted just now.
         """
-        with locked(self.folder, alone=False, wait_seconds=LOCK_WAIT_SECONDS):
-            writer = self.new_writer()
-            try:
-                yield writer
-            except (KeyboardInterrupt, SystemExit):
-                _close(writer, keep=writer.is_whole)
-                raise
-            except BaseException:
-                _close(writer, keep=False)
-                raise
-            _close(writer, keep=True)
+        with writing(self.folder, self.namespace) as writer:
+            yield writer
 
     def new_writer(self) -> ShardWriter:
         """Return a writer for one new shard; the caller holds the lock."""
-        names = self.namespace
-        return ShardWriter(self.folder, self.payload, names.hidden, names.blank)
+        return _new_writer(self.folder, self.namespace)
+
+
+@contextlib.contextmanager
+def writing(folder: Path, namespace: Namespace) -> Iterator[ShardWriter]:
+    """Do what `TeacherCache.writing` does, for who need not know what the cache holds.
+
+    Args:
+        folder: of the namespace.
+        namespace: as it is described there.
+
+    Raises:
+        CacheError: the folder cannot be written, or shards are being deleted just now.
+    """
+    with locked(folder, alone=False, wait_seconds=LOCK_WAIT_SECONDS):
+        writer = _new_writer(folder, namespace)
+        try:
+            yield writer
+        except (KeyboardInterrupt, SystemExit):
+            _close(writer, keep=writer.is_whole)
+            raise
+        except BaseException:
+            _close(writer, keep=False)
+            raise
+        _close(writer, keep=True)
+
+
+def _new_writer(folder: Path, namespace: Namespace) -> ShardWriter:
+    payload = payload_of(namespace.payload, len(namespace.tokens), namespace.blank)
+    return ShardWriter(folder, payload, namespace.hidden, namespace.blank)
 
 
 def _close(writer: ShardWriter, *, keep: bool) -> None:

@@ -15,9 +15,8 @@ import numpy as np
 from distillery.data.languages import of_whisper, plain
 from distillery.data.manifest import PreparedData
 from distillery.data.spelling import SpellingRule, spell, without_marks
-from distillery.data.text import Vocabulary, normalise
+from distillery.data.text import Vocabulary, case_of, normalise
 from distillery.errors import ModelError
-from distillery.teachers.token_map import case_of
 
 
 def spelt(text: str, rule: SpellingRule, vocabulary: Vocabulary, cased: bool = True) -> str | None:

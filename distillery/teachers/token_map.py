@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distillery.data.text import SPACE, Vocabulary, meaning, normalise
+from distillery.data.text import SPACE, Vocabulary, case_of, meaning, normalise
 
 BOUNDARIES = (SPACE, "▁", " ", "<space>")
 """What tables call the space between words; `▁` also begins the words of SentencePiece."""
@@ -138,14 +138,6 @@ def match_tokens(
         )
     shared = {token: tuple(indices) for token, indices in groups.items() if indices}
     return TokenMap(Vocabulary(tuple(shared)), tuple(shared.values()), tuple(dropped))
-
-
-def case_of(vocabulary: Vocabulary) -> str:
-    """Return the letter case that a corpus's tokens show: `lower`, `upper` or, for both, `keep`."""
-    letters = "".join(vocabulary.tokens[1:])
-    if letters == letters.lower():
-        return "lower"
-    return "upper" if letters == letters.upper() else "keep"
 
 
 def corpus_text(text: str, vocabulary: Vocabulary) -> str:

@@ -7,11 +7,10 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from distillery.data.text import Vocabulary, normalise
+from distillery.data.text import Vocabulary, case_of, normalise
 from distillery.errors import ModelError
 from distillery.params.teacher import TransformersTeacherParams
 from distillery.teachers.backend import Published
-from distillery.teachers.token_map import case_of
 
 
 def find_prompt(

@@ -21,11 +21,10 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from distillery.data.spelling import SpellingRule, spell
-from distillery.data.text import Vocabulary, normalise
+from distillery.data.text import Vocabulary, case_of, normalise
 from distillery.errors import ModelError
 from distillery.files import Json
 from distillery.teachers.spelt import spell_hypotheses, spelt
-from distillery.teachers.token_map import case_of
 
 TEXT_KEYS = ("pred_text", "hypothesis", "prediction", "text", "transcription", "transcript")
 """Where a row's text may stand; the first that is there counts."""

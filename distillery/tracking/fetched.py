@@ -8,6 +8,7 @@ for each that reads one, and stages find them there:
     students/NAME/         what the student starts from, where its init is models:/…
       model.safetensors    as in every saved recogniser; with config.json and tokens.txt
       source.json          which version it is, and the SHA-256 of the files
+    decoder/outside.json   SHA-256 of text files that students' decoders are made from
     teacher/outside.json   SHA-256 of files of texts that the teacher is made from (kind texts)
     …/none.txt             the settings name no registered model for this one
 """
@@ -25,6 +26,7 @@ from distillery.data.workspace import TEACHER as MADE_TEACHER
 from distillery.errors import ModelError, StageError
 from distillery.files import digest_of_file, digest_of_tree, whole_folder, write_json
 from distillery.params.base import MEMBERS
+from distillery.params.decoder import DecoderParams
 from distillery.params.distill import DistillParams
 from distillery.params.teacher import (
     EndpointTeacherParams,
@@ -39,7 +41,7 @@ REGISTERED = "models/registered"
 SOURCE_FILE = "source.json"
 NONE_FILE = "none.txt"
 OUTSIDE_FILE = "outside.json"
-TEACHER = "teacher"
+TEACHER, DECODER = "teacher", "decoder"
 MODEL_FILES = ("config.json", "model.safetensors", "tokens.txt")
 """What a recogniser is loaded from; nothing else of a registered version is taken."""
 
@@ -144,13 +146,19 @@ def check_model(folder: Path, model: str, reader: str) -> Source:
     return source
 
 
-def tidy(root: Path, teacher: TeacherParams, distill: DistillParams) -> dict[str, Source]:
+def tidy(
+    root: Path,
+    teacher: TeacherParams,
+    distill: DistillParams,
+    decoder: DecoderParams | None = None,
+) -> dict[str, Source]:
     """Check every model that the settings name, and leave a note where they name none.
 
     Args:
         root: the workspace.
         teacher: the section `teacher`.
         distill: the section `distill`, whose students may start from registered ones.
+        decoder: what they are served with; None: best paths.
 
     Returns:
         What was found, by the reader's folder.
@@ -178,6 +186,8 @@ def tidy(root: Path, teacher: TeacherParams, distill: DistillParams) -> dict[str
             if path.name != MEMBERS:
                 path.unlink()
     note_outside(root, teacher)
+    (base / DECODER).mkdir(exist_ok=True)
+    note_decoder(root, decoder)
     return found
 
 
@@ -197,17 +207,35 @@ def note_outside(root: Path, teacher: TeacherParams) -> list[str]:
     if not names:
         path.unlink(missing_ok=True)
         return []
+    return _note(root, path, names)
+
+
+def note_decoder(root: Path, decoder: DecoderParams | None) -> list[str]:
+    """Note the same of the text files that students' decoders are made from.
+
+    Returns:
+        The files that are other than when they were last noted.
+    """
+    path = root / REGISTERED / DECODER / OUTSIDE_FILE
+    if not path.parent.is_dir():
+        return []
+    return _note(root, path, sorted(set(decoder.files)) if decoder is not None else [])
+
+
+def _note(root: Path, path: Path, names: Sequence[str]) -> list[str]:
+    """Note the digests of files, and return the names of those that had others before."""
     try:
-        former = dict(json.loads(path.read_text("utf-8")))
+        former: dict[str, str] | None = dict(json.loads(path.read_text("utf-8")))
     except (OSError, ValueError, TypeError):
-        former = {}
+        former = None
+    known = former or {}
     found = {
-        name: digest_of_tree(root / name) if (root / name).exists() else former.get(name, "")
+        name: digest_of_tree(root / name) if (root / name).exists() else known.get(name, "")
         for name in names
     }
     if found != former:
         write_json(path, found)
-    return [name for name in names if former.get(name, found[name]) != found[name]]
+    return [name for name in names if known.get(name, found[name]) != found[name]]
 
 
 def check_sources(root: Path, teacher: TeacherParams) -> None:

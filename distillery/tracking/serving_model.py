@@ -27,6 +27,8 @@ class Clip(BaseModel):
 
     audio_b64: str
     """A whole WAV or FLAC file, base64."""
+    hot_words: list[str] | None = None
+    """Words or phrases that are expected in it, `TEXT` or `TEXT=WEIGHT`, beside the version's."""
 
 
 class BadClipError(MlflowException):
@@ -76,7 +78,8 @@ class SpeechModel(PythonModel):
             BadClipError: there is no clip, one is no base64 or no recording, or all together are
                 more than the limits allow; nothing is transcribed then.
         """
-        from distillery.errors import AudioError
+        from distillery.errors import AudioError, ModelError
+        from distillery.serve.texts import parse_hot_words
 
         if not model_input:
             raise BadClipError("inputs: holds no clips, expected one or more")
@@ -84,7 +87,14 @@ class SpeechModel(PythonModel):
             waveforms = self._decode(model_input)
         except AudioError as error:
             raise BadClipError(str(error)) from None
-        return [self.recogniser.transcribe([waveform])[0] for waveform in waveforms]
+        texts = []
+        for index, (clip, waveform) in enumerate(zip(model_input, waveforms, strict=True)):
+            try:
+                hot_words = parse_hot_words(clip.hot_words or (), self.recogniser.vocabulary)
+            except ModelError as error:
+                raise BadClipError(f"clip {index}: {error}") from None
+            texts += self.recogniser.transcribe([waveform], hot_words)
+        return texts
 
     def _decode(self, clips: list[Clip]) -> list[np.ndarray]:
         """Return each clip's waveform `(samples,)`; no more is decoded than the limits allow."""

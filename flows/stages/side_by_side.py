@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from distillery.data.cores import usable_cores
 from distillery.errors import StageError
 from distillery.params.whole import Params
 from flows.stages.process import (
@@ -76,7 +77,7 @@ def places(params: Params) -> list[dict[str, str]]:
     if training.device != "cpu" and (gpus := _gpus()):
         found = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
     else:
-        by_cores = _cores() // training.num_threads
+        by_cores = usable_cores() // training.num_threads
         by_memory = psutil.virtual_memory().available // BYTES_PER_JOB
         found = [{} for _ in range(max(1, min(by_cores, by_memory)))]
     wanted = os.environ.get(JOBS, "")
@@ -93,15 +94,6 @@ def _gpus() -> list[str]:
         return [name for name in chosen.split(",") if name.strip() not in ("", "-1")]
     names = (GPU_FILE.fullmatch(path.name) for path in Path("/dev").glob("nvidia*"))
     return sorted((name[1] for name in names if name), key=int)
-
-
-def _cores() -> int:
-    """Return how many cores this process may use, by affinity and by its control group's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(cores or 1, int(quota) // int(period)))
-    return cores or 1
 
 
 def train(root: Path, jobs: Sequence[Job], where: Sequence[dict[str, str]], emit: Emit) -> None:

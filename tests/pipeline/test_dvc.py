@@ -168,9 +168,12 @@ def test_a_student_is_not_trained_again_for_other_seeds() -> None:
     assert "distill.seeds" in spec_of("evaluate")["params"]
 
 
-def test_no_stage_reads_the_settings_of_register() -> None:
+def test_stages_read_of_register_what_students_are_served_with_alone() -> None:
+    readers = {}
     for stage in STAGES:
-        assert not [name for name in spec_of(stage)["params"] if name.startswith("register")]
+        names = [name for name in spec_of(stage)["params"] if name.startswith("register")]
+        readers |= {stage: names} if names else {}
+    assert readers == {"fetch": ["register.decoder"], "evaluate": ["register.decoder"]}
 
 
 def test_the_cache_survives_its_stage_and_bytecode_changes_nothing() -> None:

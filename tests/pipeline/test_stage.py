@@ -148,6 +148,7 @@ MADE = {
         "models/code/students",
         "models/registered/teacher",
         "models/registered/students",
+        "models/registered/decoder",
     ],
     "teacher": [
         "models/teacher/fingerprint.json",

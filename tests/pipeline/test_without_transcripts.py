@@ -53,9 +53,8 @@ distill:
   training: {num_epochs: 2}
   students:
     conv: {architecture: {type: separable_conv, channels: 16, num_blocks: 1}}
-language_model: {for_students: true}
 evaluate: {num_resamples: 100, speed_seconds: 1.0, speed_repeats: 1}
-register: {experiment: orders, model_name: orders}
+register: {experiment: orders, model_name: orders, decoder: {}}
 """
 """What a user writes, and what makes a test short."""
 

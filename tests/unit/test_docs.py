@@ -20,6 +20,7 @@ NEW_FILE = re.compile(r"^```\w+ (\S+)", re.MULTILINE)
 README_LINES = 200
 RUN_BY = {
     "README.md": "tests/pipeline/test_readme.py",
+    "docs/coffee.md": "tests/unit/corpora/test_coffee_page.py",
     "docs/serving.md": "tests/pipeline/test_readme.py",
     "docs/retraining.md": "tests/pipeline/test_retraining.py",
     "docs/teacher-cache.md": "tests/unit/teacher_cache/test_format.py",

@@ -51,6 +51,7 @@ MIRRORS_NOTHING = {
     "test_benchmarks_spelling.py": "benchmarks/",
     "test_docs.py": "README.md and docs/",
     "test_layout.py": "all of it",
+    "corpora/test_coffee_page.py": "docs/coffee.md",
     "test_quality_study.py": "benchmarks/quality/",
 }
 

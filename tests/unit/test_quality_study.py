@@ -332,12 +332,15 @@ def test_other_settings_of_the_teacher_are_refused(tmp_path: Path) -> None:
 def test_the_ready_settings_carry_the_objective_that_was_measured() -> None:
     """AN4's differ in one number: a student that is far behind bears more of the hidden states."""
     root = Path(module.__file__).parents[2]
-    ready = ["params.yaml", "examples/fsdd.yaml", "examples/manifest.yaml", "examples/an4.yaml"]
-    default, *same, an4 = (
+    ready = ["params.yaml", "examples/fsdd.yaml", "examples/an4.yaml"]
+    ready += ["examples/manifest.yaml", "examples/coffee.yaml"]
+    default, fsdd, an4, *untranscribed = (
         DistillParams.model_validate(yaml.safe_load((root / name).read_text())["distill"]).objective
         for name in ready
     )
-    assert all(objective == default for objective in same)
+    assert fsdd == default
+    alone = default.model_copy(update={"teacher_share": 1.0})
+    assert all(objective == alone for objective in untranscribed)
     assert default.uses_hidden and default.uses_sequence and not default.uses_frames
     more = default.hidden.model_copy(update={"weight": 6.0})
     assert an4 == default.model_copy(update={"hidden": more})

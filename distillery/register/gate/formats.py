@@ -18,10 +18,12 @@ import pandas as pd
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_text_errors
+from distillery.decoder.decoder import Decoder
 from distillery.errors import ModelError, StageError
 from distillery.evaluate.latency import usual_way
 from distillery.evaluate.listening import batches, labelled_test_rows, speed_clip
 from distillery.evaluate.models import weights_bytes
+from distillery.evaluate.predictions import as_served
 from distillery.evaluate.speed import measure_real_time_factor
 from distillery.models.recogniser import WEIGHTS_FILE, Recogniser
 from distillery.params.evaluate import EvaluateParams
@@ -46,6 +48,8 @@ class LoadedFormat:
     """Size of its weights."""
     predictions: pd.DataFrame | None = None
     """Its rows of the evaluation; None where it is still to be scored on this test split."""
+    is_searched: bool = False
+    """Whether a decoder searches its texts."""
 
 
 class TestSplit:
@@ -90,7 +94,11 @@ class TestSplit:
                 taken.append(result.real_time_factor)
         return [
             ScoredFormat(
-                item.name, self._predictions(item), item.num_bytes, statistics.median(taken)
+                item.name,
+                self._predictions(item),
+                item.num_bytes,
+                statistics.median(taken),
+                item.is_searched,
             )
             for item, taken in zip(loaded, speeds, strict=True)
         ]
@@ -134,8 +142,9 @@ def formats_of_student(
     exported_folder: Path,
     exported: pd.DataFrame,
     chunk_seconds: float,
+    decoder_folder: Path,
 ) -> list[LoadedFormat]:
-    """Return a student in all its formats, PyTorch's first.
+    """Return a student in all its formats, PyTorch's first, each as it is served.
 
     Args:
         folder: where it was saved.
@@ -143,15 +152,22 @@ def formats_of_student(
         exported_folder: where it was exported to.
         exported: what the evaluation found of that, by `format`; may be empty.
         chunk_seconds: audio that a streaming student hears at once.
+        decoder_folder: where its decoder lies, if it has one.
 
     Raises:
         ModelError: a file is missing or damaged.
     """
-    transcribe = usual_way(Recogniser.load(folder, ARCHITECTURES), chunk_seconds)
-    formats = [LoadedFormat(PYTORCH, transcribe, weights_bytes(folder), predictions)]
+    recogniser = Recogniser.load(folder, ARCHITECTURES)
+    decoder = Decoder.find(decoder_folder, recogniser.vocabulary)
+    transcribe = usual_way(recogniser, chunk_seconds, decoder)
+    own, size, is_searched = as_served(predictions), weights_bytes(folder), decoder is not None
+    formats = [LoadedFormat(PYTORCH, transcribe, size, own, is_searched)]
     for name, found in exported.groupby("format", sort=False):
         student = OnnxRecogniser(exported_folder, str(name))
-        formats.append(LoadedFormat(str(name), student.transcribe, student.num_bytes, found))
+        size, is_searched = student.num_bytes, student.decoder is not None
+        formats.append(
+            LoadedFormat(str(name), student.transcribe, size, as_served(found), is_searched)
+        )
     return formats
 
 
@@ -174,10 +190,12 @@ def formats_of_version(
     letters = "".join(sorted(set("".join(split.rows["text"]))))
     if unknown := recogniser.vocabulary.unknown(letters):
         raise ModelError(f"it has no token for {sorted(unknown)}, which the test split holds")
-    transcribe = usual_way(recogniser, split.settings.stream_chunk_seconds)
-    weights = (folder / WEIGHTS_FILE).stat().st_size
-    formats = [LoadedFormat(PYTORCH, transcribe, weights)]
+    decoder = Decoder.find(folder, recogniser.vocabulary)
+    transcribe = usual_way(recogniser, split.settings.stream_chunk_seconds, decoder)
+    weights, is_searched = (folder / WEIGHTS_FILE).stat().st_size, decoder is not None
+    formats = [LoadedFormat(PYTORCH, transcribe, weights, None, is_searched)]
     for name in (name for name, file in MODEL_FILES.items() if (folder / file).exists()):
         exported = OnnxRecogniser(folder, name)
-        formats.append(LoadedFormat(name, exported.transcribe, exported.num_bytes))
+        size = exported.num_bytes
+        formats.append(LoadedFormat(name, exported.transcribe, size, None, is_searched))
     return formats

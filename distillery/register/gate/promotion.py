@@ -15,6 +15,7 @@ from distillery.data.manifest import PreparedData
 from distillery.data.units import Unit
 from distillery.errors import AliasConflict, ModelError, TrackingError
 from distillery.evaluate.comparison import UNKNOWN_TRUTH
+from distillery.evaluate.predictions import as_served
 from distillery.evaluate.tables import with_distance
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.register import GateParams
@@ -63,6 +64,8 @@ class Entry:
     """Of the version, without the verdict."""
     role: str = STUDENT
     """student or control."""
+    decoder: Path | None = None
+    """Folder of its decoder, where it is not that of the exported student."""
     instead: str = ""
     """Why it was put up instead of another, in a sentence; nothing where there is no such."""
 
@@ -143,6 +146,7 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
         tracking.root / "models/exported" / entry.name,
         terms.exported[terms.exported["model"] == entry.model],
         terms.evaluate.stream_chunk_seconds,
+        entry.decoder or tracking.root / "models/exported" / entry.name,
     )
     check_exists(tracking, entry.model_name, entry.version)
     # Asked before the work, for versions may be deleted meanwhile.
@@ -152,7 +156,9 @@ def _compare(tracking: Tracking, entry: Entry, terms: Terms, aliases: Aliases) -
         split = split.without(rival.heard)
     scored = split.score([*own, *rival.formats])
     own_scores, rival_scores = scored[: len(own)], scored[len(own) :]
-    control_errors = _control_errors(split, mine, entry.name) if entry.role == STUDENT else None
+    control_errors = (
+        _control_errors(split, as_served(mine), entry.name) if entry.role == STUDENT else None
+    )
     rulings = judge(
         own_scores,
         rival_scores,

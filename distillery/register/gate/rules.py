@@ -47,6 +47,8 @@ class ScoredFormat:
     """Size of the weights."""
     real_time_factor: float
     """Computing seconds per second of audio, on one thread."""
+    is_searched: bool = False
+    """Whether a decoder searches its texts, which takes longer than the best path."""
 
     @property
     def errors(self) -> np.ndarray:
@@ -209,9 +211,11 @@ def rule_size(match: Match) -> Ruling | None:
 def rule_real_time_factor(match: Match) -> Ruling | None:
     """Judge the speed, against the champion's in the same run and by itself."""
     settings, factor = match.settings, match.form.real_time_factor
-    limit = settings.max_real_time_factor
-    if match.champion is not None and settings.max_slowdown_factor is not None:
-        limit = min(limit, settings.max_slowdown_factor * match.champion.real_time_factor)
+    limit, champion = settings.max_real_time_factor, match.champion
+    # A decoder is switched on for its words: beside a best path the speed is no measure of it.
+    is_alike = champion is not None and champion.is_searched >= match.form.is_searched
+    if champion is not None and is_alike and settings.max_slowdown_factor is not None:
+        limit = min(limit, settings.max_slowdown_factor * champion.real_time_factor)
     return Ruling(
         "real_time_factor",
         match.form.name,

@@ -58,7 +58,7 @@ def ready_teacher_decoder(
     made_from = digest_of(
         [
             teacher.fingerprint,
-            params.model_dump(exclude={"for_teacher", "for_students", "learns_from"}),
+            params.model_dump(exclude={"for_teacher"}),
             sorted(labelled(data, "train")["text"]),
             labelled(data, "valid")[["audio_key", "text"]].to_numpy().tolist(),
             *data.unit_if_unusual,

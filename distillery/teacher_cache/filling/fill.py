@@ -11,12 +11,10 @@ from collections import Counter
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
 from distillery.data.copies import training_rows
-from distillery.data.manifest import MANIFEST_FILE, PreparedData
-from distillery.files import digest_of_file
+from distillery.data.manifest import PreparedData
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.plan import (
@@ -70,9 +68,9 @@ def fill_cache(
         rows = rows[[key in only for key in rows["audio_key"]]]  # the index still says where
     missing = set(cache.missing(rows["audio_key"]))
     is_hit = ~rows["audio_key"].isin(missing)
-    todo = rows[~is_hit].drop_duplicates("audio_key")
+    todo = rows[~is_hit].drop_duplicates("audio_key").reset_index(drop=True)
     started = time.perf_counter()
-    reports = _run(places, load, cache, data, todo, params) if len(todo) else []
+    reports = _run(places, load, cache, todo, params) if len(todo) else []
     wall = time.perf_counter() - started
     cache.reload()
     cache.require(rows["audio_key"])
@@ -112,35 +110,23 @@ def _run(
     places: Places,
     load: LoadTeacher,
     cache: TeacherCache,
-    data: PreparedData,
     todo: pd.DataFrame,
     params: CacheParams,
 ) -> list[PartitionReport]:
     from distillery.teacher_cache.filling.workers import Workers  # brings PyTorch
 
     remove_leftovers(cache.folder)
-    train = training_rows(data, params.speed_factors)
-    digest = digest_of_file(places.data / MANIFEST_FILE)
     batches = plan_batches(todo, params.batch_seconds)
-    seconds, durations = float(todo["duration_seconds"].sum()), train["duration_seconds"].to_numpy()
+    seconds = float(todo["duration_seconds"].sum())
     with Workers(params.workers) as workers, AudioBar(seconds, "teacher pass") as bar:
         count = max(
             1,
             math.ceil(seconds / (SHARDS_PER_PARTITION * params.shard_seconds)),
             PARTITIONS_PER_WORKER * workers.count,
         )
-        shares = partition_batches(batches, list(train["audio_key"]), count)
+        shares = partition_batches(batches, todo["audio_key"].to_numpy(), count)
         partitions = [
-            Partition(
-                places,
-                cache.folder.name,
-                digest,
-                share,
-                float(durations[np.concatenate(share)].sum()),
-                params,
-                load,
-            )
-            for share in shares
+            Partition.of(places, cache.folder.name, todo, share, params, load) for share in shares
         ]
         reports = list(workers.run(partitions, bar.add_seconds))
     remove_leftovers(cache.folder)  # of workers that died on the way

@@ -10,16 +10,18 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from distillery.data.copies import training_rows, waveform_of
-from distillery.data.manifest import MANIFEST_FILE, PreparedData
+from distillery.data.copies import key_of, waveform_of
+from distillery.data.manifest import PreparedData, shard_name
 from distillery.device import choose_device
 from distillery.errors import CacheError
 from distillery.files import digest_of_file
@@ -31,9 +33,10 @@ from distillery.models.recogniser import Outputs
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import LANGUAGE_MODEL
 from distillery.teacher_cache.filling.plan import OpenShard, Partition, PartitionReport
-from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter
+from distillery.teacher_cache.namespace import Namespace
+from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter, explained
 from distillery.teacher_cache.stopping import stop_held_back
-from distillery.teacher_cache.store import TeacherCache
+from distillery.teacher_cache.store import TeacherCache, writing
 
 BATCHES_AHEAD = 2  # read, and waiting to be written: what bounds memory beside the forward pass
 Heard = tuple[np.ndarray, Tensor, Tensor]
@@ -50,38 +53,51 @@ def run_partition(
         on_progress: called with the audio just written, or found there, in seconds.
 
     Raises:
-        CacheError: the prepared data are other than where the pass was planned, the teacher's
+        CacheError: the prepared audio is other than where the pass was planned, the teacher's
             outputs make no sense, or the disk is full.
+        ManifestError: there is less of it than there.
         ModelError: the teacher is damaged.
     """
-    params, places = partition.params, partition.places
-    if digest_of_file(places.data / MANIFEST_FILE) != partition.manifest_sha256:
-        raise CacheError(
-            f"{places.data / MANIFEST_FILE}: differs from the one that this pass was planned with; "
-            "all workers need the same folders, start again when they have them"
-        )
+    params, places, rows = partition.params, partition.places, partition.rows
     torch.set_num_threads(params.num_threads)
     fingerprint = digest_of_file(places.teacher / FINGERPRINT_FILE)
     teacher = _teacher(partition.load, places.teacher, fingerprint, params.device)
-    data = PreparedData.open(places.data)
+    data = PreparedData.with_rows(places.data, rows)
     teacher.check_sample_rate(data.sample_rate_hz)
-    cache = TeacherCache(places.cache / partition.namespace)
-    rows = training_rows(data, params.speed_factors)
-    keys = rows["audio_key"].to_numpy()
-    found = [not cache.missing(keys[batch]) for batch in partition.batches]
-    progress = on_progress or (lambda _: None)
-    durations = rows["duration_seconds"].to_numpy()
-    there = [durations[b].sum() for b, done in zip(partition.batches, found, strict=True) if done]
-    progress(float(sum(there)))
-    batches = [batch for batch, done in zip(partition.batches, found, strict=True) if not done]
+    folder = places.cache / partition.namespace
+    namespace = Namespace.read(folder)
     decoder = None
-    if LANGUAGE_MODEL in cache.namespace.teacher:
+    if LANGUAGE_MODEL in namespace.teacher:
         decoder = LanguageModelDecoder.load(places.decoder, teacher.vocabulary)
-    teacher_pass = TeacherPass(teacher, data, rows, cache, params, decoder)
-    teacher_pass.run(batches, cache, progress)
+    teacher_pass = TeacherPass(teacher, data, rows, namespace, params, decoder)
+    progress = on_progress or (lambda _: None)
+    seconds = rows["duration_seconds"].to_numpy()
+    with _not_done(partition, folder) as batches:
+        progress(partition.audio_seconds - float(sum(seconds[batch].sum() for batch in batches)))
+        teacher_pass.run(batches, folder, progress)
     return PartitionReport(
         sum(map(len, batches)), teacher_pass.seconds, dict(teacher_pass.languages)
     )
+
+
+@contextmanager
+def _not_done(partition: Partition, folder: Path) -> Iterator[Sequence[np.ndarray]]:
+    """Yield the batches that an earlier try at a partition has not finished.
+
+    All were missing when the pass was planned. So what the cache holds is looked at by who takes
+    over from a worker that died, and by nobody else: the cache grows with the data. A file tells,
+    which only the dead leave.
+    """
+    begun, batches = folder / partition.begun_file, partition.batches
+    if begun.exists():
+        cache, keys = TeacherCache(folder), partition.rows["audio_key"].to_numpy()
+        batches = [batch for batch in batches if cache.missing(keys[batch])]
+    with explained(folder):
+        begun.touch()
+    try:
+        yield batches
+    finally:
+        begun.unlink(missing_ok=True)
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +114,7 @@ class TeacherPass:
         teacher: Teacher,
         data: PreparedData,
         rows: pd.DataFrame,
-        cache: TeacherCache,
+        namespace: Namespace,
         params: CacheParams,
         decoder: LanguageModelDecoder | None = None,
     ) -> None:
@@ -106,7 +122,7 @@ class TeacherPass:
         self.decoder = decoder
         self.data = data
         self.rows = list(rows.itertuples())
-        self.namespace = cache.namespace
+        self.namespace = namespace
         self.params = params
         self.durations = rows["duration_seconds"].to_numpy()
         self.seconds = 0.0
@@ -115,14 +131,14 @@ class TeacherPass:
     def run(
         self,
         batches: Sequence[np.ndarray],
-        cache: TeacherCache,
+        folder: Path,
         progress: Callable[[float], object],
     ) -> None:
         """Put the teacher's outputs for batches of row positions into shards.
 
         Args:
             batches: row positions.
-            cache: receives the shards.
+            folder: of the namespace, which receives the shards.
             progress: called with the audio that was just written, in seconds.
         """
         reader = ThreadPoolExecutor(1)
@@ -130,7 +146,7 @@ class TeacherPass:
             ahead = self._read_ahead(reader, batches)
             heard = next(ahead, None)
             while heard is not None:
-                with cache.writing() as writer:
+                with writing(folder, self.namespace) as writer:
                     heard = self._fill(writer, heard, ahead, progress)
         finally:
             reader.shutdown(cancel_futures=True)
@@ -196,11 +212,23 @@ class TeacherPass:
         started = time.perf_counter()
         with torch.inference_mode():
             original = hears_originals(self.teacher)
-            rows = (self.rows[index] for index in batch)
+            rows = [self.rows[index] for index in batch]
+            for row in rows:
+                self._check_audio(row)
             waveforms = [waveform_of(self.data, row, original=original) for row in rows]
             features = self.teacher.extract(waveforms)
         self.seconds += time.perf_counter() - started
         return features
+
+    def _check_audio(self, row: Any) -> None:
+        """Make sure that a worker hears what the pass was planned with: keys are of the audio."""
+        if (found := key_of(self.data, row)) != row.audio_key:
+            raise CacheError(
+                f"{self.data.folder / shard_name(row.shard)}: the {row.num_samples} samples from "
+                f"{row.offset_samples} on have the key {found[:12]}, this pass was planned with "
+                f"{row.audio_key[:12]}; all workers need the same folders, start again when they "
+                "have them. Where there is one, the file is damaged: run make prepare"
+            )
 
     def _store(self, batch: np.ndarray, outputs: Outputs, writer: ShardWriter) -> None:
         kept = outputs.items

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import pandas as pd
@@ -18,25 +19,71 @@ if TYPE_CHECKING:  # planning needs no model code
     from distillery.models.base import LoadTeacher
 
 SHARDS_PER_PARTITION = 4
+HEARD_COLUMNS = (
+    "audio_key",
+    "shard",
+    "offset_samples",
+    "num_samples",
+    "duration_seconds",
+    "played_hz",  # where there are copies
+)
+"""What a worker needs to know of an utterance."""
 PARTITIONS_PER_WORKER = 4  # so that a bar moves, and a slow worker keeps nobody waiting for long
 
 
 @dataclass(frozen=True)
 class Partition:
-    """A share of a teacher pass: one worker's job. Plain values, so it travels anywhere."""
+    """A share of a teacher pass: one worker's job. Plain values, so it travels anywhere.
+
+    It brings its rows along, so what it costs a worker does not depend on how many others there
+    are.
+    """
 
     places: Places
     namespace: str
     """Name of the namespace's folder."""
-    manifest_sha256: str
-    """Of the manifest that the rows below count in."""
+    rows: pd.DataFrame
+    """What of the manifest says where its audio lies, columns of HEARD_COLUMNS, batch by batch."""
     batches: Sequence[np.ndarray]
-    """Positions in the training rows, copies included; every array is one batch."""
+    """Positions in these rows; every array is one batch."""
     audio_seconds: float
     """Of all batches."""
     params: CacheParams
     load: LoadTeacher
     """Loads the teacher, where the partition runs."""
+
+    @classmethod
+    def of(
+        cls,
+        places: Places,
+        namespace: str,
+        rows: pd.DataFrame,
+        batches: Sequence[np.ndarray],
+        params: CacheParams,
+        load: LoadTeacher,
+    ) -> Self:
+        """Return a share with the rows that it needs, counted anew.
+
+        Args:
+            places: prepared data, teacher and cache.
+            namespace: name of the namespace's folder.
+            rows: of the manifest, copies included.
+            batches: positions in these rows.
+            params: settings of the stage.
+            load: loads the teacher.
+        """
+        columns = [name for name in HEARD_COLUMNS if name in rows]
+        own = rows[columns].take(np.concatenate(batches)).reset_index(drop=True)
+        ends = np.cumsum([len(batch) for batch in batches])
+        counted = np.split(np.arange(len(own)), ends[:-1])
+        seconds = float(own["duration_seconds"].sum())
+        return cls(places, namespace, own, counted, seconds, params, load)
+
+    @property
+    def begun_file(self) -> str:
+        """Name of the file that says that somebody began with it."""
+        keys = self.rows["audio_key"].iloc[self.batches[0]]
+        return f".begun-{hashlib.sha256(''.join(keys).encode()).hexdigest()[:16]}.tmp"
 
 
 @dataclass(frozen=True)
@@ -64,7 +111,7 @@ def plan_batches(rows: pd.DataFrame, batch_seconds: float) -> list[np.ndarray]:
 
 
 def partition_batches(
-    batches: Iterable[np.ndarray], keys: Sequence[str], num_partitions: int
+    batches: Iterable[np.ndarray], keys: Sequence[str] | np.ndarray, num_partitions: int
 ) -> list[list[np.ndarray]]:
     """Share batches out by the hash that the key of their first utterance is.
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from distillery.data.audio import SECONDS_PER_HOUR
+from distillery.files import map_file
 from distillery.teacher_cache.namespace import Namespace
 from distillery.teacher_cache.payload import payload_of
 from distillery.teacher_cache.shards import (
@@ -23,7 +24,6 @@ from distillery.teacher_cache.shards import (
     ShardWriter,
     explained,
     locked,
-    map_file,
 )
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teacher_cache.upkeep.records import Progress, record_ends

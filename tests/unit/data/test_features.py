@@ -1,5 +1,7 @@
 import io
 import pickle
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from distillery.data import feature_store
 from distillery.data.copies import copy_at
 from distillery.data.features import LogMel, gather, pack_features, pad
 from distillery.data.manifest import audio_key
@@ -86,49 +89,133 @@ def test_packed_features_are_computed_once(tmp_path: Path) -> None:
     pack_features(data, data.rows, PARAMS, tmp_path)
     data.waveform = None  # type: ignore[assignment]  # a second computation would need it
     assert len(pack_features(data, data.rows, PARAMS, tmp_path)) == 2
-    assert len(list(tmp_path.glob("*.npy"))) == 1
+    assert len(list(tmp_path.glob("*/*.npy"))) == 1
 
 
-def test_packing_holds_one_utterance_in_memory_and_leaves_nothing_half_done(
+def test_models_of_equal_features_share_what_they_have_in_common(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seconds, number = 5, 60
-    waveform = np.random.default_rng(0).normal(0, 0.1, seconds * 8000).astype(np.float32)
-    rows = pd.DataFrame({"row": range(number), "audio_key": [f"{n:064x}" for n in range(number)]})
-    data = Prepared()
-    monkeypatch.setattr(data, "waveform", lambda _: waveform)
-    pack_features(data, rows[:1], PARAMS, tmp_path)  # what PyTorch needs once
+    """As a control does, which hears the transcribed audio alone; and a corpus that grows."""
+    data, heard = Prepared(), []
+    waveform = data.waveform
+    monkeypatch.setattr(data, "waveform", lambda row: heard.append(row.row) or waveform(row))
+    one = pack_features(data, data.rows[1:], PARAMS, tmp_path)
+    both = pack_features(data, data.rows, PARAMS, tmp_path)
+    assert heard == [1, 0]
+    np.testing.assert_array_equal(both[1], one[0])
+    twice = pack_features(data, data.rows.iloc[[1, 0, 1]], PARAMS, tmp_path)
+    assert heard == [1, 0] and twice.num_frames.tolist() == [51, 101, 51]
+    np.testing.assert_array_equal(twice[1], both[0])
+
+
+class Many(Prepared):
+    """Noise of five seconds, under as many keys as are asked for."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.noise = np.random.default_rng(0).normal(0, 0.1, 5 * 8000).astype(np.float32)
+        keys = [f"{n:064x}" for n in range(number)]
+        self.rows = pd.DataFrame({"row": range(number), "audio_key": keys})
+        self.num_read = 0
+
+    def waveform(self, row) -> np.ndarray:
+        self.num_read += 1
+        return np.roll(self.noise, row.row)
+
+
+def test_packing_holds_a_few_utterances_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number, data = 60, Many(60)
+    monkeypatch.setattr(feature_store, "usable_cores", lambda: 1)
+    pack_features(data, data.rows[:1], PARAMS, tmp_path)  # what PyTorch needs once
     tracemalloc.start()
-    packed = pack_features(data, rows, PARAMS, tmp_path)
+    packed = pack_features(data, data.rows, PARAMS, tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    size = packed.values.size * 2
-    assert size == number * 501 * 20 * 2  # 1.2 MB
+    assert packed.num_frames.tolist() == number * [501]
+    size = number * 501 * 20 * 2  # 1.2 MB
+    assert sum(path.stat().st_size for path in tmp_path.glob("*/*.bin")) == size
     assert peak < size / 2
-    assert np.array_equal(packed[0], packed[number - 1])
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+def test_packing_goes_on_where_it_stopped_whatever_the_number_of_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
+) -> None:
+    whole = pack_features(Many(40), Many(40).rows, PARAMS, tmp_path / "whole")
+    monkeypatch.setattr(feature_store, "usable_cores", lambda: cores)
+    monkeypatch.setattr(feature_store, "PART_BYTES", 5 * 501 * 20 * 2)
+    data = Many(40)
 
     def break_off(row) -> np.ndarray:
-        if row.row == 3:
+        if row.row == 33:
             raise OSError("No space left on device")
-        return waveform
+        return Many.waveform(data, row)
 
-    monkeypatch.setattr(data, "waveform", break_off)
-    before = sorted(tmp_path.glob("*.npy*"))
-    with pytest.raises(OSError, match="No space"):
-        pack_features(data, rows[::-1], PARAMS, tmp_path)
-    assert sorted(tmp_path.glob("*.npy*")) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(data, "waveform", break_off)
+        with pytest.raises(OSError, match="No space"):
+            pack_features(data, data.rows, PARAMS, tmp_path / "some")
+    (folder,) = (tmp_path / "some").iterdir()
+    assert len(list(folder.glob("*.npy"))) == 6  # parts of five
+    (folder / "part-0.bin").write_bytes(b"half")  # as a kill between the two files leaves it
+    data.num_read = 0
+    packed = pack_features(data, data.rows, PARAMS, tmp_path / "some")
+    assert data.num_read == 10
+    assert len(packed.parts) == 8 and not (folder / "part-0.bin").exists()
+    assert not list(folder.glob("*.tmp"))
+    for row in range(40):
+        np.testing.assert_array_equal(packed[row], whole[row])
 
 
-def test_a_packed_file_that_is_cut_short_or_holds_code_is_computed_again(tmp_path: Path) -> None:
+PACKS = """
+import sys
+from pathlib import Path
+from distillery.data import feature_store
+from tests.unit.data.test_features import PARAMS, Many, pack_features
+feature_store.PART_BYTES = 5 * 501 * 20 * 2
+data = Many(40)
+print("ready", flush=True)
+sys.stdin.readline()
+packed = pack_features(data, data.rows, PARAMS, Path(sys.argv[1]))
+print(data.num_read, sum(float(packed[row].astype("f8").sum()) for row in range(40)))
+"""
+
+
+def test_of_two_processes_side_by_side_one_packs_and_both_read_the_same(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PACKS, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for process in processes:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+    said = [process.communicate("go\n")[0].split() for process in processes]
+    assert sorted(int(numbers[0]) for numbers in said) == [0, 40]
+    assert said[0][1] == said[1][1]
+
+
+def test_a_packed_part_that_is_cut_short_or_holds_code_is_computed_again(tmp_path: Path) -> None:
     data, witness = Prepared(), tmp_path / "witness"
     pack_features(data, data.rows, PARAMS, tmp_path)
-    (path,) = tmp_path.glob("features-*.npy")
-    good, trap = path.read_bytes(), io.BytesIO()
+    (index,), (path,) = tmp_path.glob("*/*.npy"), tmp_path.glob("*/*.bin")
+    trap = io.BytesIO()
     np.save(trap, np.array([Payload(witness)]), allow_pickle=True)
-    for content in (b"", good[:-2], pickle.dumps(Payload(witness)), trap.getvalue()):
+    good, good_index = path.read_bytes(), index.read_bytes()
+    for content in (b"", good[:-2], good + b"xx"):
         path.write_bytes(content)
         pack_features(data, data.rows, PARAMS, tmp_path)
         assert path.read_bytes() == good
+    for content in (b"", good_index[:-2], pickle.dumps(Payload(witness)), trap.getvalue()):
+        index.write_bytes(content)
+        pack_features(data, data.rows, PARAMS, tmp_path)
+        assert index.read_bytes() == good_index
     assert not witness.exists()
     np.load(io.BytesIO(trap.getvalue()), allow_pickle=True)  # the attack is a real one
     assert witness.exists()
@@ -140,7 +227,7 @@ def test_other_settings_or_audio_are_packed_anew(tmp_path: Path) -> None:
     pack_features(data, data.rows.iloc[:1], PARAMS, tmp_path)
     pack_features(data, data.rows, FeatureParams(num_mels=10), tmp_path)
     pack_features(data, copy_at(data.rows, 1.1, 8000), PARAMS, tmp_path)
-    assert len(list(tmp_path.glob("*.npy"))) == 4
+    assert len(list(tmp_path.glob("*/*.npy"))) == 3  # the second found its utterance there
 
 
 def test_faster_speech_is_shorter(tmp_path: Path) -> None:

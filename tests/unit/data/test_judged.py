@@ -63,7 +63,7 @@ def write_bare(root: Path, *, phrases: bool, epochs: int) -> None:
             writer.writerow({**row, **words, "text": ""})
     params = tiny_params()
     params["teacher"] = {"kind": "registry", "model": MODEL}
-    params["language_model"] = {"for_students": True, "weights": [0.5], "word_scores": [0.0]}
+    params["register"]["decoder"] = {"weights": [0.5], "word_scores": [0.0]}
     params["distill"] |= {"control": "auto", "objective": {"teacher_share": 1.0}, "filter": {}}
     params["distill"]["training"]["num_epochs"] = epochs
     write_params(root, params)

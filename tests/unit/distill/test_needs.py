@@ -55,8 +55,8 @@ CASES = [
     ),
     ({"distill__control": True}, "distill.control is true.*set it to auto"),
     (
-        {"language_model": {"for_students": True, "learns_from": "transcripts"}},
-        "language_model.learns_from is transcripts: set it to both or teacher",
+        {"register": {"decoder": {"language_model": {"learns_from": "transcripts"}}}},
+        "register.decoder.language_model.learns_from is transcripts: set it to both",
     ),
     ({"language_model": {"for_teacher": True}}, "language_model.for_teacher is true"),
 ]
@@ -94,7 +94,7 @@ def test_all_faults_are_told_at_once(root: Path) -> None:
 
 
 def test_what_needs_none_goes_on(root: Path) -> None:
-    write_params(root, settings(language_model={"for_students": True}))
+    write_params(root, settings(register={"decoder": {}}))
     check_frames(root, Params.load(root / "params.yaml"))
 
 

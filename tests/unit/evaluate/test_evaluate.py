@@ -748,7 +748,11 @@ def test_a_model_of_no_use_is_called_so(empty: float, wer: float, sentence: str 
 def test_the_advice_to_models_of_no_use_stands_once(count: int) -> None:
     models = tuple(one_model("student", f"m{number}", 0.98, 0.9) for number in range(count))
     summary = Summary.model_construct(
-        data=TestData.model_construct(unit=Unit.WORD), models=models, comparisons={}, filters={}
+        data=TestData.model_construct(unit=Unit.WORD),
+        models=models,
+        comparisons={},
+        filters={},
+        language_models={},
     )
     text = "\n".join(remarks(summary))
     assert text.count("gives no text") == count

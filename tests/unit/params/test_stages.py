@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from distillery.errors import ParamsError
+from distillery.params.decoder import DecoderParams
 from distillery.params.file import SECTIONS, Sections
 from distillery.params.stages import (
     CacheStageParams,
@@ -149,3 +150,36 @@ def test_chunks_that_nobody_hears_are_told_when_evaluate_runs_alone(tmp_path: Pa
     told = complaint(EvaluateStageParams, tree, tmp_path)
     assert "evaluate.stream_chunk_seconds is 0.5, but no student streams" in told
     assert told == complaint(Params, tree, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["for_students", "learns_from"])
+def test_settings_that_moved_say_where_to(name: str, tmp_path: Path) -> None:
+    for model in (Params, EvaluateStageParams, CacheStageParams):
+        told = complaint(model, tiny_params(language_model={name: False}), tmp_path)
+        assert f"language_model: {name} is no setting any more: register.decoder" in told
+        assert "remove it here" in told
+
+
+def test_n_grams_of_no_files_are_told(tmp_path: Path) -> None:
+    decoder = {"language_model": {"learns_from": "files"}}
+    for model in (Params, EvaluateStageParams):
+        told = complaint(model, tiny_params(register={"decoder": decoder}), tmp_path)
+        assert "learns_from is files, and files names none" in told
+
+
+@pytest.mark.parametrize(
+    ("value", "is_on"), [(None, False), (False, False), (True, True), ({}, True)]
+)
+def test_a_decoder_is_switched_on_and_off(value: Any, is_on: bool) -> None:
+    params = Params.model_validate(tiny_params(register={"decoder": value}))
+    assert params.register.decoder == (DecoderParams() if is_on else None)
+
+
+def test_hot_words_are_texts_or_have_a_weight() -> None:
+    decoder = {"hot_words": ["flat white", {"text": "cortado", "weight": 6}]}
+    found = Params.model_validate(tiny_params(register={"decoder": decoder})).register.decoder
+    assert found is not None
+    assert [(hot.text, hot.weight) for hot in found.hot_words] == [
+        ("flat white", 4.0),
+        ("cortado", 6.0),
+    ]

@@ -71,13 +71,16 @@ class Corpus:
         for split in SPLITS:
             self.add(f"base-{split}", split)
 
-    def prepare(
-        self, num_workers: int = 2, *, needs_truth: bool = True, **changes: Any
-    ) -> PreparedData:
+    def prepare_table(self) -> None:
         with open(self.source / "manifest.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(self.rows[0]))
             writer.writeheader()
             writer.writerows(self.rows)
+
+    def prepare(
+        self, num_workers: int = 2, *, needs_truth: bool = True, **changes: Any
+    ) -> PreparedData:
+        self.prepare_table()
         prepare(
             params(**changes),
             self.source,

@@ -173,6 +173,17 @@ def test_an_official_test_split_neither_grows_nor_shrinks() -> None:
     assert "valid" in splits.values()
 
 
+def test_where_only_test_speakers_are_there_their_other_utterances_train() -> None:
+    tested = [recording(f"t{place}", "anna", "test") for place in range(5)]
+    rest = [recording(f"r{place}", "anna") for place in range(40)]
+    splits, rules = assign_splits([*tested, *rest], 0.2, 0.1)
+    assert {key for key, split in splits.items() if split == "test"} == {
+        r.utterance_id for r in tested
+    }
+    assert set(splits.values()) == {"train", "valid", "test"}
+    assert rules == {"test": "official", "valid": "by utterance"}
+
+
 def test_an_undecided_utterance_follows_its_speaker() -> None:
     mixed = [
         *speakers(0, 5, "train"),

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from distillery.data.spelling import SpellingRule
-from distillery.data.text import Vocabulary
+from distillery.data.text import Vocabulary, case_of
 from distillery.data.units import Unit
 from distillery.errors import CorpusError, ManifestError
 from distillery.evaluate.rates import rates
@@ -20,7 +20,6 @@ from distillery.serve.scoring import (
     Scored,
     by_speaker,
     find_labelled,
-    letter_case,
     references,
     score,
 )
@@ -187,7 +186,7 @@ def test_a_place_without_a_list_says_what_is_expected(folder: Path) -> None:
 
 @pytest.mark.parametrize(("alphabet", "case"), [("ab'", "lower"), ("AB", "upper"), ("aB", "keep")])
 def test_transcripts_take_the_letter_case_of_the_model(alphabet: str, case: str) -> None:
-    assert letter_case(Vocabulary.from_alphabet(alphabet)) == case
+    assert case_of(Vocabulary.from_alphabet(alphabet)) == case
 
 
 # --- phrases, numbers and letters ----------------------------------------------------------------

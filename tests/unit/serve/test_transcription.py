@@ -22,10 +22,10 @@ from distillery.commands import main as cli
 from distillery.data.audio import load_audio
 from distillery.errors import AudioError, TranscriptsError
 from distillery.files import digest_of_file
-from distillery.models.recogniser import Recogniser
 from distillery.serve.export import to_onnx
 from distillery.serve.onnx_recogniser import MODEL_FILES
 from distillery.serve.served import choose_format
+from distillery.serve.torch_transcriber import TorchTranscriber
 from distillery.serve.transcription import (
     MAX_BATCH_FILES,
     Counts,
@@ -42,8 +42,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
-def student() -> Recogniser:
-    return talking_student(0)
+def student() -> TorchTranscriber:
+    return TorchTranscriber(talking_student(0))
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def names(found: Iterable[dict[str, Any]]) -> list[str]:
 
 
 def test_every_recording_gets_one_line_in_the_order_of_paths(
-    student: Recogniser, folder: Path, tmp_path: Path
+    student: TorchTranscriber, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
     assert transcribe_folder(student, folder, out) == Counts(6, 0, 0)
@@ -85,13 +85,13 @@ def test_every_recording_gets_one_line_in_the_order_of_paths(
 
 
 def test_a_registered_student_is_run_in_the_format_that_it_is_served_in(
-    student: Recogniser, folder: Path, tmp_path: Path
+    student: TorchTranscriber, folder: Path, tmp_path: Path
 ) -> None:
     saved, exported, bundle = (tmp_path / name for name in ("saved", "exported", "bundle"))
     saved.mkdir()
     exported.mkdir()
-    student.save(saved)
-    (exported / MODEL_FILES["onnx"]).write_bytes(to_onnx(student.network, 16))
+    student.recogniser.save(saved)
+    (exported / MODEL_FILES["onnx"]).write_bytes(to_onnx(student.recogniser.network, 16))
     served = choose_format("onnx", 0.0, {"onnx": 0.0}, exported, 0.0)
     write_bundle(saved, bundle, served.contents)
     script = (
@@ -122,7 +122,7 @@ def test_batches_hold_like_lengths_and_no_more_than_asked_for() -> None:
 
 
 def test_a_second_run_reads_nothing_again(
-    student: Recogniser, folder: Path, tmp_path: Path
+    student: TorchTranscriber, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
     transcribe_folder(student, folder, out)
@@ -134,7 +134,7 @@ def test_a_second_run_reads_nothing_again(
 
 
 def test_broken_recordings_get_their_error_and_are_tried_again(
-    student: Recogniser, folder: Path, tmp_path: Path
+    student: TorchTranscriber, folder: Path, tmp_path: Path
 ) -> None:
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     transcribe_folder(student, folder, whole, 2.0)
@@ -157,7 +157,7 @@ def test_broken_recordings_get_their_error_and_are_tried_again(
 
 
 def test_half_a_line_and_lines_out_of_order_are_gone_on_with(
-    student: Recogniser, folder: Path, tmp_path: Path
+    student: TorchTranscriber, folder: Path, tmp_path: Path
 ) -> None:
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     transcribe_folder(student, folder, whole, 2.0)
@@ -169,13 +169,13 @@ def test_half_a_line_and_lines_out_of_order_are_gone_on_with(
 
 
 def test_a_killed_run_is_gone_on_with_to_the_same_bytes(
-    student: Recogniser, tmp_path: Path
+    student: TorchTranscriber, tmp_path: Path
 ) -> None:
     folder, model = tmp_path / "recordings", tmp_path / "model"
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
     folder.mkdir()
     model.mkdir()
-    student.save(model)
+    student.recogniser.save(model)
     random = np.random.default_rng(0)
     for number in range(150):
         word = " ".join(random.choice(WORDS, random.integers(1, 8)))
@@ -185,10 +185,11 @@ def test_a_killed_run_is_gone_on_with_to_the_same_bytes(
     script = (
         "import sys, torch; from pathlib import Path; torch.set_num_threads(1)\n"
         "from distillery.models.recogniser import Recogniser\n"
+        "from distillery.serve.torch_transcriber import TorchTranscriber\n"
         "from distillery.architectures.known import STUDENTS\n"
         "from distillery.serve.transcription import transcribe_folder\n"
         "model, folder, out = map(Path, sys.argv[1:])\n"
-        "transcribe_folder(Recogniser.load(model, STUDENTS), folder, out, 5.0)\n"
+        "transcribe_folder(TorchTranscriber(Recogniser.load(model, STUDENTS)), folder, out, 5.0)\n"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(model), str(folder), str(out)],
@@ -211,10 +212,10 @@ def test_a_killed_run_is_gone_on_with_to_the_same_bytes(
 
 
 def test_a_file_of_another_model_or_kind_is_left_alone(
-    student: Recogniser, folder: Path, tmp_path: Path
+    student: TorchTranscriber, folder: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.jsonl"
-    transcribe_folder(talking_student(1), folder, out)
+    transcribe_folder(TorchTranscriber(talking_student(1)), folder, out)
     before = out.read_bytes()
     with pytest.raises(
         TranscriptsError, match=r"line 1 is of model \w{12}, this one is \w{12}; ch"
@@ -236,7 +237,7 @@ def test_a_file_of_another_model_or_kind_is_left_alone(
         assert out.read_bytes() == content
 
 
-def test_two_at_once_do_not_mix(student: Recogniser, folder: Path, tmp_path: Path) -> None:
+def test_two_at_once_do_not_mix(student: TorchTranscriber, folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     with open(out, "a+b") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
@@ -244,7 +245,9 @@ def test_two_at_once_do_not_mix(student: Recogniser, folder: Path, tmp_path: Pat
             transcribe_folder(student, folder, out)
 
 
-def test_what_cannot_be_written_is_named(student: Recogniser, folder: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_written_is_named(
+    student: TorchTranscriber, folder: Path, tmp_path: Path
+) -> None:
     with pytest.raises(TranscriptsError, match=r"cannot be written \(No such file or directory\)"):
         transcribe_folder(student, folder, tmp_path / "nowhere/out.jsonl")
     whole, out = tmp_path / "whole.jsonl", tmp_path / "out.jsonl"
@@ -261,7 +264,9 @@ def test_what_cannot_be_written_is_named(student: Recogniser, folder: Path, tmp_
     assert out.read_bytes() == whole.read_bytes()
 
 
-def test_names_that_are_no_text_survive(student: Recogniser, folder: Path, tmp_path: Path) -> None:
+def test_names_that_are_no_text_survive(
+    student: TorchTranscriber, folder: Path, tmp_path: Path
+) -> None:
     name = os.fsdecode(b"caf\xe9.wav")
     (folder / "1.wav").rename(folder / name)
     (folder / "3.wav").rename(folder / "día.wav")
@@ -272,7 +277,7 @@ def test_names_that_are_no_text_survive(student: Recogniser, folder: Path, tmp_p
     assert transcribe_folder(student, folder, out) == Counts(0, 0, 6)
 
 
-def test_a_folder_is_done_whatever_stands_in_it(student: Recogniser, tmp_path: Path) -> None:
+def test_a_folder_is_done_whatever_stands_in_it(student: TorchTranscriber, tmp_path: Path) -> None:
     folder, out = tmp_path / "recordings", tmp_path / "out.jsonl"
     folder.mkdir()
     samples = speak("ab cab", 3)
@@ -298,12 +303,12 @@ def test_a_folder_is_done_whatever_stands_in_it(student: Recogniser, tmp_path: P
 
 
 def test_a_channel_is_chosen_and_channels_that_do_not_mix_are_told(
-    student: Recogniser, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    student: TorchTranscriber, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, model, out = (tmp_path / name for name in ("recordings", "model", "out.jsonl"))
     folder.mkdir()
     model.mkdir()
-    student.save(model)
+    student.recogniser.save(model)
     samples = speak("ab cab", 3)
     stereo = written(np.stack([samples, -samples], axis=1), "WAV", RATE_HZ)
     (folder / "call.wav").write_bytes(stereo)
@@ -332,11 +337,11 @@ def test_a_folder_without_recordings_is_named(tmp_path: Path) -> None:
 
 
 def test_the_command_counts_and_says_what_goes_with_what(
-    student: Recogniser, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    student: TorchTranscriber, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, out = tmp_path / "model", tmp_path / "out.jsonl"
     model.mkdir()
-    student.save(model)
+    student.recogniser.save(model)
     plain = ["transcribe", "--model", str(model)]
     assert cli.main([*plain, str(folder), "--out", str(out)]) == 0
     assert f"{out}: 6 transcribed, 0 were there already, 0 failed" in capsys.readouterr().err

@@ -29,6 +29,7 @@ from distillery.tracking.bundle import write_bundle
 from distillery.tracking.fetched import (
     check_model,
     check_sources,
+    note_decoder,
     note_outside,
     put_model,
     read_source,
@@ -165,6 +166,7 @@ def test_the_stage_leaves_a_note_where_nothing_is_wanted_and_removes_former_stud
     base = tmp_path / "models/registered"
     files = sorted(str(path.relative_to(base)) for path in base.rglob("*") if path.is_file())
     assert files == [
+        "decoder/outside.json",
         "students/conv/config.json",
         "students/conv/model.safetensors",
         "students/conv/source.json",
@@ -369,6 +371,26 @@ def test_a_teacher_that_was_not_fetched_is_named(data: PreparedData, tmp_path: P
     params = RegistryTeacherParams(kind="registry", model=MODEL)
     with pytest.raises(StageError, match="teacher: models:/tiny@champion has not been fetched"):
         take_registered(params, workplace(data, tmp_path))
+
+
+def test_text_files_of_decoders_that_change_are_seen(tmp_path: Path) -> None:
+    copy_code(tmp_path)
+    orders, mine = tmp_path / "orders.txt", settings(conv=None)
+    orders.write_text("a cab")
+    decoder = {"language_model": {"files": ["orders.txt"]}, "lexicon": {"files": ["orders.txt"]}}
+    write_params(tmp_path, {**mine, "register": {**mine["register"], "decoder": decoder}})
+    note = tmp_path / "models/registered/decoder/outside.json"
+    params = FetchStageParams.load(tmp_path / "params.yaml").register.decoder
+    assert note_decoder(tmp_path, params) == []  # before anything was fetched
+    fetch(tmp_path)
+    assert json.loads(note.read_text()) == {"orders.txt": digest_of_file(orders)}
+    orders.write_text("a cab, please")
+    assert note_decoder(tmp_path, params) == ["orders.txt"]
+    assert json.loads(note.read_text()) == {"orders.txt": digest_of_file(orders)}
+    assert note_decoder(tmp_path, params) == []
+    write_params(tmp_path, mine)
+    fetch(tmp_path)
+    assert json.loads(note.read_text()) == {}
 
 
 def test_texts_that_change_are_seen_beside_the_registered_models(tmp_path: Path) -> None:

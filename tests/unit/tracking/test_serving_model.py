@@ -8,6 +8,7 @@ import pytest
 
 from distillery.data.audio import load_audio
 from distillery.params.register import ServeLimits
+from distillery.serve.torch_transcriber import TorchTranscriber
 from distillery.tracking.serving_model import BadClipError, Clip, SpeechModel
 from tests.recordings import kinds, mp3, tone, written
 from tests.tiny import RATE_HZ, speak
@@ -17,7 +18,7 @@ from tests.tiny_students import talking_student
 @pytest.fixture(scope="module")
 def model() -> SpeechModel:
     model = SpeechModel()
-    model.recogniser = talking_student(0)
+    model.recogniser = TorchTranscriber(talking_student(0))
     model.limits = ServeLimits()
     return model
 

@@ -33,7 +33,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine of eight cores, enough memory and no GPU."""
     monkeypatch.delenv(side_by_side.JOBS, raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(side_by_side, "_cores", lambda: 8)
+    monkeypatch.setattr(side_by_side, "usable_cores", lambda: 8)
     memory = psutil.virtual_memory()._replace(available=64 * 2**30)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
     return monkeypatch

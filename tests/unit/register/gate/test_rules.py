@@ -181,6 +181,11 @@ def test_speed_is_limited_by_the_champions_and_by_real_time() -> None:
     assert passed(rule_real_time_factor, slower, champion, max_slowdown_factor=None)
     assert passed(rule_real_time_factor, slower)
     assert not passed(rule_real_time_factor, slower, max_real_time_factor=0.5)
+    searched = replace(slower, is_searched=True)  # a decoder is switched on for its words
+    assert passed(rule_real_time_factor, searched, champion)
+    assert not passed(rule_real_time_factor, searched, replace(champion, is_searched=True))
+    assert not passed(rule_real_time_factor, searched, champion, max_real_time_factor=0.5)
+    assert not passed(rule_real_time_factor, slower, replace(champion, is_searched=True))
 
 
 def test_a_model_that_says_nothing_is_broken() -> None:

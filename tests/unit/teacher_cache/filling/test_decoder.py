@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 import yaml
 
+from benchmarks import shipped_decoder
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.scoring import count_errors
+from distillery.data.workspace import EVALUATION
+from distillery.decoder.decoder import Decoder
 from distillery.errors import CacheMismatch, ModelError
-from distillery.evaluate.summary import Summary
+from distillery.evaluate.summary import CONTROL_FOLDER, Summary
 from distillery.evaluate.tables import markdown_table, render_table
 from distillery.language_model.decoder import LanguageModelDecoder
 from distillery.language_model.settings import read_tuned
@@ -23,6 +26,7 @@ from distillery.models.decoding import score_texts
 from distillery.models.fingerprint import read_fingerprint
 from distillery.params.whole import Params
 from distillery.register.metrics import model_metrics
+from distillery.serve.onnx_recogniser import OnnxRecogniser
 from distillery.teacher_cache.filling.audit import audit, check_audit
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.store import TeacherCache
@@ -36,7 +40,6 @@ from tests.tiny import tiny_params, write_corpus, write_params
 
 LANGUAGE_MODEL = {
     "for_teacher": True,
-    "for_students": True,
     "order": 2,
     "weights": [0.25, 1.0],
     "word_scores": [0.0, 4.0],
@@ -57,6 +60,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_corpus(root / "corpus", num_speakers=8, per_speaker=4, unlabelled=1)
     settings = tiny_params(
         language_model=LANGUAGE_MODEL,
+        register={"decoder": {"weights": [0.25, 1.0], "word_scores": [0.0]}},
         cache={"payload": {"num_hypotheses": 2}, "audit_utterances": 2},
     )
     settings["distill"]["objective"] = {"frame": {"weight": 0.0}}
@@ -216,13 +220,47 @@ def test_models_are_measured_with_and_without(finished: Path) -> None:
 
 def test_the_table_has_a_column_for_it(finished: Path) -> None:
     summary = Summary.read(finished / "reports/evaluation")
-    assert "| WER % with LM |" in markdown_table(summary)
-    assert "conv: with the language model the gain is" in render_table(summary)
+    assert "| WER % served |" in markdown_table(summary)
+    assert "conv: as served the gain is" in render_table(summary)
     assert all(len(line) <= 100 for line in render_table(summary).splitlines())
 
 
+def test_what_is_measured_is_what_is_exported_and_served(finished: Path) -> None:
+    folder, summary = finished / "models/exported/conv", Summary.read(finished / EVALUATION)
+    student = OnnxRecogniser(folder, "onnx")
+    assert student.decoder is not None
+    data = PreparedData.open(finished / "data/prepared")
+    exported = pd.read_parquet(finished / EVALUATION / "exported.parquet")
+    rows = exported[exported["format"] == "onnx"].set_index("utterance_id")
+    tests = data.references("test")
+    texts = student.transcribe([data.waveform(row) for row in tests.itertuples()])
+    assert texts == list(rows.loc[tests["utterance_id"], "hypothesis_lm"])
+    figures = summary.exports["conv"].formats["onnx"]
+    assert figures.served_wer == figures.wer_lm is not None
+    tuned = summary.language_models["students/conv/seed-0"]
+    assert tuned.bytes == (folder / "decoder.lm").stat().st_size
+    assert tuned.weight == student.decoder.settings.weights.weight
+    control = Decoder.load(folder / CONTROL_FOLDER, student.vocabulary)  # served if it is put up
+    theirs = summary.language_models["controls/conv/seed-0"]
+    assert control.settings.weights.weight == theirs.weight
+    assert (folder / CONTROL_FOLDER / "decoder.lm").read_bytes() == (
+        folder / "decoder.lm"
+    ).read_bytes()
+
+
+def test_the_benchmark_measures_what_is_served(finished: Path) -> None:
+    rows = {row["name"]: row["value"] for row in shipped_decoder.measure([finished], "conv", 1)}
+    name = finished.name
+    assert rows[f"bytes of {name}'s student with all that it needs"] > 0
+    assert rows[f"real-time factor of {name}'s student as served"] > 0
+    assert rows[f"time of the search alone, {name}, known words"] > 0
+    wer = Summary.read(finished / EVALUATION).exports["conv"].formats["onnx-int8"].served_wer
+    assert rows[f"WER of {name}, test, served"] == pytest.approx(100 * wer.value, rel=1e-3)
+
+
 def test_where_it_is_off_nothing_is_said_of_it(copy: Path) -> None:
-    change(copy, "language_model", for_teacher=False, for_students=False)
+    change(copy, "language_model", for_teacher=False)
+    change(copy, "register", decoder=False)
     evaluate(copy)
     summary = json.loads((copy / "reports/evaluation/summary.json").read_text())
     assert summary["language_models"] == {}
@@ -233,7 +271,7 @@ def test_where_it_is_off_nothing_is_said_of_it(copy: Path) -> None:
 
 
 def test_for_the_teacher_alone_students_stay_without(copy: Path) -> None:
-    change(copy, "language_model", for_students=False)
+    change(copy, "register", decoder=False)
     evaluate(copy)
     summary = json.loads((copy / "reports/evaluation/summary.json").read_text())
     assert [("wer_lm" in row) for row in summary["models"]] == [True, False, False]

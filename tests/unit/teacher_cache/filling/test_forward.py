@@ -1,6 +1,7 @@
 """The stage `cache`: what is stored, in which batches, under which name, and what it cost."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pandas as pd
 import pytest
 
 from distillery.architectures.known import ARCHITECTURES
-from distillery.data.manifest import PreparedData
+from distillery.data.manifest import MANIFEST_FILE, PreparedData, shard_name
 from distillery.errors import CacheError, CacheMismatch
 from distillery.files import write_json
 from distillery.models.decoding import score_texts
@@ -20,7 +21,13 @@ from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.forward import run_partition
-from distillery.teacher_cache.filling.plan import OpenShard, partition_batches, plan_batches
+from distillery.teacher_cache.filling.plan import (
+    OpenShard,
+    Partition,
+    PartitionReport,
+    partition_batches,
+    plan_batches,
+)
 from distillery.teacher_cache.filling.progress import AudioBar
 from distillery.teacher_cache.filling.report import PassReport, describe, read_report
 from distillery.teacher_cache.store import TeacherCache
@@ -179,29 +186,63 @@ def test_a_partition_that_is_run_again_does_the_rest_alone(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Dask does when the worker that had it dies."""
-    asked = []
-    monkeypatch.setattr(
-        "distillery.teacher_cache.filling.workers.run_partition",
-        lambda partition, progress: asked.append(partition) or run_partition(partition, progress),
-    )
-    fill_cache(places, load_teacher, cache_params(shard_seconds=2.0))
-    first = asked[0]
-    progress: list[float] = []
-    assert run_partition(first, progress.append).num_utterances == 0
-    assert sum(progress) == pytest.approx(first.audio_seconds) and first.audio_seconds > 0
+    repeated: list[int] = []
+
+    def twice(partition: Partition, progress: Any) -> PartitionReport:
+        report = run_partition(partition, progress)
+        (folder,) = places.cache.glob("*/")
+        (folder / partition.begun_file).touch()  # as one leaves it that died
+        heard: list[float] = []
+        repeated.append(run_partition(partition, heard.append).num_utterances)
+        assert sum(heard) == pytest.approx(partition.audio_seconds) and sum(heard) > 0
+        return report
+
+    monkeypatch.setattr("distillery.teacher_cache.filling.workers.run_partition", twice)
+    report = fill_cache(places, load_teacher, cache_params(shard_seconds=2.0))
+    assert report.num_teacher_forwards == 32
+    assert set(repeated) == {0} and len(repeated) > 1
+    assert not list(places.cache.glob("*/.*"))
 
 
-def test_a_manifest_that_changed_since_the_plan_is_refused(
+def test_a_partition_reads_neither_the_manifest_nor_what_others_cached(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "distillery.teacher_cache.filling.workers.run_partition",
-        lambda partition, progress: run_partition(
-            replace(partition, manifest_sha256="0"), progress
-        ),
-    )
-    with pytest.raises(CacheError, match="differs from the one that this pass was planned with"):
-        fill_cache(places, load_teacher, cache_params())
+    """What a worker does for one must not grow with the corpus: it brings its rows along."""
+    data = places.data.parent / "elsewhere"
+    shutil.copytree(places.data, data)
+    manifest = (data / MANIFEST_FILE).read_bytes()
+    opened: list[Path] = []
+
+    def alone(partition: Partition, progress: Any) -> PartitionReport:
+        (data / MANIFEST_FILE).unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(TeacherCache, "reload", lambda cache: opened.append(cache.folder))
+            report = run_partition(partition, progress)
+        (data / MANIFEST_FILE).write_bytes(manifest)
+        assert len(partition.rows) == report.num_utterances < 32
+        return report
+
+    monkeypatch.setattr("distillery.teacher_cache.filling.workers.run_partition", alone)
+    here = replace(places, data=data)
+    params = cache_params(shard_seconds=2.0, speed_factors=[1.1])
+    assert fill_cache(here, load_teacher, params).num_teacher_forwards == 64
+    assert not opened
+
+
+@pytest.mark.parametrize("factors", [[], [1.1]])
+def test_audio_that_changed_since_the_plan_is_refused(
+    places: Places, tmp_path: Path, factors: list[float]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(places.data, data)
+    row = next(PreparedData.open(data).split("train").itertuples())
+    with open(data / shard_name(row.shard), "r+b") as file:
+        file.seek(2 * row.offset_samples)
+        file.write(b"\x11")
+    with pytest.raises(
+        CacheError, match=rf"samples from \d+ on have the key .*{row.audio_key[:6]}"
+    ):
+        fill_cache(replace(places, data=data), load_teacher, cache_params(speed_factors=factors))
 
 
 def test_a_teacher_that_gives_nan_is_refused_with_the_utterance(
