@@ -176,9 +176,9 @@ select: install ## which recordings to transcribe next, as a table to fill in: N
 	@$(PYTHON) -m distillery.commands.main select $(or $(N),50) --out "$(or $(OUT),to-transcribe.csv)"
 
 .PHONY: quality
-quality: install ## a study of objectives, takes hours: make quality STUDY=an4_all SOURCE=data/raw/an4
+quality: install ## a study of objectives, takes hours or days: make quality STUDY=an4_all SOURCE=data/raw/an4 JOBS=2 UNTIL=07:00
 	@test -n "$(STUDY)" -a -n "$(SOURCE)" || { echo 'error: make quality STUDY=an4_all SOURCE=data/raw/an4; studies are the files benchmarks/quality/*.yaml' >&2; exit 2; }
-	$(PYTHON) -m benchmarks.quality.study benchmarks/quality/$(STUDY).yaml --source $(SOURCE) $(if $(TEACHER),--teacher-model "$(TEACHER)")
+	$(PYTHON) -m benchmarks.quality.study benchmarks/quality/$(STUDY).yaml --source $(SOURCE) $(if $(TEACHER),--teacher-model "$(TEACHER)") $(if $(JOBS),--jobs $(JOBS)) $(if $(UNTIL),--until $(UNTIL)) $(if $(CLAIMS),--claims $(CLAIMS))
 
 .PHONY: bench
 bench: install ## the benchmarks, on this workspace's teacher; results go to benchmarks/results

@@ -28,7 +28,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from benchmarks.common import ROOT, report, row
-from benchmarks.quality.study import CHUNK_SECONDS, WORKSPACES, merged
+from benchmarks.quality.runs import CHUNK_SECONDS
+from benchmarks.quality.settings import WORKSPACES, merged
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import Counts, count_errors, rate_over_seeds
