@@ -113,4 +113,4 @@ def test_a_port_that_is_taken_is_named_with_a_way_out(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(StageError, match=f"port {port} .*make ui MLFLOW_PORT={port + 1}"):
-            ui.serve(tmp_path, port, server.free_port())
+            ui.serve(tmp_path, port, server.free_port(), server.free_port())
