@@ -54,11 +54,9 @@ def _learnt(root: Path, data: PreparedData, settings: EvaluateStageParams) -> Le
     decoder = settings.register.decoder
     if decoder is None:
         return None
-    source, texts = decoder.language_model, []
-    if source.learns_from != "files":
-        texts = language_model_texts(
-            data, root / TEACHER_CACHE, settings.distill.filter, source.learns_from
-        )
+    learns_from = decoder.language_model.learns_from
+    cache = root / TEACHER_CACHE
+    texts = language_model_texts(data, cache, settings.distill.filter, learns_from)
     return learn(root, data, texts, decoder)
 
 

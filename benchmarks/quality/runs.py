@@ -224,10 +224,9 @@ class Runs:
         settings: DistillParams,
     ) -> Run:
         """Return the errors of what the shipped decoder finds, its weights chosen on validation."""
-        source, texts = params.language_model, []
-        if source.learns_from != "files":
-            cached = self.study.workspace / "data/teacher_cache"
-            texts = language_model_texts(data, cached, settings.filter, source.learns_from)
+        cached = self.study.workspace / "data/teacher_cache"
+        learns_from = params.language_model.learns_from
+        texts = language_model_texts(data, cached, settings.filter, learns_from)
         learnt = learn(ROOT, data, texts, params)
         rows, unit, model = self.test_rows, self.data.unit_of("test"), TrainedModel("model", None)
         found = search(self.data, rows, {model: recogniser}, None, learnt).found[model]

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillery.commands.arguments import add_version
 from distillery.data.workspace import PREPARED
 from distillery.errors import ManifestError, ModelError
 from distillery.params.file import PARAMS_FILE
@@ -30,11 +31,7 @@ def add_commands(commands: Any) -> None:
         description="Write a registered model as a folder that sherpa-onnx loads as it is.",
     )
     command.add_argument("format", choices=FORMATS, metavar="FORMAT", help="sherpa")
-    command.add_argument(
-        "--version",
-        metavar="VERSION",
-        help="a number, an alias or models:/NAME/VERSION; by default the champion",
-    )
+    add_version(command)
     command.add_argument("--model", metavar="DIR", help="a saved model, no registered one")
     command.add_argument(
         "--out", type=Path, metavar="DIR", help=f"folder to write (default: {EXPORTED}/FORMAT)"

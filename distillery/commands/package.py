@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillery.commands.arguments import add_version
 from distillery.commands.export import EXPORTED, calibration_of
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import PackageParams
@@ -47,11 +48,7 @@ def add_commands(commands: Any) -> None:
         description="Write a folder of static files that recognises speech in the browser.",
     )
     for command, out in ((package, PACKAGE), (page, PAGE)):
-        command.add_argument(
-            "--version",
-            metavar="VERSION",
-            help="a number, an alias or models:/NAME/VERSION; by default the champion",
-        )
+        add_version(command)
         command.add_argument(
             "--out", type=Path, default=out, metavar="DIR", help=f"folder to write (default: {out})"
         )

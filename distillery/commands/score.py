@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distillery.commands.arguments import add_version
 from distillery.console import as_text, new_table
 from distillery.data.units import Unit
 from distillery.data.workspace import PREPARED
@@ -93,11 +94,7 @@ def add_commands(commands: Any) -> None:
         help="a folder with manifest.csv, .tsv or .jsonl (path, text or expected[, speaker]), or "
         "such a file",
     )
-    command.add_argument(
-        "--version",
-        metavar="VERSION",
-        help="a number, an alias or models:/NAME/VERSION; by default the champion",
-    )
+    add_version(command)
     command.set_defaults(run=_run)
 
 

@@ -47,12 +47,14 @@ def language_model_texts(
         cache: folder of the teacher cache; not read where transcripts are enough.
         params: which of its texts are kept; all that hold a word, where the filter is off.
         learns_from: `transcripts`, `teacher`, or `both`: transcripts, and the teacher's text of
-            what has none.
+            what has none; `files`: neither, for its texts are read elsewhere.
 
     Raises:
         CorpusError: there are none.
         CacheMismatch: an utterance is not cached.
     """
+    if learns_from == "files":
+        return []
     rows = data.split("train")
     if learns_from == "transcripts" or (learns_from == "both" and rows["text"].notna().all()):
         return list(labelled(data, "train")["text"])

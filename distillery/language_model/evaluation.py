@@ -42,7 +42,6 @@ def decode_with_language_model(
     rows: pd.DataFrame,
     recognisers: Mapping[Name, Teacher],
     params: LanguageModelParams,
-    texts: Sequence[str] | None = None,
 ) -> dict[Name, Decoded]:
     """Return each model's texts of some utterances; models that give no frames are left out.
 
@@ -51,10 +50,9 @@ def decode_with_language_model(
         rows: its utterances to decode.
         recognisers: the models.
         params: settings of the language model.
-        texts: what it is estimated from; None: the training transcripts.
 
     Raises:
-        CorpusError: no such text holds a word, or no validation utterance has one.
+        CorpusError: no transcript holds a word, or no validation utterance has one.
     """
     decoders: dict[tuple[str, ...], LanguageModelDecoder] = {}
     decoded = {}
@@ -66,7 +64,7 @@ def decode_with_language_model(
             if tokens not in decoders:
                 folder = Path(folders) / str(len(decoders))
                 folder.mkdir()
-                write_language_model(data, recogniser.vocabulary, params, folder, texts)
+                write_language_model(data, recogniser.vocabulary, params, folder)
                 decoders[tokens] = untuned_decoder(folder, recogniser.vocabulary, params)
             decoder = decoders[tokens]
             tuned = tune_for(decoder, data, recogniser, params)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,22 +26,19 @@ def write_language_model(
     vocabulary: Vocabulary,
     params: LanguageModelParams,
     folder: Path,
-    texts: Sequence[str] | None = None,
 ) -> None:
-    """Estimate an n-gram model, and write it and its lexicon.
+    """Estimate an n-gram model of the training transcripts, and write it and its lexicon.
 
     Args:
         data: prepared data.
         vocabulary: tokens to spell with.
         params: settings of the language model.
         folder: receives the files.
-        texts: what it learns from; None: the training transcripts.
 
     Raises:
-        CorpusError: no text holds a word.
+        CorpusError: no transcript holds a word.
     """
-    learnt = labelled(data, "train")["text"] if texts is None else texts
-    model = estimate(learnt, params.order, data.unit)
+    model = estimate(labelled(data, "train")["text"], params.order, data.unit)
     model.save(folder / ARPA_FILE)
     write_lexicon(model.words, vocabulary, folder / LEXICON_FILE, data.unit)
 

@@ -148,6 +148,7 @@ def test_the_language_model_learns_from_the_teachers_texts(bare: Path) -> None:
     kept = language_model_texts(data, folder, FilterParams(min_confidence=limit), "teacher")
     assert 0 < len(kept) < len(every)
     assert set(kept) <= {text for text, value in zip(heard, sure, strict=True) if value >= limit}
+    assert language_model_texts(data, folder, FilterParams(), "files") == []
     with pytest.raises(CorpusError, match="split 'train': holds no transcribed"):
         language_model_texts(data, folder, FilterParams(), "transcripts")
     with pytest.raises(CorpusError, match=r"filter keeps none .*loosen distill\.filter"):
