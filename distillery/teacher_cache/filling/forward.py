@@ -10,7 +10,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -72,21 +71,21 @@ def run_partition(
     teacher_pass = TeacherPass(teacher, data, rows, namespace, params, decoder)
     progress = on_progress or (lambda _: None)
     seconds = rows["duration_seconds"].to_numpy()
-    with _not_done(partition, folder) as batches:
-        progress(partition.audio_seconds - float(sum(seconds[batch].sum() for batch in batches)))
-        teacher_pass.run(batches, folder, progress)
+    batches = _not_done(partition, folder)
+    progress(partition.audio_seconds - float(sum(seconds[batch].sum() for batch in batches)))
+    teacher_pass.run(batches, folder, progress)
     return PartitionReport(
         sum(map(len, batches)), teacher_pass.seconds, dict(teacher_pass.languages)
     )
 
 
-@contextmanager
-def _not_done(partition: Partition, folder: Path) -> Iterator[Sequence[np.ndarray]]:
-    """Yield the batches that an earlier try at a partition has not finished.
+def _not_done(partition: Partition, folder: Path) -> Sequence[np.ndarray]:
+    """Return the batches that an earlier try at a partition has not finished.
 
     All were missing when the pass was planned. So what the cache holds is looked at by who takes
     over from a worker that died, and by nobody else: the cache grows with the data. A file tells,
-    which only the dead leave.
+    which a try leaves as it begins, and which stays until the pass ends: a worker may die with all
+    shards written and its report unread.
     """
     begun, batches = folder / partition.begun_file, partition.batches
     if begun.exists():
@@ -94,10 +93,7 @@ def _not_done(partition: Partition, folder: Path) -> Iterator[Sequence[np.ndarra
         batches = [batch for batch in batches if cache.missing(keys[batch])]
     with explained(folder):
         begun.touch()
-    try:
-        yield batches
-    finally:
-        begun.unlink(missing_ok=True)
+    return batches
 
 
 @lru_cache(maxsize=1)
