@@ -175,7 +175,6 @@ class Runs:
             self.study.workspace / "scratch",
             self.study.workspace / "models",
             speed_factors=self.study.speed_factors_of(training.row),
-            pace=None if training.part is None else self.data,
         )
         train = run.train_control if training.role == "control" else run.train_student
         trained = train(path.with_suffix(".jsonl"))

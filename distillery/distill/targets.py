@@ -31,6 +31,7 @@ class CachedTargets:
         with_frames: bool = True,
         temperature: float = 1.0,
         sequence: SequenceLossParams | None = None,
+        transcripts: Sequence[str | None] | None = None,
         hidden_layers: Sequence[str] = (),
     ) -> None:
         """Look the utterances of a training set up, once.
@@ -47,6 +48,7 @@ class CachedTargets:
                 reads none, and learns from any payload.
             temperature: what sparse targets are softened by, as they cannot be later.
             sequence: which hypotheses are wanted, and how they weigh; None: the best path.
+            transcripts: what takes the place of an utterance's hypotheses, where it has any.
             hidden_layers: the teacher's layers that are wanted.
 
         Raises:
@@ -59,9 +61,10 @@ class CachedTargets:
         self.fit = np.ones(len(keys), bool) if fit is None else fit
         self.stretch = np.ones(len(keys)) if stretch is None else stretch
         self.hidden_layers = tuple(dict.fromkeys(hidden_layers))
+        said = weighted_texts(cache, self.rows, sequence or SequenceLossParams())
         self.weighted = [
             [(vocabulary.encode(text), weight) for text, weight in item]
-            for item in weighted_texts(cache, self.rows, sequence or SequenceLossParams())
+            for item in known_texts(said, self.fit, transcripts)
         ]
 
     def frames(self, rows: Sequence[int]) -> TeacherFrames:
@@ -92,8 +95,29 @@ class CachedTargets:
         return _stretched(TeacherFrames(values, lengths, ids, softened, hidden), stretch)
 
     def hypotheses(self, row: int) -> Sequence[tuple[Sequence[int], float]]:
-        """Return tokens and weight of the teacher's hypotheses; nothing where they were dropped."""
-        return self.weighted[row] if self.fit[row] else ()
+        """Return tokens and weight of an utterance's texts; nothing where none is known."""
+        return self.weighted[row]
+
+
+def known_texts(
+    said: Sequence[list[tuple[str, float]]],
+    fit: np.ndarray,
+    transcripts: Sequence[str | None] | None,
+) -> list[list[tuple[str, float]]]:
+    """Return the texts that stand for what was said in each utterance, and their weights.
+
+    Args:
+        said: the teacher's, as `weighted_texts` returns them.
+        fit: where they passed the filter, bool `(utterances,)`; elsewhere they are none.
+        transcripts: take their place, dropped or not; None: none does.
+    """
+    known = [items if is_fit else [] for items, is_fit in zip(said, fit, strict=True)]
+    if transcripts is None:
+        return known
+    return [
+        items if text is None else [(text, 1.0)]
+        for items, text in zip(known, transcripts, strict=True)
+    ]
 
 
 def weighted_texts(

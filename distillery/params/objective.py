@@ -104,7 +104,7 @@ class FrameLossParams(Section):
 
 
 class SequenceLossParams(Section):
-    """CTC on the teacher's hypotheses."""
+    """CTC on the teacher's hypotheses, and on transcripts in their place."""
 
     weight: Scheduled = 1.0
     """Weight inside the teacher's share, or its schedule; 0 switches the term off."""
@@ -113,6 +113,9 @@ class SequenceLossParams(Section):
     score; at most cache.payload.num_hypotheses, and every one costs a CTC loss."""
     temperature: PositiveFloat = 1.0
     """Softens the scores of several hypotheses; higher brings their weights closer together."""
+    where_transcribed: Literal["transcript", "teacher"] = "transcript"
+    """What is learnt from where an utterance has a transcript that counts: this, which errs less,
+    or what the teacher made of it all the same."""
 
     @model_validator(mode="after")
     def _all_settings_count(self) -> SequenceLossParams:

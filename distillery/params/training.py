@@ -31,7 +31,7 @@ COOLDOWN_FRACTION = 0.2
 """`cooldown_fraction` where no weights are averaged."""
 CHOSEN_BY_EPOCHS = ("average_steps", "zero_output")
 """Settings that are one thing with auto and another with a number, where they say nothing."""
-OF_AUTO = ("max_epochs", "warmup_steps", "cooldown_fraction")
+OF_AUTO = ("max_epochs", "min_epoch_steps", "warmup_steps", "cooldown_fraction")
 """Settings that a number of epochs leaves unread."""
 OF_NUMBER = ("warmup_fraction",)
 """Settings that `auto` leaves unread."""
@@ -72,7 +72,11 @@ class TrainingParams(Section):
     (`patience`), and then lets the step size fall; a number lets it fall as a cosine from the
     start."""
     max_epochs: PositiveInt = 300
-    """With auto: most passes, the fall of the step size among them."""
+    """With auto: most epochs, the fall of the step size among them."""
+    min_epoch_steps: NonNegativeInt = 50
+    """With auto: steps between two validations, at least. An epoch of a small training split is
+    several passes, so that validation, warm-up and average reach over as much training as they do
+    where there is more."""
     batch_seconds: PositiveFloat = 60.0
     """Audio in one batch, in seconds; larger is smoother and needs more memory."""
     learning_rate: PositiveFloat = 2e-3
@@ -92,7 +96,7 @@ class TrainingParams(Section):
     patience: PositiveInt | None = None
     """Epochs without a better validation WER after which training stops, null trains to the end.
     With auto the step size begins to fall then, and the rate is a mean over some epochs; null takes
-    10, or a quarter of the epochs so far where that is more."""
+    20, or a quarter of the epochs so far where that is more."""
     average_steps: NonNegativeInt | None = None
     """Validated and kept is a running average of the weights, which reaches about so many steps
     back; 0 takes the weights as they are. null takes 170 with auto, and 0 with a number."""

@@ -19,7 +19,7 @@ LEAST_IMPROVEMENT = 0.01
 """Share of the best mean rate by which another must be lower to count as better."""
 LEARNT_RATE = 0.9
 """Above this mean rate nothing has been learnt yet: CTC writes blanks first, long on small data."""
-LEAST_PATIENCE = 10
+LEAST_PATIENCE = 20
 """Epochs without improvement that say nothing yet."""
 PATIENCE_SHARE = 0.25
 """And the share of the epochs so far that does not: late improvements are slow ones."""

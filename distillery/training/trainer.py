@@ -170,8 +170,12 @@ class Trainer:
         return min(last, self.stop_after or last)
 
     def _plan(self, epoch: int) -> list[list[int]]:
-        like = self.plan_like
-        return self.data.plan(epoch, len(like.plan(epoch)) if like else None)
+        is_auto = self.params.known_epochs is None
+        least = self.params.min_epoch_steps if is_auto else 0
+        plan = (self.plan_like or self.data).plan(epoch)
+        if self.plan_like is None and len(plan) >= least:
+            return plan
+        return self.data.plan(epoch, max(len(plan), least))
 
     def _train_epoch(self, bar: tqdm[Any]) -> dict[str, float]:
         torch.manual_seed(self.params.seed * 1_000_003 + self.epoch)

@@ -272,6 +272,7 @@ def test_a_budget_is_a_cosine_of_so_many_epochs_from_an_even_start(tmp_path: Pat
     study.settings["distill"]["training"] |= {  # type: ignore[index]
         "num_epochs": "auto",
         "max_epochs": 7,
+        "min_epoch_steps": 1,
         "warmup_steps": 3,
         "patience": 2,
     }

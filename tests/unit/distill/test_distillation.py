@@ -249,7 +249,13 @@ def test_with_auto_student_and_control_end_by_the_same_rule_each_by_its_own_vali
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The student stops improving at once, the control goes on to the maximum."""
-    auto = {"num_epochs": "auto", "max_epochs": 9, "patience": 2, "warmup_steps": 2}
+    auto = {
+        "num_epochs": "auto",
+        "max_epochs": 9,
+        "patience": 2,
+        "min_epoch_steps": 1,
+        "warmup_steps": 2,
+    }
     training = {**tiny_params()["distill"]["training"], **auto}
     change_params(copy, distill={"training": training})
     monkeypatch.setattr(
@@ -654,7 +660,7 @@ def test_hypotheses_weigh_by_their_softened_scores(copy: Path) -> None:
         first, second = (weight for _, weight in found)
         assert first + second == pytest.approx(1)
         assert np.log(first / second) == pytest.approx((cached[0].score - cached[1].score) / 3)
-    assert targets.hypotheses(3) == ()
+    assert not targets.hypotheses(3)
 
 
 def test_one_hypothesis_is_the_best_path(copy: Path) -> None:
@@ -739,6 +745,31 @@ def test_a_dropped_hypothesis_costs_the_teacher_or_the_utterance(copy: Path) -> 
     assert alone.student_rows()["fit"].tolist() == [True] * 30
 
 
+@pytest.mark.parametrize(
+    ("objective", "expected"),
+    [
+        ({}, ["transcript", "transcript", "teacher"]),
+        ({"sequence": {"where_transcribed": "teacher"}}, ["dropped", "teacher", "teacher"]),
+        ({"teacher_share": 1.0}, ["teacher", "teacher", "teacher"]),  # transcripts do not count
+    ],
+)
+def test_a_transcript_takes_the_place_of_the_teachers_text(
+    copy: Path, objective: dict[str, Any], expected: list[str]
+) -> None:
+    (dropped, kept, *_), (bare, *_) = labelled_and_bare(copy)
+    store = with_hypotheses(copy, {dropped: "ccc ccc ccc ccc", kept: "a", bare: "b a"})
+    run = distillation(copy, store, filter={}, objective=objective)
+    rows = run.student_rows()
+    targets = run._student_set(rows).targets
+    assert isinstance(targets, CachedTargets)
+    said = {dropped: "ccc ccc ccc ccc", kept: "a", bare: "b a"}
+    for utterance, source in zip((dropped, kept, bare), expected, strict=True):
+        (row,) = rows.index[rows["utterance_id"] == utterance]
+        text = rows["text"][row] if source == "transcript" else said[utterance]
+        wanted = [] if source == "dropped" else [(run.vocabulary.encode(text), 1.0)]
+        assert targets.hypotheses(row) == wanted, utterance
+
+
 def test_without_a_filter_every_hypothesis_is_used(copy: Path) -> None:
     (wrong, *_), (empty, *_) = labelled_and_bare(copy)
     run = distillation(copy, with_hypotheses(copy, {wrong: "ccc ccc ccc ccc", empty: ""}))
@@ -759,7 +790,8 @@ def test_terms_of_the_teacher_ignore_what_was_dropped(workspace: Path) -> None:
 
     def terms(chosen: list[int], fit: list[bool]) -> dict[str, float]:
         targets = CachedTargets(store, list(rows["audio_key"]), vocabulary, fit=np.array(fit))
-        targets.weighted = [[([1, 2], 1.0)], [([2, 3, 4], 1.0)]]
+        said = [[([1, 2], 1.0)], [([2, 3, 4], 1.0)]]
+        targets.weighted = [text if kept else [] for text, kept in zip(said, fit, strict=True)]
         packed = pack_features(data, rows, FeatureParams(num_mels=16), workspace / "scratch")
         batch = TrainingSet([packed], [None, None], 0.01, 60.0, 0, targets).batch(chosen)
         lengths = torch.from_numpy(num_frames[chosen])

@@ -16,19 +16,19 @@ def falling(epochs: int, least: float = 0.2, speed: float = 0.1) -> list[float]:
 
 
 def test_patience_is_ten_epochs_or_a_quarter_of_those_so_far() -> None:
-    assert [patience_at(epoch) for epoch in (1, 40, 41, 100)] == [10, 10, 11, 25]
+    assert [patience_at(epoch) for epoch in (1, 80, 81, 100)] == [20, 20, 21, 25]
     assert patience_at(100, 3) == 3
 
 
 def test_a_rate_that_falls_has_no_plateau_and_one_that_lies_still_has() -> None:
-    rates = [1 - 0.02 * epoch for epoch in range(40)]
+    rates = [1 - 0.01 * epoch for epoch in range(90)]
     assert first_plateau(rates) is None
     assert not has_stopped_improving(rates)
-    flat = [*rates, *[rates[-1]] * 30]
+    flat = [*rates, *[rates[-1]] * 40]
     # The mean of five goes on falling for four epochs; then a quarter of the epochs has to pass.
-    assert first_plateau(flat) == 59
-    assert patience_at(58) > 58 - 44
-    assert patience_at(59) == 59 - 44
+    assert first_plateau(flat) == 126
+    assert patience_at(125) > 125 - 94
+    assert patience_at(126) == 126 - 94
     assert has_stopped_improving(flat)
 
 
@@ -67,7 +67,7 @@ def test_too_little_says_nothing(rates: list[float]) -> None:
 
 
 def test_a_rate_of_zero_cannot_improve() -> None:
-    assert first_plateau([0.0] * 30) == 11
+    assert first_plateau([0.0] * 30) == 21
 
 
 def test_what_comes_later_does_not_move_what_was_decided() -> None:

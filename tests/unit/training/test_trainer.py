@@ -1,9 +1,11 @@
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -345,6 +347,7 @@ UNTIL_CONVERGED = TrainingParams(
     max_epochs=30,
     patience=4,
     cooldown_fraction=0.5,
+    min_epoch_steps=1,
     warmup_steps=5,
     learning_rate=1e-2,
     average_steps=4,
@@ -371,6 +374,28 @@ def test_auto_ends_when_validation_has_stopped_improving_and_a_cooldown_is_over(
     expected = [1e-2 * (1 - ((n + 2 / 3) / (ENDS - BEGINS)) ** 0.5) for n in range(ENDS - BEGINS)]
     assert rates[BEGINS:] == pytest.approx(expected)
     assert strip(tmp_path)[-1] == ("valid/converged", 1.0, 3 * ENDS)
+
+
+@pytest.mark.parametrize(
+    ("least", "like", "expected"), [(8, 0, 8), (2, 0, 3), (8, 5, 8), (2, 5, 5)]
+)
+def test_an_epoch_of_small_data_has_several_passes_with_auto(
+    tmp_path: Path, least: int, like: int, expected: int
+) -> None:
+    params = UNTIL_CONVERGED.model_copy(update={"min_epoch_steps": least})
+    run = trainer(tmp_path, params, stop_after=1)
+    plans = run.data.plan
+    run.plan_like = None if not like else SimpleNamespace(plan=lambda epoch: plans(epoch, like))
+    run.fit()
+    assert (run.epoch, run.step) == (1, expected)
+    seen = Counter(item for items in run._plan(1) for item in items)
+    assert min(seen.values()) >= expected // 3, "every utterance is met in every pass"
+
+
+def test_a_number_of_epochs_counts_passes(tmp_path: Path) -> None:
+    run = trainer(tmp_path, PARAMS, stop_after=2)
+    run.fit()
+    assert run.step == 2 * 3
 
 
 def test_auto_ends_at_the_maximum_and_says_so(tmp_path: Path) -> None:
