@@ -2,6 +2,8 @@
 
 L = M(output) + w_hidden · share · Hidden + w_intermediate · mean over heads of M(head)
 M = (1 - share) · CTC(text) + share · (w_frame · Frame + w_sequence · CTC(teacher's texts))
+
+A transcript takes the place of the teacher's texts, unless the settings say otherwise.
 """
 
 from __future__ import annotations
