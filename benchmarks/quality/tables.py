@@ -45,6 +45,8 @@ def summarise(
 ) -> Row:
     """Return a row of the table: mean WERs over the seeds, gain with interval, gap closed.
 
+    With controls also what the pipeline keeps by default, see `as_kept`.
+
     Args:
         students: one run per seed.
         controls: those of the same seeds; none where nothing is transcribed.
@@ -80,6 +82,38 @@ def summarise(
         **_training("control_", controls),
         "relative_gain": gain["gain_wer"] / mean if mean else None,
         "gap_closed": gap_closed((plain - own).sum(), (plain - teacher_errors).sum()),
+        **as_kept(students, controls, words),
+    }
+
+
+def as_kept(
+    students: Sequence[Mapping[str, Any]], controls: Sequence[Mapping[str, Any]], words: np.ndarray
+) -> Row:
+    """Return what a row is worth under `distill.fall_back`: the better of two on validation.
+
+    Each seed has its student, or its control where that has the lower WER on validation; nothing
+    is trained for it, and nothing of the test split is read for the choice.
+
+    Args:
+        students: one run per seed.
+        controls: those of the same seeds.
+        words: reference length of each test utterance `(utterances,)`.
+
+    Returns:
+        `kept_wer`, its gain over the controls `kept_gain_wer`, both with interval and by seed, and
+        `controls_kept`, of how many seeds the control was kept.
+    """
+    falls_back = [
+        control["valid_wer"] < student["valid_wer"]
+        for student, control in zip(students, controls, strict=True)
+    ]
+    plain = np.array([run["word_errors"] for run in controls])
+    own = np.array([run["word_errors"] for run in students])
+    kept = np.where(np.array(falls_back)[:, None], plain, own)  # (seeds, utterances)
+    return {
+        **rates("kept_wer", kept, words),
+        **rates("kept_gain_wer", plain - kept, words),
+        "controls_kept": sum(falls_back),
     }
 
 
@@ -122,7 +156,8 @@ def check_goal(row: Mapping[str, Any], goal: Mapping[str, Any]) -> dict[str, boo
 def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     """Return the table of a study; what none of its rows has is no column.
 
-    Below it stands which controls were still improving.
+    "As kept" is what the pipeline keeps: of each seed the better of student and control on
+    validation. Below the table stands which controls were still improving.
     """
     has_lm = any("wer_lm" in row for row in rows.values())
     has_controls = any("control_wer" in row for row in rows.values())
@@ -132,6 +167,7 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     if has_controls:
         head += ["control, %", "on validation"]
         head += ["gain, points (95 %)", "relative", "gap closed"]
+        head += ["as kept, %", "gain as kept, points (95 %)", "control kept"]
     head += ["epochs", "CPU s", "converged"] if has_course else []
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for name, row in rows.items():
@@ -146,15 +182,22 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _beside_control(row: Mapping[str, Any]) -> list[str]:
-    interval = f"{100 * row['gain_wer_low']:.1f} to {100 * row['gain_wer_high']:.1f}"
     closed, relative = row["gap_closed"], row["relative_gain"]
     return [
         percent(row["control_wer"]),
         percent(row["control_valid_wer"]),
-        f"{100 * row['gain_wer']:.1f} ({interval})",
+        _with_interval(row, "gain_wer"),
         "–" if relative is None else f"{100 * relative:.1f} %",
         "–" if closed is None else f"{100 * closed:.0f} %",
+        _rate_by_seed(row, "kept_wer"),
+        _with_interval(row, "kept_gain_wer"),
+        f"{row['controls_kept']} of {len(row['kept_wer_by_seed'])}",
     ]
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{percent(row[name])} ({percent(low)} to {percent(high)})"
 
 
 def _course(row: Mapping[str, Any]) -> list[str]:

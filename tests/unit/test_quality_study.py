@@ -31,13 +31,13 @@ from tests.tiny import tiny_params, write_corpus
 STUDIES = sorted(Path(module.__file__).parent.glob("*.yaml"))
 
 
-def heard(errors: list[int], parameters: int = 10) -> dict[str, Any]:
+def heard(errors: list[int], parameters: int = 10, valid_wer: float = 0.5) -> dict[str, Any]:
     """Return a run on two utterances of ten words each."""
     return {
         "word_errors": errors,
         "words": [10, 10],
         "parameters": parameters,
-        "valid_wer": 0.5,
+        "valid_wer": valid_wer,
         "num_epochs": 3,
     }
 
@@ -73,7 +73,31 @@ def test_without_a_gap_nothing_is_closed() -> None:
     row = summarise([heard([1, 1])], [heard([1, 1])], heard([1, 1]))
     assert row["gap_closed"] is None
     assert check_goal(row, {"gap_closed": 0.5}) == {"gap_closed": False}
-    assert markdown({"one": row}).splitlines()[-1].endswith("| 0.0 % | – |")
+    assert "| 0.0 % | – |" in markdown({"one": row}).splitlines()[-1]
+
+
+def test_of_each_seed_the_better_on_validation_is_kept_whatever_the_test_split_says() -> None:
+    """The second control is better on validation, and worse on test than its student is."""
+    students = [heard([2, 2], valid_wer=0.3), heard([4, 4], valid_wer=0.41)]
+    students.append(heard([1, 1], valid_wer=0.2))
+    controls = [heard([6, 6], valid_wer=0.31), heard([8, 4], valid_wer=0.4)]
+    controls.append(heard([3, 3], valid_wer=0.2))
+    row = summarise(students, controls, heard([0, 0]))
+    assert row["kept_wer_by_seed"] == pytest.approx([4 / 20, 12 / 20, 2 / 20])
+    assert row["kept_gain_wer_by_seed"] == pytest.approx([8 / 20, 0, 4 / 20])
+    assert row["controls_kept"] == 1, "equal keeps the student"
+    assert row["kept_gain_wer"] == pytest.approx(0.2)
+    # Per utterance 4 + 0 + 2 words over three seeds: each resample gives the same.
+    assert (row["kept_gain_wer_low"], row["kept_gain_wer_high"]) == pytest.approx((0.2, 0.2))
+    head, _, cells = markdown({"one": row}).splitlines()
+    assert head.endswith("| as kept, % | gain as kept, points (95 %) | control kept |")
+    assert cells.endswith("| 30.0 (20.0, 60.0, 10.0) | 20.0 (20.0 to 20.0) | 1 of 3 |")
+
+
+def test_without_controls_nothing_is_said_of_what_is_kept() -> None:
+    row = summarise([heard([1, 1])], [], heard([1, 1]))
+    assert not [name for name in row if "kept" in name]
+    assert "as kept" not in markdown({"one": row})
 
 
 def test_objectives_are_replaced_and_other_sections_merged() -> None:
