@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +14,7 @@ from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData
 from distillery.data.workspace import CONTROLS, CURVES, STUDENTS
 from distillery.distill.distillation import Distillation, Trained
+from distillery.distill.fall_back import FELL_BACK_FILE, FellBack, better_control
 from distillery.distill.filtering import FILTER_FILE
 from distillery.distill.generations import (
     GENERATIONS_FILE,
@@ -60,9 +61,14 @@ def distill(root: Path, student: str, seed: int) -> None:
         logger.info("control %s: whether the teacher is worse than a control is unknown", why)
         job.curves(CONTROLS).parent.mkdir(parents=True, exist_ok=True)
         job.curves(CONTROLS).write_text("")
-    _save(trained, root / STUDENTS / job.item, _notes_of(run, trained, earlier))
-    begun = control and control.init
-    _save(control, root / CONTROLS / job.item, {INIT_FILE: begun and asdict(begun)})
+    kept, fell_back = job.keep(trained, control)
+    notes = {
+        **_notes_of(run, trained, earlier),
+        **_first_weights(kept),
+        FELL_BACK_FILE: fell_back and asdict(fell_back),
+    }
+    _save(kept, root / STUDENTS / job.item, notes)
+    _save(control, root / CONTROLS / job.item, _first_weights(control))
     job.generations.clean_up()
 
 
@@ -136,6 +142,24 @@ class _Job:
             logger.info("%s", line)
         return trained
 
+    def keep(self, student: Trained, control: Trained | None) -> tuple[Trained, FellBack | None]:
+        """Return what is saved as the student: itself, or its control where that is better."""
+        if control is None or not self.params.distill.fall_back:
+            return student, None
+        found = better_control(student.valid_wer, control.valid_wer)
+        if found is None:
+            return student, None
+        unit = self.generations.first.data.unit_of("valid")
+        logger.warning(
+            "student %s: its control is better on validation (%s %.1f %% against %.1f %%), so the "
+            "student takes the control's weights; distill.fall_back: false keeps its own",
+            self.item,
+            unit.rate,
+            100 * found.control_valid_wer,
+            100 * found.student_valid_wer,
+        )
+        return replace(student, recogniser=control.recogniser, init=control.init), found
+
 
 def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int) -> Distillation:
     """Return a student's training from the cache, which must be the present teacher's.
@@ -163,14 +187,19 @@ def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int)
 def _notes_of(
     run: Distillation, trained: Trained, earlier: Sequence[GenerationRecord]
 ) -> dict[str, object]:
-    """Return the JSON files that lie beside a student, by name; None: this one has no such file."""
+    """Return what JSON files beside a student say of its training, by name; None: no such file."""
     records = [*earlier, record_of(run, trained)] if earlier else []
     return {
-        INIT_FILE: trained.init and asdict(trained.init),
         SOUNDS_FILE: run.effects.digests or None,
         FILTER_FILE: None if run.filtered is None else asdict(run.filtered.report()),
         GENERATIONS_FILE: [asdict(item) for item in records] or None,
     }
+
+
+def _first_weights(trained: Trained | None) -> dict[str, object]:
+    """Return the JSON file that says where a model's first weights came from."""
+    begun = trained and trained.init
+    return {INIT_FILE: begun and asdict(begun)}
 
 
 def _save(trained: Trained | None, folder: Path, notes: Json) -> None:

@@ -106,6 +106,7 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
         "distill": {
             "seeds": [0],
             "control": True,
+            "fall_back": False,  # tests compare students with controls; test_fall_back has the rule
             "generations": 1,
             "filter": {"enabled": False},  # three epochs teach the teacher to say nothing
             "objective": {},

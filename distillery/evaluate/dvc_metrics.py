@@ -38,7 +38,11 @@ def _numbers_by_seed(row: ModelRow, comparison: Comparison) -> dict[str, Numbers
     """Return the few figures of each seed that people compare."""
     seeds = {}
     for trained in row.by_seed:
-        figures: dict[str, object] = {"wer": trained.wer.value, "valid_wer": trained.valid_wer}
+        figures: dict[str, object] = {
+            "wer": trained.wer.value,
+            "valid_wer": trained.valid_wer,
+            "fell_back": trained.fell_back,
+        }
         gain = comparison.of_seed(trained.seed) if row.role == "student" else None
         if gain is not None:
             figures |= {"gain_wer": gain.gain_wer.value, "gap_closed": gain.gap_closed}

@@ -31,6 +31,7 @@ from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.data.manifest import PreparedData
 from distillery.data.units import Unit
 from distillery.decoder.making import Learnt
+from distillery.distill.fall_back import FellBack, read_fell_back
 from distillery.distill.filtering import FilterReport, read_report
 from distillery.evaluate import plots
 from distillery.evaluate.comparison import compare
@@ -118,7 +119,11 @@ class Measured:
         scored = self.predictions[self.predictions["model"] == first.model]
         if seeds != [None]:
             scored = scored[scored["seed"].isin(seeds)]
-        wers = [best_valid_wer(self.histories[one]) for one in trained]
+        fallen = [self._fell_back(one) for one in trained]
+        wers = [
+            best_valid_wer(self.histories[one]) if found is None else found.control_valid_wer
+            for one, found in zip(trained, fallen, strict=True)
+        ]
         courses = [one for one in (course_of(self.histories[one]) for one in trained) if one]
         recogniser = self.recognisers[first]
         return ModelFigures(
@@ -132,7 +137,19 @@ class Measured:
             num_epochs=_mean([course.num_epochs for course in courses]),
             cpu_seconds=_mean([course.cpu_seconds for course in courses]),
             converged=_mean([float(course.converged) for course in courses]),
+            fell_back=_mean(
+                [
+                    float(found is not None)
+                    for one, found in zip(trained, fallen, strict=True)
+                    if one.is_student
+                ]
+            ),
+            valid_wer_as_trained=_mean([found.student_valid_wer for found in fallen if found]),
         )
+
+    def _fell_back(self, trained: TrainedModel) -> FellBack | None:
+        """Return whether a student has its control's weights; no other model has."""
+        return read_fell_back(self.models / trained.path) if trained.is_student else None
 
     def _latency(self, recogniser: Recogniser, trained: Sequence[TrainedModel]) -> Latency:
         (teacher,) = (one for one in self.recognisers if one.seed is None)

@@ -28,6 +28,11 @@ class TrainedModel(NamedTuple):
         """Where it lies under models/ and curves/."""
         return self.model if self.seed is None else f"{self.model}/seed-{self.seed}"
 
+    @property
+    def is_student(self) -> bool:
+        """Whether it is a student: no teacher, and no control."""
+        return self.model.startswith(f"{FOLDERS['student']}/")
+
 
 @dataclass(frozen=True)
 class ScoredModel:

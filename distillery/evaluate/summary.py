@@ -70,6 +70,11 @@ class ModelFigures(Rates):
     converged: float | None = None
     """Share of its trainings, one from each seed, whose validation had stopped improving when they
     ended; None where nothing was trained here."""
+    fell_back: float | None = None
+    """Of a student: share of its seeds whose control was better on validation, so that it has the
+    control's weights there; curves, epochs and computing stay those of its own training."""
+    valid_wer_as_trained: float | None = None
+    """Of those seeds: validation WER of the student's own weights; None where there are none."""
 
 
 class Row(ModelFigures):

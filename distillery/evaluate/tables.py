@@ -312,7 +312,8 @@ def _bytes(count: int) -> str:
 def remarks(summary: Summary) -> list[str]:
     """Return what stands below the table, of each student and of all models.
 
-    Verdicts, trainings that ended early, latencies, useless models, filtered texts.
+    Verdicts, students with their controls' weights, trainings that ended early, latencies, useless
+    models, filtered texts.
     """
     unit = summary.data.unit
     verdicts = [f"{name}: {item.verdict}" for name, item in summary.comparisons.items()]
@@ -321,6 +322,7 @@ def remarks(summary: Summary) -> list[str]:
         for name, item in summary.comparisons.items()
         if item.gain_wer_lm is not None
     ]
+    fallen = [line for name in summary.comparisons for line in _fell_back(name, summary)]
     speed = [line for name in summary.comparisons for line in _still_improving(name, summary)]
     searched = [
         f"{name}: {_search(tuned, unit)}"
@@ -341,7 +343,23 @@ def remarks(summary: Summary) -> list[str]:
         for name, report in summary.filters.items()
         if report is not None and report.dropped
     ]
-    return [*verdicts, *speed, *decoded, *searched, *streams, *complaints, *drops]
+    return [*verdicts, *fallen, *speed, *decoded, *searched, *streams, *complaints, *drops]
+
+
+def _fell_back(name: str, summary: Summary) -> list[str]:
+    """Return a sentence about a student that has its control's weights, from some seed or all."""
+    row, count = summary.students[name], len(summary.students[name].by_seed)
+    num_fallen = round(count * (row.fell_back or 0))
+    if not num_fallen:
+        return []
+    who = f"{name}: its control was better on validation"
+    if num_fallen < count:
+        there = "so it has the control's weights there; distillation gained nothing there"
+        return [f"{who} for {num_fallen} of {count} seeds, {there}"]
+    how = f" for all {count} seeds"
+    if count == 1 and row.valid_wer is not None and row.valid_wer_as_trained is not None:
+        how = f" ({100 * row.valid_wer:.1f} % against {100 * row.valid_wer_as_trained:.1f} %)"
+    return [f"{who}{how}, so the student has the control's weights; distillation gained nothing"]
 
 
 def _still_improving(name: str, summary: Summary) -> list[str]:

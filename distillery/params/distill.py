@@ -122,6 +122,9 @@ class DistillParams(Section):
     control: bool | Literal["auto"] = True
     """Also train each student without the teacher, same seed and steps, to measure the gain; it
     needs transcripts, and `auto` trains it where there are some."""
+    fall_back: Annotated[bool, Field(exclude=True)] = True  # changes no training
+    """A student whose control has a lower WER on validation takes its control's weights, so that
+    nothing is kept that the teacher made worse; where no control is trained, nothing changes."""
     students: Annotated[dict[StudentName, StudentParams], Field(min_length=1)]
     """The students by name."""
 

@@ -71,6 +71,8 @@ def model_metrics(row: Row, summary: Summary) -> dict[str, float]:
         **search_metrics(row, summary),
         "valid/best_wer": row.valid_wer,
         "valid/converged": row.converged,
+        "valid/fell_back": row.fell_back,
+        "valid/wer_as_trained": row.valid_wer_as_trained,
         "train/epochs": row.num_epochs,
         "train/cpu_seconds": row.cpu_seconds,
         "model/parameters": row.parameters,

@@ -36,7 +36,7 @@ from distillery.register.runs import data_sources, log_model_runs, log_parent_ru
 from distillery.serve.served import Served, choose_format, decoder_files
 from distillery.tracking.fetched import REGISTERED, read_source
 from distillery.tracking.names import CONTROL, STUDENT, model_label
-from distillery.tracking.store import UNIT_TAG, Tracking
+from distillery.tracking.store import FELL_BACK_TAG, UNIT_TAG, Tracking
 from distillery.tracking.trained_on import pack_keys, read_keys
 from distillery.tracking.versions import SPELLING_TAG, Candidate, register_version
 
@@ -237,6 +237,9 @@ def _candidate(
             MEAN_WER_TAG: repr(row.served_wer.value),
             WER_SD_TAG: repr(row.served_wer.sd),
         }
+    if own.fell_back:
+        title += ", with the weights of its control, which was better on the validation split"
+        tags |= {FELL_BACK_TAG: "yes"}
     if row.role == CONTROL:
         title += ", trained on transcripts alone, without the teacher"
     assert own.valid_wer is not None  # it was trained here

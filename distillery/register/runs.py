@@ -31,6 +31,7 @@ from distillery.tracking.names import flatten, objective_name, pipeline_name, ru
 from distillery.tracking.store import (
     CONVERGED_TAG,
     DESCRIPTION_TAG,
+    FELL_BACK_TAG,
     OBJECTIVE_TAG,
     UNIT_TAG,
     DataSource,
@@ -154,7 +155,8 @@ def _log_model_run(
             "dvc.md5": results.md5_of(f"models/{row.model}"),
             UNIT_TAG: results.summary.data.unit.value,
             OBJECTIVE_TAG: _objective_of(results.params, row.model),
-            **({} if row.converged is None else {CONVERGED_TAG: "yes" if row.converged else "no"}),
+            **_yes_or_no(CONVERGED_TAG, row.converged),
+            **_yes_or_no(FELL_BACK_TAG, row.fell_back),
             "mlflow.runName": child_name(results.params, row.model, results.data_md5),
             DESCRIPTION_TAG: descriptions.of_model(row, results),
         },
@@ -165,6 +167,11 @@ def _log_model_run(
     model = row.model.rpartition("/")[0]
     mine = predictions[(predictions["model"] == model) & (predictions["seed"] == row.seed)]
     tracking.log_table(run, mine.drop(columns=["model", "seed"]), "predictions.json")
+
+
+def _yes_or_no(tag: str, share: float | None) -> dict[str, str]:
+    """Return a tag of a single model; none where nothing is known."""
+    return {} if share is None else {tag: "yes" if share else "no"}
 
 
 def log_parent_run(

@@ -21,6 +21,7 @@ from distillery.evaluate.tables import with_interval
 from distillery.params.evaluate import EvaluateParams
 from distillery.params.package import CardParams
 from distillery.tracking.facts import Facts
+from distillery.tracking.store import FELL_BACK_TAG
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -151,7 +152,8 @@ def _training(facts: Facts, card: CardParams) -> Iterator[str]:
     language = _language(facts, card)
     yield f"- Language: {language or _asked('package.language')}"
     if epochs := facts.setting("training.num_epochs"):
-        yield f"- Objective `{facts.setting('objective.name')}`, {epochs} epochs"
+        objective = "control" if _fell_back(facts) else facts.setting("objective.name")
+        yield f"- Objective `{objective}`, {epochs} epochs"
     yield ""
 
 
@@ -277,7 +279,12 @@ def _amount(profile: Mapping[str, float] | None) -> str:
 def _has_teacher(facts: Facts) -> bool:
     share = facts.setting("objective.teacher_share")
     is_student = facts.tags.get("role", "student") == "student"
-    return is_student and (share is None or float(share) > 0)
+    return is_student and not _fell_back(facts) and (share is None or float(share) > 0)
+
+
+def _fell_back(facts: Facts) -> bool:
+    """Return whether it is a student with the weights of its control."""
+    return facts.tags.get(FELL_BACK_TAG) == "yes"
 
 
 def _teacher(facts: Facts) -> str:

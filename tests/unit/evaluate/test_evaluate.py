@@ -866,7 +866,7 @@ def test_metrics_of_several_seeds_stand_beside_their_mean(two_seeds: Path) -> No
     assert metrics["students"]["conv"]["gap_closed_sd"] == pytest.approx(0.5 / 2**0.5)
     third = metrics["students"]["conv"]["seeds"]["3"]
     assert third == pytest.approx(
-        {"wer": 4 / 7, "valid_wer": 0.5, "gain_wer": 2 / 7, "gap_closed": 1.0}
+        {"wer": 4 / 7, "valid_wer": 0.5, "fell_back": 0.0, "gain_wer": 2 / 7, "gap_closed": 1.0}
     )
     assert metrics["controls"]["conv"]["seeds"]["0"] == {
         "wer": pytest.approx(6 / 7),
@@ -965,6 +965,37 @@ def test_of_several_seeds_it_is_told_how_many_had_converged(two_seeds: Path) -> 
         "speed"
     )
     assert "| 1 of 2 |" in markdown_table(summary)
+
+
+@pytest.mark.parametrize(
+    ("fell_back", "words"),
+    [
+        (0.0, None),
+        (None, None),
+        (
+            0.5,
+            "for 1 of 2 seeds, so it has the control's weights there; distillation gained nothing "
+            "there",
+        ),
+        (
+            1.0,
+            "for all 2 seeds, so the student has the control's weights; distillation gained "
+            "nothing",
+        ),
+    ],
+)
+def test_of_several_seeds_it_is_told_how_many_have_their_controls_weights(
+    two_seeds: Path, fell_back: float | None, words: str | None
+) -> None:
+    summary = read_summary(two_seeds)
+    models = tuple(
+        row.model_copy(update={"fell_back": fell_back if row.role == "student" else None})
+        for row in summary.models
+    )
+    told = remarks(summary.model_copy(update={"models": models}))
+    about_conv = [line for line in told if line.startswith("conv: its control was better")]
+    whole = f"conv: its control was better on validation {words}"
+    assert about_conv == ([] if words is None else [whole])
 
 
 def test_a_summary_of_before_trainings_were_told_has_no_such_columns(evaluated: Path) -> None:

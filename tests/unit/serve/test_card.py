@@ -75,6 +75,16 @@ def test_hubs_read_the_front_matter() -> None:
     assert read.model_name == "Calls"
 
 
+def test_a_student_with_its_controls_weights_has_no_teacher() -> None:
+    plain = facts()
+    own = {**plain.own, "objective.name": "T2-share0.5", "training.num_epochs": "80"}
+    fallen = facts(own=own, tags={**plain.tags, "fell_back": "yes"})
+    card = model_card(fallen, CardParams(), INTERVALS, FILES)
+    assert "- Teacher: none, it learnt from transcripts alone" in card
+    assert "- Objective `control`, 80 epochs" in card
+    assert "- Teacher: `whisper` (whisper-base)" in model_card(plain, CardParams(), INTERVALS, {})
+
+
 def test_a_licence_in_words_is_another_one() -> None:
     matter = front(model_card(facts(), CardParams(license="Ask us."), INTERVALS, FILES))
     assert (matter["license"], matter["license_name"]) == ("other", "Ask us.")
