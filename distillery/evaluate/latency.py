@@ -15,8 +15,8 @@ from distillery.device import num_threads
 from distillery.evaluate.summary import Latency
 from distillery.models.base import Teacher
 from distillery.models.recogniser import Recogniser
+from distillery.serve.growing_text import GreedyPath
 from distillery.serve.streaming import (
-    GreedyPath,
     StreamingRecogniser,
     algorithmic_latency_seconds,
     can_stream,

@@ -55,9 +55,12 @@ class ServeLimits(Section):
     """What one request to `make serve` may hold; more is refused with a reason."""
 
     max_seconds: PositiveFloat = 120.0
-    """Audio of all its recordings together, in seconds; more takes longer and needs more memory."""
+    """Audio of all its recordings together, or of one stream, in seconds; more takes longer and
+    needs more memory."""
     max_bytes: PositiveInt = 16_000_000
     """Bytes of all its recordings together, as files."""
+    max_streams: PositiveInt = 32
+    """Speakers that are listened to at once while they speak; one more is told to come later."""
 
 
 class RegisterParams(Section):

@@ -46,6 +46,8 @@ class Layout:
     """Separable blocks."""
     kernel_size: int = 0
     """Output frames that each of them hears."""
+    lookahead_frames: int = 0
+    """Output frames that one of a network that streams waits for."""
 
     def context_frames(self, hop_seconds: float) -> int:
         """Return the feature frames that a window has on either side of what is kept.

@@ -28,7 +28,7 @@ class NumpyFeatures:
         """Return the features `(feature_frames, mels)`, float32, of a waveform `(samples,)`."""
         logs = np.concatenate(list(self._blocks(waveform)))  # (feature_frames, mels)
         if self.normalise == "running":
-            return _NormaliserSoFar()(logs)
+            return NormaliserSoFar()(logs)
         axes = (0, 1) if self.normalise == "level" else (0,)
         centred = logs - logs.mean(axis=axes)
         variance = np.square(centred).mean(axis=axes)
@@ -45,7 +45,7 @@ class NumpyFeatures:
             samples: `(samples,)`, int16 or float32 in [-1, 1).
         """
         if self.normalise == "running":
-            yield from map(_NormaliserSoFar(), self._blocks(samples))
+            yield from map(NormaliserSoFar(), self._blocks(samples))
             return
         mean, deviation = self._statistics(samples)
         for logs in self._blocks(samples):
@@ -69,7 +69,7 @@ class NumpyFeatures:
         return (first + mean).astype(np.float32), deviation.astype(np.float32)
 
 
-class _NormaliserSoFar:
+class NormaliserSoFar:
     """RunningNormaliser of data/normalisation.py, which explains it, block by block."""
 
     def __init__(self) -> None:
@@ -80,6 +80,8 @@ class _NormaliserSoFar:
 
     def __call__(self, logs: np.ndarray) -> np.ndarray:
         """Return the next frames, normalised: `(feature_frames, mels)` for the same shape."""
+        if not len(logs):
+            return logs
         self.first = logs[0] if self.first is None else self.first
         shifted = (logs - self.first).astype(np.float64)
         sums, squares = shifted.cumsum(axis=0), np.square(shifted).cumsum(axis=0)

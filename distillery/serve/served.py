@@ -21,7 +21,9 @@ from distillery.data.units import Unit
 from distillery.decoder.decoder import DECODER_FILES, Decoder
 from distillery.decoder.trie import HotWord
 from distillery.errors import ModelError
+from distillery.serve.growing_text import GrowingText
 from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
+from distillery.serve.onnx_streaming import OnnxStream
 
 SERVED_FILE = "served.json"
 PYTORCH = "torch"
@@ -163,3 +165,22 @@ def load_served(folder: Path) -> Transcriber:
 
     recogniser = Recogniser.load(folder, ARCHITECTURES)
     return TorchTranscriber(recogniser, Decoder.find(folder, recogniser.vocabulary))
+
+
+def begin_stream(student: Transcriber, hot_words: Sequence[HotWord] = ()) -> GrowingText:
+    """Return the start of an utterance that is still being spoken, for a student as it is served.
+
+    Args:
+        student: what `load_served` returned; many utterances may be on their way through it.
+        hot_words: more than its decoder's own.
+
+    Raises:
+        ModelError: it waits for an utterance's end, or a hot word cannot be written.
+    """
+    if isinstance(student, OnnxRecogniser):
+        return OnnxStream(student, hot_words)
+    from distillery.serve.streaming import StreamingRecogniser
+    from distillery.serve.torch_transcriber import TorchTranscriber
+
+    assert isinstance(student, TorchTranscriber)
+    return StreamingRecogniser(student.recogniser, student.decoder, hot_words)

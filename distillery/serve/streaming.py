@@ -13,21 +13,18 @@ import numpy as np
 import torch
 import torchaudio
 from torch import Tensor
-from torch.nn import functional as F
 
 from distillery.data.feature_constants import LOG_FLOOR
 from distillery.data.features import Extractor, KaldiFbank, LogMel
 from distillery.data.kaldi import KaldiStream
 from distillery.data.normalisation import RunningNormaliser
 from distillery.decoder.decoder import Decoder
-from distillery.decoder.search import Search
 from distillery.decoder.trie import HotWord
-from distillery.errors import ModelError
 from distillery.models.base import Teacher
-from distillery.models.decoding import BLANK_INDEX
 from distillery.models.layers import StreamingNetwork
 from distillery.models.recogniser import Recogniser
-from distillery.serve.texts import letters_alone
+from distillery.serve.growing_text import GrowingText, waits_for_the_end
+from distillery.serve.log_mel import LogMelSpans
 
 
 def can_stream(recogniser: Teacher) -> TypeGuard[Recogniser]:
@@ -51,7 +48,7 @@ def algorithmic_latency_seconds(recogniser: Recogniser) -> float:
     return frames * recogniser.frame_shift_seconds + recogniser.features.window_seconds / 2
 
 
-class StreamingRecogniser:
+class StreamingRecogniser(GrowingText):
     """A recogniser on its way through one utterance."""
 
     def __init__(
@@ -73,55 +70,18 @@ class StreamingRecogniser:
                 written.
         """
         if not can_stream(recogniser):
-            raise ModelError(
-                f"model: {recogniser.architecture.type} with features normalised "
-                f"{recogniser.features.normalise!r} waits for the end of an utterance; expected "
-                "a student such as causal_conv with features normalised 'running'"
-            )
+            raise waits_for_the_end(recogniser.architecture.type, recogniser.features.normalise)
         assert isinstance(recogniser.network, StreamingNetwork)
+        super().__init__(recogniser.vocabulary, decoder, hot_words)
         self.recogniser = recogniser
         self.features = feature_stream(recogniser.extractor)
         self.network = recogniser.network.stream()
-        self.path = GreedyPath()
-        self.has_ended = False
-        if decoder is None and hot_words:
-            decoder = letters_alone(recogniser.vocabulary)
-        self.search: Search | None = None if decoder is None else decoder.begin(hot_words)
-
-    @property
-    def text(self) -> str:
-        """The text so far. Of a search it may still change, until the utterance has ended."""
-        if self.search is None:
-            return self.recogniser.vocabulary.decode(self.path.tokens)
-        return self.search.finish()[0].text if self.has_ended else self.search.text
-
-    @property
-    def settled_text(self) -> str:
-        """The part of the text that what is to come cannot change; at the end all of it."""
-        if self.search is None or self.has_ended:
-            return self.text
-        return self.search.settled_text
 
     @torch.inference_mode()
-    def push(self, waveform: np.ndarray, *, last: bool = False) -> np.ndarray:
-        """Return the log-probabilities `(new frames, vocab)` that this chunk settles.
-
-        Args:
-            waveform: the next samples `(samples,)`, float32 in [-1, 1); there may be none.
-            last: whether the utterance ends here.
-
-        Raises:
-            ModelError: it had ended.
-        """
-        if self.has_ended:
-            raise ModelError("stream: a chunk came after the last one; start a new stream")
-        self.has_ended = last
+    def _settled(self, waveform: np.ndarray, *, last: bool) -> np.ndarray:
         features = self.features.push(torch.from_numpy(waveform), last=last)
         scores = self.network.push(features.to(self.recogniser.device), last=last)
         log_probs: np.ndarray = scores.float().log_softmax(dim=-1).cpu().numpy()
-        self.path.push(log_probs)
-        if self.search is not None:
-            self.search.push(log_probs)
         return log_probs
 
 
@@ -175,13 +135,7 @@ class LogMelStream:
         self.normaliser = RunningNormaliser()
         spectrogram = extractor.mel.spectrogram
         self.num_fft, self.window = spectrogram.n_fft, spectrogram.window
-        # torch centres a window that is shorter than the transform.
-        start = (self.num_fft - len(self.window)) // 2
-        self.reach_samples = start + len(self.window) - self.num_fft // 2
-        self.held = torch.zeros(self.num_fft // 2)  # what lies before the first sample
-        self.num_unread = 0  # samples to come that no frame reads: hops longer than a window
-        self.num_samples = 0
-        self.num_frames = 0
+        self.spans = LogMelSpans(self.num_fft, len(self.window), extractor.hop_samples)
 
     def push(self, samples: Tensor, *, last: bool = False) -> Tensor:
         """Return the features `(new feature_frames, mels)` that these samples `(samples,)` settle.
@@ -190,52 +144,18 @@ class LogMelStream:
             samples: the next ones; there may be none.
             last: whether the utterance ends here.
         """
-        hop = self.extractor.hop_samples
-        self.num_samples += len(samples)
-        settled = self.num_samples - (0 if last else self.reach_samples)
-        num_new = max(0, settled // hop + 1 - self.num_frames)
-        self.num_frames += num_new
-        held = self._drop(torch.cat([self.held, samples]), self.num_unread)
-        if not num_new:
-            self.held = held
+        span = self.spans.push(samples.numpy(), last=last)
+        if not len(span):
             return samples.new_zeros(0, self.extractor.mel.n_mels)
-        span = (num_new - 1) * hop + self.num_fft
-        # What is missing lies behind the end, or where the window is 0.
-        frames = F.pad(held, (0, max(0, span - len(held))))[:span]
-        self.held = self._drop(held, num_new * hop)
         power = torchaudio.functional.spectrogram(
-            frames,
+            torch.from_numpy(span),
             pad=0,
             window=self.window,
             n_fft=self.num_fft,
-            hop_length=hop,
+            hop_length=self.extractor.hop_samples,
             win_length=len(self.window),
             power=2.0,
             normalized=False,
             center=False,
         )  # (bins, new feature_frames)
         return self.normaliser(torch.log(self.extractor.mel.mel_scale(power) + LOG_FLOOR).T)
-
-    def _drop(self, samples: Tensor, count: int) -> Tensor:
-        self.num_unread = max(0, count - len(samples))
-        return samples[count:]
-
-
-class GreedyPath:
-    """The best path through log-probabilities that come in pieces, repeats and blanks collapsed."""
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.frames: list[int] = []
-        """The frame in which each token begins."""
-        self.num_frames = 0
-        self._former = BLANK_INDEX
-
-    def push(self, log_probs: np.ndarray) -> None:
-        """Go on with the frames `(frames, vocab)`."""
-        for frame, token in enumerate(log_probs.argmax(axis=-1).tolist(), self.num_frames):
-            if token not in (self._former, BLANK_INDEX):
-                self.tokens.append(token)
-                self.frames.append(frame)
-            self._former = token
-        self.num_frames += len(log_probs)

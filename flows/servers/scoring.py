@@ -2,22 +2,15 @@
 
 MLflow reads a request whole, however long, and puts what it cannot parse into its answer, twice.
 The doorkeeper bounds what is read, and its answers are short and hold nothing of the request.
-
-    uvicorn --factory flows.servers.scoring:create_app
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-MODEL_VARIABLE = "DISTILLERY_SERVED_MODEL"
-"""Environment variable: the folder of MLflow's model."""
-BYTES_VARIABLE = "DISTILLERY_SERVED_MAX_BYTES"
-"""Environment variable: `register.serve_limits.max_bytes`."""
 JSON_ROOM_BYTES = 1 << 20
 """What a request may hold beside its recordings, which base64 makes longer by a third."""
 MAX_ANSWER_BYTES = 2000
@@ -43,15 +36,6 @@ class Refused(Exception):
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status, self.reason = status, reason
-
-
-def create_app() -> App:
-    """Return MLflow's scoring server of the model that the environment names, guarded."""
-    from mlflow.pyfunc import scoring_server
-
-    load: Callable[[str], Any] = scoring_server.load_model_with_mlflow_config
-    model = load(os.environ[MODEL_VARIABLE])
-    return Doorkeeper(scoring_server.init(model), int(os.environ[BYTES_VARIABLE]))
 
 
 class Doorkeeper:
@@ -133,24 +117,24 @@ def _check(content_type: str, body: bytes) -> None:
     except (ValueError, RecursionError):
         raise Refused(400, f"request: not JSON that can be read; send {EXPECTED}") from None
     if not isinstance(content, dict):
-        raise Refused(400, f"request: {_kind(content)}, expected an object: {EXPECTED}")
+        raise Refused(400, f"request: {kind_of(content)}, expected an object: {EXPECTED}")
     named = [name for name in FORMATS if name in content]
     if len(named) != 1:
         raise Refused(400, f"request: holds no list of inputs, expected {EXPECTED}")
     clips = content[named[0]]
     if not isinstance(clips, list):
-        raise Refused(400, f"{named[0]}: {_kind(clips)}, expected a list: {EXPECTED}")
+        raise Refused(400, f"{named[0]}: {kind_of(clips)}, expected a list: {EXPECTED}")
     for index, clip in enumerate(clips):
         if not isinstance(clip, dict):
-            raise Refused(400, f"clip {index}: {_kind(clip)}, expected an object: {EXPECTED}")
+            raise Refused(400, f"clip {index}: {kind_of(clip)}, expected an object: {EXPECTED}")
         if set(clip) != {"audio_b64"}:
             raise Refused(400, f"clip {index}: expected audio_b64 and nothing else: {EXPECTED}")
         if not isinstance(clip["audio_b64"], str):
-            found = _kind(clip["audio_b64"])
+            found = kind_of(clip["audio_b64"])
             raise Refused(400, f"clip {index}: audio_b64 is {found}, expected base64 as text")
 
 
-def _kind(value: object) -> str:
+def kind_of(value: object) -> str:
     """Return what JSON calls a value, and nothing of what it holds."""
     kinds = {dict: "an object", list: "a list", str: "a text", bool: "true or false"}
     return "null" if value is None else kinds.get(type(value), "a number")

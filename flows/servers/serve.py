@@ -15,7 +15,7 @@ from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import CHAMPION, checked_folder, package_bundle, version_of
-from flows.servers import scoring, server
+from flows.servers import app, server, streaming
 
 LOOPBACK = "127.0.0.1"
 EVERY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
@@ -74,15 +74,16 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
         child = server.start_child(
             "uvicorn",
             "--factory",
-            "flows.servers.scoring:create_app",
+            "flows.servers.app:create_app",
             f"--host={host}",
             f"--port={port}",
+            f"--ws-max-size={streaming.MAX_MESSAGE_BYTES}",
+            "--ws-per-message-deflate=false",  # speech hardly gets smaller, and it needs memory
             log=log,
             environment={
                 "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
                 "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
-                scoring.MODEL_VARIABLE: str(served),
-                scoring.BYTES_VARIABLE: str(settings.serve_limits.max_bytes),
+                app.MODEL_VARIABLE: str(served),
             },
         )
         try:

@@ -52,8 +52,8 @@ from distillery.serve.onnx_recogniser import OnnxRecogniser
 from distillery.serve.streaming import can_stream
 from tasks.evaluate import evaluate
 from tests.tiny import tiny_params, write_params
+from tests.tiny_students import streaming_student as student
 from tests.unit.data.test_manifest import SUMMARY
-from tests.unit.serve.test_streaming import student
 
 RATE_HZ = 8000
 VOCABULARY = Vocabulary.from_alphabet("abc")

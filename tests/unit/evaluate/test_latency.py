@@ -5,7 +5,8 @@ import torch
 from distillery.evaluate.latency import Heard, emission_delay_seconds, latency_figures, listen
 from distillery.models.decoding import greedy_tokens
 from tests.tiny import speak
-from tests.unit.serve.test_streaming import VOCABULARY, student
+from tests.tiny_students import STREAMING_VOCABULARY as VOCABULARY
+from tests.tiny_students import streaming_student as student
 
 
 def heard(tokens: list[int], frames: list[int], chunk_seconds: tuple[float, ...] = ()) -> Heard:

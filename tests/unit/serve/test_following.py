@@ -26,8 +26,7 @@ from distillery.errors import AudioError, EmptyAudio
 from distillery.serve.following import follow
 from distillery.serve.streaming import StreamingRecogniser
 from tests.tiny import RATE_HZ, speak
-from tests.tiny_students import talking_student
-from tests.unit.serve.test_streaming import student as streaming_student
+from tests.tiny_students import streaming_student, talking_student
 
 ROOT = Path(__file__).resolve().parents[3]
 SAMPLES = to_int16(speak("abc cab ab ba cc bca", 5))

@@ -1,4 +1,3 @@
-from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -7,53 +6,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distillery.architectures.known import ARCHITECTURES
 from distillery.data.features import LogMel
-from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.models.decoding import greedy_text, greedy_tokens
 from distillery.models.recogniser import Recogniser
-from distillery.params.models import CausalConvParams, FeatureParams
+from distillery.params.models import FeatureParams
+from distillery.serve.growing_text import GreedyPath
 from distillery.serve.streaming import (
-    GreedyPath,
     LogMelStream,
     StreamingRecogniser,
     algorithmic_latency_seconds,
     can_stream,
 )
 from tests.tiny import speak
+from tests.tiny_students import STREAMING_VOCABULARY as VOCABULARY
+from tests.tiny_students import streaming_student as student
 
-VOCABULARY = Vocabulary.from_alphabet("abc")
 SETTINGS = [(0, 4), (3, 4), (1, 2)]  # lookahead, time reduction
-
-
-@cache
-def student(
-    lookahead_frames: int = 0, time_reduction: int = 4, features: str = "log_mel"
-) -> Recogniser:
-    """Return a random network whose outputs are centred, so that it hears something of all."""
-    torch.manual_seed(lookahead_frames)
-    architecture = CausalConvParams(
-        type="causal_conv",
-        channels=12,
-        num_blocks=2,
-        kernel_size=5,
-        lookahead_frames=lookahead_frames,
-        time_reduction=time_reduction,
-    )
-    heard = FeatureParams(type=features, num_mels=16, normalise="running")
-    network = ARCHITECTURES["causal_conv"](architecture, 16, len(VOCABULARY))
-    model = Recogniser(network, architecture, heard, VOCABULARY, 8000)
-    for norm in network.modules():  # as if it had been trained
-        if isinstance(norm, torch.nn.BatchNorm2d):
-            torch.nn.init.normal_(norm.running_mean, std=0.3)
-            torch.nn.init.uniform_(norm.running_var, 0.5, 2.0)
-            torch.nn.init.normal_(norm.bias, std=0.5)
-    network.eval()
-    mean = model.log_probs([speak("abc cab", 0)])[0].mean(axis=0)  # (vocab,)
-    with torch.no_grad():
-        network.output.bias -= torch.from_numpy(mean)
-    return model
 
 
 def pieces(waveform: np.ndarray, cuts: list[int]) -> list[np.ndarray]:

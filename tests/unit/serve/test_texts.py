@@ -30,8 +30,7 @@ from distillery.tracking.serving_model import BadClipError, Clip, SpeechModel
 from tests.recordings import written
 from tests.tiny import RATE_HZ, speak
 from tests.tiny_decoder import is_of_texts, put_decoder
-from tests.tiny_students import talking_student
-from tests.unit.serve.test_streaming import student as streaming_student
+from tests.tiny_students import streaming_student, talking_student
 
 WEIGHTS = SearchWeights(0.5, 0.0, None)
 RECORDINGS = [speak("ab cab", seed) for seed in range(4)]
