@@ -186,7 +186,7 @@ def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int)
 
 def _notes_of(
     run: Distillation, trained: Trained, earlier: Sequence[GenerationRecord]
-) -> dict[str, object]:
+) -> Json:
     """Return what JSON files beside a student say of its training, by name; None: no such file."""
     records = [*earlier, record_of(run, trained)] if earlier else []
     return {
@@ -196,7 +196,7 @@ def _notes_of(
     }
 
 
-def _first_weights(trained: Trained | None) -> dict[str, object]:
+def _first_weights(trained: Trained | None) -> Json:
     """Return the JSON file that says where a model's first weights came from."""
     begun = trained and trained.init
     return {INIT_FILE: begun and asdict(begun)}
