@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pandas as pd
 import pytest
 
 from distillery.data.manifest import PreparedData
+from distillery.distill.distillation import Trained
 from distillery.distill.fall_back import FELL_BACK_FILE, FellBack, better_control, read_fell_back
 from distillery.distill.generations import GENERATIONS_FILE
+from distillery.distill.start import SlicedTeacher
 from distillery.errors import ModelError
 from distillery.evaluate.curves import best_valid_wer, read_curves
 from distillery.evaluate.summary import PREDICTIONS_FILE, Summary
@@ -26,13 +29,14 @@ from distillery.register.register import _candidates
 from distillery.register.runs import data_sources, log_model_runs
 from distillery.tracking.store import FELL_BACK_TAG, Tracking
 from tasks.cache import cache
-from tasks.distill import distill
+from tasks.distill import _Job, distill
 from tasks.evaluate import evaluate
 from tasks.prepare import prepare
 from tasks.register import open_run
 from tasks.teacher import teacher
 from tests.stores import put_mlflow
 from tests.tiny import tiny_params, write_corpus, write_params
+from tests.tiny_students import talking_student
 
 STUDENT, CONTROL = "models/students/conv/seed-0", "models/controls/conv/seed-0"
 WRONG = "cc cc cc"
@@ -198,6 +202,21 @@ def test_mlflow_and_the_registry_are_told(evaluated: Path) -> None:
     (candidate,) = _candidates(results, runs, "0123")
     assert candidate.tags[FELL_BACK_TAG] == "yes"
     assert "with the weights of its control" in candidate.description
+
+
+def test_a_student_that_began_as_its_teacher_falls_back_to_where_its_control_began(
+    useless: Path, tmp_path: Path
+) -> None:
+    job = _Job.of(useless, "conv", 0)
+    model, other = talking_student(0), talking_student(1)
+    begun = SlicedTeacher("teacher", "0123", [0])
+    student = Trained(model, 15, tmp_path / "student.pt", begun, valid_wer=0.5)
+    control = Trained(other, 15, tmp_path / "control.pt", valid_wer=0.4)
+    kept, found = job.keep(student, control)
+    assert found == FellBack(0.5, 0.4)
+    assert (kept.recogniser, kept.init, kept.checkpoint) == (other, None, student.checkpoint)
+    for equal_or_none in (replace(control, valid_wer=0.5), None):
+        assert job.keep(student, equal_or_none) == (student, None)
 
 
 def test_equal_rates_keep_the_student() -> None:
