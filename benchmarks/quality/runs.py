@@ -15,6 +15,7 @@ import pandas as pd
 
 from benchmarks.common import ROOT, commit
 from benchmarks.quality.settings import Study, Training
+from distillery.architectures.known import STUDENTS
 from distillery.data.judged import judged
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_text_errors
@@ -28,7 +29,7 @@ from distillery.evaluate.models import TrainedModel
 from distillery.evaluate.searched import search
 from distillery.files import write_json
 from distillery.models.base import Teacher
-from distillery.params.decoder import DecoderParams
+from distillery.models.recogniser import Recogniser
 from distillery.params.distill import DistillParams
 from distillery.params.objective import ObjectiveParams
 from distillery.params.whole import Params
@@ -129,23 +130,35 @@ class Runs:
     def _path(self, training: Training) -> Path:
         settings = self._settings(training)
         speeds = self.study.speed_factors_of(training.row)
-        decoder = self.study.decoder_of(training.row)
         if training.role == "control":
             settings = settings.model_copy(update={"objective": ObjectiveParams()})
-        beside = ([list(speeds)] if speeds else []) + (
-            [decoder.model_dump(mode="json")] if decoder else []
-        )
+        beside = [list(speeds)] if speeds else []
         content = settings.model_dump(exclude_defaults=True)
         digest = run_digest(training.role, content, self._origin(training), *beside)
         return self.study.workspace / f"runs/{training.role}-{digest}.json"
 
     def finished(self, training: Training) -> Run | None:
         """Return what a training gave; None: it is to be made yet."""
-        path = self.path(training)
-        if not path.exists():
+        path, served = self.path(training), self._served_path(training)
+        if not path.exists() or (served is not None and not served.exists()):
             return None
         course = course_of(read_curves(path.with_suffix(".jsonl")))
-        return {**_read(path), "cpu_seconds": None if course is None else course.cpu_seconds}
+        return {
+            **_read(path),
+            **({} if served is None else _read(served)),
+            "cpu_seconds": None if course is None else course.cpu_seconds,
+        }
+
+    def _served_path(self, training: Training) -> Path | None:
+        """Return where it is kept what is found as served: the training is one for all decoders.
+
+        None: best paths alone count, as of all parts and budgets.
+        """
+        decoder = self.study.decoder_of(training.row)
+        if decoder is None or training.part is not None or training.epochs is not None:
+            return None
+        digest = run_digest(decoder.model_dump(mode="json"))
+        return self.path(training).with_suffix(f".served-{digest}.json")
 
     def result(self, training: Training) -> Run:
         """Return what a training gave, made now where it was not before.
@@ -155,6 +168,9 @@ class Runs:
         with _alone(self.path(training).with_suffix(".lock")):
             if not self.path(training).exists():
                 self._train(training)
+            served = self._served_path(training)
+            if served is not None and not served.exists():
+                write_json(served, self._judge_as_served(training))
         found = self.finished(training)
         assert found is not None
         return found
@@ -180,12 +196,9 @@ class Runs:
         trained = train(path.with_suffix(".jsonl"))
         path.with_suffix("").mkdir(exist_ok=True)
         trained.recogniser.save(path.with_suffix(""))
-        heard = self._judge(trained.recogniser)
-        if decoder := self.study.decoder_of(training.row):
-            heard |= self._judge_as_served(decoder, data, trained.recogniser, settings)
         rows = data.split("train")
         content = {
-            **heard,
+            **self._judge(trained.recogniser),
             "role": training.role,
             "seed": training.seed,
             "valid_wer": trained.valid_wer,
@@ -215,18 +228,16 @@ class Runs:
             "word_errors": predictions["word_errors"].tolist(),
         }
 
-    def _judge_as_served(
-        self,
-        params: DecoderParams,
-        data: PreparedData,
-        recogniser: Teacher,
-        settings: DistillParams,
-    ) -> Run:
+    def _judge_as_served(self, training: Training) -> Run:
         """Return the errors of what the shipped decoder finds, its weights chosen on validation."""
+        params = self.study.decoder_of(training.row)
+        assert params is not None
+        data, settings = self.data_of(training), self._settings(training)
         cached = self.study.workspace / "data/teacher_cache"
         learns_from = params.language_model.learns_from
         texts = language_model_texts(data, cached, settings.filter, learns_from)
         learnt = learn(ROOT, data, texts, params)
+        recogniser = Recogniser.load(self.path(training).with_suffix(""), STUDENTS)
         rows, unit, model = self.test_rows, self.data.unit_of("test"), TrainedModel("model", None)
         found = search(self.data, rows, {model: recogniser}, None, learnt).found[model]
         pairs = zip(rows["text"], found.texts, strict=True)

@@ -82,8 +82,23 @@ def summarise(
         **_training("control_", controls),
         "relative_gain": gain["gain_wer"] / mean if mean else None,
         "gap_closed": gap_closed((plain - own).sum(), (plain - teacher_errors).sum()),
+        **_as_served(students, controls, words),
         **as_kept(students, controls, words),
     }
+
+
+def _as_served(
+    students: Sequence[Mapping[str, Any]], controls: Sequence[Mapping[str, Any]], words: np.ndarray
+) -> Row:
+    """Return rates and gain with the shipped decoder, where both have one; as of `summarise`."""
+    if not all("word_errors_lm" in run for run in (*students, *controls)):
+        return {}
+    own, plain = (
+        np.array([run["word_errors_lm"] for run in runs]) for runs in (students, controls)
+    )
+    found = rates("control_wer_lm", plain, words) | rates("gain_wer_lm", plain - own, words)
+    mean = found["control_wer_lm"]
+    return {**found, "relative_gain_lm": found["gain_wer_lm"] / mean if mean else None}
 
 
 def as_kept(
@@ -163,7 +178,7 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     has_controls = any("control_wer" in row for row in rows.values())
     has_course = any("cpu_seconds" in row for row in rows.values())
     head = ["row", "errors, % (by seed)", "on validation"]
-    head += ["as served, %"] if has_lm else []
+    head += ["as served, %", "its control"] if has_lm else []
     if has_controls:
         head += ["control, %", "on validation"]
         head += ["gain, points (95 %)", "relative", "gap closed"]
@@ -173,7 +188,10 @@ def markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
     for name, row in rows.items():
         cells = [name, _rate_by_seed(row, "wer"), percent(row["valid_wer"])]
         if has_lm:
-            cells.append(_rate_by_seed(row, "wer_lm") if "wer_lm" in row else "–")
+            cells += [
+                _rate_by_seed(row, name) if name in row else "–"
+                for name in ("wer_lm", "control_wer_lm")
+            ]
         if has_controls:
             cells += _beside_control(row)
         cells += _course(row) if has_course else []

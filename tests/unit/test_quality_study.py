@@ -167,6 +167,15 @@ def test_a_study_trains_each_model_once_and_goes_on(
     assert again["teacher_pass"] == both["teacher_pass"], "a pass of hits costs nothing more"
     plot_gains(both, tmp_path / "gains.png")
     assert (tmp_path / "gains.png").read_bytes().startswith(b"\x89PNG")
+    study.settings["register"]["decoder"] = {}  # type: ignore[index]
+    served = run_study(study, corpus, rows=["default"], write=False)[0].to_json()["rows"]["default"]
+    assert served["wer"] == both["rows"]["default"]["wer"], "a decoder needs no other training"
+    for name in ("wer_lm", "control_wer_lm", "gain_wer_lm"):
+        assert len(served[f"{name}_by_seed"]) == 2
+    assert served["gain_wer_lm"] == pytest.approx(served["control_wer_lm"] - served["wer_lm"])
+    head, _, cells = markdown({"default": served}).splitlines()[:3]
+    assert "| as served, % | its control |" in head
+    assert f"{100 * served['control_wer_lm']:.1f} (" in cells
 
 
 def test_parts_and_budgets_are_trained_beside_the_rows(
