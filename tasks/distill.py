@@ -184,9 +184,7 @@ def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int)
     )
 
 
-def _notes_of(
-    run: Distillation, trained: Trained, earlier: Sequence[GenerationRecord]
-) -> Json:
+def _notes_of(run: Distillation, trained: Trained, earlier: Sequence[GenerationRecord]) -> Json:
     """Return what JSON files beside a student say of its training, by name; None: no such file."""
     records = [*earlier, record_of(run, trained)] if earlier else []
     return {

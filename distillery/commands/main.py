@@ -3,30 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
-from distillery.commands import cache as cache_cli
-from distillery.commands import champion as registry_cli
-from distillery.commands import export as export_cli
-from distillery.commands import package as package_cli
-from distillery.commands import sample as sample_cli
-from distillery.commands import score as score_cli
-from distillery.commands import selection as selection_cli
 from distillery.commands import surroundings
-from distillery.errors import AudioError, DistilleryError, ModelError
-from distillery.params.file import PARAMS_FILE
-from distillery.params.stages import RegistryParams
-from distillery.tracking.bundle import DIGESTS_FILE, check_bundle
+from distillery.errors import DistilleryError
 
-if TYPE_CHECKING:
-    from distillery.decoder.decoder import Decoder
-    from distillery.models.recogniser import Recogniser
-    from distillery.serve.served import Transcriber
-
-EXIT_ERROR, EXIT_USAGE = 1, 2
+EXIT_USAGE = 2
+COMMANDS: Mapping[str, str] = {
+    "transcribe": "transcribe",
+    "sample": "sample",
+    "score": "score",
+    "export": "export",
+    "page": "package",
+    "package": "package",
+    "select": "selection",
+    "champion": "champion",
+    "promote": "champion",
+    "rollback": "champion",
+    "cache": "cache",
+}
+"""The module of this folder that adds each command. One alone is imported where it is named: the
+others bring pandas and more, which the text of a recording should not wait for."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,251 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     surroundings.settle()
     parser = argparse.ArgumentParser(prog="distillery", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    _add_transcribe(commands)
-    sample_cli.add_commands(commands)
-    score_cli.add_commands(commands)
-    export_cli.add_commands(commands)
-    package_cli.add_commands(commands)
-    selection_cli.add_commands(commands)
-    registry_cli.add_commands(commands)
-    cache_cli.add_commands(commands)
-    options = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    named = [COMMANDS[word] for word in given[:1] if word in COMMANDS]
+    for module in named or dict.fromkeys(COMMANDS.values()):
+        importlib.import_module(f"distillery.commands.{module}").add_commands(commands)
+    options = parser.parse_args(given)
     try:
         return int(options.run(options))
     except DistilleryError as error:
         sys.stderr.write(f"error: {error}\n")
         return EXIT_USAGE
-
-
-def _add_transcribe(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    command = commands.add_parser(
-        "transcribe",
-        help="text of recordings, of a folder of them, or of one that is still growing",
-        description="Print FILE<TAB>text for each recording; write a line of JSON for each in a "
-        "folder; or follow one that is still growing and print its text as it comes.",
-    )
-    command.add_argument(
-        "sources",
-        nargs="+",
-        metavar="SOURCE",
-        help="recordings (WAV, FLAC, OGG, MP3 and others); or one folder, searched with all below "
-        "it; with --stream, one WAV or raw file that may still grow, or - for standard input",
-    )
-    command.add_argument(
-        "--model",
-        help="a model folder, models:/NAME@ALIAS or models:/NAME/VERSION; "
-        "by default the champion of the model that params.yaml names",
-    )
-    command.add_argument(
-        "--out", type=Path, metavar="FILE", help="for a folder: where the lines of JSON go"
-    )
-    command.add_argument(
-        "--channel",
-        type=int,
-        metavar="N",
-        help="take channel N, counted from 0, of recordings with several (default: mix them)",
-    )
-    command.add_argument(
-        "--stream", action="store_true", help="follow the source; needs a student that streams"
-    )
-    command.add_argument(
-        "--rate",
-        type=int,
-        metavar="HZ",
-        help="with --stream: the source is raw, 16-bit little-endian samples of one channel",
-    )
-    command.add_argument(
-        "--idle",
-        type=float,
-        default=2.0,
-        metavar="SECONDS",
-        help="with --stream: a file that has not grown for so long is finished (default: 2)",
-    )
-    command.add_argument(
-        "--hot-word",
-        action="append",
-        default=[],
-        metavar="TEXT[=WEIGHT]",
-        help="a word or phrase that is expected, several times for several; the weight is what it "
-        "adds to a text's score, in nats (default: 4)",
-    )
-    command.set_defaults(run=lambda options: _transcribe(command, options))
-
-
-def _transcribe(command: argparse.ArgumentParser, options: argparse.Namespace) -> int:
-    sources, out = options.sources, options.out
-    folders = [source for source in sources if Path(source).is_dir()]
-    if options.channel is not None and (options.stream or options.channel < 0):
-        command.error("--channel N takes a number from 0 on, and goes without --stream")
-    if options.stream:
-        if len(sources) > 1 or folders or out is not None:
-            command.error("--stream follows one file, or - for standard input, and prints its text")
-        return _stream(options)
-    if options.rate is not None:
-        command.error("--rate goes with --stream")
-    if folders and (len(sources) > 1 or out is None):
-        command.error(f"{folders[0]} is a folder: give it alone, with --out FILE.jsonl")
-    if out is not None and not folders:
-        command.error(f"--out needs a folder, {sources[0]} is not one")
-    recogniser = load_transcriber(options.model, Path.cwd())
-    if folders:
-        return transcribe_folder(
-            recogniser, Path(folders[0]), out, options.channel, options.hot_word
-        )
-    files = [Path(source) for source in sources]
-    return transcribe(recogniser, files, options.channel, options.hot_word)
-
-
-def _stream(options: argparse.Namespace) -> int:
-    from distillery.decoder.decoder import Decoder
-
-    folder = find_model(options.model, Path.cwd())
-    recogniser = load_model(str(folder), Path.cwd())
-    decoder = Decoder.find(folder, recogniser.vocabulary)
-    source, rate_hz = options.sources[0], options.rate
-    return stream(recogniser, source, rate_hz, options.idle, decoder, options.hot_word)
-
-
-def transcribe(
-    recogniser: Transcriber,
-    files: list[Path],
-    channel: int | None = None,
-    hot_words: Sequence[str] = (),
-) -> int:
-    """Print each recording's text; one that cannot be read is reported and the others go on."""
-    from distillery.serve.reading import read_at
-    from distillery.serve.texts import parse_hot_words
-
-    status, expected = 0, parse_hot_words(hot_words, recogniser.vocabulary)
-    for file in files:
-        try:
-            samples, caution = read_at(file, recogniser.sample_rate_hz, channel=channel)
-        except AudioError as error:
-            sys.stderr.write(f"error: {error}\n")
-            status = EXIT_ERROR
-            continue
-        if caution is not None:
-            sys.stderr.write(f"warning: {file}: {caution} with --channel\n")
-        text = recogniser.transcribe([samples], expected)[0]
-        sys.stdout.write(f"{file}\t{text}\n")
-        sys.stdout.flush()
-    return status
-
-
-def transcribe_folder(
-    recogniser: Transcriber,
-    folder: Path,
-    out: Path,
-    channel: int | None = None,
-    hot_words: Sequence[str] = (),
-) -> int:
-    """Write the texts of a folder's recordings and say how many there are."""
-    from distillery.serve import transcription
-    from distillery.serve.texts import parse_hot_words
-
-    expected = parse_hot_words(hot_words, recogniser.vocabulary)
-    counts = transcription.transcribe_folder(
-        recogniser, folder, out, channel=channel, hot_words=expected
-    )
-    if counts.cautions:
-        sys.stderr.write(
-            f"warning: {len(counts.cautions)} recordings have channels that do not mix well, such "
-            f"as {counts.cautions[0]} with --channel\n"
-        )
-    sys.stderr.write(
-        f"{out}: {counts.num_transcribed} transcribed, {counts.num_kept} were there already, "
-        f"{counts.num_failed} failed"
-        + ("; their lines there say why\n" if counts.num_failed else "\n")
-    )
-    return EXIT_ERROR if counts.num_failed else 0
-
-
-def stream(
-    recogniser: Recogniser,
-    source: str,
-    rate_hz: int | None,
-    idle_seconds: float,
-    decoder: Decoder | None = None,
-    hot_words: Sequence[str] = (),
-) -> int:
-    """Print the text of a recording that still grows, as it comes, on one line.
-
-    With a decoder words are printed once nothing that follows can change them.
-
-    Ctrl-C ends the recording, not the command: the text of what was recorded is printed to its end.
-    """
-    from distillery.serve.following import follow
-    from distillery.serve.streaming import StreamingRecogniser
-    from distillery.serve.texts import parse_hot_words
-
-    expected = parse_hot_words(hot_words, recogniser.vocabulary)
-    recognition = StreamingRecogniser(recogniser, decoder, expected)
-    shown = ""
-    with follow(source, recogniser.sample_rate_hz, rate_hz, idle_seconds) as chunks:
-        for chunk, is_last in chunks:
-            recognition.push(chunk, last=is_last)
-            # Greedy texts only grow; a vocabulary whose texts change starts a new line.
-            text = recognition.settled_text
-            is_longer = text.startswith(shown)
-            sys.stdout.write(text.removeprefix(shown) if is_longer else f"\n{text}")
-            sys.stdout.flush()
-            shown = text
-    sys.stdout.write("\n")
-    return 0
-
-
-def load_model(model: str | None, root: Path) -> Recogniser:
-    """Return a student as it was trained; see `find_model`.
-
-    Raises:
-        DistilleryError: as `find_model`, or the model is none that PyTorch can run.
-    """
-    folder = find_model(model, root)
-    from distillery.architectures.known import ARCHITECTURES
-    from distillery.models.recogniser import Recogniser
-
-    return Recogniser.load(folder, ARCHITECTURES)
-
-
-def load_transcriber(model: str | None, root: Path) -> Transcriber:
-    """Return a student in the format that it is served in; see `find_model`.
-
-    A folder that was never registered is run by PyTorch.
-
-    Raises:
-        DistilleryError: as `find_model`, or a file does not fit the others.
-    """
-    folder = find_model(model, root)
-    from distillery.serve.served import load_served
-
-    return load_served(folder)
-
-
-def find_model(model: str | None, root: Path) -> Path:
-    """Return where a model's files lie, once they are known to be as they were published.
-
-    Args:
-        model: a folder or a registry URI; None takes the champion.
-        root: the workspace whose params.yaml says where the registry is.
-
-    Raises:
-        ParamsError: params.yaml is needed and cannot be used.
-        TrackingError: the registry does not hold the model.
-        ModelError: its files are damaged.
-    """
-    if model is not None and not model.startswith("models:/"):
-        folder = Path(model)
-        if not folder.is_dir():
-            raise ModelError(f"{folder}: no such folder; expected one with a saved model")
-        if (folder / DIGESTS_FILE).exists():
-            check_bundle(folder)
-        return folder
-    from distillery.tracking.store import Tracking
-    from distillery.tracking.versions import CHAMPION, checked_folder
-
-    settings = RegistryParams.load(root / PARAMS_FILE).register
-    tracking = Tracking(settings, root)
-    return checked_folder(tracking, model or f"models:/{settings.model_name}@{CHAMPION}")
 
 
 if __name__ == "__main__":

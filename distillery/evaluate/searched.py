@@ -1,4 +1,5 @@
-"""What models hear when their texts are searched for: students as they will be served."""
+"""What models hear when their texts are searched for: students as they will be served, and how sure
+they may be of their words."""
 
 from __future__ import annotations
 
@@ -12,9 +13,11 @@ import pandas as pd
 from distillery.data.manifest import PreparedData
 from distillery.data.scoring import count_text_errors
 from distillery.data.units import Unit
+from distillery.decoder.confidence import Confidence
 from distillery.decoder.decoder import Decoder, texts_of
 from distillery.decoder.making import Learnt, describe, tune, tuning_rows
 from distillery.decoder.word_model import save
+from distillery.evaluate.confidence import fit_confidence
 from distillery.evaluate.models import TrainedModel
 from distillery.evaluate.summary import TunedSearch
 from distillery.language_model.evaluation import Decoded, decode_with_language_model
@@ -35,20 +38,25 @@ class Searched:
 
 @dataclass(frozen=True)
 class Searches:
-    """All that was searched, and the decoders that students and controls are served with."""
+    """All that was searched, and what students and controls are served with."""
 
     found: Mapping[TrainedModel, Searched] = field(default_factory=dict)
     decoders: Mapping[TrainedModel, Decoder] = field(default_factory=dict)
+    confidences: Mapping[TrainedModel, Confidence] = field(default_factory=dict)
+    """Of those that are served; none where no validation utterance has a transcript."""
     content: bytes = b""
     """Of decoder.lm; it is that of all decoders."""
 
     def save(self, trained: TrainedModel, folder: Path) -> Decoder | None:
-        """Write a model's decoder into a folder, and return it; None where it has none."""
-        decoder = self.decoders.get(trained)
+        """Write a model's decoder and confidence into a folder; return the decoder, if any."""
+        decoder, confidence = self.decoders.get(trained), self.confidences.get(trained)
         if decoder is not None:
             folder.mkdir(exist_ok=True)
             save(self.content, folder)
             decoder.settings.save(folder)
+        if confidence is not None:
+            folder.mkdir(exist_ok=True)
+            confidence.save(folder)
         return decoder
 
 
@@ -75,22 +83,35 @@ def search(
     """
     found: dict[TrainedModel, Searched] = {}
     decoders: dict[TrainedModel, Decoder] = {}
+    confidences: dict[TrainedModel, Confidence] = {}
     asked = {one: model for one, model in recognisers.items() if model.gives_frames}
     if language_model is not None and language_model.for_teacher:
         teacher = {one: asked.pop(one) for one in list(asked) if one.seed is None}
         theirs = decode_with_language_model(data, rows, teacher, language_model)
         found |= {one: _in_its_way(decoded) for one, decoded in theirs.items()}
+    unit = data.unit_of("valid")
     if learnt is None:
-        return Searches(found)
-    valid, unit = tuning_rows(data), data.unit_of("valid")
+        asked = {one: model for one, model in asked.items() if one.seed is not None}
+        if not data.references("valid")["text"].str.strip().any():
+            return Searches(found)
+    valid = tuning_rows(data)
     for one, model in asked.items():
-        items = log_probs_of(model, data, valid)
-        decoder = tune(learnt, model.vocabulary, items, list(valid["text"]), unit)
-        logger.info("%s", describe(str(one), decoder, unit))
-        texts = texts_of(decoder, log_probs_of(model, data, rows))
-        found[one] = Searched(texts, _tuned(decoder, len(learnt.content)))
-        decoders[one] = decoder
-    return Searches(found, decoders, learnt.content)
+        items, references = log_probs_of(model, data, valid), list(valid["text"])
+        decoder = None
+        if learnt is not None:
+            decoder = tune(learnt, model.vocabulary, items, references, unit)
+            logger.info("%s", describe(str(one), decoder, unit))
+            texts = texts_of(decoder, log_probs_of(model, data, rows))
+            found[one] = Searched(texts, _tuned(decoder, len(learnt.content)))
+            decoders[one] = decoder
+        if one.seed is None or unit is Unit.PHRASE:  # phrases do not say which words are right
+            continue
+        fitted = fit_confidence(items, references, model.vocabulary, decoder, unit)
+        if fitted is not None:
+            confidences[one] = fitted
+            error, words = 100 * fitted.expected_error, fitted.num_words
+            logger.info("confidence of %s: calibration error %.1f %%, %d words", one, error, words)
+    return Searches(found, decoders, confidences, b"" if learnt is None else learnt.content)
 
 
 def _in_its_way(decoded: Decoded) -> Searched:

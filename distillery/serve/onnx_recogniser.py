@@ -12,8 +12,10 @@ import onnxruntime
 
 from distillery.data.audio import as_waveform
 from distillery.data.text import Vocabulary
+from distillery.decoder.confidence import Confidence
 from distillery.decoder.decoder import Decoder
 from distillery.decoder.trie import HotWord
+from distillery.decoder.words import Transcript
 from distillery.errors import ModelError
 from distillery.files import digest_of_file, read_json
 from distillery.params.models import FeatureParams
@@ -21,6 +23,7 @@ from distillery.serve.long_audio import Layout, is_long, scores_in_windows
 from distillery.serve.normalised_features import NumpyFeatures
 from distillery.serve.numpy_features import numpy_features
 from distillery.serve.texts import text_of
+from distillery.serve.transcripts import Scribe
 
 CONFIG_FILE = "config.json"
 TOKENS_FILE = "tokens.txt"
@@ -65,6 +68,7 @@ class OnnxRecogniser:
         self.layout = config.architecture
         self.vocabulary = Vocabulary.load(folder / TOKENS_FILE)
         self.decoder = Decoder.find(folder, self.vocabulary)
+        self.confidence = Confidence.find(folder)
         self.path = folder / MODEL_FILES[model_format]
         self.session = _open(self.path)
         widths = (self.session.get_inputs()[0].shape[-1], self.session.get_outputs()[0].shape[-1])
@@ -146,6 +150,24 @@ class OnnxRecogniser:
             text_of(self._frames(waveform), self.vocabulary, self.decoder, hot_words)
             for waveform in waveforms
         ]
+
+    def recognise(
+        self, samples: np.ndarray, hot_words: Sequence[HotWord] = (), num_hypotheses: int = 0
+    ) -> Transcript:
+        """Return the text of a waveform with the times and confidences of its words.
+
+        Args:
+            samples: `(samples,)`, float32 in [-1, 1) or int16; it goes through as a whole.
+            hot_words: more than the decoder's own.
+            num_hypotheses: texts wanted that may have been spoken.
+
+        Raises:
+            ModelError: a hot word cannot be written with the student's tokens.
+        """
+        log_probs = self.run(self.extractor(as_waveform(samples))[None])[0]
+        shift = self.frame_shift_seconds
+        scribe = Scribe(self.vocabulary, shift, self.decoder, self.confidence)
+        return scribe.transcript(log_probs, hot_words, num_hypotheses)
 
     def _frames(self, samples: np.ndarray) -> Iterator[np.ndarray]:
         if is_long(len(samples), self.sample_rate_hz):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,45 @@ class _Samples:
         return self._room
 
 
+def blocks_at(reader: Reader, sample_rate_hz: int) -> Iterator[np.ndarray]:
+    """Yield a recording at a rate, int16 `(samples,)`, block by block.
+
+    A recording that is heard in pieces, and has another rate, is resampled by soxr while it is
+    decoded; shorter ones are resampled as data are prepared.
+
+    Args:
+        reader: the recording.
+        sample_rate_hz: the rate wanted.
+
+    Raises:
+        AudioError: as `Reader.blocks`.
+    """
+    held, stream, rate_hz = _Samples(), None, sample_rate_hz
+    for block, rate_hz in reader.blocks():
+        if rate_hz == sample_rate_hz:
+            yield block
+            continue
+        if stream is None:
+            held.add(block)
+            if not is_long(len(held), rate_hz):
+                continue
+            import soxr
+
+            stream = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32")
+            block, held = held.whole(), _Samples()
+        yield to_int16(stream.resample_chunk(as_waveform(block)))
+    if stream is not None:
+        yield to_int16(stream.resample_chunk(np.empty(0, np.float32), last=True))
+    elif rate_hz != sample_rate_hz:
+        yield resample(held.whole(), rate_hz, sample_rate_hz)
+
+
 def read_at(
     source: Path | bytes, sample_rate_hz: int, name: str | None = None, channel: int | None = None
 ) -> tuple[np.ndarray, str | None]:
     """Return a recording's samples at a rate, int16 `(samples,)`, and what is wrong with channels.
 
-    A recording that is heard in windows, and has another rate, is resampled by soxr while it is
-    decoded, so that it is held once; shorter ones are resampled as data are prepared.
+    They are held once.
 
     Args:
         source: as of `Reader`.
@@ -55,17 +88,7 @@ def read_at(
         AudioError: as `Reader.blocks`.
     """
     reader = Reader(source, name, channel)
-    samples, stream, rate_hz = _Samples(), None, sample_rate_hz
-    for block, rate_hz in reader.blocks():
-        if stream is None and rate_hz != sample_rate_hz and is_long(len(samples), rate_hz):
-            import soxr
-
-            stream = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32")
-            block, samples = np.concatenate([samples.whole(), block]), _Samples()
-        if stream is not None:
-            block = to_int16(stream.resample_chunk(as_waveform(block)))
+    samples = _Samples()
+    for block in blocks_at(reader, sample_rate_hz):
         samples.add(block)
-    if stream is not None:
-        samples.add(to_int16(stream.resample_chunk(np.empty(0, np.float32), last=True)))
-        return samples.whole(), reader.caution
-    return resample(samples.whole(), rate_hz, sample_rate_hz), reader.caution
+    return samples.whole(), reader.caution

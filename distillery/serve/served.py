@@ -2,7 +2,8 @@
 
 A bundle always holds the student as it was trained: others start from it, and streaming needs it.
 One that is served in another format holds that file as well, and `served.json` names the format;
-one that is served with a decoder holds its files, in any format.
+one that is served with a decoder holds its files, in any format, and confidence.json where
+validation words told how sure it may be.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import numpy as np
 
 from distillery.data.text import Vocabulary
 from distillery.data.units import Unit
+from distillery.decoder.confidence import CONFIDENCE_FILE, Confidence
 from distillery.decoder.decoder import DECODER_FILES, Decoder
 from distillery.decoder.trie import HotWord
+from distillery.decoder.words import Transcript
 from distillery.errors import ModelError
 from distillery.serve.growing_text import GrowingText
 from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
@@ -59,6 +62,22 @@ class Transcriber(Protocol):
         Args:
             waveforms: the recordings.
             hot_words: more than the decoder's own.
+
+        Raises:
+            ModelError: a hot word cannot be written with the student's tokens.
+        """
+
+    def recognise(
+        self, samples: np.ndarray, hot_words: Sequence[HotWord] = (), num_hypotheses: int = 0
+    ) -> Transcript:
+        """Return the text of a waveform with the times and confidences of its words.
+
+        It goes through the network as a whole: cut long ones, see segments.py.
+
+        Args:
+            samples: `(samples,)`, float32 in [-1, 1) or int16.
+            hot_words: more than the decoder's own.
+            num_hypotheses: texts wanted that may have been spoken.
 
         Raises:
             ModelError: a hot word cannot be written with the student's tokens.
@@ -125,19 +144,21 @@ def choose_format(
 
 
 def decoder_files(folder: Path) -> dict[str, Path]:
-    """Return the files of the decoder in a folder, by name; none where there is none."""
-    return {name: folder / name for name in DECODER_FILES if (folder / name).exists()}
+    """Return the files of decoder and confidence in a folder, by name; those that are there."""
+    names = (*DECODER_FILES, CONFIDENCE_FILE)
+    return {name: folder / name for name in names if (folder / name).exists()}
 
 
 def served_format(folder: Path) -> str:
-    """Return the format that a bundle is served in.
+    """Return the format that a bundle is served in; of an exported student ONNX, in floats.
 
     Raises:
         ModelError: the bundle says something else than a format.
     """
     path = folder / SERVED_FILE
     if not path.exists():
-        return PYTORCH
+        exported = (name for name, file in MODEL_FILES.items() if (folder / file).exists())
+        return next(exported, PYTORCH)
     try:
         name = str(json.loads(path.read_text("utf-8"))["format"])
     except (ValueError, KeyError, TypeError) as error:
@@ -164,7 +185,8 @@ def load_served(folder: Path) -> Transcriber:
     from distillery.serve.torch_transcriber import TorchTranscriber
 
     recogniser = Recogniser.load(folder, ARCHITECTURES)
-    return TorchTranscriber(recogniser, Decoder.find(folder, recogniser.vocabulary))
+    decoder = Decoder.find(folder, recogniser.vocabulary)
+    return TorchTranscriber(recogniser, decoder, Confidence.find(folder))
 
 
 def begin_stream(student: Transcriber, hot_words: Sequence[HotWord] = ()) -> GrowingText:

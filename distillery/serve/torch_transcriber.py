@@ -11,13 +11,16 @@ import torch
 
 from distillery.data.audio import as_waveform
 from distillery.data.text import Vocabulary
+from distillery.decoder.confidence import Confidence
 from distillery.decoder.decoder import Decoder
 from distillery.decoder.trie import HotWord
+from distillery.decoder.words import Transcript
 from distillery.models.recogniser import Recogniser
 from distillery.serve.long_audio import Layout, is_long, scores_in_windows
 from distillery.serve.normalised_features import NumpyFeatures
 from distillery.serve.numpy_features import numpy_features
 from distillery.serve.texts import text_of
+from distillery.serve.transcripts import Scribe
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class TorchTranscriber:
     recogniser: Recogniser
     decoder: Decoder | None = None
     """What its texts are searched with; None: they are best paths."""
+    confidence: Confidence | None = None
 
     @property
     def sample_rate_hz(self) -> int:
@@ -64,6 +68,25 @@ class TorchTranscriber:
             else next(texts)
             for item in waveforms
         ]
+
+    def recognise(
+        self, samples: np.ndarray, hot_words: Sequence[HotWord] = (), num_hypotheses: int = 0
+    ) -> Transcript:
+        """Return the text of a waveform with the times and confidences of its words.
+
+        Args:
+            samples: `(samples,)`, float32 in [-1, 1) or int16; it goes through as a whole.
+            hot_words: more than the decoder's own.
+            num_hypotheses: texts wanted that may have been spoken.
+
+        Raises:
+            ModelError: a hot word cannot be written with the student's tokens.
+        """
+        student = self.recogniser
+        (log_probs,) = student.forward(*student.extract([as_waveform(samples)])).items
+        shift = student.frame_shift_seconds
+        scribe = Scribe(student.vocabulary, shift, self.decoder, self.confidence)
+        return scribe.transcript(log_probs, hot_words, num_hypotheses)
 
     def _short_texts(
         self, waveforms: Sequence[np.ndarray], hot_words: Sequence[HotWord]

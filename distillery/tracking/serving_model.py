@@ -17,9 +17,15 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
+    from distillery.decoder.trie import HotWord
+    from distillery.files import Json
+
 ARTIFACT = "model"
+MAX_N_BEST = 100
 
 
 class Clip(BaseModel):
@@ -29,6 +35,16 @@ class Clip(BaseModel):
     """A whole WAV or FLAC file, base64."""
     hot_words: list[str] | None = None
     """Words or phrases that are expected in it, `TEXT` or `TEXT=WEIGHT`, beside the version's."""
+    words: bool | None = None
+    """Whether the answer holds times and confidence of each word."""
+    n_best: int | None = None
+    """How many texts that may have been spoken it holds; the same with words, for one of up to a
+    minute."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the answer is the text alone."""
+        return not self.words and self.n_best is None
 
 
 class BadClipError(MlflowException):
@@ -68,15 +84,18 @@ class SpeechModel(PythonModel):
         limits = (context.model_config or {}).get(LIMITS_CONFIG, {})
         self.limits = ServeLimits.model_validate(limits)
 
-    # MLflow calls this form when the input's type is given.
-    def predict(  # type: ignore[override]
+    # MLflow calls this form when the input's type is given. Answers are texts or objects, which it
+    # knows no type for: it warns of what stands for that, and not where nothing does.
+    def predict(  # type: ignore[no-untyped-def, override]
         self, model_input: list[Clip], params: dict[str, Any] | None = None
-    ) -> list[str]:
-        """Return one text per clip, in order.
+    ):
+        """Return one answer per clip, in order.
+
+        It is the text; of a clip that asks for words or n_best, what `Transcript.entries` holds.
 
         Raises:
-            BadClipError: there is no clip, one is no base64 or no recording, or all together are
-                more than the limits allow; nothing is transcribed then.
+            BadClipError: there is no clip, one is no base64 or no recording, all together are more
+                than the limits allow, or n_best cannot be had.
         """
         from distillery.errors import AudioError, ModelError
         from distillery.serve.texts import parse_hot_words
@@ -87,14 +106,43 @@ class SpeechModel(PythonModel):
             waveforms = self._decode(model_input)
         except AudioError as error:
             raise BadClipError(str(error)) from None
-        texts = []
+        answers: list[Any] = []
         for index, (clip, waveform) in enumerate(zip(model_input, waveforms, strict=True)):
             try:
                 hot_words = parse_hot_words(clip.hot_words or (), self.recogniser.vocabulary)
             except ModelError as error:
                 raise BadClipError(f"clip {index}: {error}") from None
-            texts += self.recogniser.transcribe([waveform], hot_words)
-        return texts
+            if clip.is_plain:
+                answers += self.recogniser.transcribe([waveform], hot_words)
+            else:
+                answers.append(self._with_words(index, clip, waveform, hot_words))
+        return answers
+
+    def _with_words(
+        self, index: int, clip: Clip, waveform: np.ndarray, hot_words: Sequence[HotWord]
+    ) -> Json:
+        """Return a clip's answer with words; a long one is heard in segments."""
+        from distillery.data.audio import to_int16
+        from distillery.decoder.words import joined
+        from distillery.serve.long_audio import MAX_WHOLE_SECONDS
+        from distillery.serve.segments import in_segments
+
+        rate, wanted = self.recogniser.sample_rate_hz, clip.n_best or 0
+        if not 0 <= wanted <= MAX_N_BEST:
+            raise BadClipError(
+                f"clip {index}: n_best {wanted}, expected a number from 0 to {MAX_N_BEST}"
+            )
+        segments = list(in_segments([to_int16(waveform)], rate))
+        if wanted and len(segments) > 1:
+            raise BadClipError(
+                f"clip {index}: {segments[-1].end:g} s, expected {MAX_WHOLE_SECONDS:g} at most "
+                "with n_best; send shorter ones, or ask for words alone"
+            )
+        found = [
+            self.recogniser.recognise(segment.samples, hot_words, wanted).later(segment.start)
+            for segment in segments
+        ]
+        return joined(found, self.recogniser.vocabulary).entries
 
     def _decode(self, clips: list[Clip]) -> list[np.ndarray]:
         """Return each clip's waveform `(samples,)`; no more is decoded than the limits allow."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
 JSON_ROOM_BYTES = 1 << 20
@@ -21,6 +21,12 @@ sent all would see a broken connection instead of the answer."""
 FORMATS = ("inputs", "instances")
 """What MLflow calls a list of inputs; the first is ours."""
 EXPECTED = '{"inputs": [{"audio_b64": "…"}]}'
+OPTIONS: Mapping[str, tuple[type, str]] = {
+    "hot_words": (list, "a list of texts"),
+    "words": (bool, "true or false"),
+    "n_best": (int, "a number"),
+}
+"""What a clip may ask for, of which type that is, and how it is called."""
 FAILED = "the request failed; the server's log says why"
 
 Scope = MutableMapping[str, Any]
@@ -127,11 +133,27 @@ def _check(content_type: str, body: bytes) -> None:
     for index, clip in enumerate(clips):
         if not isinstance(clip, dict):
             raise Refused(400, f"clip {index}: {kind_of(clip)}, expected an object: {EXPECTED}")
-        if set(clip) != {"audio_b64"}:
-            raise Refused(400, f"clip {index}: expected audio_b64 and nothing else: {EXPECTED}")
-        if not isinstance(clip["audio_b64"], str):
-            found = kind_of(clip["audio_b64"])
-            raise Refused(400, f"clip {index}: audio_b64 is {found}, expected base64 as text")
+        _check_clip(index, clip)
+
+
+def _check_clip(index: int, clip: dict[Any, Any]) -> None:
+    """Make sure that a clip has audio and, beside it, nothing but what may be asked for.
+
+    Raises:
+        Refused: it has something else.
+    """
+    if "audio_b64" not in clip or set(clip) - {"audio_b64", *OPTIONS}:
+        beside = ", ".join(OPTIONS)
+        raise Refused(400, f"clip {index}: expected audio_b64 and, if wanted, {beside}: {EXPECTED}")
+    if not isinstance(clip["audio_b64"], str):
+        found = kind_of(clip["audio_b64"])
+        raise Refused(400, f"clip {index}: audio_b64 is {found}, expected base64 as text")
+    for name, (kind, wanted) in OPTIONS.items():
+        value = clip.get(name)
+        if value is not None and type(value) is not kind:
+            raise Refused(400, f"clip {index}: {name} is {kind_of(value)}, expected {wanted}")
+    if not all(isinstance(item, str) for item in clip.get("hot_words") or ()):
+        raise Refused(400, f"clip {index}: hot_words holds what is no text, expected texts alone")
 
 
 def kind_of(value: object) -> str:

@@ -171,6 +171,20 @@ def test_flac_and_other_rates_are_heard_and_order_is_kept(served: Served) -> Non
         assert served.ask(clips(wav(np.zeros(rate, np.int16), rate)))[0] == 200
 
 
+def test_words_and_other_texts_come_where_they_are_asked_for(served: Served) -> None:
+    audio = wav(speak("ab cab", 1))
+    asked = {"audio_b64": audio, "words": True, "n_best": 2}
+    hot = {"audio_b64": audio, "hot_words": ["cc=9"]}
+    status, body = served.ask({"inputs": [{"audio_b64": audio}, asked, hot]})
+    assert status == 200, body
+    plain, timed, helped = json.loads(body)["predictions"]
+    assert helped and isinstance(helped, str)
+    assert timed["text"] == plain
+    assert " ".join(word["text"] for word in timed["words"]) == plain
+    assert timed["n_best"][0]["text"] == plain and len(timed["n_best"]) == 2
+    assert json.loads(served.ask(clips(audio))[1]) == {"predictions": [plain]}
+
+
 GOOD = wav(speak("ab", 2))
 REFUSED = {
     "an empty list": (clips(), "inputs: holds no clips, expected one or more"),
@@ -261,6 +275,9 @@ NONSENSE = "AzR9" * 250_000  # a megabyte
         ({"inputs": [{NONSENSE: 1}]}, "application/json", 400),
         ({"inputs": [{"file": "/etc/passwd"}]}, "application/json", 400),
         ({"inputs": [{"audio_b64": 3}]}, "application/json", 400),
+        ({"inputs": [{"audio_b64": "", "words": 1}]}, "application/json", 400),
+        ({"inputs": [{"audio_b64": "", "n_best": "3"}]}, "application/json", 400),
+        ({"inputs": [{"audio_b64": "", "hot_words": [3]}]}, "application/json", 400),
         ({"inputs": [{"audio_b64": [NONSENSE]}]}, "application/json", 400),
         ({"inputs": [{"audio_b64": NONSENSE}]}, "application/json", 400),
         ({"dataframe_split": {"data": [NONSENSE]}}, "application/json", 400),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 
+import numpy as np
 import pytest
 
 from distillery.data.audio import load_audio
@@ -51,3 +52,42 @@ def test_an_odd_rate_counts_by_its_seconds(model: SpeechModel) -> None:
     model.limits = ServeLimits(max_seconds=9.0)
     with pytest.raises(BadClipError, match="clip 0: longer than 9 s, expected that at most"):
         model.predict([clip(content)])
+
+
+def test_words_and_other_texts_come_where_they_are_asked_for(model: SpeechModel) -> None:
+    content = written(speak("ab cab", 1), "WAV", RATE_HZ)
+    audio = clip(content).audio_b64
+    plain, timed, listed = model.predict(
+        [
+            Clip(audio_b64=audio),
+            Clip(audio_b64=audio, words=True),
+            Clip(audio_b64=audio, n_best=3),
+        ]
+    )
+    assert isinstance(plain, str) and list(timed) == ["text", "words"]
+    assert timed["text"] == listed["text"] == plain
+    assert " ".join(word["text"] for word in timed["words"]) == plain
+    assert all(list(w) == ["text", "start", "end", "confidence"] for w in timed["words"])
+    assert listed["n_best"][0]["text"] == plain
+    assert len(listed["n_best"]) == 3 and listed["words"] == timed["words"]
+    found = model.recogniser.recognise(load_audio(content, RATE_HZ), (), 3)
+    assert listed == found.entries
+
+
+def test_words_of_a_long_clip_are_those_of_its_segments(model: SpeechModel) -> None:
+    model.limits = ServeLimits()
+    said = np.resize(speak("ab cab", 1), 65 * RATE_HZ)
+    content = written(said, "WAV", RATE_HZ)
+    (found,) = model.predict([Clip(audio_b64=clip(content).audio_b64, words=True)])
+    times = [word["start"] for word in found["words"]]
+    assert times == sorted(times) and times[-1] > 45
+    assert " ".join(word["text"] for word in found["words"]) == found["text"]
+    with pytest.raises(BadClipError, match="clip 0: 65 s, expected 60 at most with n_best"):
+        model.predict([Clip(audio_b64=clip(content).audio_b64, n_best=3)])
+
+
+@pytest.mark.parametrize("number", [-1, 101])
+def test_how_many_texts_has_bounds(model: SpeechModel, number: int) -> None:
+    content = written(speak("ab", 1), "WAV", RATE_HZ)
+    with pytest.raises(BadClipError, match=f"clip 0: n_best {number}, expected a number from 0"):
+        model.predict([Clip(audio_b64=clip(content).audio_b64, n_best=number)])
