@@ -116,7 +116,6 @@ def main() -> None:
         against = f"{len(options.recordings) or 'no'} recordings over and over, one fresh process"
         cost = cost_of(options.model, "--format", "jsonl", str(hour))
         rows += rows_of("an hour in segments, jsonl", cost, against, None, MAX_HOUR_MB)
-        cost = cost_of(options.model, str(hour))
     report("light", rows)
 
 

@@ -36,6 +36,12 @@ from distillery.params.whole import Params
 from distillery.prepare.splits import hash_fraction
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.kinds import load_teacher
+from distillery.training.convergence import (
+    LEAST_IMPROVEMENT,
+    LEAST_PATIENCE,
+    PATIENCE_SHARE,
+    SMOOTHED_EPOCHS,
+)
 from distillery.training.curves import run_digest
 
 CHUNK_SECONDS = 0.32
@@ -133,8 +139,11 @@ class Runs:
         if training.role == "control":
             settings = settings.model_copy(update={"objective": ObjectiveParams()})
         beside = [list(speeds)] if speeds else []
-        content = settings.model_dump(exclude_defaults=True)
-        digest = run_digest(training.role, content, self._origin(training), *beside)
+        # All settings, not only those that are no defaults, and the rule of `auto`: what is trained
+        # under other defaults, or ends by another rule, is another training.
+        rule = [SMOOTHED_EPOCHS, LEAST_IMPROVEMENT, LEAST_PATIENCE, PATIENCE_SHARE]
+        content = settings.model_dump()
+        digest = run_digest(training.role, content, rule, self._origin(training), *beside)
         return self.study.workspace / f"runs/{training.role}-{digest}.json"
 
     def finished(self, training: Training) -> Run | None:

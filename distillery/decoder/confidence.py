@@ -25,6 +25,8 @@ from distillery.files import write_json
 CONFIDENCE_FILE = "confidence.json"
 MIN_LOG_PROB, MAX_LOG_PROB = math.log(1e-6), math.log(1 - 1e-4)
 """ln p beyond these tells nothing more."""
+MAX_LOG_ODDS = 30.0
+"""Log-odds beyond these either way are as good as certain; `exp` ends at 709."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Confidence:
 
     def of(self, evidence: float) -> float:
         """Return the probability that a word is right."""
-        return 1 / (1 + math.exp(-(self.offset + self.slope * evidence)))
+        odds = self.offset + self.slope * evidence
+        return 1 / (1 + math.exp(-min(max(odds, -MAX_LOG_ODDS), MAX_LOG_ODDS)))
 
     def save(self, folder: Path) -> None:
         """Write confidence.json."""

@@ -243,11 +243,11 @@ class Distillation:
         kinds = [self._transcripts(rows)] if objective.uses_transcripts else []
         if objective.uses_sequence:
             cached = self.cache.rows(list(rows["heard_key"]))
-            said = known_texts(
-                weighted_texts(self.cache, cached, objective.sequence),
-                rows["fit"].to_numpy(),
-                self._in_place_of_hypotheses(rows),
-            )
+            replaced = self._in_place_of_hypotheses(rows)
+            counts = rows["fit"].to_numpy()
+            if replaced is not None:  # transcripts are a kind of their own, above
+                counts = counts & np.array([text is None for text in replaced])
+            said = known_texts(weighted_texts(self.cache, cached, objective.sequence), counts, None)
             kinds.append(
                 Texts.of(
                     "texts of the teacher",

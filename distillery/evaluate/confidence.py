@@ -10,11 +10,14 @@ from scipy.optimize import minimize
 
 from distillery.data.text import Vocabulary
 from distillery.data.units import Unit
-from distillery.decoder.confidence import Confidence
+from distillery.decoder.confidence import MAX_LOG_ODDS, Confidence
 from distillery.decoder.decoder import Decoder
 from distillery.decoder.words import heard_words
 from distillery.models.decoding import greedy_text
 from distillery.studies.calibration import Outcomes, calibration
+
+MAX_SLOPE = 5.0
+"""Five times the log-odds that the network itself gives."""
 
 
 def fit_confidence(
@@ -63,7 +66,10 @@ def _right(reference: Sequence[str], words: Sequence[str]) -> list[bool]:
 
 
 def _fit(evidence: np.ndarray, right: np.ndarray) -> tuple[float, float]:
-    """Return offset and slope for `(words,)` of evidence, and whether they are right."""
+    """Return offset and slope for `(words,)` of evidence, and whether they are right.
+
+    A few words may be parted by a step: the slope is bounded, and more evidence never means less.
+    """
     hits, misses = int(right.sum()), int((~right).sum())
     aims = np.where(right, (hits + 1) / (hits + 2), 1 / (misses + 2))
 
@@ -71,5 +77,6 @@ def _fit(evidence: np.ndarray, right: np.ndarray) -> tuple[float, float]:
         odds = found[0] + found[1] * evidence
         return float((np.logaddexp(0, odds) - aims * odds).mean())
 
-    offset, slope = minimize(loss, np.array([0.0, 1.0])).x
+    bounds = [(-MAX_LOG_ODDS, MAX_LOG_ODDS), (0.0, MAX_SLOPE)]
+    offset, slope = minimize(loss, np.array([0.0, 1.0]), bounds=bounds).x
     return float(offset), float(slope)

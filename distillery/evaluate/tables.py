@@ -363,8 +363,13 @@ def _fell_back(name: str, summary: Summary) -> list[str]:
 
 
 def _still_improving(name: str, summary: Summary) -> list[str]:
-    """Return a sentence about a student whose validation, or its control's, was still improving."""
+    """Return a sentence about a student whose validation, or its control's, was still improving.
+
+    Nothing of one that has its control's weights: there is no gain to doubt.
+    """
     student, control = summary.students[name], summary.controls.get(name)
+    if student.fell_back == 1:
+        return []
     who = [
         f"{label} ({_converged(row)} seeds had converged)" if len(row.by_seed) > 1 else label
         for label, row in ((f"{name}'s control", control), (name, student))

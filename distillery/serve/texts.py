@@ -19,6 +19,8 @@ from distillery.serve.long_audio import long_text
 WEIGHT_SIGN = "="
 """Between a hot word and its weight; no text holds one."""
 MAX_WEIGHT = 100.0
+MAX_SHOWN = 40
+"""Characters of a hot word that an error repeats."""
 
 
 class Listener(Protocol):
@@ -73,6 +75,7 @@ def parse_hot_words(written: Iterable[str], vocabulary: Vocabulary) -> tuple[Hot
     """
     found = []
     for item in written:
+        shown = repr(item) if len(item) <= MAX_SHOWN else repr(item[:MAX_SHOWN]) + "…"
         text, sign, weight = item.rpartition(WEIGHT_SIGN)
         if not sign:
             text, weight = item, str(HotWordParams.model_fields["weight"].default)
@@ -82,15 +85,15 @@ def parse_hot_words(written: Iterable[str], vocabulary: Vocabulary) -> tuple[Hot
             value = -1.0
         if not 0 <= value <= MAX_WEIGHT:
             raise ModelError(
-                f"hot word {item!r}: weight {weight!r}, expected a number from 0 to "
+                f"hot word {shown}: weight {weight[:MAX_SHOWN]!r}, expected a number from 0 to "
                 f"{MAX_WEIGHT:g} behind {WEIGHT_SIGN!r}, such as 6"
             )
         hot = HotWord.written(text, value, vocabulary)
         if not hot.text:
-            raise ModelError(f"hot word {item!r}: holds no word, expected one or more")
-        if unknown := vocabulary.unknown(hot.text):
+            raise ModelError(f"hot word {shown}: holds no word, expected one or more")
+        if unknown := sorted(vocabulary.unknown(hot.text))[:MAX_SHOWN]:
             raise ModelError(
-                f"hot word {item!r}: the model has no token for {sorted(unknown)}; write it as "
+                f"hot word {shown}: the model has no token for {unknown}; write it as "
                 "transcripts do, numbers in words"
             )
         found.append(hot)

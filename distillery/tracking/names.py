@@ -102,6 +102,8 @@ def _terms(objective: ObjectiveParams) -> list[str]:
         several = f"{sequence.num_hypotheses}best" if sequence.num_hypotheses > 1 else ""
         changing = _changing(sequence.weight)
         names += [f"{several or 'seq'}{changing}"] if several or changing else []
+        if sequence.where_transcribed == "teacher" and objective.uses_transcripts:
+            names.append("teachertexts")
     elif objective.uses_teacher:
         names.append("noseq")
     if objective.uses_hidden:

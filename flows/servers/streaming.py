@@ -87,7 +87,7 @@ class Streams:
             await socket.accept()
             try:
                 with self._place():
-                    await self._listen(socket)
+                    await self._listen_in_time(socket)
                 await socket.close()
             except Refused as refusal:
                 await self._say(socket, {"error": str(refusal)})
@@ -123,6 +123,23 @@ class Streams:
             yield
         finally:
             self.num_streams -= 1
+
+    async def _listen_in_time(self, socket: WebSocket) -> None:
+        """Answer one utterance, which may not take longer than the longest one and a wait.
+
+        Raises:
+            Refused: it does, or is not what was agreed.
+            WebSocketDisconnect: the client went away.
+        """
+        most = self.limits.max_seconds + self.idle_seconds
+        try:
+            async with asyncio.timeout(most):
+                await self._listen(socket)
+        except TimeoutError:
+            raise Refused(
+                f"stream: open for {most:g} s, expected its end before "
+                "(register.serve_limits.max_seconds, and a wait); begin another one"
+            ) from None
 
     async def _listen(self, socket: WebSocket) -> None:
         """Answer one utterance.
@@ -168,7 +185,7 @@ class Streams:
                 f"perhaps hot_words: {BEGIN}"
             )
         _check_rate(settings.get("sample_rate_hz"), self.student.sample_rate_hz)
-        written = settings.get("hot_words") or []
+        written = settings.get("hot_words", [])
         if not isinstance(written, list) or not all(isinstance(item, str) for item in written):
             raise Refused('hot_words: expected a list of texts, such as ["flat white=6"]')
         try:
@@ -229,7 +246,10 @@ def _is_of_own_page(socket: WebSocket) -> bool:
     machine alone; they say which page it was.
     """
     origin = socket.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == socket.headers.get("host")
+    try:
+        return origin is None or urlsplit(origin).netloc == socket.headers.get("host")
+    except ValueError:  # no address at all
+        return False
 
 
 def _parsed(message: str, name: str, expected: str) -> dict[str, Any]:

@@ -49,6 +49,19 @@ def test_a_few_words_that_are_all_right_make_nobody_certain() -> None:
     assert found.of(math.log(9)) == pytest.approx(9 / 10, abs=0.005)  # (8 + 1) / (8 + 2)
 
 
+@pytest.mark.parametrize(
+    "shares", [{0.9: 0.0, 0.91: 1.0}, {0.9: 1.0, 0.91: 0.0}, {0.6: 1.0, 0.99: 0.5}]
+)
+def test_a_step_between_a_few_words_is_not_taken_for_the_truth(shares: dict[float, float]) -> None:
+    """Whatever was fitted, more evidence never means less, and every word has a confidence."""
+    found = fitted(shares, each=2)
+    assert found is not None
+    values = [found.of(evidence) for evidence in (-1e6, -13.8, 0.0, 2.2, 9.2, 1e6)]
+    assert values == sorted(values)
+    assert all(0 <= value <= 1 for value in values)
+    assert 0 <= found.slope <= 5
+
+
 def test_words_that_are_missing_count_nowhere_and_nothing_heard_fits_nothing() -> None:
     silence = np.log(np.full((3, TOKENS), [0.97, 0.01, 0.01, 0.01])).astype(np.float32)
     assert fit_confidence([silence], ["a"], LETTERS, None, Unit.WORD) is None

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -338,6 +338,35 @@ def test_a_silent_client_is_sent_away(tmp_path: Path) -> None:
         assert 0.3 < time.monotonic() - start < 5
         expected = 'stream: nothing came for 0.4 s, expected audio or {"end": true}; connect again'
         assert error == {"error": expected}
+
+
+def test_messages_without_a_sample_keep_no_place(tmp_path: Path) -> None:
+    student = load_served(put_exported(streaming_student(), tmp_path, "onnx"))
+    limits = LIMITS.model_copy(update={"max_seconds": 0.5})
+    with serving(student, limits, idle=0.5) as server, server.open() as client:
+        begin(client)
+        with suppress(ConnectionClosed):
+            for _ in range(100):
+                client.send(b"")
+                time.sleep(0.05)
+        (error,) = answers(client)
+        assert error["error"].startswith("stream: open for 1 s, expected its end before")
+        server.wait_until_free()
+
+
+def test_a_page_without_an_address_is_refused(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InvalidStatus, match="403"), server.open(origin="http://["):
+        pass
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_a_long_hot_word_is_not_repeated(server: Server) -> None:
+    with server.open() as client:
+        begin(client, {**BEGIN, "hot_words": ["z" * 4000]})
+        (error,) = answers(client)
+        assert len(error["error"]) < 300
 
 
 def test_a_failure_says_no_more_than_that(
