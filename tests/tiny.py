@@ -109,7 +109,8 @@ def tiny_params(source: str = "corpus", **changes: Any) -> dict[str, Any]:
             "fall_back": False,  # tests compare students with controls; test_fall_back has the rule
             "generations": 1,
             "filter": {"enabled": False},  # three epochs teach the teacher to say nothing
-            "objective": {},
+            # Else a student whose teacher has nothing to say were its control, byte for byte.
+            "objective": {"sequence": {"where_transcribed": "teacher"}},
             "features": dict(features),
             "augmentation": {},
             "training": dict(training),

@@ -157,8 +157,7 @@ def served_format(folder: Path) -> str:
     """
     path = folder / SERVED_FILE
     if not path.exists():
-        exported = (name for name, file in MODEL_FILES.items() if (folder / file).exists())
-        return next(exported, PYTORCH)
+        return "onnx" if (folder / MODEL_FILES["onnx"]).exists() else PYTORCH
     try:
         name = str(json.loads(path.read_text("utf-8"))["format"])
     except (ValueError, KeyError, TypeError) as error:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -28,6 +30,7 @@ from distillery.teacher_cache.filling.plan import (
 from distillery.teacher_cache.filling.progress import AudioBar
 from distillery.teacher_cache.filling.report import PassReport, former_rate
 from distillery.teacher_cache.shards import remove_leftovers
+from distillery.teacher_cache.stopping import stop_held_back
 from distillery.teacher_cache.store import TeacherCache
 
 if TYPE_CHECKING:  # a pass with nothing to do needs no model code
@@ -118,7 +121,11 @@ def _run(
     remove_leftovers(cache.folder)
     batches = plan_batches(todo, params.batch_seconds)
     seconds = float(todo["duration_seconds"].sum())
-    with Workers(params.workers) as workers, AudioBar(seconds, "teacher pass") as bar:
+    with (
+        _leaving_no_leftovers(cache.folder),
+        Workers(params.workers) as workers,
+        AudioBar(seconds, "teacher pass") as bar,
+    ):
         count = max(
             1,
             math.ceil(seconds / (SHARDS_PER_PARTITION * params.shard_seconds)),
@@ -128,6 +135,15 @@ def _run(
         partitions = [
             Partition.of(places, cache.folder.name, todo, share, params, load) for share in shares
         ]
-        reports = list(workers.run(partitions, bar.add_seconds))
-    remove_leftovers(cache.folder)  # of workers that died on the way
-    return reports
+        return list(workers.run(partitions, bar.add_seconds))
+
+
+@contextmanager
+def _leaving_no_leftovers(folder: Path) -> Iterator[None]:
+    """Remove at the end, however it comes, what says that partitions were begun, and what workers
+    that died left."""
+    try:
+        yield
+    finally:
+        with stop_held_back():
+            remove_leftovers(folder)

@@ -767,7 +767,7 @@ def test_a_transcript_takes_the_place_of_the_teachers_text(
 def test_a_transcript_stays_where_the_teachers_text_was_dropped(copy: Path) -> None:
     (wrong, *_), _ = labelled_and_bare(copy)
     store = with_hypotheses(copy, {wrong: "ccc ccc ccc ccc"})
-    run = distillation(copy, store, filter={})
+    run = distillation(copy, store, filter={}, objective={})
     assert texts_learnt(run)[wrong] == [run.data.frame.set_index("utterance_id")["text"][wrong]]
     teachers = {"sequence": {"where_transcribed": "teacher"}}
     run = distillation(copy, store, filter={}, objective=teachers)

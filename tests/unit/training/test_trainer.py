@@ -407,11 +407,11 @@ def test_auto_ends_at_the_maximum_and_says_so(tmp_path: Path) -> None:
 
 
 def test_a_number_of_epochs_is_told_to_have_converged_by_the_same_rule(tmp_path: Path) -> None:
-    params = PARAMS.model_copy(update={"num_epochs": 20})
+    params = PARAMS.model_copy(update={"num_epochs": 30})
     flat = told(trainer(tmp_path / "flat", params), FALLING).fit()
-    falling = told(trainer(tmp_path / "falling", params), [0.9**n for n in range(20)]).fit()
-    assert (flat.num_epochs, flat.converged) == (20, True)
-    assert (falling.num_epochs, falling.converged) == (20, False)
+    falling = told(trainer(tmp_path / "falling", params), [0.9**n for n in range(30)]).fit()
+    assert (flat.num_epochs, flat.converged) == (30, True)
+    assert (falling.num_epochs, falling.converged) == (30, False)
 
 
 @pytest.mark.parametrize("killed_after", [1, 6, BEGINS, BEGINS + 2, ENDS])
