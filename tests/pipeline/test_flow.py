@@ -171,8 +171,8 @@ def test_mlflows_pages_tell_runs_apart_and_say_first_what_came_of_them(finished:
     md5 = lock(finished)["prepare"]["outs"][0]["md5"][:6]
     names = {model: data.tags["mlflow.runName"] for model, data in runs.items()}
     assert names == {
-        "parent": f"conv-T2-share0.5 on corpus@{md5}",
-        "students/conv/seed-0": f"conv@{md5}-T2-share0.5",
+        "parent": f"conv-T2-teachertexts-share0.5 on corpus@{md5}",
+        "students/conv/seed-0": f"conv@{md5}-T2-teachertexts-share0.5",
         "controls/conv/seed-0": f"conv@{md5}-control",
     }
     settings = runs["students/conv/seed-0"].params
