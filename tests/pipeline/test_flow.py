@@ -176,7 +176,7 @@ def test_mlflows_pages_tell_runs_apart_and_say_first_what_came_of_them(finished:
         "controls/conv/seed-0": f"conv@{md5}-control",
     }
     settings = runs["students/conv/seed-0"].params
-    assert settings["objective.name"] == "T2-share0.5"
+    assert settings["objective.name"] == "T2-teachertexts-share0.5"
     assert (settings["data.corpus"], settings["data.md5"]) == ("corpus", md5)
     descriptions = {model: data.tags["mlflow.note.content"] for model, data in runs.items()}
     assert descriptions["parent"].startswith("Student `conv` from seed 0, WER ")

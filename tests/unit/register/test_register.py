@@ -216,16 +216,23 @@ def test_the_seed_that_is_registered_is_the_best_on_the_validation_split() -> No
 def test_a_run_is_named_and_described_by_its_own_seed() -> None:
     params = Params.model_validate(tiny_params(distill={"seeds": [0, 3]}))
     name = child_name(params, "students/conv/seed-3", "0123456789")
-    assert name == "conv@012345-T2-share0.5-seed3"
+    assert name == "conv@012345-T2-teachertexts-share0.5-seed3"
     assert child_name(params, "controls/conv/seed-0") == "conv-control-seed0"
     settings = model_params(params, STUDENT.by_seed[1], {"data": {"md5": "012345"}})
-    wanted = {"training.seed": "3", "objective.name": "T2-share0.5", "data.md5": "012345"}
+    wanted = {
+        "training.seed": "3",
+        "objective.name": "T2-teachertexts-share0.5",
+        "data.md5": "012345",
+    }
     assert wanted.items() <= settings.items()
 
 
 def test_a_single_seed_is_not_part_of_the_name() -> None:
     params = Params.model_validate(tiny_params(distill={"seeds": [3]}))
-    assert child_name(params, "students/conv/seed-3", "0123456789") == "conv@012345-T2-share0.5"
+    assert (
+        child_name(params, "students/conv/seed-3", "0123456789")
+        == "conv@012345-T2-teachertexts-share0.5"
+    )
 
 
 def test_key_figures_are_the_first_metrics_of_every_model_by_name() -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from distillery.credentials import without_credentials
 from distillery.errors import TrackingError
-from distillery.params.objective import FrameLossParams, ObjectiveParams
+from distillery.params.objective import FrameLossParams, ObjectiveParams, SequenceLossParams
 from distillery.params.register import RegisterParams
 from distillery.tracking.curve_files import CurveFile, Point
 from distillery.tracking.names import (
@@ -62,6 +62,9 @@ def test_credentials_never_leave_a_uri() -> None:
 def test_names_of_runs_tell_students_apart() -> None:
     objective = ObjectiveParams(teacher_share=0.5, frame=FrameLossParams(temperature=2.0))
     assert objective_name(objective) == "T2-share0.5"
+    teachers = SequenceLossParams(where_transcribed="teacher")
+    told = objective.model_copy(update={"sequence": teachers})
+    assert objective_name(told) == "T2-teachertexts-share0.5"
     mse = ObjectiveParams(teacher_share=1.0, frame=FrameLossParams(type="logit_mse"))
     assert objective_name(mse) == "logit_mse-share1"
     assert objective_name(ObjectiveParams(teacher_share=0.0)) == "share0"
