@@ -30,7 +30,7 @@ from distillery.distill.filtering import Filtered, filter_hypotheses
 from distillery.distill.kept_texts import candidates_of
 from distillery.distill.objective import DistillationObjective
 from distillery.distill.start import Start, initialise
-from distillery.distill.targets import CachedTargets, known_texts, weighted_texts
+from distillery.distill.targets import CachedTargets, weighted_texts
 from distillery.errors import CacheMismatch, CorpusError
 from distillery.losses.known import SPARSE_FRAME_LOSSES
 from distillery.models.layers import Network
@@ -242,16 +242,16 @@ class Distillation:
         rows, objective = self.student_rows(), self.objective
         kinds = [self._transcripts(rows)] if objective.uses_transcripts else []
         if objective.uses_sequence:
-            cached = self.cache.rows(list(rows["heard_key"]))
-            replaced = self._in_place_of_hypotheses(rows)
-            counts = rows["fit"].to_numpy()
-            if replaced is not None:  # transcripts are a kind of their own, above
-                counts = counts & np.array([text is None for text in replaced])
-            said = known_texts(weighted_texts(self.cache, cached, objective.sequence), counts, None)
+            own = rows[rows["fit"]]
+            if self._transcripts_replace_hypotheses:  # they are a kind of their own, above
+                own = own[own["text"].isna()]
+            said = weighted_texts(
+                self.cache, self.cache.rows(list(own["heard_key"])), objective.sequence
+            )
             kinds.append(
                 Texts.of(
                     "texts of the teacher",
-                    rows.loc[rows.index.repeat([len(item) for item in said])],
+                    own.loc[own.index.repeat([len(item) for item in said])],
                     [text for item in said for text, _ in item],
                     self.vocabulary,
                     self.data.sample_rate_hz,
@@ -260,12 +260,11 @@ class Distillation:
         self._check_texts("student", kinds)
         return True
 
-    def _in_place_of_hypotheses(self, rows: pd.DataFrame) -> list[str | None] | None:
-        """Return the transcripts that are learnt from in place of the teacher's texts."""
+    @property
+    def _transcripts_replace_hypotheses(self) -> bool:
+        """Whether transcripts are learnt from in place of the teacher's texts."""
         objective = self.objective
-        if not objective.uses_transcripts or objective.sequence.where_transcribed == "teacher":
-            return None
-        return [None if pd.isna(text) else text for text in rows["text"]]
+        return objective.uses_transcripts and objective.sequence.where_transcribed == "transcript"
 
     def _transcripts(self, rows: pd.DataFrame) -> Texts:
         return Texts.transcripts(rows, self.vocabulary, self.data.sample_rate_hz)
@@ -348,7 +347,11 @@ class Distillation:
             with_frames=self.objective.uses_frames,
             temperature=self.objective.frame.temperature,
             sequence=self.objective.sequence,
-            transcripts=self._in_place_of_hypotheses(rows),
+            transcripts=(
+                [None if pd.isna(text) else text for text in rows["text"]]
+                if self._transcripts_replace_hypotheses
+                else None
+            ),
             hidden_layers=(
                 list(self.objective.hidden.layers.values()) if self.objective.uses_hidden else []
             ),

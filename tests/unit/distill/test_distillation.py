@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -772,6 +773,16 @@ def test_a_transcript_stays_where_the_teachers_text_was_dropped(copy: Path) -> N
     teachers = {"sequence": {"where_transcribed": "teacher"}}
     run = distillation(copy, store, filter={}, objective=teachers)
     assert texts_learnt(run)[wrong] == []
+
+
+def test_where_all_is_transcribed_no_text_of_the_teacher_is_checked(copy: Path) -> None:
+    store = TeacherCache.open_current(copy / "data/teacher_cache")
+    run = distillation(copy, store, objective={})
+    frame = run.data.frame.assign(text=run.data.frame["text"].fillna("ab"))
+    run = replace(run, data=replace(run.data, frame=frame))
+    run.check_student_texts()
+    rows = run.student_rows().set_index("utterance_id")
+    assert texts_learnt(run) == {name: [text] for name, text in rows["text"].items()}
 
 
 def texts_learnt(run: Distillation) -> dict[str, list[str]]:
