@@ -146,6 +146,11 @@ class Runs:
         digest = run_digest(training.role, content, rule, self._origin(training), *beside)
         return self.study.workspace / f"runs/{training.role}-{digest}.json"
 
+    def names_of(self, training: Training) -> list[str]:
+        """Return what names a training and how it is judged: others give other figures."""
+        paths = (self.path(training), self._served_path(training))
+        return [path.name for path in paths if path is not None]
+
     def finished(self, training: Training) -> Run | None:
         """Return what a training gave; None: it is to be made yet."""
         path, served = self.path(training), self._served_path(training)

@@ -11,22 +11,26 @@ numbers of epochs, and their errors are compared at the same CPU seconds (`budge
 All rows share data, teacher, cache and, where they share what a control depends on, the controls.
 What is finished is kept in the study's workspace, so the same command goes on where it was stopped,
 and several may work on one study. After every training, what is complete over all seeds goes to
-benchmarks/results/quality_NAME.json with the settings that made it.
+benchmarks/results/quality_NAME.json with the settings that made it. Rows that are there already,
+and were made by the very trainings that the study asks for, stay until they are made again: what
+takes days may be done in several workspaces.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import commit, machine, write_rows
+from benchmarks.common import RESULTS, commit, machine, write_rows
 from benchmarks.quality.budgets import describe, equal_computing, plot_budgets
 from benchmarks.quality.programme import Outcome, next_time, run_programme
 from benchmarks.quality.runs import Run, Runs
@@ -34,7 +38,10 @@ from benchmarks.quality.settings import CLAIMS, WORKSPACES, Study, Training
 from benchmarks.quality.tables import check_goal, markdown, plot_gains, summarise
 from distillery.data.audio import SECONDS_PER_HOUR
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, read_report
+from distillery.training.curves import run_digest
 
+CLAIMED = ("rows", "parts", "budgets")
+"""Sections of the file of results."""
 NOT_SAID = "not said; see the study's file"
 
 
@@ -48,6 +55,18 @@ class Results:
     def study(self) -> Study:
         """The study."""
         return self.runs.study
+
+    @cached_property
+    def former(self) -> Mapping[str, Any]:
+        """What the file of results holds already."""
+        path = RESULTS / f"{self.name}.json"
+        content: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        return content
+
+    @property
+    def name(self) -> str:
+        """What the file of results is called."""
+        return f"quality_{self.study.name}"
 
     def to_json(self) -> dict[str, Any]:
         """Return what the file of results holds."""
@@ -82,9 +101,9 @@ class Results:
         The file of an earlier state of the study stays until there is something to replace it.
         """
         found = self.to_json()
-        if not any(found[claim] for claim in ("rows", "budgets", "parts")):
+        if not any(found[claim] for claim in CLAIMED):
             return "no row is complete yet, so no results are written"
-        return write_rows(f"quality_{self.study.name}", found)
+        return write_rows(self.name, found)
 
     def teacher_pass(self) -> dict[str, float | None]:
         """Return what caching what the teacher says cost: it is in no student's CPU seconds.
@@ -103,14 +122,16 @@ class Results:
 
     def rows(self, part: int | None = None) -> dict[str, dict[str, Any]]:
         """Return the rows that are complete, of all training utterances or of a part."""
-        names = self.study.rows if part is None else self.study.parts.rows
+        former = self.former if part is None else self.former.get("parts", {}).get(str(part), {})
         found = {}
-        for name in names:
-            by_role = self._complete(name, part, None)
+        for name in self.study.rows if part is None else self.study.parts.rows:
+            by_role, made_by = self._complete(name, part, None), self._made_by(name, part)
+            chosen = (self.study.chosen or {}).get(name, NOT_SAID)
             if by_role:
                 row = summarise(by_role["student"], by_role.get("control", []), self.runs.teacher())
-                row["chosen"] = (self.study.chosen or {}).get(name, NOT_SAID)
-                found[name] = row
+                found[name] = {**row, "chosen": chosen, "made_by": made_by}
+            elif kept := _made_alike(former.get("rows", {}).get(name), made_by):
+                found[name] = {**kept, "chosen": chosen}
         return found
 
     def parts(self) -> dict[str, dict[str, Any]]:
@@ -119,11 +140,14 @@ class Results:
         for size in self.study.parts.sizes:
             rows = self.rows(size)
             if rows:
-                students = self._complete(next(iter(rows)), size, None)["student"]
-                hours = [run["audio_seconds"] / SECONDS_PER_HOUR for run in students]
+                held = [
+                    self.runs.data_of(Training("student", "", seed, size)).split("train")
+                    for seed in self.study.seeds
+                ]
+                seconds = [float(split["duration_seconds"].sum()) for split in held]
                 found[str(size)] = {
-                    "hours": float(np.mean(hours)),
-                    "transcripts": float(np.mean([run["transcripts"] for run in students])),
+                    "hours": float(np.mean(seconds)) / SECONDS_PER_HOUR,
+                    "transcripts": float(np.mean([split["text"].notna().sum() for split in held])),
                     "rows": rows,
                 }
         return found
@@ -131,19 +155,32 @@ class Results:
     def budgets(self) -> dict[str, dict[str, Any]]:
         """Return both curves of each row of which two points are complete, or more."""
         words, found = np.array(self.runs.teacher()["words"]), {}
+        sizes = self.study.budgets.sizes
         for name in self.study.budgets.rows:
-            by_epochs = {
-                epochs: by_role
-                for epochs in self.study.budgets.sizes
-                if (by_role := self._complete(name, None, epochs))
-            }
-            if len(by_epochs) > 1:
+            complete = {epochs: self._complete(name, None, epochs) for epochs in sizes}
+            by_epochs = {epochs: by_role for epochs, by_role in complete.items() if by_role}
+            made_by = self._made_by(name, None, *sizes)
+            kept = _made_alike(self.former.get("budgets", {}).get(name), made_by)
+            if kept and len(by_epochs) < len(sizes):
+                found[name] = kept
+            elif len(by_epochs) > 1:
                 by_role = {
                     role: {epochs: runs[role] for epochs, runs in by_epochs.items()}
                     for role in self.runs.roles
                 }
-                found[name] = equal_computing(by_role, words)
+                curves = equal_computing(by_role, words)
+                found[name] = {**curves, "made_by": self._made_by(name, None, *by_epochs)}
         return found
+
+    def _made_by(self, row: str, part: int | None, *epochs: int) -> str:
+        """Return what names the trainings of a row: others give other figures."""
+        trainings = [
+            Training(role, row, seed, part, size)
+            for role in self.runs.roles
+            for seed in self.study.seeds
+            for size in epochs or (None,)
+        ]
+        return run_digest(*(self.runs.names_of(training) for training in trainings))
 
     def _complete(self, row: str, part: int | None, epochs: int | None) -> dict[str, list[Run]]:
         """Return the runs of all seeds by role; nothing where one is missing."""
@@ -162,13 +199,19 @@ class Results:
         return self.study.trainings(CLAIMS, self.runs.roles)
 
     def unfinished(self) -> list[str]:
-        """Return what is not trained yet."""
+        """Return what is not trained yet in this workspace."""
         return [str(training) for training in self._all() if self.runs.finished(training) is None]
 
     def commits(self) -> list[str]:
         """Return the revisions that the trainings were made with, where they say it."""
         found = [self.runs.finished(training) for training in self._all()]
-        return sorted({run["commit"] for run in found if run is not None and "commit" in run})
+        here = {run["commit"] for run in found if run is not None and "commit" in run}
+        return sorted(here | set(self.former.get("commits_of_trainings", ())))
+
+
+def _made_alike(former: dict[str, Any] | None, made_by: str) -> dict[str, Any] | None:
+    """Return a row of before if the trainings that are asked for made it."""
+    return former if former and former.get("made_by") == made_by else None
 
 
 def run_study(

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from benchmarks import common
 from benchmarks.quality import runs as runs_module
 from benchmarks.quality import selection
 from benchmarks.quality import study as module
@@ -200,6 +201,30 @@ def test_parts_and_budgets_are_trained_beside_the_rows(
     assert any("default: errors against CPU seconds" in line for line in lines)
     assert any(line.startswith("the teacher's pass: ") for line in lines)
     assert (tmp_path / "plots/tiny_budgets.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rows_of_another_workspace_stay_if_the_same_trainings_made_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for place in (common, module):
+        monkeypatch.setattr(place, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(common.surroundings, "settle", lambda: None)
+    corpus = write_corpus(tmp_path / "corpus")
+    more = {"parts": Sizes((8,), ("default",)), "budgets": Sizes((1, 2), ("default",))}
+    first = run_study(tiny_study(tmp_path / "one", **more), corpus, rows=["default"])[0].to_json()
+    again = tiny_study(tmp_path / "two", chosen={"default": "said later"}, **more)
+    other = run_study(again, corpus, ["convergence"], rows=["plain"])[0].to_json()
+    assert list(other["rows"]) == ["default", "plain"]
+    assert other["rows"]["default"] == {**first["rows"]["default"], "chosen": "said later"}
+    assert other["budgets"] == first["budgets"]
+    assert other["parts"]["8"]["hours"] == first["parts"]["8"]["hours"]
+    assert len(other["unfinished"]) == 14, "what this workspace has not trained"
+    more["parts"] = Sizes((8,), ("plain",))
+    changed = tiny_study(tmp_path / "three", **more)
+    changed.settings["distill"]["training"]["learning_rate"] = 2e-3  # type: ignore[index]
+    found = run_study(changed, corpus, ["convergence"], rows=["plain"])[0].to_json()
+    assert list(found["rows"]) == ["plain"], "settings of before made the other row"
+    assert found["parts"] == found["budgets"] == {}
 
 
 def test_what_the_time_did_not_suffice_for_is_left_and_resumed(tmp_path: Path) -> None:

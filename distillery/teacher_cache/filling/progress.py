@@ -44,9 +44,12 @@ class AudioBar(Bar):
         }
 
     def add_seconds(self, seconds: float) -> None:
-        """Note that so much more audio is done."""
-        most = float(self.total or 0) - self.n  # sums of floats may lie above
-        self.update(min(seconds / HOUR, most))
+        """Note that so much more audio is done.
+
+        Differences of sums of floats may lie below 0 or above what is left.
+        """
+        most = float(self.total or 0) - self.n
+        self.update(min(max(seconds, 0.0) / HOUR, most))
 
 
 def _clock(seconds: float) -> str:

@@ -344,6 +344,8 @@ def test_the_bar_shows_hours_of_audio_their_rate_and_the_time_left(
     with AudioBar(7200.0, "teacher pass") as bar:
         bar.start_t -= 100.0  # it began so long ago
         bar.last_print_t -= 100.0
+        bar.add_seconds(sum([0.1] * 10) - 1.0)  # below 0 by a rounding: nothing was done before
+        assert bar.n == 0
         bar.add_seconds(1800.0)
         bar.refresh()
     said = capsys.readouterr().err.split("\r")[-1]
