@@ -30,6 +30,7 @@ from distillery.evaluate.searched import search
 from distillery.files import write_json
 from distillery.models.base import Teacher
 from distillery.models.recogniser import Recogniser
+from distillery.params.decoder import DecoderParams
 from distillery.params.distill import DistillParams
 from distillery.params.objective import ObjectiveParams
 from distillery.params.whole import Params
@@ -45,6 +46,10 @@ from distillery.training.convergence import (
 from distillery.training.curves import run_digest
 
 CHUNK_SECONDS = 0.32
+RULE = [SMOOTHED_EPOCHS, LEAST_IMPROVEMENT, LEAST_PATIENCE, PATIENCE_SHARE]
+"""By which `auto` ends."""
+BEFORE_DISTILL = ("prepare", "teacher", "cache")
+"""Sections of the settings that decide what is learnt from."""
 Run = dict[str, Any]
 """What a training gave: errors by test utterance, validation, epochs, CPU seconds, ..."""
 
@@ -134,22 +139,31 @@ class Runs:
         return self._paths[training]
 
     def _path(self, training: Training) -> Path:
-        settings = self._settings(training)
         speeds = self.study.speed_factors_of(training.row)
-        if training.role == "control":
-            settings = settings.model_copy(update={"objective": ObjectiveParams()})
         beside = [list(speeds)] if speeds else []
         # All settings, not only those that are no defaults, and the rule of `auto`: what is trained
         # under other defaults, or ends by another rule, is another training.
-        rule = [SMOOTHED_EPOCHS, LEAST_IMPROVEMENT, LEAST_PATIENCE, PATIENCE_SHARE]
-        content = settings.model_dump()
-        digest = run_digest(training.role, content, rule, self._origin(training), *beside)
+        content = self._settings(training).model_dump()
+        origin = [str(self.cache.namespace.teacher["weights"]), *self._heard(training)]
+        digest = run_digest(training.role, content, RULE, origin, *beside)
         return self.study.workspace / f"runs/{training.role}-{digest}.json"
 
-    def names_of(self, training: Training) -> list[str]:
-        """Return what names a training and how it is judged: others give other figures."""
-        paths = (self.path(training), self._served_path(training))
-        return [path.name for path in paths if path is not None]
+    def recipe_of(self, training: Training) -> str:
+        """Return a digest of all that a training's figures come of, by settings and data.
+
+        A teacher counts by its settings: one that was trained elsewhere with the same has other
+        weights in their last digits, and is the same in what a study asks.
+        """
+        decoder = self._decoder(training)
+        return run_digest(
+            training.role,
+            self._settings(training).model_dump(),
+            RULE,
+            self._heard(training),
+            [self.study.settings.get(section) for section in BEFORE_DISTILL],
+            self.study.speed_factors_of(training.row),
+            None if decoder is None else decoder.model_dump(mode="json"),
+        )
 
     def finished(self, training: Training) -> Run | None:
         """Return what a training gave; None: it is to be made yet."""
@@ -164,15 +178,20 @@ class Runs:
         }
 
     def _served_path(self, training: Training) -> Path | None:
-        """Return where it is kept what is found as served: the training is one for all decoders.
-
-        None: best paths alone count, as of all parts and budgets.
-        """
-        decoder = self.study.decoder_of(training.row)
-        if decoder is None or training.part is not None or training.epochs is not None:
+        """Return where it is kept what is found as served: the training is one for all decoders."""
+        decoder = self._decoder(training)
+        if decoder is None:
             return None
         digest = run_digest(decoder.model_dump(mode="json"))
         return self.path(training).with_suffix(f".served-{digest}.json")
+
+    def _decoder(self, training: Training) -> DecoderParams | None:
+        """Return what a training is judged with as served.
+
+        None: best paths alone count, as of all parts and budgets.
+        """
+        whole = training.part is None and training.epochs is None
+        return self.study.decoder_of(training.row) if whole else None
 
     def result(self, training: Training) -> Run:
         """Return what a training gave, made now where it was not before.
@@ -190,12 +209,14 @@ class Runs:
         return found
 
     def _settings(self, training: Training) -> DistillParams:
-        return self.study.settings_of(training.row, training.seed, training.epochs)
+        """Return what a training trains with; a control has no objective beside its transcripts."""
+        settings = self.study.settings_of(training.row, training.seed, training.epochs)
+        if training.role == "control":
+            return settings.model_copy(update={"objective": ObjectiveParams()})
+        return settings
 
     def _train(self, training: Training) -> None:
         path, settings = self.path(training), self._settings(training)
-        if training.role == "control":
-            settings = settings.model_copy(update={"objective": ObjectiveParams()})
         data = self.data_of(training)
         run = Distillation(
             data,
@@ -225,10 +246,10 @@ class Runs:
         write_json(path, content)
         trained.checkpoint.unlink(missing_ok=True)
 
-    def _origin(self, training: Training) -> list[str]:
+    def _heard(self, training: Training) -> list[str]:
+        """Return the audio and the transcripts that a training has."""
         rows = self.data_of(training).split("train")
         return [
-            str(self.cache.namespace.teacher["weights"]),
             *(str(key) for key in sorted(rows["audio_key"])),
             *(str(text) for text in sorted(rows["text"].dropna())),
         ]
@@ -244,7 +265,7 @@ class Runs:
 
     def _judge_as_served(self, training: Training) -> Run:
         """Return the errors of what the shipped decoder finds, its weights chosen on validation."""
-        params = self.study.decoder_of(training.row)
+        params = self._decoder(training)
         assert params is not None
         data, settings = self.data_of(training), self._settings(training)
         cached = self.study.workspace / "data/teacher_cache"

@@ -173,14 +173,14 @@ class Results:
         return found
 
     def _made_by(self, row: str, part: int | None, *epochs: int) -> str:
-        """Return what names the trainings of a row: others give other figures."""
+        """Return what names the recipes of a row's trainings: others give other figures."""
         trainings = [
             Training(role, row, seed, part, size)
             for role in self.runs.roles
             for seed in self.study.seeds
             for size in epochs or (None,)
         ]
-        return run_digest(*(self.runs.names_of(training) for training in trainings))
+        return run_digest(*(self.runs.recipe_of(training) for training in trainings))
 
     def _complete(self, row: str, part: int | None, epochs: int | None) -> dict[str, list[Run]]:
         """Return the runs of all seeds by role; nothing where one is missing."""

@@ -55,21 +55,22 @@ def summarise(
     words = np.array(teacher_run["words"])
     teacher_errors = np.array(teacher_run["word_errors"])
     own = np.array([run["word_errors"] for run in students])
+    teacher_wer = float(teacher_errors.sum() / words.sum())
     row: Row = {
         **rates("wer", own, words),
         **_training("", students),
         "parameters": students[0]["parameters"],
+        "teacher_wer": teacher_wer,
     }
     if teacher_run["parameters"]:  # a service or a file of texts tells none
         row["times_smaller"] = teacher_run["parameters"] / students[0]["parameters"]
     if "word_errors_lm" in students[0]:
         row |= rates("wer_lm", np.array([run["word_errors_lm"] for run in students]), words)
         row["valid_wer_lm"] = float(np.mean([run["valid_wer_lm"] for run in students]))
-    teacher_wer = teacher_errors.sum() / words.sum()
     for name in ("wer", "wer_lm"):
         if name in row and teacher_wer < 1:
             share = name.replace("wer", "accuracy_share")
-            row[share] = (1 - row[name]) / (1 - float(teacher_wer))
+            row[share] = (1 - row[name]) / (1 - teacher_wer)
     if not controls:
         return row
     plain = np.array([run["word_errors"] for run in controls])
