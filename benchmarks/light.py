@@ -6,7 +6,7 @@ Each figure is of fresh processes of `distillery transcribe --model FOLDER`: CPU
 memory that was resident, from the start of the interpreter to its end.
 
 - the first text: of a recording of a few seconds, as text and with times;
-- an hour: the recordings over and over, as lines of JSON with times.
+- an hour: the recordings over and over, as one text, as lines of JSON and as subtitles.
 
 Without recordings, those are seconds of noise that comes and goes. Rows go to
 benchmarks/results/light.json.
@@ -29,6 +29,7 @@ import numpy as np
 import soundfile
 
 from benchmarks.common import ROOT, report, row
+from distillery.commands.transcribe import FORMATS, JSONL, TEXT
 from distillery.data.audio import SECONDS_PER_HOUR, to_int16
 
 MAX_CPU_SECONDS, MAX_FIRST_MB, MAX_HOUR_MB = 0.7, 120, 150
@@ -109,13 +110,15 @@ def main() -> None:
         clip, hour = write_audio(Path(folder), options.recordings)
         seconds = soundfile.info(clip).duration
         first = f"a recording of {seconds:.1f} s, median of {options.rounds} fresh processes"
-        for form in ("txt", "jsonl"):
+        for form in (TEXT, JSONL):
             cost = median_cost(options.model, options.rounds, "--format", form, str(clip))
             goals = MAX_CPU_SECONDS, MAX_FIRST_MB
             rows += rows_of(f"first text, {form}", cost, first, *goals)
         against = f"{len(options.recordings) or 'no'} recordings over and over, one fresh process"
-        cost = cost_of(options.model, "--format", "jsonl", str(hour))
-        rows += rows_of("an hour in segments, jsonl", cost, against, None, MAX_HOUR_MB)
+        for form in FORMATS:
+            cost = cost_of(options.model, "--format", form, str(hour))
+            how = "as one text" if form == TEXT else "in segments"
+            rows += rows_of(f"an hour {how}, {form}", cost, against, None, MAX_HOUR_MB)
     report("light", rows)
 
 
