@@ -32,7 +32,7 @@ def test_each_word_has_all_its_pronunciations_and_a_word_without_is_told(tmp_pat
     path = tmp_path / "cmu.dict"
     path.write_text(DICTIONARY)
     found = pronunciations(path, ["a", "zero"])
-    assert found == "a AH\na(2) EY\nzero Z IH R OW\nzero(2) Z IY R OW\n"
+    assert found == "a EY\nzero Z IH R OW\nzero(2) Z IY R OW\n"  # the letter, no article
     with pytest.raises(SystemExit, match=r"cmu.dict: has no pronunciation of \['oh'\]"):
         pronunciations(path, ["a", "oh"])
 
@@ -47,6 +47,7 @@ def test_errors_and_times_of_both_are_of_the_same_utterances() -> None:
     assert (apart["value"], apart["holds"]) == (23.75, True)
     worse = error_rows(split, other, student, "")
     assert [row["holds"] for row in worse] == [False, None, False]
-    times = speed_rows(split, [(1.0, 30.0), (2.0, 30.0), (1.0, 10.0)])
-    assert [row["value"] for row in times] == [0.01, 0.3, 0.06667]
-    assert times[-1]["holds"] is False
+    times = speed_rows(split, np.array([[0.5, 10.0], [0.5, 30.0]]))
+    assert [row["value"] for row in times] == [0.01, 0.4, 0.025]
+    assert times[-1]["holds"] is True
+    assert speed_rows(split, np.array([[3.0, 40.0]]))[-1]["holds"] is False
