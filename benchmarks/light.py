@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,18 @@ KILOBYTES_PER_MB = 1024
 CLIP_SECONDS, RATE_HZ = 3.0, 16000
 
 
+CHILD = """
+import sys
+from pathlib import Path
+from distillery.commands.main import main
+status = main(sys.argv[2:])
+Path(sys.argv[1]).write_text(Path("/proc/self/status").read_text())
+sys.exit(status)
+"""
+"""The command, which leaves behind what the system says of it: `ru_maxrss` would count what this
+process holds, since a child shares its memory until it begins."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """Of one process."""
@@ -48,15 +61,19 @@ class Cost:
 
 def cost_of(model: Path, *arguments: str) -> Cost:
     """Return what a fresh process of the command costs; what it prints is thrown away."""
-    command = [sys.executable, "-m", "distillery.commands.main", "transcribe", "--model"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(
-        [*command, str(model), *arguments], env=environment, stdout=subprocess.DEVNULL
-    )
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"transcribe {' '.join(arguments)}: ended with status {status}")
-    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss / KILOBYTES_PER_MB)
+    with tempfile.TemporaryDirectory() as folder:
+        status_file = Path(folder) / "status"
+        command = [sys.executable, "-c", CHILD, str(status_file), "transcribe", "--model"]
+        process = subprocess.Popen(
+            [*command, str(model), *arguments], env=environment, stdout=subprocess.DEVNULL
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+        if status:
+            raise SystemExit(f"transcribe {' '.join(arguments)}: ended with status {status}")
+        found = re.search(r"VmHWM:\s+(\d+) kB", status_file.read_text())
+    assert found is not None
+    return Cost(usage.ru_utime + usage.ru_stime, int(found[1]) / KILOBYTES_PER_MB)
 
 
 def median_cost(model: Path, rounds: int, *arguments: str) -> Cost:
