@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.light import cost_of
 from distillery.commands import main as cli
 from distillery.decoder.confidence import Confidence
 from distillery.serve.export import to_onnx
@@ -157,6 +158,15 @@ def test_what_does_not_go_together_is_refused(
         cli.main(["transcribe", *arguments])
     assert caught.value.code == 2
     assert reason in capsys.readouterr().err
+
+
+def test_the_benchmark_counts_the_memory_of_the_command_alone(
+    model: Path, recordings: Path
+) -> None:
+    held = np.ones(400_000_000, np.uint8)
+    cost = cost_of(model, str(recordings / "a.wav"))
+    assert held.any()
+    assert cost.cpu_seconds > 0.1 and 30 < cost.megabytes < 300
 
 
 def test_a_text_waits_for_no_heavy_import(model: Path, recordings: Path) -> None:
