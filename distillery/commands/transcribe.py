@@ -16,10 +16,10 @@ from distillery.errors import AudioError, ModelError
 from distillery.tracking.bundle import DIGESTS_FILE, check_bundle
 
 if TYPE_CHECKING:
-    from distillery.data.audio import Reader
     from distillery.decoder.decoder import Decoder
     from distillery.decoder.words import Transcript, Word
     from distillery.models.recogniser import Recogniser
+    from distillery.serve.reading import Recording
     from distillery.serve.segments import Segment
     from distillery.serve.served import Transcriber
 
@@ -158,20 +158,20 @@ def transcribe(
     hot_words: Sequence[str] = (),
 ) -> int:
     """Print each recording's text; one that cannot be read is reported and the others go on."""
-    from distillery.serve.reading import read_at
+    from distillery.serve.reading import Recording
     from distillery.serve.texts import parse_hot_words
 
     status, expected = 0, parse_hot_words(hot_words, recogniser.vocabulary)
     for file in files:
+        recording = Recording(file, recogniser.sample_rate_hz, channel=channel)
         try:
-            samples, caution = read_at(file, recogniser.sample_rate_hz, channel=channel)
+            text = recogniser.transcribe([recording.sound()], expected)[0]
         except AudioError as error:
             sys.stderr.write(f"error: {error}\n")
             status = EXIT_ERROR
             continue
-        if caution is not None:
-            sys.stderr.write(f"warning: {file}: {caution} with --channel\n")
-        text = recogniser.transcribe([samples], expected)[0]
+        if recording.caution is not None:
+            sys.stderr.write(f"warning: {file}: {recording.caution} with --channel\n")
         sys.stdout.write(f"{file}\t{text}\n")
         sys.stdout.flush()
     return status
@@ -208,48 +208,48 @@ class Timed:
 
     def transcribe(self, files: Sequence[Path]) -> int:
         """Print recordings; one that cannot be read is reported and the others go on."""
-        from distillery.data.audio import Reader
+        from distillery.serve.reading import Recording
 
         status = 0
         for file in files:
-            reader = Reader(file, None, self._channel)
+            recording = Recording(file, self._recogniser.sample_rate_hz, channel=self._channel)
             try:
                 if self._form == JSONL:
-                    self._print_lines(file, reader)
+                    self._print_lines(file, recording)
                 else:
-                    self._print_cues(reader)
+                    self._print_cues(recording)
             except AudioError as error:
                 sys.stderr.write(f"error: {error}\n")
                 status = EXIT_ERROR
                 continue
-            if reader.caution is not None:
-                sys.stderr.write(f"warning: {file}: {reader.caution} with --channel\n")
+            if recording.caution is not None:
+                sys.stderr.write(f"warning: {file}: {recording.caution} with --channel\n")
         return status
 
-    def _heard(self, reader: Reader) -> Iterator[tuple[Segment, Transcript]]:
-        from distillery.serve.reading import blocks_at
+    def _heard(self, recording: Recording) -> Iterator[tuple[Segment, Transcript]]:
         from distillery.serve.segments import in_segments
 
-        rate = self._recogniser.sample_rate_hz
-        for segment in in_segments(blocks_at(reader, rate), rate):
+        for segment in in_segments(recording, self._recogniser.sample_rate_hz):
             found = self._recogniser.recognise(
                 segment.samples, self._hot_words, self._num_hypotheses
             )
             yield segment, found.later(segment.start)
 
-    def _print_lines(self, file: Path, reader: Reader) -> None:
-        for segment, found in self._heard(reader):
+    def _print_lines(self, file: Path, recording: Recording) -> None:
+        for segment, found in self._heard(recording):
             times = {"start": round(segment.start, 3), "end": round(segment.end, 3)}
             line = {"path": str(file), **times, **found.entries}
             sys.stdout.write(f"{json.dumps(line, ensure_ascii=False)}\n")
             sys.stdout.flush()
 
-    def _print_cues(self, reader: Reader) -> None:
+    def _print_cues(self, recording: Recording) -> None:
         from distillery.decoder.words import unit_of_tokens
         from distillery.serve import subtitles
 
         unit = unit_of_tokens(self._recogniser.vocabulary)
-        words: Iterator[Word] = (word for _, found in self._heard(reader) for word in found.words)
+        words: Iterator[Word] = (
+            word for _, found in self._heard(recording) for word in found.words
+        )
         if self._form == VTT:
             sys.stdout.write(subtitles.VTT_HEADER)
         for number, cue in enumerate(subtitles.cues_of(words, unit), 1):

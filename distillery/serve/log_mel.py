@@ -7,7 +7,6 @@ takes half the time of PyTorch's. Both give the same numbers but for rounding; a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import scipy.fft
@@ -25,6 +24,8 @@ BLOCK_FRAMES = 2048
 class NumpyLogMel(NumpyFeatures):
     """Turn one waveform into normalised log-mel features, as `LogMel` does."""
 
+    block_frames = BLOCK_FRAMES
+
     def __init__(self, params: FeatureParams, sample_rate_hz: int) -> None:
         super().__init__(params)
         self.hop_samples = round(params.hop_seconds * sample_rate_hz)
@@ -40,16 +41,14 @@ class NumpyLogMel(NumpyFeatures):
         """Return the number of feature frames of a waveform."""
         return num_samples // self.hop_samples + 1
 
-    def _blocks(self, samples: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield log-mel energies `(feature_frames, mels)` of `(samples,)`, float or int16."""
-        half, num_frames = self.size // 2, self.num_frames(len(samples))
-        for start in range(0, num_frames, BLOCK_FRAMES):
-            last = min(start + BLOCK_FRAMES, num_frames) - 1
-            begin, end = start * self.hop_samples - half, last * self.hop_samples + half
-            part = as_waveform(samples[max(0, begin) : max(0, end)])
-            # Zeros stand before the start and behind the end.
-            part = np.pad(part, (max(0, -begin), max(0, end - len(samples))))
-            yield self.logs_of(part)
+    def _span(self, start: int, stop: int) -> tuple[int, int]:
+        half = self.size // 2
+        return start * self.hop_samples - half, (stop - 1) * self.hop_samples + half
+
+    def _logs_between(self, samples: np.ndarray, begin: int, end: int) -> np.ndarray:
+        part = as_waveform(samples[max(0, begin) : end])
+        # Zeros stand before the start and behind the end.
+        return self.logs_of(np.pad(part, (max(0, -begin), max(0, end - len(samples)))))
 
     def logs_of(self, span: np.ndarray) -> np.ndarray:
         """Return log-mel energies `(feature_frames, mels)` of frames in a row.
@@ -58,9 +57,9 @@ class NumpyLogMel(NumpyFeatures):
             span: `(samples,)`, float32, from the first sample of the first transform to the last
                 of the last.
         """
-        return self._logs(sliding_window_view(span, self.size)[:: self.hop_samples])
+        return self._logs_of_frames(sliding_window_view(span, self.size)[:: self.hop_samples])
 
-    def _logs(self, frames: np.ndarray) -> np.ndarray:
+    def _logs_of_frames(self, frames: np.ndarray) -> np.ndarray:
         """Return log-mel energies `(feature_frames, mels)` of `(feature_frames, samples)`."""
         spectrum = scipy.fft.rfft(frames * self.window, axis=-1)  # (feature_frames, bins)
         power = np.square(spectrum.real) + np.square(spectrum.imag)

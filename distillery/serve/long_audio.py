@@ -12,8 +12,10 @@ over the whole recording, as ever.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import numpy as np
 
@@ -32,6 +34,9 @@ FRONT_REACH_FRAMES = 12
 
 Run = Callable[[np.ndarray], np.ndarray]
 """Features `(1, feature_frames, mels)` to scores or log-probabilities `(1, frames, vocab)`."""
+Sound = np.ndarray | Iterable[np.ndarray]
+"""A recording at a student's rate, int16 or float32 in [-1, 1): its samples `(samples,)`, or, where
+it is long, blocks of them in order, which may be gone through twice; `Recording` has them."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +77,18 @@ def is_long(num_samples: int, sample_rate_hz: int) -> bool:
     return num_samples > MAX_WHOLE_SECONDS * sample_rate_hz
 
 
+def is_short(sound: Sound, sample_rate_hz: int) -> TypeGuard[np.ndarray]:
+    """Return whether a recording's samples go through a network at once."""
+    return isinstance(sound, np.ndarray) and not is_long(len(sound), sample_rate_hz)
+
+
+def blocks_of(sound: Sound) -> Iterable[np.ndarray]:
+    """Return a recording in blocks `(samples,)`: its own, or all samples as one."""
+    return [sound] if isinstance(sound, np.ndarray) else sound
+
+
 def scores_in_windows(
-    samples: np.ndarray,
+    recording: Iterable[np.ndarray],
     extractor: NumpyFeatures,
     layout: Layout,
     hop_seconds: float,
@@ -84,7 +99,8 @@ def scores_in_windows(
     Memory does not depend on the recording's length.
 
     Args:
-        samples: `(samples,)`, int16 or float32 in [-1, 1); int16 ones become floats by the block.
+        recording: its samples in order, int16 or float32 in [-1, 1), in blocks `(samples,)` of any
+            sizes; gone through once or twice.
         extractor: makes their features.
         layout: of the network.
         hop_seconds: from one feature frame to the next.
@@ -92,8 +108,7 @@ def scores_in_windows(
     """
     kept = layout.whole_frames(WINDOW_SECONDS, hop_seconds)
     context = layout.context_frames(hop_seconds)
-    num_frames = extractor.num_frames(len(samples))
-    for features, start, stop in _windows(extractor.blocks(samples), num_frames, kept, context):
+    for features, start, stop in _windows(extractor.blocks(recording), kept, context):
         scores = run(features[None])[0]  # (frames, vocab)
         yield scores[start // layout.time_reduction : -(-stop // layout.time_reduction)]
 
@@ -110,22 +125,24 @@ def long_text(scores: Iterable[np.ndarray], vocabulary: Vocabulary) -> str:
 
 
 def _windows(
-    blocks: Iterator[np.ndarray], num_frames: int, kept: int, context: int
+    blocks: Iterator[np.ndarray], kept: int, context: int
 ) -> Iterator[tuple[np.ndarray, int, int]]:
     """Yield windows `(feature_frames, mels)`, and where what is kept of each starts and stops.
 
     Args:
         blocks: the features, in order.
-        num_frames: how many there are.
         kept: feature frames kept of each window.
         context: feature frames on either side of them.
     """
     held, held_from = next(blocks), 0
-    for begin in range(0, num_frames, kept):
-        first, end = max(0, begin - context), min(num_frames, begin + kept + context)
+    for begin in itertools.count(0, kept):
+        first, end = max(0, begin - context), begin + kept + context
         parts = [held[first - held_from :]]
         held_from = first
-        while sum(map(len, parts)) < end - first:
-            parts.append(next(blocks))
+        while sum(map(len, parts)) < end - first and (block := next(blocks, None)) is not None:
+            parts.append(block)
         held = np.concatenate(parts)
+        num_frames = first + len(held)  # so far; all of them once `end` is not reached
+        if begin >= num_frames:
+            return
         yield held[: end - first], begin - first, min(begin + kept, num_frames) - first

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from distillery.decoder.words import Transcript
 from distillery.errors import ModelError
 from distillery.files import digest_of_file, read_json
 from distillery.params.models import FeatureParams
-from distillery.serve.long_audio import Layout, is_long, scores_in_windows
+from distillery.serve.long_audio import Layout, Sound, blocks_of, is_short, scores_in_windows
 from distillery.serve.normalised_features import NumpyFeatures
 from distillery.serve.numpy_features import numpy_features
 from distillery.serve.texts import text_of
@@ -128,27 +128,28 @@ class OnnxRecogniser:
             waveforms: float32 audio in [-1, 1) at `sample_rate_hz`.
         """
         return [
-            np.concatenate(list(self._in_windows(waveform)))
-            if is_long(len(waveform), self.sample_rate_hz)
-            else self.run(self.extractor(waveform)[None])[0]
+            self.run(self.extractor(waveform)[None])[0]
+            if is_short(waveform, self.sample_rate_hz)
+            else np.concatenate(list(self._in_windows([waveform])))
             for waveform in waveforms
         ]
 
     def transcribe(
-        self, waveforms: Sequence[np.ndarray], hot_words: Sequence[HotWord] = ()
+        self, recordings: Sequence[Sound], hot_words: Sequence[HotWord] = ()
     ) -> list[str]:
-        """Return the texts of waveforms `(samples,)`, float32 in [-1, 1) or int16.
+        """Return the texts of recordings.
 
         Args:
-            waveforms: of any length.
+            recordings: of any length.
             hot_words: more than the decoder's own.
 
         Raises:
+            AudioError: blocks of a recording cannot be read.
             ModelError: a hot word cannot be written with the student's tokens.
         """
         return [
-            text_of(self._frames(waveform), self.vocabulary, self.decoder, hot_words)
-            for waveform in waveforms
+            text_of(self._frames(sound), self.vocabulary, self.decoder, hot_words)
+            for sound in recordings
         ]
 
     def recognise(
@@ -169,14 +170,14 @@ class OnnxRecogniser:
         scribe = Scribe(self.vocabulary, shift, self.decoder, self.confidence)
         return scribe.transcript(log_probs, hot_words, num_hypotheses)
 
-    def _frames(self, samples: np.ndarray) -> Iterator[np.ndarray]:
-        if is_long(len(samples), self.sample_rate_hz):
-            return self._in_windows(samples)
-        return iter(self.log_probs([as_waveform(samples)]))
+    def _frames(self, sound: Sound) -> Iterator[np.ndarray]:
+        if is_short(sound, self.sample_rate_hz):
+            return iter(self.log_probs([as_waveform(sound)]))
+        return self._in_windows(blocks_of(sound))
 
-    def _in_windows(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+    def _in_windows(self, recording: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         hop_seconds = self.features.hop_seconds
-        return scores_in_windows(samples, self.extractor, self.layout, hop_seconds, self.run)
+        return scores_in_windows(recording, self.extractor, self.layout, hop_seconds, self.run)
 
 
 def _open(path: Path) -> onnxruntime.InferenceSession:

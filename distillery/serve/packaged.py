@@ -92,7 +92,7 @@ class PackagedRecogniser:
         """
         if is_long(len(samples), self.sample_rate_hz):
             hop = self.features.hop_seconds
-            yield from scores_in_windows(samples, self.extractor, self.layout, hop, self.run)
+            yield from scores_in_windows([samples], self.extractor, self.layout, hop, self.run)
         else:
             yield self.run(self.extractor(as_waveform(samples))[None])[0]
 

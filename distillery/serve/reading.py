@@ -1,94 +1,93 @@
-"""A recording of any length for a student: its samples once, in 16 bits, at the student's rate."""
+"""A recording of any length for a student: its samples in 16 bits, at the student's rate."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 
 from distillery.data.audio import Reader, as_waveform, resample, to_int16
-from distillery.serve.long_audio import is_long
-
-GROWTH = 1.125
-"""By which room for samples grows: in place, for what is large."""
+from distillery.serve.long_audio import Sound, is_long
 
 
-class _Samples:
-    """Samples in one piece that grows; blocks that are joined at the end would be held twice."""
+class Recording:
+    """A recording's blocks, int16 `(samples,)`, read anew whenever they are gone through.
 
-    def __init__(self) -> None:
-        self._room = np.empty(0, np.int16)
-        self._size = 0
+    What is long is never held: a student that has to hear it twice decodes it twice.
+    """
 
-    def __len__(self) -> int:
-        return self._size
+    def __init__(
+        self,
+        source: Path | bytes,
+        sample_rate_hz: int,
+        name: str | None = None,
+        channel: int | None = None,
+    ) -> None:
+        """Name a recording; nothing is opened yet.
 
-    def add(self, block: np.ndarray) -> None:
-        """Append int16 `(samples,)`."""
-        size = self._size + len(block)
-        if size > len(self._room):
-            self._room.resize(max(size, int(len(self._room) * GROWTH)), refcheck=False)
-        self._room[self._size : size] = block
-        self._size = size
+        Args:
+            source: as of `Reader`.
+            sample_rate_hz: the rate wanted.
+            name: how errors call it; the path by default.
+            channel: as of `Reader`.
+        """
+        self.caution: str | None = None
+        """What is wrong with its channels, once it was read to its end."""
+        self.seconds = 0.0
+        """How long it is, once it was read to its end."""
+        self._reader_of = source, name, channel
+        self._rate_hz = sample_rate_hz
 
-    def whole(self) -> np.ndarray:
-        """Return all of them; none may be added any more."""
-        self._room.resize(self._size, refcheck=False)
-        return self._room
+    def __iter__(self) -> Generator[np.ndarray, None, None]:
+        """Yield its blocks, in order; few are empty.
+
+        Raises:
+            AudioError: as `Reader.blocks`.
+        """
+        reader, num_samples = Reader(*self._reader_of), 0
+        for block in _blocks_at(reader, self._rate_hz):
+            num_samples += len(block)
+            yield block
+        self.seconds, self.caution = num_samples / self._rate_hz, reader.caution
+
+    def sound(self) -> Sound:
+        """Return all samples of a short recording, int16 `(samples,)`; of a long one, itself.
+
+        Raises:
+            AudioError: as `Reader.blocks`.
+        """
+        held: list[np.ndarray] = []
+        with closing(iter(self)) as blocks:
+            for block in blocks:
+                held.append(block)
+                if is_long(sum(map(len, held)), self._rate_hz):
+                    return self
+        return np.concatenate(held)
 
 
-def blocks_at(reader: Reader, sample_rate_hz: int) -> Iterator[np.ndarray]:
+def _blocks_at(reader: Reader, sample_rate_hz: int) -> Iterator[np.ndarray]:
     """Yield a recording at a rate, int16 `(samples,)`, block by block.
 
     A recording that is heard in pieces, and has another rate, is resampled by soxr while it is
     decoded; shorter ones are resampled as data are prepared.
-
-    Args:
-        reader: the recording.
-        sample_rate_hz: the rate wanted.
-
-    Raises:
-        AudioError: as `Reader.blocks`.
     """
-    held, stream, rate_hz = _Samples(), None, sample_rate_hz
+    held, stream, rate_hz = np.empty(0, np.int16), None, sample_rate_hz
     for block, rate_hz in reader.blocks():
         if rate_hz == sample_rate_hz:
             yield block
             continue
         if stream is None:
-            held.add(block)
+            held = np.concatenate([held, block])
             if not is_long(len(held), rate_hz):
                 continue
             import soxr
 
             stream = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32")
-            block, held = held.whole(), _Samples()
+            block, held = held, np.empty(0, np.int16)
         yield to_int16(stream.resample_chunk(as_waveform(block)))
     if stream is not None:
         yield to_int16(stream.resample_chunk(np.empty(0, np.float32), last=True))
     elif rate_hz != sample_rate_hz:
-        yield resample(held.whole(), rate_hz, sample_rate_hz)
-
-
-def read_at(
-    source: Path | bytes, sample_rate_hz: int, name: str | None = None, channel: int | None = None
-) -> tuple[np.ndarray, str | None]:
-    """Return a recording's samples at a rate, int16 `(samples,)`, and what is wrong with channels.
-
-    They are held once.
-
-    Args:
-        source: as of `Reader`.
-        sample_rate_hz: the rate wanted.
-        name: how errors call it; the path by default.
-        channel: as of `Reader`.
-
-    Raises:
-        AudioError: as `Reader.blocks`.
-    """
-    reader = Reader(source, name, channel)
-    samples = _Samples()
-    for block in blocks_at(reader, sample_rate_hz):
-        samples.add(block)
-    return samples.whole(), reader.caution
+        yield resample(held, rate_hz, sample_rate_hz)

@@ -25,6 +25,7 @@ from distillery.decoder.trie import HotWord
 from distillery.decoder.words import Transcript
 from distillery.errors import ModelError
 from distillery.serve.growing_text import GrowingText
+from distillery.serve.long_audio import Sound
 from distillery.serve.onnx_recogniser import MODEL_FILES, OnnxRecogniser
 from distillery.serve.onnx_streaming import OnnxStream
 
@@ -53,17 +54,18 @@ class Transcriber(Protocol):
         """What its texts are searched with; None: they are best paths."""
 
     def transcribe(
-        self, waveforms: Sequence[np.ndarray], hot_words: Sequence[HotWord] = ()
+        self, recordings: Sequence[Sound], hot_words: Sequence[HotWord] = ()
     ) -> list[str]:
-        """Return the texts of waveforms `(samples,)`, float32 in [-1, 1) or int16.
+        """Return the texts of recordings.
 
         Long ones go through the network in windows; see long_audio.py.
 
         Args:
-            waveforms: the recordings.
+            recordings: of any length.
             hot_words: more than the decoder's own.
 
         Raises:
+            AudioError: blocks of a recording cannot be read.
             ModelError: a hot word cannot be written with the student's tokens.
         """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from distillery.decoder.decoder import Decoder
 from distillery.decoder.trie import HotWord
 from distillery.decoder.words import Transcript
 from distillery.models.recogniser import Recogniser
-from distillery.serve.long_audio import Layout, is_long, scores_in_windows
+from distillery.serve.long_audio import Layout, Sound, blocks_of, is_short, scores_in_windows
 from distillery.serve.normalised_features import NumpyFeatures
 from distillery.serve.numpy_features import numpy_features
 from distillery.serve.texts import text_of
@@ -48,25 +48,26 @@ class TorchTranscriber:
         return self.recogniser.weights_digest
 
     def transcribe(
-        self, waveforms: Sequence[np.ndarray], hot_words: Sequence[HotWord] = ()
+        self, recordings: Sequence[Sound], hot_words: Sequence[HotWord] = ()
     ) -> list[str]:
-        """Return the texts of waveforms `(samples,)`, float32 in [-1, 1) or int16.
+        """Return the texts of recordings.
 
         Args:
-            waveforms: of any length.
+            recordings: of any length.
             hot_words: more than the decoder's own.
 
         Raises:
+            AudioError: blocks of a recording cannot be read.
             ModelError: a hot word cannot be written with the student's tokens.
         """
-        rate = self.sample_rate_hz
-        short = [item for item in waveforms if not is_long(len(item), rate)]
+        rate, vocabulary = self.sample_rate_hz, self.vocabulary
+        short = [item for item in recordings if is_short(item, rate)]
         texts = iter(self._short_texts(short, hot_words) if short else [])
         return [
-            text_of(self._windows(item), self.recogniser.vocabulary, self.decoder, hot_words)
-            if is_long(len(item), rate)
-            else next(texts)
-            for item in waveforms
+            next(texts)
+            if is_short(item, rate)
+            else text_of(self._windows(blocks_of(item)), vocabulary, self.decoder, hot_words)
+            for item in recordings
         ]
 
     def recognise(
@@ -102,7 +103,7 @@ class TorchTranscriber:
         """Gives what the recogniser's own does, but for rounding, and block by block."""
         return numpy_features(self.recogniser.features, self.sample_rate_hz)
 
-    def _windows(self, samples: np.ndarray) -> Iterator[np.ndarray]:
+    def _windows(self, recording: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         recogniser = self.recogniser
         layout = Layout(
             **{
@@ -112,7 +113,7 @@ class TorchTranscriber:
             }
         )
         hop_seconds = recogniser.features.hop_seconds
-        return scores_in_windows(samples, self._extractor, layout, hop_seconds, self._run)
+        return scores_in_windows(recording, self._extractor, layout, hop_seconds, self._run)
 
     @torch.inference_mode()
     def _run(self, features: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ from distillery.data.lengths import in_batches_by_length
 from distillery.decoder.trie import HotWord
 from distillery.errors import AudioError, TranscriptsError
 from distillery.files import write_bytes
-from distillery.serve.reading import read_at
+from distillery.serve.reading import Recording
 from distillery.serve.texts import digest_of_texts
 
 if TYPE_CHECKING:
@@ -179,21 +179,28 @@ def _transcribe(
 ) -> tuple[list[Row], list[str]]:
     """Return the lines of a batch, and a sentence on each whose channels do not mix well."""
     rows: dict[str, Row] = {}
-    waveforms: dict[str, np.ndarray] = {}
-    cautions: list[str] = []
-    rate = recogniser.sample_rate_hz
+    recordings: dict[str, Recording] = {}
+    texts: dict[str, str] = {}
+    short: dict[str, np.ndarray] = {}
     for name in batch:
+        recording = Recording(folder / name, recogniser.sample_rate_hz, name, channel)
         try:
-            waveforms[name], caution = read_at(folder / name, rate, name, channel)
+            sound = recording.sound()
+            if isinstance(sound, np.ndarray):
+                short[name] = sound
+            else:  # alone, since it may still turn out to be damaged
+                (texts[name],) = recogniser.transcribe([sound], hot_words)
         except AudioError as error:
             rows[name] = Failed(name, str(error), model)
             continue
-        if caution is not None:
-            cautions.append(f"{name}: {caution}")
-    texts = recogniser.transcribe(list(waveforms.values()), hot_words) if waveforms else []
-    for (name, waveform), text in zip(waveforms.items(), texts, strict=True):
-        seconds = round(len(waveform) / rate, ROUNDED_DIGITS)
-        rows[name] = Transcribed(name, text, seconds, model)
+        recordings[name] = recording
+    if short:
+        found = recogniser.transcribe(list(short.values()), hot_words)
+        texts.update(zip(short, found, strict=True))
+    for name, recording in recordings.items():
+        seconds = round(recording.seconds, ROUNDED_DIGITS)
+        rows[name] = Transcribed(name, texts[name], seconds, model)
+    cautions = [f"{name}: {r.caution}" for name, r in recordings.items() if r.caution is not None]
     return [rows[name] for name in batch], cautions
 
 

@@ -47,6 +47,7 @@ MIRRORS_NOTHING = {
     "teachers/test_kept_teacher.py": "tasks/teacher.py, when a teacher is kept",
     "teachers/test_text_teacher.py": "all stages, with a teacher that gives texts alone",
     "test_benchmarks.py": "benchmarks/",
+    "test_benchmarks_pocketsphinx.py": "benchmarks/",
     "test_benchmarks_training.py": "benchmarks/",
     "test_benchmarks_spelling.py": "benchmarks/",
     "test_docs.py": "README.md and docs/",

@@ -11,10 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 
+from benchmarks.light import cost_of
 from distillery.commands import main as cli
 from distillery.decoder.confidence import Confidence
 from distillery.serve.export import to_onnx
 from distillery.serve.onnx_recogniser import MODEL_FILES
+from distillery.serve.reading import Recording
+from distillery.serve.served import load_served
 from tests.tiny import RATE_HZ, speak
 from tests.tiny_students import talking_student
 
@@ -85,6 +88,19 @@ def test_a_long_recording_is_a_line_for_each_segment(
         assert line["start"] <= min(times) and max(times) <= line["end"] + 0.05
 
 
+@pytest.mark.parametrize("name", ["long.wav", "long_fast.wav"])
+def test_a_long_recording_in_one_text_is_heard_as_if_it_were_held(
+    model: Path, recordings: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = recordings / name
+    samples = np.concatenate(list(Recording(file, RATE_HZ)))
+    expected = load_served(model).transcribe([samples])[0]
+    assert len(expected.split()) > 20
+    out = printed(capsys, model, file, recordings / "a.wav")
+    assert out.splitlines()[0] == f"{file}\t{expected}"
+    assert len(out.splitlines()) == 2
+
+
 def test_subtitles_have_cues_in_order(
     model: Path, recordings: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,6 +126,20 @@ def test_a_bad_recording_is_reported_and_the_others_are_done(
     assert f"error: {bad}: cannot be decoded" in output.err
 
 
+@pytest.mark.parametrize("form", ["txt", "jsonl"])
+def test_a_long_recording_that_is_cut_short_is_reported_and_the_others_are_done(
+    model: Path, recordings: Path, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad.flac"
+    soundfile.write(bad, *soundfile.read(recordings / "long.wav", dtype="int16"))
+    bad.write_bytes(bad.read_bytes()[:-1000])  # what is missing is told at its end
+    command = ["transcribe", "--model", str(model), "--format", form, str(bad)]
+    assert cli.main([*command, str(recordings / "a.wav")]) == 1
+    output = capsys.readouterr()
+    assert str(recordings / "a.wav") in output.out.splitlines()[-1]
+    assert f"error: {bad}: " in output.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
@@ -128,6 +158,15 @@ def test_what_does_not_go_together_is_refused(
         cli.main(["transcribe", *arguments])
     assert caught.value.code == 2
     assert reason in capsys.readouterr().err
+
+
+def test_the_benchmark_counts_the_memory_of_the_command_alone(
+    model: Path, recordings: Path
+) -> None:
+    held = np.ones(400_000_000, np.uint8)
+    cost = cost_of(model, str(recordings / "a.wav"))
+    assert held.any()
+    assert cost.cpu_seconds > 0.1 and 30 < cost.megabytes < 300
 
 
 def test_a_text_waits_for_no_heavy_import(model: Path, recordings: Path) -> None:

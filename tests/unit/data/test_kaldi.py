@@ -100,7 +100,7 @@ def test_what_is_served_is_what_was_trained_on(normalise: str) -> None:
     trained = extractor_of(features, 8000)(torch.from_numpy(waveform)).numpy()
     assert abs(served(waveform) - trained).max() < 1e-4
     integers = np.rint(waveform * 32768).astype(np.int16)
-    blocks = np.concatenate(list(served.blocks(integers)))
+    blocks = np.concatenate(list(served.blocks([integers])))
     np.testing.assert_allclose(blocks, trained, atol=1e-3)
     assert served.num_frames(len(waveform)) == len(trained)
 

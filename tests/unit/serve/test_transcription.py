@@ -19,7 +19,7 @@ import pytest
 import soundfile
 
 from distillery.commands import main as cli
-from distillery.data.audio import load_audio
+from distillery.data.audio import load_audio, to_int16
 from distillery.errors import AudioError, TranscriptsError
 from distillery.files import digest_of_file
 from distillery.serve.export import to_onnx
@@ -154,6 +154,23 @@ def test_broken_recordings_get_their_error_and_are_tried_again(
     (tmp_path / "kept.wav").rename(folder / "1.wav")
     assert transcribe_folder(student, folder, out, 2.0) == Counts(2, 0, 4)
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_long_recordings_are_heard_in_blocks_and_broken_ones_are_told(
+    student: TorchTranscriber, folder: Path, tmp_path: Path
+) -> None:
+    said = np.concatenate([speak("ab cab b", seed) for seed in range(12)])
+    samples = np.resize(to_int16(said), round(61.5 * RATE_HZ))
+    soundfile.write(folder / "long.wav", samples, RATE_HZ)
+    soundfile.write(folder / "broken.flac", samples, RATE_HZ)
+    whole = (folder / "broken.flac").read_bytes()
+    (folder / "broken.flac").write_bytes(whole[:-1000])  # what is missing is told at its end
+    out = tmp_path / "out.jsonl"
+    assert transcribe_folder(student, folder, out) == Counts(7, 1, 0)
+    found = {row["path"]: row for row in rows(out)}
+    assert found["long.wav"]["text"] == student.transcribe([samples])[0] != ""
+    assert found["long.wav"]["duration_seconds"] == 61.5
+    assert found["broken.flac"]["error"].startswith("broken.flac: ")
 
 
 def test_half_a_line_and_lines_out_of_order_are_gone_on_with(
