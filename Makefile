@@ -211,6 +211,11 @@ cache-gc: install ## list what is no longer needed; ARGS=--delete deletes it
 cache-compact: install ## merge small shards; ARGS=--dry-run only says what it would do
 	@$(PYTHON) -m distillery.commands.main cache compact $(ARGS)
 
+.PHONY: remote
+remote: install ## one DVC remote for a team: make remote URL=/srv/speech, ssh://HOST/FOLDER or s3://BUCKET/PREFIX
+	@test -n "$(URL)" || { echo 'error: where? make remote URL=/srv/speech, URL=ssh://HOST/FOLDER or URL=s3://BUCKET/PREFIX' >&2; exit 2; }
+	@$(PYTHON) -m flows.remote "$(URL)"
+
 .PHONY: dvc-verify
 dvc-verify: install ## hash every object of DVC's cache; ARGS=--repair removes what is damaged
 	@$(PYTHON) -m flows.stages.verify $(ARGS)

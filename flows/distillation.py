@@ -31,7 +31,7 @@ from flows.looking_back.live import LiveCurves
 from flows.names import flow_run_name, label_run
 from flows.stages.pipeline import STAGES, Pipeline, distill_target, targets
 from flows.stages.side_by_side import places
-from flows.stages.storage import push
+from flows.stages.storage import push, save_corpus
 from tasks import register as register_stage
 
 RETRY_SECONDS = [10, 30]
@@ -104,6 +104,7 @@ def prepare(run: Run) -> str:
     """Turn the corpus into prepared data, and say where they moved away from the champion's."""
     outcome = run.stage("prepare")
     if outcome != "unchanged":
+        save_corpus(run.root, run.settings.prepare.source, get_run_logger().info)
         warn_of_moved_data(run.root, run.settings.register, get_run_logger().warning)
     return outcome
 
@@ -172,10 +173,13 @@ def distillation(until: str = "register", trigger: str = "manual") -> Registered
     label_run(root)
     settings = Params.load(root / PARAMS_FILE)
     run = Run(root, settings, {"trigger": trigger})
+    _pull(run, until)
     through(run, until)
     if run.pipeline.anything_ran:
         _push(run.root)
-    return conclude(run) if until == "register" else None
+    if until != "register":
+        return None
+    return _nothing_to_do(run) or conclude(run)
 
 
 def through(run: Run, until: str = "register") -> None:
@@ -222,6 +226,34 @@ def conclude(run: Run) -> Registered:
     registered = register(run)
     _publish(run.root, registered)
     return registered
+
+
+def _nothing_to_do(run: Run) -> Registered | None:
+    """Return what was registered of these results before; None where there is something to do."""
+    if run.pipeline.anything_ran:
+        return None
+    try:
+        registered = register_stage.registered_before(run.root)
+    except TrackingError:
+        return None  # register says so, and tries again
+    if registered is None:
+        get_run_logger().info("every stage is up to date; MLflow does not hold its results yet")
+        return None
+    message = "nothing to do: every stage is up to date, and MLflow holds the results"
+    get_run_logger().info("%s: %s", message, results.pipeline_link(registered))
+    _publish(run.root, registered)
+    return registered
+
+
+def _pull(run: Run, until: str) -> None:
+    """Get from DVC's remote what would else be made anew, which it is where that fails."""
+    logger, options = get_run_logger(), run.settings.retraining
+    if not options.pull:
+        return
+    try:
+        run.pipeline.pull(until, logger.info, 60 * options.transfer_timeout_minutes)
+    except StageError as error:
+        logger.warning("%s", error)
 
 
 def _push(root: Path) -> None:

@@ -84,6 +84,7 @@ def slow_checks(root: Path) -> Iterator[Finding]:
     from flows.outlook import outlook  # which imports what reads recordings
 
     yield from outlook(root, settings)
+    yield from check_remotes(root)
     yield check_mlflow(settings.register, root)
     yield check_prefect(os.environ.get("PREFECT_API_URL"))
 
@@ -274,6 +275,32 @@ def check_settings(root: Path, corpus: str | None = None) -> Iterator[Finding]:
             "silero-vad finds the pauses for prepare.segment",
             "it is an extra: make install, or pip install 'distillery[segment]'",
         )
+
+
+def check_remotes(root: Path) -> Iterator[Finding]:
+    """Check that DVC's remote answers, and that what comes from any of them is hashed."""
+    if not (root / ".dvc").is_dir():
+        return
+    from flows.stages.remote import fault_of, read_remotes  # which asks DVC
+
+    remotes = read_remotes(root)
+    for remote in remotes:
+        if not remote.is_verified:
+            found = f"{remote.shown}: what comes from there is not hashed"
+            yield Finding(
+                "DVC remote", False, found, f"dvc remote modify {remote.name} verify true"
+            )
+    default = next((remote for remote in remotes if remote.is_default), None)
+    if default is None:
+        yield Finding("DVC remote", True, "none is set; make remote URL=… sets one for a team")
+    elif default.is_inside(root):
+        found = f"{default.shown}, of this clone alone; make remote URL=… sets one for a team"
+        yield Finding("DVC remote", True, found)
+    else:
+        fault = fault_of(root, default)
+        found = f"{default.shown}: {fault or 'can be reached'}"
+        advice = "mount or start it, or set another: make remote URL=…; runs go on without"
+        yield Finding("DVC remote", fault is None, found, advice)
 
 
 def check_mlflow(settings: RegisterParams, root: Path) -> Finding:

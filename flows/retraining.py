@@ -15,7 +15,7 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from prefect.utilities.timeout import timeout
 from distillery.data.manifest import Summary
 from distillery.data.workspace import EVALUATION, PREPARED
 from distillery.errors import BusyError, DistilleryError, StageError, TrackingError
+from distillery.evaluate.made_here import is_made_here
 from distillery.files import read_json
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
@@ -200,11 +201,13 @@ def _retrain(journal: Journal, settings: Params) -> None:
     logger = get_run_logger()
     root, record, options = journal.root, journal.record, settings.retraining
     former = history.last_work(root)
-    if options.pull:
-        journal.at("pull")
-        _tried_again(pull, settings)(journal, 60 * options.transfer_timeout_minutes)
+    names = [name for stage in STAGES for name in targets(settings, stage)]
+    journal.at("pull" if options.pull else "look")
+    changed = changed_targets(root, names)
+    if options.pull and _receive(journal, settings, changed):
+        changed = changed_targets(root, names)
     journal.at("look")
-    record.why = what_is_new(root, settings, former)
+    record.why = what_is_new(root, settings, former, changed)
     if record.forced:
         record.why = record.why or ["forced"]
         for line in fetch(root, settings):
@@ -231,23 +234,20 @@ def _retrain(journal: Journal, settings: Params) -> None:
         _send(journal, settings)
     if options.commit:
         journal.at("commit")
-        commit_lock(journal)
+        commit_lock(journal, settings.prepare.source)
 
 
-def what_is_new(root: Path, settings: Params, former: Retraining | None) -> list[str]:
+def what_is_new(
+    root: Path, settings: Params, former: Retraining | None, changed: Mapping[str, Changes]
+) -> list[str]:
     """Return what there is to do, in words for a person; empty where there is nothing.
 
     Args:
         root: the workspace.
         settings: the whole of params.yaml.
         former: the last run that had something to do.
-
-    Raises:
-        BusyError: another DVC process works here.
-        StageError: DVC cannot tell.
+        changed: DVC's status of all stages.
     """
-    names = [name for stage in STAGES for name in targets(settings, stage)]
-    changed = changed_targets(root, names)
     why = []
     source = os.path.normpath(settings.prepare.source)
     if not (root / LOCK_FILE).exists():
@@ -258,7 +258,7 @@ def what_is_new(root: Path, settings: Params, former: Retraining | None) -> list
         why.append(f"out of date: {', '.join(changed)}")
     if former is not None and former.status != "finished":
         why.append(f"the last run {former.status} at {former.step}")
-    elif not changed and not is_registered(root):
+    elif not changed and is_made_here(root) and not is_registered(root):
         why.append("results that are not registered")
     return why
 
@@ -300,11 +300,9 @@ def _tried_again(transfer: Any, settings: Params) -> Any:
     persist_result=False,
     retry_condition_fn=_may_pass,
 )
-def pull(journal: Journal, seconds: float) -> None:
-    """Get what the workspace lacks from DVC's remote."""
-    logger = get_run_logger()
-    for name in storage.pull_missing(journal.root, logger.info, seconds):
-        logger.info("%s: pulled", name)
+def pull(journal: Journal, names: Sequence[str], seconds: float) -> list[str]:
+    """Get what the workspace lacks from DVC's remote, and return what came."""
+    return storage.pull_lacking(journal.root, names, get_run_logger().info, seconds)
 
 
 @task(
@@ -318,6 +316,17 @@ def push(journal: Journal, seconds: float) -> None:
     storage.push(journal.root, get_run_logger().info, seconds)
 
 
+def _receive(journal: Journal, settings: Params, changed: Mapping[str, Changes]) -> list[str]:
+    """Pull; what the remote does not give is made anew."""
+    seconds = 60 * settings.retraining.transfer_timeout_minutes
+    try:
+        brought: list[str] = _tried_again(pull, settings)(journal, [*changed], seconds)
+    except StageError as error:
+        journal.warn(str(error))
+        return []
+    return brought
+
+
 def _send(journal: Journal, settings: Params) -> None:
     """Push; that the remote cannot be reached spoils no result."""
     journal.at("push")
@@ -329,23 +338,25 @@ def _send(journal: Journal, settings: Params) -> None:
         journal.warn(f"not sent to the remote, the next run tries again: {error}")
 
 
-def commit_lock(journal: Journal) -> None:
-    """Commit dvc.lock and nothing else, whatever the index holds, if the last commit's differs.
+def commit_lock(journal: Journal, source: str) -> None:
+    """Commit what DVC names by content and nothing else, if the last commit's differs.
 
-    It may differ because a former run was stopped before it came to its commit.
+    That is dvc.lock, and the corpus's own file where DVC keeps one, whatever the index holds. They
+    may differ because a former run was stopped before it came to its commit.
     """
-    record = journal.record
+    record, root = journal.record, journal.root
     message = f"Retraining {record.run}: {'; '.join(record.why)}"
-    name = LOCK_FILE
+    corpus = storage.corpus_file(root, source)
+    names = [LOCK_FILE, *([] if corpus is None else [os.path.relpath(corpus, root)])]
     try:
-        if not _git(journal.root, "status", "--porcelain", "--", name):
+        if not _git(root, "status", "--porcelain", "--", *names):
             return
-        _git(journal.root, "add", "--intent-to-add", name)
-        _git(journal.root, "commit", "--quiet", "--only", "--message", message, "--", name)
-        record.commit = _git(journal.root, "rev-parse", "HEAD")
+        _git(root, "add", "--intent-to-add", *names)
+        _git(root, "commit", "--quiet", "--only", "--message", message, "--", *names)
+        record.commit = _git(root, "rev-parse", "HEAD")
     except (OSError, subprocess.SubprocessError) as error:
         output = getattr(error, "stderr", "") or ""
-        journal.warn(f"{name} was not committed, do it by hand: {error}\n{output}".strip())
+        journal.warn(f"{', '.join(names)}: not committed, do it by hand: {error}\n{output}".strip())
 
 
 def _git(root: Path, *arguments: str) -> str:

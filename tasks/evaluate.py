@@ -20,6 +20,7 @@ from distillery.decoder.making import Learnt, learn
 from distillery.distill.kept_texts import language_model_texts
 from distillery.evaluate.dvc_metrics import dvc_metrics
 from distillery.evaluate.evaluate import evaluate_models
+from distillery.evaluate.made_here import note_made_here
 from distillery.evaluate.tables import render_table
 from distillery.files import write_json
 from distillery.params.file import PARAMS_FILE
@@ -45,6 +46,7 @@ def evaluate(root: Path) -> None:
         _learnt(root, data, settings),
     )
     write_json(root / METRICS_FILE, dvc_metrics(summary))
+    note_made_here(root)
     if STARTER not in os.environ:  # the flow shows the table itself, at its end
         logger.info("\n%s", render_table(summary))
 

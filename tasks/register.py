@@ -19,6 +19,7 @@ from distillery.evaluate.summary import Summary
 from distillery.files import write_json
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
+from distillery.register.known import find_registered, results_digest
 from distillery.register.pipeline_results import PipelineResults
 from distillery.register.register import OPEN_RUN_FILE, register_results
 from distillery.register.registered import Registered
@@ -64,6 +65,23 @@ def register(
         registered.reason,
     )
     return registered
+
+
+def registered_before(root: Path) -> Registered | None:
+    """Return what any clone has registered of the workspace's results; None: it is to be done.
+
+    It is also where a run was left open, which `register` ends.
+
+    Raises:
+        StageError: a result is missing or damaged.
+        TrackingError: MLflow cannot be reached or refuses.
+    """
+    if (root / OPEN_RUN_FILE).exists():
+        return None
+    settings = Params.load(root / PARAMS_FILE)
+    digest = results_digest(read_lineage(root).outputs, settings)
+    tracking = Tracking(settings.register, root)
+    return find_registered(tracking, settings.register.model_name, digest)
 
 
 def open_run(tracking: Tracking, root: Path, settings: Params) -> str:

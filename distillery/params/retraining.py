@@ -26,11 +26,11 @@ class RetrainingParams(Section):
     force: bool = False
     """Whether to run although nothing is new: aliases are followed, and the results registered."""
     pull: bool = True
-    """Whether to get from DVC's remote what dvc.lock names and the workspace lacks."""
+    """Whether to get what dvc.lock names and is not here from DVC's remote; `make run` likewise."""
     push: bool = True
     """Whether to send new data, cache and models to DVC's remote."""
     commit: bool = False
-    """Whether to commit dvc.lock to Git, and nothing else, after a run that changed it."""
+    """Whether to commit dvc.lock, and the file of a corpus that DVC keeps, after a run."""
     timeout_hours: PositiveFloat = 24.0
     """A run that takes longer is stopped; the next goes on with what is done."""
     transfer_timeout_minutes: PositiveFloat = 60.0

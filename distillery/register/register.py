@@ -30,6 +30,7 @@ from distillery.register.choice import Choice, choose
 from distillery.register.drift import Drift, drift_from_champion, log_drift
 from distillery.register.gate.promotion import Entry, Terms, decide
 from distillery.register.gate.verdict import REASON_TAG, Verdict
+from distillery.register.known import note_registered, results_digest
 from distillery.register.pipeline_results import PipelineResults
 from distillery.register.registered import PARENT, Registered
 from distillery.register.runs import data_sources, log_model_runs, log_parent_run
@@ -82,25 +83,25 @@ def register_results(tracking: Tracking, parent: str, results: PipelineResults) 
         tracking.describe_experiment(
             descriptions.of_experiment(tracking.experiment_id, outcome, verdict, results)
         )
-        champion = read_aliases(tracking, name).champion
+        registered = Registered(
+            name=name,
+            version=verdict.version,
+            alias=verdict.alias,
+            reason=verdict.reason,
+            champion=read_aliases(tracking, name).champion,
+            student=best.name,
+            role=best.role,
+            seed=best.seed,
+            versions=versions,
+            runs={PARENT: parent, **runs},
+            experiment_id=tracking.experiment_id,
+            tracking_uri=without_credentials(tracking.uri),
+            data_warnings=tuple(drift.warnings),
+            evaluation_md5=results.md5_of(EVALUATION),
+        )
+        digest = results_digest(results.outputs, results.params)
+        note_registered(tracking, parent, registered, digest)
         tracking.end_run(parent)
-    registered = Registered(
-        name=name,
-        version=verdict.version,
-        alias=verdict.alias,
-        reason=verdict.reason,
-        champion=champion,
-        student=best.name,
-        role=best.role,
-        seed=best.seed,
-        versions=versions,
-        runs={PARENT: parent, **runs},
-        experiment_id=tracking.experiment_id,
-        tracking_uri=without_credentials(tracking.uri),
-        data_warnings=tuple(drift.warnings),
-        evaluation_md5=results.md5_of(EVALUATION),
-    )
-    registered.write(results.root)
     return registered
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,9 +26,9 @@ from flows.stages.lock import (
     wait_for_the_dying,
 )
 from flows.stages.objects import drop_damaged, drop_damaged_folders, locked_outs
-from flows.stages.process import Emit, SayOnce, reason, run_dvc
+from flows.stages.process import Emit, SayOnce, quiet_dvc, reason, run_dvc
 from flows.stages.splits import recover_splits
-from flows.stages.storage import RESTORE_ATTEMPTS, fetch_objects
+from flows.stages.storage import RESTORE_ATTEMPTS, fetch_objects, pull_lacking
 
 STAGES = ("prepare", "fetch", "teacher", "cache", "distill", "evaluate")
 BUSY_SIGNS = ("is busy, it is being blocked", "Unable to acquire lock")
@@ -125,18 +125,6 @@ def without_results(root: Path, names: Sequence[str]) -> list[str]:
     return found
 
 
-@contextlib.contextmanager
-def quiet_dvc() -> Iterator[None]:
-    """Keep what DVC logs in this process to itself: it would come twice, by its way and by ours.
-
-    What it fails of it raises. As a child it has its say, see `run_dvc`.
-    """
-    from dvc.logger import set_loggers_level
-
-    with set_loggers_level(logging.CRITICAL):
-        yield
-
-
 def use_git_if_present(root: Path) -> None:
     """Let DVC work in a folder that came without its Git history, such as an unpacked archive."""
     local = root / ".dvc/config.local"
@@ -211,11 +199,24 @@ class Pipeline:
         self.anything_ran = False
         self._say = SayOnce()
         self._names = [name for stage in STAGES for name in targets(params, stage)]
-        self._changed: Container[str] | None = None
+        self._changed: Mapping[str, Changes] | None = None
 
     def look_again(self) -> None:
         """Forget what DVC said."""
         self._changed = None
+
+    def changed(self) -> Mapping[str, Changes]:
+        """Return DVC's status of all stages as it was last asked for; see `changed_targets`."""
+        if self._changed is None:
+            self._changed = changed_targets(self.root, self._names)
+        return self._changed
+
+    def pull(self, until: str, emit: Emit, seconds: float | None = None) -> None:
+        """Bring what stages would else make anew, up to the stage `until`; see `pull_lacking`."""
+        wanted = STAGES[: STAGES.index(until) + 1] if until in STAGES else STAGES
+        stale = [name for name in self.changed() if name.partition("@")[0] in wanted]
+        if pull_lacking(self.root, stale, emit, seconds):
+            self.look_again()
 
     def will_train(self) -> bool:
         """Return whether a teacher or a student is not up to date, for all that is known."""
@@ -237,9 +238,7 @@ class Pipeline:
     def bring_up_to_date(self, target: str, emit: Emit) -> StageRun:
         """Run one stage if it needs to; see `run_stage`."""
         start = time.monotonic()
-        if self._changed is None:
-            self._changed = changed_targets(self.root, self._names)
-        if not self.anything_ran and target not in self._changed:
+        if not self.anything_ran and target not in self.changed():
             return StageRun(target, "unchanged", time.monotonic() - start)
         done = run_stage(self.root, target, self._say.through(emit))
         self.anything_ran |= done.outcome != "unchanged"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import signal
@@ -94,6 +95,18 @@ def run_dvc(
         lines.append(f"stopped, for it took longer than {seconds:g} s")
         status = status or EXIT_TIMEOUT
     return status, lines
+
+
+@contextlib.contextmanager
+def quiet_dvc() -> Iterator[None]:
+    """Keep what DVC logs in this process to itself: it would come twice, by its way and by ours.
+
+    What it fails of it raises. As a child it has its say, see `run_dvc`.
+    """
+    from dvc.logger import set_loggers_level
+
+    with set_loggers_level(logging.CRITICAL):
+        yield
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ def test_what_is_pulled_by_way_of_a_damaged_cache_comes_from_the_remote(copy: Pa
     shutil.rmtree(copy / STUDENT)
     code = (
         "from pathlib import Path; from flows.stages import storage\n"
-        "print(storage.pull_missing(Path.cwd(), print))"
+        "print(storage.pull_lacking(Path.cwd(), ['distill@conv-0'], print))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -243,20 +243,17 @@ def test_a_second_run_runs_no_stage_and_registers_nothing_new(
 ) -> None:
     prefect_api.use(finished, prefect_of_copies)
     before, known = (finished / "dvc.lock").read_bytes(), versions(finished)
-    verdict = read_verdict(finished)
+    verdict, runs = read_verdict(finished), len(mlflow_runs(finished))
     assert verdict is not None
     output = run_module(finished, "flows.run").stdout
-    assert read_verdict(finished) == replace(verdict, changed=False)
+    assert "nothing to do: every stage is up to date, and MLflow holds the results" in output
+    assert read_verdict(finished) == verdict
     assert render(verdict) in output
     for target in ("prepare", "teacher", "cache", "distill@conv-0", "evaluate"):
         assert f"{target}: unchanged" in output
     assert (finished / "dvc.lock").read_bytes() == before
     assert versions(finished) == known
-    parents = [
-        run.data for run in mlflow_runs(finished) if "mlflow.parentRunId" not in run.data.tags
-    ]
-    assert len(parents) >= 2
-    assert all("teacher/wer" in parent.metrics for parent in parents)
+    assert len(mlflow_runs(finished)) == runs
 
 
 def test_dvc_repro_agrees_with_the_flow(finished: Path, tmp_path: Path) -> None:

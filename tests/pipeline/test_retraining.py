@@ -224,16 +224,20 @@ def test_what_a_former_run_could_not_commit_is_committed_and_nothing_twice(tmp_p
         subprocess.run([*git, "config", name, value], check=True)
     (tmp_path / "dvc.lock").write_text("of a run that was killed before its commit\n")
     record = history.Retraining("b", "manual", "2026-01-31T03:00:00+00:00", why=["it crashed"])
-    retraining.commit_lock(retraining.Journal(tmp_path, record))
+    retraining.commit_lock(retraining.Journal(tmp_path, record), "corpus")
     first = record.commit
     assert first is not None
     record.commit = None
-    retraining.commit_lock(retraining.Journal(tmp_path, record))
+    retraining.commit_lock(retraining.Journal(tmp_path, record), "corpus")
     assert (record.commit, record.warnings) == (None, [])
     log = subprocess.run(
         [*git, "log", "--format=%H %s"], capture_output=True, check=True, text=True
     )
     assert log.stdout == f"{first} Retraining b: it crashed\n"
+    (tmp_path / "corpus.dvc").write_text("of a corpus that DVC keeps\n")
+    retraining.commit_lock(retraining.Journal(tmp_path, record), "corpus/")
+    files = subprocess.run([*git, "ls-files"], capture_output=True, check=True, text=True)
+    assert files.stdout == "corpus.dvc\ndvc.lock\n"
 
 
 def test_an_evaluation_that_was_not_registered_is_work(tmp_path: Path) -> None:

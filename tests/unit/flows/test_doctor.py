@@ -208,3 +208,26 @@ def test_the_quick_part_is_silent_when_all_is_well_and_loads_nothing_heavy(
     assert output.endswith("1 []\n")
     (tmp_path / "corpus").mkdir()
     assert run() == "0 []\n"
+
+
+def test_remotes_of_dvc_are_looked_at(tmp_path: Path) -> None:
+    def found(config: str) -> list[tuple[bool, str]]:
+        (tmp_path / ".dvc/config").write_text(f"[core]\n    analytics = false\n{config}")
+        return [(item.ok, item.found) for item in doctor.check_remotes(tmp_path)]
+
+    assert list(doctor.check_remotes(tmp_path)) == []  # no workspace of DVC's
+    (tmp_path / ".dvc").mkdir()
+    assert found("") == [(True, "none is set; make remote URL=… sets one for a team")]
+    own = "    remote = r\n['remote \"r\"']\n    verify = true\n    url = ../dvc-remote\n"
+    ((ok, said),) = found(own)
+    assert (ok, "of this clone alone" in said) == (True, True)
+    gone = tmp_path.parent / "gone"
+    ((ok, said),) = found(own.replace("../dvc-remote", str(gone)))
+    assert (ok, said) == (False, f"r ({gone}): there is no such folder")
+    first, second = found(
+        own.replace("verify = true", f"url = {tmp_path.parent}").replace(
+            "    url = ../dvc-remote\n", ""
+        )
+    )
+    assert first == (False, f"r ({tmp_path.parent}): what comes from there is not hashed")
+    assert second == (True, f"r ({tmp_path.parent}): can be reached")
