@@ -23,6 +23,12 @@ EVERY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
 LOG_FILE = "scratch/serve.log"
 CHECK_SECONDS = 0.2
 REQUEST_SECONDS = 120
+ANSWER_SECONDS = 5
+"""Once it is being stopped: how long requests that are there may take, before `server.stop` kills
+it; those that are left are told so."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Of NumPy's and PyTorch's, for each request: more of them mostly wait for each other, and take the
+cores from other requests meanwhile. docs/decisions/0036-serving-many.md has the figures."""
 CURL = """\
   printf '{{"inputs": [{{"audio_b64": "%s"}}]}}' "$(base64 -w0 sample.wav)" |
     curl -sS -H 'Content-Type: application/json' -d @- {url}/invocations
@@ -79,10 +85,12 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
             f"--port={port}",
             f"--ws-max-size={streaming.MAX_MESSAGE_BYTES}",
             "--ws-per-message-deflate=false",  # speech hardly gets smaller, and it needs memory
+            f"--timeout-graceful-shutdown={ANSWER_SECONDS}",
             log=log,
             environment={
                 "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
                 "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+                **ONE_THREAD,
                 app.MODEL_VARIABLE: str(served),
             },
         )
