@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import subprocess
 import sys
 import tempfile
 import time
@@ -77,23 +78,7 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
         served = Path(copy) / "served"
         package_bundle(bundle, served, settings.serve_limits)
         say(f"{name}: files as registered; starting …")
-        child = server.start_child(
-            "uvicorn",
-            "--factory",
-            "flows.servers.app:create_app",
-            f"--host={host}",
-            f"--port={port}",
-            f"--ws-max-size={streaming.MAX_MESSAGE_BYTES}",
-            "--ws-per-message-deflate=false",  # speech hardly gets smaller, and it needs memory
-            f"--timeout-graceful-shutdown={ANSWER_SECONDS}",
-            log=log,
-            environment={
-                "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-                "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
-                **ONE_THREAD,
-                app.MODEL_VARIABLE: str(served),
-            },
-        )
+        child = _start(served, host, port, log)
         try:
             url = url_of(host, port)
             server.wait_for(name, f"{url}/ping", child, log)
@@ -111,6 +96,27 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
             raise StageError(f"{name}: the server has stopped; see {log}")
         finally:
             server.stop(child)
+
+
+def _start(served: Path, host: str, port: int, log: Path) -> subprocess.Popen[bytes]:
+    """Start the server of a model in MLflow's form."""
+    return server.start_child(
+        "uvicorn",
+        "--factory",
+        "flows.servers.app:create_app",
+        f"--host={host}",
+        f"--port={port}",
+        f"--ws-max-size={streaming.MAX_MESSAGE_BYTES}",
+        "--ws-per-message-deflate=false",  # speech hardly gets smaller, and it needs memory
+        f"--timeout-graceful-shutdown={ANSWER_SECONDS}",
+        log=log,
+        environment={
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+            **ONE_THREAD,
+            app.MODEL_VARIABLE: str(served),
+        },
+    )
 
 
 def say(text: str) -> None:

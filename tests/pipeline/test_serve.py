@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -337,6 +338,11 @@ def test_the_benchmark_counts_what_many_clients_are_told(served: Served) -> None
     rows = {row["name"]: row for row in bench.serving_rows(found, asked, wrong, 9, 1)}
     assert rows["1 clients: errors"]["value"] == 3
     assert not rows["1 clients: errors"]["holds"]
+
+
+def test_numpy_has_one_thread_for_a_request(served: Served) -> None:
+    processes = psutil.Process(served.process.pid).children(recursive=True)
+    assert {item.environ().get("OPENBLAS_NUM_THREADS") for item in processes} == {"1"}
 
 
 def test_champions_may_change_under_a_server(served: Served) -> None:
