@@ -132,11 +132,14 @@ class Decoder:
         """
         chosen = {hot.text: hot for hot in (*self.settings.hot_words, *hot_words)}
         key = tuple(chosen.values())
-        if key not in self._grammars:
-            if len(self._grammars) >= MAX_GRAMMARS:
-                self._grammars.pop(next(iter(self._grammars)))
-            self._grammars[key] = Grammar(self.model, self.vocabulary, self.settings.weights, key)
-        return Search(self._grammars[key])
+        grammar = self._grammars.get(key)
+        if grammar is None:
+            # Requests to a server run in threads: another one may have dropped the same.
+            for oldest in list(self._grammars)[: 1 - MAX_GRAMMARS]:
+                self._grammars.pop(oldest, None)
+            grammar = Grammar(self.model, self.vocabulary, self.settings.weights, key)
+            self._grammars[key] = grammar
+        return Search(grammar)
 
     def text(self, log_probs: np.ndarray, hot_words: Iterable[HotWord] = ()) -> str:
         """Return the best text for log-probabilities `(frames, vocab)`."""

@@ -1,14 +1,17 @@
 """MLflow's scoring server behind a doorkeeper: what cannot be meant for it is refused early.
 
 MLflow reads a request whole, however long, and puts what it cannot parse into its answer, twice.
-The doorkeeper bounds what is read, and its answers are short and hold nothing of the request.
+The doorkeeper bounds what is read, and its answers are short and hold nothing of the request. It
+lets as many in at once as there are cores, and nobody in whose client went away while it waited.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import nullcontext
 from typing import Any
 
 JSON_ROOM_BYTES = 1 << 20
@@ -28,6 +31,7 @@ OPTIONS: Mapping[str, tuple[type, str]] = {
 }
 """What a clip may ask for, of which type that is, and how it is called."""
 FAILED = "the request failed; the server's log says why"
+STOPPED = "request: not answered, the server is being stopped; send it again once it is up"
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -44,6 +48,10 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
+class Gone(Exception):
+    """A client that does not wait for its answer."""
+
+
 class Doorkeeper:
     """An ASGI application in front of another one."""
 
@@ -57,32 +65,64 @@ class Doorkeeper:
         self.app = app
         self.max_recorded = max_bytes
         self.max_bytes = -(-max_bytes * 4 // 3) + JSON_ROOM_BYTES
+        self.places = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or hand it on; see ASGI's specification for the arguments."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        has_begun = False
+
+        async def answer(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
         try:
-            headers = {name.lower(): value for name, value in scope["headers"]}
-            body = await self._read(headers, receive)
-            if scope["method"] == "POST":
-                _check(headers.get(b"content-type", b"").decode("latin-1"), body)
+            await self._let_in(scope, receive, answer)
         except Refused as refusal:
             await _refuse(refusal, receive, send)
-            return
+        except Gone:
+            pass
+        except asyncio.CancelledError:  # uvicorn is stopping, and has waited
+            if has_begun:
+                raise
+            await _refuse(Refused(503, STOPPED), receive, send)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on.
+
+        Raises:
+            Refused: it is too long or of another form.
+            Gone: its client went away before it was its turn.
+        """
+        headers = {name.lower(): value for name, value in scope["headers"]}
+        body = await self._read(headers, receive)
+        is_post = scope["method"] == "POST"
+        if is_post:
+            _check(headers.get(b"content-type", b"").decode("latin-1"), body)
         waiting = [{"type": "http.request", "body": body, "more_body": False}]
+        # All was read: what comes now is that the client went away, or has its answer.
+        end = asyncio.ensure_future(receive())
 
         async def read() -> Message:
-            return waiting.pop() if waiting else await receive()
+            return waiting.pop() if waiting else await asyncio.shield(end)
 
-        await self.app(scope, read, _brief(send))
+        try:
+            async with self.places if is_post else nullcontext():
+                if end.done():
+                    raise Gone
+                await self.app(scope, read, _brief(send))
+        finally:
+            end.cancel()
 
     async def _read(self, headers: MutableMapping[bytes, bytes], receive: Receive) -> bytes:
         """Return the body.
 
         Raises:
             Refused: it is too long, says its header, or it turns out to be.
+            Gone: the client went away before it had sent all.
         """
         promised = headers.get(b"content-length", b"0")
         if not promised.isdigit() or int(promised) > self.max_bytes:
@@ -91,6 +131,8 @@ class Doorkeeper:
         size, has_more = 0, True
         while has_more:
             message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Gone
             parts.append(message.get("body", b""))
             size, has_more = size + len(parts[-1]), message.get("more_body", False)
             if size > self.max_bytes:

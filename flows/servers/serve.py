@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +24,12 @@ EVERY_ADDRESS = {"0.0.0.0": LOOPBACK, "::": "::1"}
 LOG_FILE = "scratch/serve.log"
 CHECK_SECONDS = 0.2
 REQUEST_SECONDS = 120
+ANSWER_SECONDS = 5
+"""Once it is being stopped: how long requests that are there may take, before `server.stop` kills
+it; those that are left are told so."""
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Of NumPy's and PyTorch's, for each request: more of them mostly wait for each other, and take the
+cores from other requests meanwhile. docs/decisions/0036-serving-many.md has the figures."""
 CURL = """\
   printf '{{"inputs": [{{"audio_b64": "%s"}}]}}' "$(base64 -w0 sample.wav)" |
     curl -sS -H 'Content-Type: application/json' -d @- {url}/invocations
@@ -71,21 +78,7 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
         served = Path(copy) / "served"
         package_bundle(bundle, served, settings.serve_limits)
         say(f"{name}: files as registered; starting …")
-        child = server.start_child(
-            "uvicorn",
-            "--factory",
-            "flows.servers.app:create_app",
-            f"--host={host}",
-            f"--port={port}",
-            f"--ws-max-size={streaming.MAX_MESSAGE_BYTES}",
-            "--ws-per-message-deflate=false",  # speech hardly gets smaller, and it needs memory
-            log=log,
-            environment={
-                "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-                "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
-                app.MODEL_VARIABLE: str(served),
-            },
-        )
+        child = _start(served, host, port, log)
         try:
             url = url_of(host, port)
             server.wait_for(name, f"{url}/ping", child, log)
@@ -103,6 +96,27 @@ def serve(root: Path, host: str, port: int, model: str | None) -> None:
             raise StageError(f"{name}: the server has stopped; see {log}")
         finally:
             server.stop(child)
+
+
+def _start(served: Path, host: str, port: int, log: Path) -> subprocess.Popen[bytes]:
+    """Start the server of a model in MLflow's form."""
+    return server.start_child(
+        "uvicorn",
+        "--factory",
+        "flows.servers.app:create_app",
+        f"--host={host}",
+        f"--port={port}",
+        f"--ws-max-size={streaming.MAX_MESSAGE_BYTES}",
+        "--ws-per-message-deflate=false",  # speech hardly gets smaller, and it needs memory
+        f"--timeout-graceful-shutdown={ANSWER_SECONDS}",
+        log=log,
+        environment={
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "MLFLOW_SCORING_SERVER_REQUEST_TIMEOUT": str(REQUEST_SECONDS),
+            **ONE_THREAD,
+            app.MODEL_VARIABLE: str(served),
+        },
+    )
 
 
 def say(text: str) -> None:

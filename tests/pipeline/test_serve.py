@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import http.client
 import io
 import json
 import os
@@ -17,14 +18,17 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
+from benchmarks import serve as bench
 from distillery.data.audio import load_audio
 from distillery.errors import ModelError, StageError, TrackingError
 from distillery.models.recogniser import Recogniser
@@ -50,6 +54,7 @@ from tests.tiny import RATE_HZ, speak, tiny_params, write_params
 from tests.tiny_students import talking_student
 
 MAX_SECONDS, MAX_BYTES = 5.0, 2_000_000
+NUM_CLIENTS = 32
 REGISTER = {
     "experiment": "tiny",
     "model_name": "tiny",
@@ -319,6 +324,27 @@ def test_nothing_that_lies_beside_a_registered_students_weights_is_run(served: S
     assert (served.root / "by-code").exists()
 
 
+def test_the_benchmark_counts_what_many_clients_are_told(served: Served) -> None:
+    """As `benchmarks.serve` does; sizes say nothing about speed."""
+    found = bench.Server(served.process.pid, served.port)
+    recordings = [base64.b64decode(wav(speak(text, 1))) for text in ("ab cab", "cab", "a")]
+    asked = [bench.Clip.of(recording) for recording in recordings]
+    texts = [served.student.transcribe([clip.waveform(RATE_HZ)])[0] for clip in asked]
+    rows = {row["name"]: row for row in bench.serving_rows(found, asked, texts, 40, 1)}
+    assert {f"{clients} clients: requests" for clients in bench.CLIENTS} <= rows.keys()
+    assert all(row["value"] > 0 for name, row in rows.items() if "errors" not in name)
+    assert all(row["holds"] is True for name, row in rows.items() if "errors" in name)
+    wrong = [*texts[:2], "another text"]
+    rows = {row["name"]: row for row in bench.serving_rows(found, asked, wrong, 9, 1)}
+    assert rows["1 clients: errors"]["value"] == 3
+    assert not rows["1 clients: errors"]["holds"]
+
+
+def test_numpy_has_one_thread_for_a_request(served: Served) -> None:
+    processes = psutil.Process(served.process.pid).children(recursive=True)
+    assert {item.environ().get("OPENBLAS_NUM_THREADS") for item in processes} == {"1"}
+
+
 def test_champions_may_change_under_a_server(served: Served) -> None:
     """It serves the one that it was started with; and there is a champion at any moment."""
     tracking = Tracking(RegisterParams.model_validate(REGISTER), served.root)
@@ -359,15 +385,28 @@ def test_champions_may_change_under_a_server(served: Served) -> None:
         (served.root / "gone").rename(artifacts)
 
 
+def outcome(served: Served) -> int:
+    """Return the status of an answer; 0: the server did not take the request."""
+    try:
+        return served.ask(clips(GOOD))[0]
+    except (OSError, http.client.HTTPException):
+        return 0
+
+
 def test_the_server_outlives_all_that_and_ends_with_its_whole_group(served: Served) -> None:
+    """Also while many ask."""
     test_the_documented_curl_line_transcribes_a_real_recording(served)
     with pytest.raises(StageError, match=f"port {served.port} .*make serve SERVE_PORT="):
         serve.serve(served.root, "127.0.0.1", served.port, None)
     with socket.socket() as outside:  # on loopback alone
         outside.settimeout(2)
         assert outside.connect_ex((own_address(), served.port)) != 0
-    os.killpg(served.process.pid, signal.SIGINT)
-    assert served.process.wait(END_SECONDS) == 0
+    with ThreadPoolExecutor(NUM_CLIENTS) as threads:
+        asking = [threads.submit(outcome, served) for _ in range(NUM_CLIENTS)]
+        asking[0].result()
+        os.killpg(served.process.pid, signal.SIGINT)
+        assert served.process.wait(END_SECONDS) == 0
+        assert {one.result() for one in asking} <= {200, 503, 0}
     assert server.is_free(served.port)
     assert not list((served.root / "scratch").glob("serve-*"))
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from distillery.data.text import Vocabulary
-from distillery.decoder.decoder import DECODER_FILE, Decoder
+from distillery.decoder.decoder import DECODER_FILE, MAX_GRAMMARS, Decoder
 from distillery.decoder.grammar import SearchWeights
 from distillery.decoder.trie import HotWord
 from distillery.errors import ModelError
@@ -108,3 +109,25 @@ def test_half_a_decoder_is_none(folder: Path) -> None:
     (folder / DECODER_FILE).unlink()
     with pytest.raises(ModelError, match=r"decoder\.json: cannot be used"):
         Decoder.find(folder, VOCABULARY)
+
+
+class Crowded(dict[Any, Any]):
+    """Grammars of which another thread drops each as soon as it is there."""
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        super().__setitem__(key, value)
+        del self[key]
+
+
+def test_requests_with_hot_words_of_their_own_do_not_harm_each_other(folder: Path) -> None:
+    """A server runs them in threads, and few grammars are kept."""
+    decoder = Decoder.load(folder, VOCABULARY)
+    decoder._grammars = Crowded()
+    assert decoder.text(CAB, [HotWord("cad", 6.0)]) == "cad"
+
+
+def test_few_grammars_are_kept(folder: Path) -> None:
+    decoder = Decoder.load(folder, VOCABULARY)
+    for weight in range(2 * MAX_GRAMMARS):
+        decoder.begin([HotWord("cad", float(weight))])
+    assert len(decoder._grammars) == MAX_GRAMMARS
