@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from distillery.credentials import without_credentials
 from distillery.errors import StageError
+from distillery.tracking.drivers import how_to_install
 from flows.stages.lock import LOCK_FILE
 from flows.stages.objects import drop_damaged
 from flows.stages.process import Emit, run_dvc
 
+ERROR = "ERROR: "
+MISSING = re.compile(r"requires '([\w-]+)' to be installed")
+"""How DVC names a package that a kind of remote needs."""
 RESTORE_ATTEMPTS = 3
 """From DVC's cache, from the remote where that was damaged, anew where that was, too."""
 
@@ -27,8 +33,9 @@ def push(root: Path, emit: Emit, seconds: float | None = None) -> None:
     """
     status, lines = run_dvc(root, ["push"], emit, seconds)
     if status:
-        tail = "\n".join(lines)
-        raise StageError(f"dvc push: failed; run `dvc push` when the remote is reachable\n{tail}")
+        raise StageError(
+            f"dvc push: failed; run `dvc push` when the remote is reachable: {_said(lines)}"
+        )
 
 
 def pull_missing(root: Path, emit: Emit, seconds: float | None = None) -> list[str]:
@@ -58,8 +65,7 @@ def pull_missing(root: Path, emit: Emit, seconds: float | None = None) -> list[s
     for _ in range(RESTORE_ATTEMPTS):
         status, lines = run_dvc(root, ["pull", "--allow-missing", *missing], emit, seconds)
         if status:
-            tail = "\n".join(lines)
-            raise StageError(f"dvc pull: failed; is the remote reachable?\n{tail}")
+            raise StageError(f"dvc pull: failed; is the remote reachable? {_said(lines)}")
         here = [name for name in missing if (root / name).exists()]
         if not (damaged := drop_damaged(root, here)):
             break
@@ -72,3 +78,13 @@ def fetch_objects(root: Path, names: Sequence[str], emit: Emit) -> None:
     status, _ = run_dvc(root, ["fetch", *names], emit)
     if status:
         emit("not from the remote, or not all of it")
+
+
+def _said(lines: Sequence[str]) -> str:
+    """Return DVC's last error in a line, and what to install where it lacks that."""
+    errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
+    said = errors[-1] if errors else "; ".join(lines)
+    said = without_credentials(said.removeprefix("unexpected error - "))
+    if missing := MISSING.search(said):
+        return f"{said}; {how_to_install(missing[1].replace('-', '_'))}"
+    return said
