@@ -12,6 +12,7 @@ import contextlib
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -65,7 +66,7 @@ def postgres(*databases: str) -> Iterator[str]:
             _create(f"{url}/postgres", databases)
             yield url
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)  # at SIGTERM it would wait for its clients to go
             process.wait(30)
     finally:
         shutil.rmtree(folder)

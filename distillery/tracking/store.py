@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillery.credentials import without_credentials
-from distillery.errors import TrackingError
+from distillery.errors import DistilleryError, TrackingError
 from distillery.params.register import RegisterParams
 from distillery.tracking.curve_files import Point
 from distillery.tracking.drivers import in_a_line, is_of_a_store, missing_driver
@@ -114,6 +114,8 @@ def explained(uri: str, again: str = "make register") -> Iterator[None]:
     known = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
     try:
         yield
+    except DistilleryError:
+        raise  # says what to do by itself
     except Exception as error:
         missing = missing_driver(error)
         if missing is None and not isinstance(error, known) and not is_of_a_store(error):

@@ -84,7 +84,11 @@ def test_one_process_at_a_time(served: Tracking, tmp_path: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
     for process in processes:
-        process.communicate("go\n")
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.communicate()
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert number.read_text() == str(3 * NUM_ROUNDS)
 
