@@ -249,8 +249,8 @@ audit: install ## known vulnerabilities in the pinned packages, by pip-audit; ne
 
 .PHONY: lock
 lock: ## compile requirements.txt again from pyproject.toml
-	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra media --extra segment --extra transformers --extra whisper --extra dev --universal \
-		--python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	$(PYTHON) -m uv pip compile pyproject.toml --extra demo --extra media --extra postgres --extra s3 --extra segment --extra transformers \
+		--extra whisper --extra dev --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
 		--custom-compile-command "make lock" -o requirements.txt
 
 # As many processes as cores. A module stays in one of them, for its tests share what is costly to

@@ -32,6 +32,7 @@ from flows.names import flow_run_name, label_run
 from flows.stages.pipeline import STAGES, Pipeline, distill_target, targets
 from flows.stages.side_by_side import places
 from flows.stages.storage import push, save_corpus
+from flows.stores import warn_of_stores
 from tasks import register as register_stage
 
 RETRY_SECONDS = [10, 30]
@@ -196,6 +197,7 @@ def through(run: Run, until: str = "register") -> None:
         if "teacher" in wanted:
             check_sources(run.root, settings.teacher)
             check_decoder_files(run.root, settings.register.decoder)
+            warn_of_stores(run.root, settings.register, get_run_logger().warning)
         prepare(run)
         if "teacher" in wanted and run.pipeline.will_train():
             check_frames(run.root, settings)

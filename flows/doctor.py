@@ -16,8 +16,6 @@ import os
 import shutil
 import sys
 import tomllib
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,13 +24,12 @@ import yaml
 from packaging.requirements import Requirement
 
 from distillery.commands import surroundings
-from distillery.credentials import without_credentials
-from distillery.errors import DistilleryError, ParamsError
+from distillery.errors import ParamsError
 from distillery.params.file import PARAMS_FILE
-from distillery.params.register import RegisterParams
 from distillery.params.whole import Params
 from distillery.prepare.source import source_fault
 from flows.findings import Finding
+from flows.stores import check_mlflow, check_prefect, check_remotes
 
 WORKSPACE_LOCK = ".dvc/tmp/distillery.lock"
 DVC_LOCK = ".dvc/tmp/rwlock"
@@ -40,7 +37,6 @@ DVC_LOCK_GUARD = ".dvc/tmp/rwlock.lock"  # DVC holds it, by flock, while it edit
 CLOCK_SECONDS = 2.0  # how exactly Linux knows when it was started
 LOCK_FILE = "dvc.lock"
 MIN_FREE_BYTES = 2_000_000_000
-API_SECONDS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,8 +80,8 @@ def slow_checks(root: Path) -> Iterator[Finding]:
     from flows.outlook import outlook  # which imports what reads recordings
 
     yield from outlook(root, settings)
-    yield from check_remotes(root)
     yield check_mlflow(settings.register, root)
+    yield from check_remotes(root)
     yield check_prefect(os.environ.get("PREFECT_API_URL"))
 
 
@@ -275,60 +271,6 @@ def check_settings(root: Path, corpus: str | None = None) -> Iterator[Finding]:
             "silero-vad finds the pauses for prepare.segment",
             "it is an extra: make install, or pip install 'distillery[segment]'",
         )
-
-
-def check_remotes(root: Path) -> Iterator[Finding]:
-    """Check that DVC's remote answers, and that what comes from any of them is hashed."""
-    if not (root / ".dvc").is_dir():
-        return
-    from flows.stages.remote import fault_of, read_remotes  # which asks DVC
-
-    remotes = read_remotes(root)
-    for remote in remotes:
-        if not remote.is_verified:
-            found = f"{remote.shown}: what comes from there is not hashed"
-            yield Finding(
-                "DVC remote", False, found, f"dvc remote modify {remote.name} verify true"
-            )
-    default = next((remote for remote in remotes if remote.is_default), None)
-    if default is None:
-        yield Finding("DVC remote", True, "none is set; make remote URL=… sets one for a team")
-    elif default.is_inside(root):
-        found = f"{default.shown}, of this clone alone; make remote URL=… sets one for a team"
-        yield Finding("DVC remote", True, found)
-    else:
-        fault = fault_of(root, default)
-        found = f"{default.shown}: {fault or 'can be reached'}"
-        advice = "mount or start it, or set another: make remote URL=…; runs go on without"
-        yield Finding("DVC remote", fault is None, found, advice)
-
-
-def check_mlflow(settings: RegisterParams, root: Path) -> Finding:
-    """Check that runs can be written."""
-    from distillery.tracking.store import Tracking, tracking_uri
-
-    uri = tracking_uri(settings, root)
-    try:
-        Tracking(settings, root)
-    except DistilleryError as error:
-        return Finding("MLflow", False, str(error), "training works without; make register later")
-    database = Path(uri.removeprefix("sqlite:///"))
-    if uri.startswith("sqlite:///") and not os.access(database, os.W_OK):
-        return Finding("MLflow", False, f"{database} is read-only", "chmod u+w on it")
-    return Finding("MLflow", True, without_credentials(uri))
-
-
-def check_prefect(url: str | None) -> Finding:
-    """Check that the Prefect API answers, if one is set."""
-    if url is None:
-        return Finding("Prefect", True, "no server set: each run brings its own")
-    shown = without_credentials(url)
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=API_SECONDS) as answer:
-            ok, found = answer.status == 200, f"{shown} answers {answer.status}"
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        ok, found = False, f"{shown}: {error}"
-    return Finding("Prefect", ok, found, "start the server (make ui), or unset PREFECT_API_URL")
 
 
 def _lock_fault(path: Path) -> str | None:

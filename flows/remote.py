@@ -13,7 +13,6 @@ from flows import environment
 from flows.stages.remote import Remote, configuration, default_remote, fault_of
 
 NAME = "shared"
-EXTRAS = "ssh:// and s3:// need a package more: .venv/bin/python -m uv pip install dvc-ssh dvc-s3"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -34,8 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
         ".dvc/config names it, with verify = true. "
         "Commit that file, so that every clone has it; then run dvc push\n"
     )
-    if fault:
-        sys.stdout.write(f"→ make it reachable; {EXTRAS}\n")
     return 1 if fault else 0
 
 

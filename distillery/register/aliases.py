@@ -1,10 +1,10 @@
 """Who is champion: aliases of a registered model, read and moved so that none is left dangling.
 
 MLflow moves one alias at a time, the last writer wins, and it drops an alias without a word when
-its version is deleted. So moves happen under a lock, a file beside a local database. A remote
-server has no such place: there every move compares what stands with what was read before, reads
-back what it wrote, and says who won. The order of writing is such that a process that dies between
-two writes leaves a champion: the former one, or the one that a rollback wanted.
+its version is deleted. So one process moves them at a time (claims.py): it compares what stands
+with what the decision rests on, reads back what it wrote, and says who won. The order of writing is
+such that a process that dies between two writes leaves a champion: the former one, or the one that
+a rollback wanted.
 
 A registered model bears a tag for every change of champion, `champion.20260131T093000.123456Z`; a
 version bears since when and by whom it is champion, or that it was rolled back.
@@ -12,21 +12,19 @@ version bears since when and by whom it is champion, or that it was rolled back.
 
 from __future__ import annotations
 
-import getpass
 import json
-import socket
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from distillery.errors import AliasConflict, TrackingError
+from distillery.register.claims import alone
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import (
     CHALLENGER,
     CHAMPION,
     PREVIOUS,
     checked_folder,
-    registry_lock,
     stored_aliases,
     version_exists,
 )
@@ -84,7 +82,9 @@ def set_champion(
     expected: Aliases,
     by: str,
     reason: str,
-) -> None:
+    *,
+    withdraw: bool = False,
+) -> Move:
     """Make a version champion and the present champion previous, and record the change.
 
     Args:
@@ -94,30 +94,51 @@ def set_champion(
         expected: the aliases on which the decision rests.
         by: who decided.
         reason: why.
+        withdraw: whether the present champion is marked, so that the gate does not promote it
+            again.
+
+    Returns:
+        The change, as it is recorded.
 
     Raises:
         AliasConflict: another champion than expected stands there, or another took the place.
         TrackingError: the version is gone, or MLflow refuses.
     """
-    client = tracking.client
-    with tracking.explained(), registry_lock(tracking):
-        _check_champion(tracking, model_name, expected.champion)
-        now = _now()
+    with tracking.explained(), alone(tracking, model_name, by) as check:
+        _check_champion(tracking, model_name, expected.champion, version)
         check_exists(tracking, model_name, version)
-        for alias, target in _champion_aliases(version, expected):
-            client.set_registered_model_alias(model_name, alias, target)
-        found = read_aliases(tracking, model_name)
-        if found.champion != version:
-            _drop_dangling(tracking, model_name)
-            raise AliasConflict(
-                f"{model_name}: another move won, champion is version "
-                f"{found.champion or '(none)'} and not {version}; look with make champion, and "
-                "decide again"
-            )
-        for alias, holder in ((PREVIOUS, found.previous), (CHALLENGER, found.challenger)):
-            if holder == version:
-                client.delete_registered_model_alias(model_name, alias)
-        _record(tracking, model_name, Move(now, version, expected.champion, by, reason))
+        move = Move(_now(), version, expected.champion, by, reason)
+        check()
+        marked = expected.champion if withdraw else None
+        if marked is not None:
+            mark = f"{move.time} by {by}"
+            tracking.client.set_model_version_tag(model_name, marked, WITHDRAWN_TAG, mark)
+        try:
+            _write_aliases(tracking, model_name, version, expected)
+        except Exception:
+            if marked is not None:
+                _delete_version_tag(tracking, model_name, marked, WITHDRAWN_TAG)
+            raise
+        _record(tracking, model_name, move)
+        _delete_version_tag(tracking, model_name, version, WITHDRAWN_TAG)
+        return move
+
+
+def _write_aliases(tracking: Tracking, model_name: str, version: str, expected: Aliases) -> None:
+    client = tracking.client
+    for alias, target in _champion_aliases(version, expected):
+        client.set_registered_model_alias(model_name, alias, target)
+    found = read_aliases(tracking, model_name)
+    if found.champion != version:
+        _drop_dangling(tracking, model_name)
+        raise AliasConflict(
+            f"{model_name}: another move won, champion is version "
+            f"{found.champion or '(none)'} and not {version}; look with make champion, and "
+            "decide again"
+        )
+    for alias, holder in ((PREVIOUS, found.previous), (CHALLENGER, found.challenger)):
+        if holder == version:
+            client.delete_registered_model_alias(model_name, alias)
 
 
 def _champion_aliases(version: str, expected: Aliases) -> list[tuple[str, str]]:
@@ -137,26 +158,38 @@ def set_challenger(tracking: Tracking, model_name: str, version: str, expected: 
         AliasConflict: another champion than expected stands there.
         TrackingError: the version is gone.
     """
-    with tracking.explained(), registry_lock(tracking):
-        _check_champion(tracking, model_name, expected.champion)
+    with tracking.explained(), alone(tracking, model_name, GATE) as check:
+        _check_champion(tracking, model_name, expected.champion, version)
         if version in (expected.champion, expected.previous, expected.challenger):
             return False
         check_exists(tracking, model_name, version)
+        check()
         tracking.client.set_registered_model_alias(model_name, CHALLENGER, version)
         return True
 
 
 def record_unrecorded(tracking: Tracking, model_name: str) -> None:
     """Record the present champion where whoever made it champion did not come to it."""
-    with tracking.explained(), registry_lock(tracking):
-        champion = read_aliases(tracking, model_name).champion
-        if champion is None:
+    with tracking.explained():
+        if _unrecorded(tracking, model_name) is None:
             return
-        past = moves(tracking, model_name)
-        former = past[0].version if past else None
-        if former != champion:
-            move = Move(_now(), champion, former, NOBODY, "recorded afterwards")
-            _record(tracking, model_name, move)
+        with alone(tracking, model_name, NOBODY) as check:
+            # Again, for the one who made it champion may have been about to record it.
+            move = _unrecorded(tracking, model_name)
+            if move is not None:
+                check()
+                _record(tracking, model_name, move)
+
+
+def _unrecorded(tracking: Tracking, model_name: str) -> Move | None:
+    champion = read_aliases(tracking, model_name).champion
+    if champion is None:
+        return None
+    past = moves(tracking, model_name)
+    former = past[0].version if past else None
+    if former == champion:
+        return None
+    return Move(_now(), champion, former, NOBODY, "recorded afterwards")
 
 
 def promote(tracking: Tracking, model_name: str, version: str) -> Move:
@@ -171,12 +204,13 @@ def promote(tracking: Tracking, model_name: str, version: str) -> Move:
         record_unrecorded(tracking, model_name)
         aliases = read_aliases(tracking, model_name)
         if version == aliases.champion:
-            raise TrackingError(f"{model_name}: version {version} is the champion already")
+            raise TrackingError(
+                f"{model_name}: version {version} is the champion already"
+                f"{_by_whom(tracking, model_name, version)}"
+            )
         check_version(tracking, model_name, version)
         reason = "promoted by hand"
-        set_champion(tracking, model_name, version, aliases, person(), reason)
-        _delete_version_tag(tracking, model_name, version, WITHDRAWN_TAG)
-        return moves(tracking, model_name)[0]
+        return set_champion(tracking, model_name, version, aliases, tracking.person, reason)
 
 
 def rollback(tracking: Tracking, model_name: str) -> Move:
@@ -199,19 +233,9 @@ def rollback(tracking: Tracking, model_name: str) -> Move:
                 "promote VERSION=… names one"
             )
         check_version(tracking, model_name, back)
-        now, by = _now(), person()
         reason = "rolled back" if former is None else f"rolled back from version {former}"
-        if former is not None:
-            withdrawn = f"{now} by {by}"
-            tracking.client.set_model_version_tag(model_name, former, WITHDRAWN_TAG, withdrawn)
-        try:
-            set_champion(tracking, model_name, back, aliases, by, reason)
-        except TrackingError:
-            if former is not None:
-                _delete_version_tag(tracking, model_name, former, WITHDRAWN_TAG)
-            raise
-        _delete_version_tag(tracking, model_name, back, WITHDRAWN_TAG)
-        return moves(tracking, model_name)[0]
+        by = tracking.person
+        return set_champion(tracking, model_name, back, aliases, by, reason, withdraw=True)
 
 
 def check_version(tracking: Tracking, model_name: str, version: str) -> Path:
@@ -255,22 +279,30 @@ def moves(tracking: Tracking, model_name: str) -> list[Move]:
     return sorted((Move(**item) for item in found), key=lambda move: move.time, reverse=True)
 
 
-def person() -> str:
-    """Return who this is, USER@HOST."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
-
-
-def _check_champion(tracking: Tracking, model_name: str, expected: str | None) -> None:
+def _check_champion(
+    tracking: Tracking, model_name: str, expected: str | None, version: str
+) -> None:
     found = read_aliases(tracking, model_name).champion
-    if found != expected:
+    if found == expected:
+        return
+    whose = "" if found is None else _by_whom(tracking, model_name, found)
+    if found == version:
         raise AliasConflict(
-            f"{model_name}: champion is version {found or '(none)'}, a moment ago it was "
-            f"{expected or '(none)'}; look with make champion, and decide again"
+            f"{model_name}: version {version} is the champion already{whose}; a moment ago it was "
+            f"{expected or '(none)'}, and nothing is left to do"
         )
+    raise AliasConflict(
+        f"{model_name}: champion is version {found or '(none)'}{whose}; a moment ago it was "
+        f"{expected or '(none)'}, so nothing was moved: look with make champion, and decide again"
+    )
+
+
+def _by_whom(tracking: Tracking, model_name: str, champion: str) -> str:
+    """Return who made a version champion, for a sentence; nothing where the record has another."""
+    past = moves(tracking, model_name)
+    if not past or past[0].version != champion:
+        return ""
+    return f", since {past[0].time} by {past[0].by} ({past[0].reason})"
 
 
 def _record(tracking: Tracking, model_name: str, move: Move) -> None:

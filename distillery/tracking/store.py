@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import logging
@@ -19,9 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distillery.credentials import without_credentials
-from distillery.errors import TrackingError
+from distillery.errors import DistilleryError, TrackingError
 from distillery.params.register import RegisterParams
 from distillery.tracking.curve_files import Point
+from distillery.tracking.drivers import in_a_line, is_of_a_store, missing_driver
+from distillery.tracking.user import person
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +44,8 @@ weights, or no. Of a version: yes, or none."""
 UNIT_TAG = "unit"
 """What errors are counted in, word or character; older runs and versions have none, and words."""
 PARENT_TAG = "mlflow.parentRunId"
+USER_TAG = "mlflow.user"
+"""Of a run: who made it, in the column of MLflow's pages that is called so."""
 DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # the word: MLflow does not take "1"
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -54,6 +59,11 @@ OWN_DESCRIPTION_TAG = "distillery.description_sha256"
 """Of an experiment: digests of descriptions that were written here, not by a person."""
 # MLflow then opens its pages for training runs, not those for language models.
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+CONNECT_SECONDS = 5
+PATIENT = {"mysql", "postgresql"}
+"""Databases whose drivers can be told how long to wait."""
+NOWHERE = "distillery-is-anybody-there"
+"""A folder of artifacts that does not exist; to ask for it costs a store next to nothing."""
 METRICS_PER_BATCH = 1000
 PARAMS_PER_BATCH = 100
 FOR_TRAINING = "workflowType=machine_learning"
@@ -101,15 +111,42 @@ def explained(uri: str, again: str = "make register") -> Iterator[None]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    known = (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
     try:
         yield
-    except (MlflowException, requests.RequestException, SQLAlchemyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+    except DistilleryError:
+        raise  # says what to do by itself
+    except Exception as error:
+        missing = missing_driver(error)
+        if missing is None and not isinstance(error, known) and not is_of_a_store(error):
+            raise
+        advice = "Start the server, or correct register.tracking_uri, and run"
         raise TrackingError(
-            f"MLflow at {without_credentials(uri)}: {without_credentials(reason)}; the results are "
-            "safe in the workspace. Start the server, or correct register.tracking_uri, and run "
-            f"{again}"
+            f"MLflow at {without_credentials(uri)}: "
+            f"{missing or without_credentials(in_a_line(error))}; the results are safe in the "
+            f"workspace. {'Then run' if missing else advice} {again}"
         ) from error
+
+
+def check_database(uri: str) -> None:
+    """Make sure that a database answers, before MLflow tries ten times in a hundred seconds.
+
+    Args:
+        uri: where MLflow is; nothing is asked of a server or a file.
+
+    Raises:
+        ModuleNotFoundError: its driver is not installed.
+        SQLAlchemyError: it does not answer, or refuses.
+    """
+    import sqlalchemy
+
+    if uri.startswith(("http:", "https:", "sqlite:")) or "://" not in uri:
+        return
+    url = sqlalchemy.make_url(uri)
+    patience = {"connect_timeout": CONNECT_SECONDS} if url.get_backend_name() in PATIENT else {}
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=patience)
+    with engine.connect():
+        pass
 
 
 @contextlib.contextmanager
@@ -143,6 +180,7 @@ class Tracking:
         self.again = again
         # Two processes that create one database at a time break it.
         with self.explained(), file_lock(root / CREATION_LOCK):
+            check_database(self.uri)
             mlflow.set_tracking_uri(self.uri)
             mlflow.set_registry_uri(self.uri)
             self.client: MlflowClient = mlflow.MlflowClient(self.uri, self.uri)
@@ -166,6 +204,30 @@ class Tracking:
         """Return a context in which MLflow's errors become a TrackingError."""
         return explained(self.uri, self.again)
 
+    @functools.cached_property
+    def person(self) -> str:
+        """Who we are: the server's user, or USER@HOST."""
+        with self.explained():
+            return person(self.uri)
+
+    @property
+    def artifacts(self) -> str:
+        """Where the experiment's files go."""
+        with self.explained():
+            return str(self.client.get_experiment(self.experiment_id).artifact_location)
+
+    def check_artifacts(self) -> None:
+        """Make sure that the store of artifacts can be asked, as nothing else does before the end.
+
+        Raises:
+            TrackingError: its driver is missing, or it does not answer or refuses.
+        """
+        import mlflow
+
+        where = self.artifacts
+        with explained(f"{self.uri}, artifacts at {where}", self.again):
+            mlflow.artifacts.list_artifacts(f"{where}/{NOWHERE}", tracking_uri=self.uri)
+
     def describe_experiment(self, text: str) -> None:
         """Set what the experiment's page says above its runs, unless a person wrote something."""
         tags = self.client.get_experiment(self.experiment_id).tags
@@ -178,7 +240,8 @@ class Tracking:
 
     def create_run(self, name: str, tags: Mapping[str, str]) -> str:
         """Create a run and return its id."""
-        run = self.client.create_run(self.experiment_id, tags=dict(tags), run_name=name)
+        tags = {USER_TAG: self.person, **tags}
+        run = self.client.create_run(self.experiment_id, tags=tags, run_name=name)
         return str(run.info.run_id)
 
     def find_run(self, tags: Mapping[str, str]) -> str | None:

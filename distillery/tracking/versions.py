@@ -35,6 +35,8 @@ ROLE_TAG = "role"
 """Of a version: student or control; those of before have none, and are students."""
 CHAMPION, PREVIOUS, CHALLENGER = "champion", "previous", "challenger"
 MD5_TAG = "dvc.md5"
+REGISTERED_BY_TAG = "registered.by"
+"""Of a version: who registered it, the server's user or USER@HOST."""
 BUNDLE_TAG = "bundle.sha256"
 LIMITS_CONFIG = "limits"  # in a version's configuration: what a request may hold
 FORMAT_TAG, SERVED_TAG = "serve.format", "serve.sha256"
@@ -100,12 +102,17 @@ class Candidate:
         return model_label(self.role, self.name)
 
 
+def is_local(tracking: Tracking) -> bool:
+    """Return whether the registry is a file, which all who use it can lock."""
+    return tracking.uri.startswith(SQLITE)
+
+
 def registry_lock(tracking: Tracking) -> AbstractContextManager[None]:
     """Return a lock on the registry: beside a local database, for all who use it.
 
     For a server it keeps only this workspace's processes apart.
     """
-    if tracking.uri.startswith(SQLITE):
+    if is_local(tracking):
         database = Path(tracking.uri.removeprefix(SQLITE).partition("?")[0])
         return file_lock(database.with_name(f"{database.name}.lock"))
     return file_lock(tracking.root / REGISTRY_LOCK)
@@ -240,6 +247,7 @@ def _create_version(
         "student": candidate.name,
         ROLE_TAG: candidate.role,
         "seed": str(candidate.seed),
+        REGISTERED_BY_TAG: tracking.person,
     }
     return tracking.client.create_model_version(
         model_name,

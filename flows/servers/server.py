@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -27,6 +28,7 @@ from distillery.files import write_bytes
 from flows import environment
 from flows.environment import UTF_8, path_with_this_python
 from flows.servers.password import CLIENT_VARIABLE, SERVER_VARIABLE, check_ours, for_server, is_ours
+from flows.stores import prefect_database_advice, prefect_database_fault
 from tasks.stage import STARTER
 
 UI_FILE = ".prefect/ui.json"
@@ -36,6 +38,8 @@ SET_SECONDS = 5.0
 STOP_SECONDS = 10.0
 HEALTH_SECONDS = 2.0
 FLUSH_SECONDS = 10.0
+ERROR_LINE = re.compile(r"[\w.]*(Error|Exception|Refused\w*): .")
+"""As the last line of a traceback begins."""
 # What a server needs for one run: no schedules, no automations, no pages.
 OWN_SETTINGS = {
     "PREFECT_SERVER_UI_ENABLED": "false",
@@ -92,6 +96,8 @@ def prefect_server(root: Path) -> Iterator[Callable[[], None]]:
     if found:
         yield functools.partial(wait_until_healthy, found, SET_SECONDS)
         return
+    if fault := prefect_database_fault():
+        raise StageError(f"Prefect's database: {fault}; {prefect_database_advice()}")
     port, secret = free_port(), for_server(root)
     # No pages, so that Prefect prints no link to them; empty, for it would guess one if unset.
     ours = {"PREFECT_API_URL": api_on(port), "PREFECT_UI_URL": "", CLIENT_VARIABLE: secret}
@@ -101,7 +107,7 @@ def prefect_server(root: Path) -> Iterator[Callable[[], None]]:
     process = _start(port, log, secret)
 
     def wait() -> None:
-        wait_until_healthy(api_on(port), START_SECONDS)
+        wait_for("Prefect", f"{api_on(port)}/health", process, log)
         check_ours(port)
 
     try:
@@ -223,8 +229,15 @@ def wait_for(name: str, url: str, child: subprocess.Popen[bytes], log: Path) -> 
     direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     while not _answers(url, direct):
         if child.poll() is not None or time.monotonic() > end:
-            raise StageError(f"{name}: does not start; see {log}")
+            raise StageError(f"{name}: does not start{_last_words(log)}; see {log}")
         time.sleep(0.2)
+
+
+def _last_words(log: Path) -> str:
+    """Return the last error that a server logged, for a sentence; nothing where there is none."""
+    lines = log.read_text("utf-8", "replace").splitlines() if log.exists() else []
+    errors = [line.strip() for line in lines if ERROR_LINE.match(line)]
+    return f": {without_credentials(errors[-1])}" if errors else ""
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from distillery.credentials import without_credentials
+from distillery.tracking.drivers import how_to_install, in_a_line, missing_driver
+from flows.patience import STORE_SECONDS, within
 from flows.stages.process import quiet_dvc
 
 if TYPE_CHECKING:
@@ -74,19 +78,48 @@ def default_remote(root: Path) -> Remote | None:
 def fault_of(root: Path, remote: Remote) -> str | None:
     """Return why a remote cannot be used, in a line; None: it answers, or is an empty bucket.
 
-    A server that does not answer at all may take minutes.
-
     Args:
         root: the workspace.
         remote: one that its configuration names.
     """
-    from dvc.fs import get_cloud_fs
-
+    if (missing := _missing_module(remote)) is not None:
+        return f"the Python module {missing} is not installed; {how_to_install(missing)}"
     try:
         with quiet_dvc():
-            kind, options, path = get_cloud_fs(configuration(root), name=remote.name)
-            is_there = kind(**options).exists(path)
-            is_folder = kind.protocol == "local"
+            within(STORE_SECONDS, lambda: _ask(root, remote))
+    except FileNotFoundError:
+        return "there is no such folder"
+    except TimeoutError:
+        return f"gave no answer within {STORE_SECONDS:g} s"
     except Exception as error:  # of whichever library talks to it
-        return without_credentials(f"{error or type(error).__name__}".partition("\n")[0])
-    return "there is no such folder" if is_folder and not is_there else None
+        return missing_driver(error) or without_credentials(in_a_line(error))
+    return None
+
+
+def _missing_module(remote: Remote) -> str | None:
+    """Return the module that DVC needs for a kind of remote, where it is not installed."""
+    from dvc.fs import known_implementations
+
+    kind = known_implementations.get(urlsplit(remote.url).scheme)
+    if kind is None:
+        return None
+    try:
+        importlib.import_module(str(kind["class"]).rpartition(".")[0])
+    except ModuleNotFoundError as error:
+        return str(error.name).partition(".")[0]
+    return None
+
+
+def _ask(root: Path, remote: Remote) -> None:
+    """Look whether a remote is there.
+
+    Raises:
+        FileNotFoundError: it is a folder, and there is none.
+        Exception: what the library that talks to it raises.
+    """
+    from dvc.fs import get_cloud_fs
+
+    kind, options, path = get_cloud_fs(configuration(root), name=remote.name)
+    is_there = kind(**options).exists(path)
+    if kind.protocol == "local" and not is_there:
+        raise FileNotFoundError(path)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distillery.credentials import without_credentials
 from distillery.errors import StageError
+from distillery.tracking.drivers import how_to_install
 from flows.stages.objects import drop_damaged
 from flows.stages.process import Emit, quiet_dvc, run_dvc
 from flows.stages.remote import default_remote, fault_of
@@ -16,6 +19,9 @@ from flows.stages.remote import default_remote, fault_of
 if TYPE_CHECKING:
     from dvc.output import Output
 
+ERROR = "ERROR: "
+MISSING = re.compile(r"requires '([\w-]+)' to be installed")
+"""How DVC names a package that a kind of remote needs."""
 RESTORE_ATTEMPTS = 3
 """From DVC's cache, from the remote where that was damaged, anew where that was, too."""
 NUM_SHOWN = 3
@@ -42,8 +48,9 @@ def push(root: Path, emit: Emit, seconds: float | None = None) -> None:
         )
     status, lines = run_dvc(root, ["push"], emit, seconds)
     if status:
-        tail = "\n".join(lines)
-        raise StageError(f"dvc push: failed; run `dvc push` when the remote is reachable\n{tail}")
+        raise StageError(
+            f"dvc push: failed; run `dvc push` when the remote is reachable: {_why(lines)}"
+        )
 
 
 def corpus_file(root: Path, source: str) -> Path | None:
@@ -146,9 +153,13 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _why(lines: Sequence[str]) -> str:
-    """Return what DVC says of an error, in a line."""
-    said = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return said[0].removeprefix("unexpected error - ") if said else (lines[-1] if lines else "")
+    """Return DVC's last error in a line, and what to install where it lacks that."""
+    errors = [line.removeprefix(ERROR) for line in lines if line.startswith(ERROR)]
+    said = errors[-1] if errors else "; ".join(lines)
+    said = without_credentials(said.removeprefix("unexpected error - "))
+    if missing := MISSING.search(said):
+        return f"{said}; {how_to_install(missing[1].replace('-', '_'))}"
+    return said
 
 
 def fetch_objects(root: Path, names: Sequence[str], emit: Emit) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from distillery.params.register import RegisterParams
 from distillery.register.aliases import Aliases, moves, promote, set_champion
+from distillery.register.claims import claims
 from distillery.tracking.store import Tracking
 from distillery.tracking.versions import stored_aliases
 from flows.looking_back import history
@@ -27,9 +28,16 @@ from tests.pipeline.conftest import environment, kill, run_module, start_module
 from tests.pipeline.test_flow import mlflow_runs, versions, wait_for, wait_until_nothing_is_left
 from tests.stores import mlflow_of
 from tests.tiny import tiny_params, write_params
-from tests.unit.register.test_aliases import race, register_three, start_mover
+from tests.unit.register.test_aliases import (
+    check_races,
+    race,
+    register_three,
+    start_mover,
+    start_promoter,
+)
 
 MANY_EPOCHS = 400  # some seconds of training
+NUM_RACES = 6
 
 
 def changed(root: Path, **register: Any) -> None:
@@ -167,6 +175,10 @@ def test_two_who_promote_at_once_on_a_real_server_leave_one_champion(tmp_path: P
         registry = Tracking(RegisterParams(experiment="tests", tracking_uri=uri), tmp_path / "mine")
         register_three(registry)
         set_champion(registry, "m", "1", Aliases(), "the gate", "the first champion")
+        people = [start_promoter(tmp_path / name, uri) for name in ("mine", "yours")]
+        check_races(registry, people, NUM_RACES)
+        assert not claims(registry, "m")
+        # Those who ask for nothing, as MLflow's pages, leave one champion, too.
         movers = {
             version: start_mover(tmp_path / name, version, uri)
             for version, name in (("2", "mine"), ("3", "yours"))

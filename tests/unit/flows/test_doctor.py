@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distillery.params.register import RegisterParams
-from flows import doctor
+from flows import doctor, stores
 from flows.doctor import Finding
 from flows.stages.lock import workspace_lock
 from tests.tiny import tiny_params, write_params
@@ -213,9 +213,9 @@ def test_the_quick_part_is_silent_when_all_is_well_and_loads_nothing_heavy(
 def test_remotes_of_dvc_are_looked_at(tmp_path: Path) -> None:
     def found(config: str) -> list[tuple[bool, str]]:
         (tmp_path / ".dvc/config").write_text(f"[core]\n    analytics = false\n{config}")
-        return [(item.ok, item.found) for item in doctor.check_remotes(tmp_path)]
+        return [(item.ok, item.found) for item in stores.check_remotes(tmp_path)]
 
-    assert list(doctor.check_remotes(tmp_path)) == []  # no workspace of DVC's
+    assert list(stores.check_remotes(tmp_path)) == []  # no workspace of DVC's
     (tmp_path / ".dvc").mkdir()
     assert found("") == [(True, "none is set; make remote URL=… sets one for a team")]
     own = "    remote = r\n['remote \"r\"']\n    verify = true\n    url = ../dvc-remote\n"

@@ -45,11 +45,11 @@ def test_an_address_takes_the_place_of_the_one_before_and_a_fault_is_said(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remote.set_remote(root, str(root.parent))
-    assert remote.main(["s3://speech/an4"]) == 1
-    assert section(root) == {"url": "s3://speech/an4", "verify": "true"}
+    assert remote.main(["webhdfs://host/speech"]) == 1  # of a kind that no extra brings
+    assert section(root) == {"url": "webhdfs://host/speech", "verify": "true"}
     said = capsys.readouterr().out
-    assert "requires 'dvc-s3' to be installed" in said
-    assert "uv pip install dvc-ssh dvc-s3" in said
+    assert "the Python module dvc_webhdfs is not installed; " in said
+    assert "uv pip install dvc-webhdfs brings it" in said
 
 
 def test_an_address_with_a_password_is_refused_and_not_repeated(root: Path) -> None:

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from distillery.commands.champion import champion_report
 from distillery.errors import AliasConflict, ModelError, TrackingError
 from distillery.params.register import RegisterParams
-from distillery.register import aliases
 from distillery.register.aliases import (
     Aliases,
     moves,
@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[3]
 NUM_VERSIONS = 3
 NUM_ROUNDS = 4
 # Reads who is champion, waits until the other process has done so, too, and moves the champion:
-# half of the times as everybody does, half as on a server, where no lock helps.
+# half of the times as everybody does, half as MLflow's own pages do, which ask for nothing.
 MOVER = """
 import sys
 from contextlib import nullcontext
@@ -45,7 +45,8 @@ from distillery.params.register import RegisterParams
 from distillery.tracking.store import Tracking
 root, version, rounds, uri = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 tracking = Tracking(RegisterParams(experiment="tests", tracking_uri=uri), root)
-nothing = {"registry_lock": lambda _: nullcontext(), "_check_champion": lambda *_: None}
+free = nullcontext(lambda: None)
+nothing = {"alone": lambda *_: free, "_check_champion": lambda *_: None}
 for number in range(rounds):
     sys.stdin.readline()
     before = aliases.read_aliases(tracking, "m")
@@ -57,6 +58,31 @@ for number in range(rounds):
         print("won", flush=True)
     except AliasConflict:
         print("lost", flush=True)
+"""
+
+# Promotes each version that it reads, and waits once it has read who is champion.
+PROMOTER = """
+import sys
+from pathlib import Path
+from unittest.mock import patch
+from distillery.errors import AliasConflict
+from distillery.params.register import RegisterParams
+from distillery.register import aliases
+from distillery.tracking.store import Tracking
+root, uri = Path(sys.argv[1]), sys.argv[2]
+tracking = Tracking(RegisterParams(experiment="tests", tracking_uri=uri), root)
+check_version = aliases.check_version
+def wait(*arguments):
+    print("decided", flush=True)
+    sys.stdin.readline()
+    return check_version(*arguments)
+print("ready", flush=True)
+with patch.object(aliases, "check_version", wait):
+    while version := sys.stdin.readline().strip():
+        try:
+            print("won", aliases.promote(tracking, "m", version).version, flush=True)
+        except AliasConflict as error:
+            print("lost", error, flush=True)
 """
 
 
@@ -100,7 +126,9 @@ def test_a_promoted_version_is_champion_and_the_former_one_previous(registry: Tr
     assert read_aliases(registry, "m") == Aliases("2", "1", None)
     assert (move.version, move.former, move.reason) == ("2", "1", "promoted by hand")
     assert [item.version for item in moves(registry, "m")] == ["2", "1"]
-    with pytest.raises(TrackingError, match="m: version 2 is the champion already"):
+    with pytest.raises(
+        TrackingError, match=r"m: version 2 is the champion already, since .* by .*@"
+    ):
         promote(registry, "m", "2")
     with pytest.raises(TrackingError, match="models:/m/99: not in the registry"):
         promote(registry, "m", "99")
@@ -121,13 +149,24 @@ def test_a_rollback_that_fails_takes_nothing_back(
     promote(registry, "m", "2")
 
     def lost(*_: object) -> None:
-        raise TrackingError("MLflow: gone")
+        raise MlflowException("gone")
 
-    monkeypatch.setattr(aliases, "set_champion", lost)
-    with pytest.raises(TrackingError, match="MLflow: gone"):
-        rollback(registry, "m")
+    with monkeypatch.context() as patch:
+        patch.setattr(registry.client, "set_registered_model_alias", lost)
+        with pytest.raises(TrackingError, match="MLflow at .*: gone"):
+            rollback(registry, "m")
     assert read_aliases(registry, "m") == Aliases("2", "1", None)
     assert withdrawn(registry, "m", "2") is None
+
+
+def test_two_rollbacks_at_once_leave_the_mark_of_the_first(registry: Tracking) -> None:
+    promote(registry, "m", "2")
+    before = read_aliases(registry, "m")
+    rollback(registry, "m")
+    mark = withdrawn(registry, "m", "2")
+    with pytest.raises(AliasConflict, match="version 1 is the champion already, since"):
+        set_champion(registry, "m", "1", before, "me", "rolled back", withdraw=True)
+    assert withdrawn(registry, "m", "2") == mark is not None
 
 
 def test_rolling_back_swaps_and_back_again(registry: Tracking) -> None:
@@ -176,7 +215,10 @@ def test_a_damaged_version_is_refused(registry: Tracking) -> None:
 def test_who_decided_on_a_champion_that_is_gone_decides_again(registry: Tracking) -> None:
     before = read_aliases(registry, "m")
     promote(registry, "m", "2")
-    with pytest.raises(AliasConflict, match=r"champion is version 2, a moment ago it was 1; look"):
+    said = (
+        r"champion is version 2, since \S+ by \S+@\S+ \(promoted by hand\); a moment ago it was 1"
+    )
+    with pytest.raises(AliasConflict, match=said):
         set_champion(registry, "m", "3", before, "the gate", "it is better")
     with pytest.raises(AliasConflict, match="champion is version 2"):
         set_challenger(registry, "m", "3", before)
@@ -191,6 +233,50 @@ def test_two_at_once_leave_one_champion(registry: Tracking) -> None:
             assert found.previous == "1"
         promote(registry, "m", "1")
     assert [process.wait() for process in movers.values()] == [0, 0]
+
+
+def test_the_same_version_promoted_by_two_at_once_is_recorded_once(registry: Tracking) -> None:
+    both = [start_promoter(registry.root, registry.uri) for _ in range(2)]
+    check_races(registry, both, rounds=2)
+
+
+def check_races(registry: Tracking, promoters: list[subprocess.Popen[str]], rounds: int) -> None:
+    """Let two people promote one version, or two, at the same time: one succeeds, once."""
+    people = {str(number): process for number, process in enumerate(promoters)}
+    assert list(heard(people).values()) == ["ready", "ready"]
+    for number in range(rounds):
+        before = len(moves(registry, "m"))
+        wanted = ("2", "2" if number % 2 else "3")
+        for process, version in zip(promoters, wanted, strict=True):
+            assert process.stdin is not None
+            process.stdin.write(f"{version}\n")
+            process.stdin.flush()
+        assert list(heard(people).values()) == ["decided", "decided"]
+        (lost, won) = sorted(tell(people).values())
+        champion = str(read_aliases(registry, "m").champion)
+        assert won == f"won {champion}"
+        assert lost.startswith("lost m: ")
+        # Told whose promotion it was, by the one who saw it happen.
+        assert f"version {champion}" in lost and "(promoted by hand)" in lost
+        first, *_ = made = moves(registry, "m")
+        assert len(made) == before + 1
+        assert (first.version, first.former) == (champion, "1")
+        assert read_aliases(registry, "m").previous == "1"
+        promote(registry, "m", "1")
+    for process in promoters:
+        process.communicate()
+    assert [process.returncode for process in promoters] == [0, 0]
+
+
+def start_promoter(root: Path, uri: str) -> subprocess.Popen[str]:
+    """Start a process that promotes each version that it reads, and says what came of it."""
+    return subprocess.Popen(
+        [sys.executable, "-c", PROMOTER, str(root), uri],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 def race(
@@ -223,6 +309,11 @@ def tell(movers: dict[str, subprocess.Popen[str]]) -> dict[str, str]:
         assert process.stdin is not None
         process.stdin.write("go on\n")
         process.stdin.flush()
+    return heard(movers)
+
+
+def heard(movers: dict[str, subprocess.Popen[str]]) -> dict[str, str]:
+    """Return what each says next."""
     answers = {}
     for version, process in movers.items():
         assert process.stdout is not None

@@ -85,8 +85,10 @@ def test_a_folder_that_is_gone_is_an_error_that_says_what_to_do(mate: Path) -> N
 
 
 def test_a_library_that_is_missing_is_an_error_that_names_it(mate: Path) -> None:
-    configure(mate, URL, "url = s3://nobody/nothing")
-    with pytest.raises(StageError, match=r"s3://nobody/nothing\): s3 .*'dvc-s3'"):
+    configure(mate, URL, "url = webhdfs://nobody/nothing")
+    with pytest.raises(
+        StageError, match=r"webhdfs://nobody/nothing\): .*install dvc-webhdfs brings"
+    ):
         pull(mate)
 
 
