@@ -38,6 +38,7 @@ from distillery.models.recogniser import Recogniser
 from distillery.params.distill import DistillParams
 from distillery.params.models import FeatureParams
 from distillery.params.objective import ObjectiveParams
+from distillery.params.training import EveryTrainingParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.alignment import (
     STUDENTS_LIMIT,
@@ -108,6 +109,8 @@ class Distillation:
     """Where folders that the settings name start from."""
     pace: PreparedData | None = None
     """Data whose epochs have as many steps as those of this run; None: its own."""
+    checkpoint_seconds: float = EveryTrainingParams().checkpoint_seconds
+    """Time between checkpoints inside an epoch; no training is named by it."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -469,6 +472,7 @@ class Distillation:
             description,
             plan_like=like,
             stop_after=stop_after,
+            checkpoint_seconds=self.checkpoint_seconds,
         )
         result = trainer.fit()
         network.to("cpu")

@@ -242,6 +242,7 @@ def fine_tune_teacher(params: FineTunedTeacherParams, place: Workplace) -> Ready
         place.scratch / f"teacher-{digest}.pt",
         Curves(place.curves, place.earlier, place.prefix),
         "teacher",
+        checkpoint_seconds=place.checkpoint_seconds,
     )
     trainer.fit()
     network.to("cpu")
