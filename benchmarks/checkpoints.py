@@ -3,9 +3,9 @@
     python -m benchmarks.checkpoints [--rounds 5]
 
 A checkpoint holds the weights, their average, the best epoch's and the optimiser's two moments of
-each. Networks of the ready settings, and one with as many weights as wav2vec 2.0 base, write theirs
-into a temporary folder: CPU time, as the writing itself waits for a disk that others use, too. Rows
-go to benchmarks/results/checkpoints.json.
+each. Networks of the ready settings, and one with ten million weights, by which larger ones can be
+judged, write theirs into a temporary folder: CPU time, as the writing itself waits for a disk that
+others use, too. Rows go to benchmarks/results/checkpoints.json.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ from distillery.training.trainer import Trainer
 SECONDS = EveryTrainingParams().checkpoint_seconds
 MAX_SHARE = 0.02
 LETTERS = "abcdefghijklmnopqrstuvwxyz'"
-LARGE = 95_000_000
-"""Weights of wav2vec 2.0 base."""
+LARGE = 10_000_000
 
 
 class ManyWeights(Network):

@@ -38,7 +38,6 @@ from distillery.models.recogniser import Recogniser
 from distillery.params.distill import DistillParams
 from distillery.params.models import FeatureParams
 from distillery.params.objective import ObjectiveParams
-from distillery.params.training import EveryTrainingParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.alignment import (
     STUDENTS_LIMIT,
@@ -109,7 +108,7 @@ class Distillation:
     """Where folders that the settings name start from."""
     pace: PreparedData | None = None
     """Data whose epochs have as many steps as those of this run; None: its own."""
-    checkpoint_seconds: float = EveryTrainingParams().checkpoint_seconds
+    checkpoint_seconds: float = Trainer.checkpoint_seconds
     """Time between checkpoints inside an epoch; no training is named by it."""
 
     @property
@@ -386,20 +385,17 @@ class Distillation:
         )
 
     def _augmenter(self, rows: pd.DataFrame) -> Augmenter:
-        listed, reduction = list(rows.itertuples()), self._network_reduction()
+        student, listed = self.params.students[self.name], list(rows.itertuples())
         return Augmenter(
             self.effects,
             lambda row: waveform_of(self.data, listed[row]),
             list(rows["audio_key"]),
             extractor_of(self.features, self.data.sample_rate_hz),
-            reduction,
+            student.architecture.time_reduction,
             self._rate_ratio(self._clock.shift_seconds),
             self.vocabulary.encode(" ")[0],
             self.params.training.seed,
         )
-
-    def _network_reduction(self) -> int:
-        return self.params.students[self.name].architecture.time_reduction
 
     def _check_sparse(self, ratio: int) -> None:
         """Make sure that the frame-wise term can learn from sparse targets.

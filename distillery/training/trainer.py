@@ -313,9 +313,10 @@ class Trainer:
             buffer,
         )
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        content = buffer.getvalue()
-        # PyTorch reads damaged files without a word.
-        write_bytes(self.checkpoint, content + hashlib.sha256(content).digest())
+        # PyTorch reads damaged files without a word. No copy of the content: it may be gigabytes.
+        buffer.seek(0, io.SEEK_END)
+        buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
+        write_bytes(self.checkpoint, buffer.getbuffer())
         self.saved_at = time.monotonic()
 
     def _resume(self) -> None:
