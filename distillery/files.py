@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -42,11 +43,17 @@ def replace_file(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a crash leaves the former content or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
     replace_file(temporary, path)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what was left by processes that were killed while they wrote a file."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:

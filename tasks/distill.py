@@ -181,6 +181,7 @@ def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int)
         root / "models",
         speed_factors=everything.cache.speed_factors,
         root=root,
+        checkpoint_seconds=everything.training.checkpoint_seconds,
     )
 
 

@@ -31,17 +31,18 @@ logger = logging.getLogger(__name__)
 
 def teacher(root: Path) -> None:
     """Get the teacher ready: models/teacher and curves/teacher.jsonl under `root`."""
-    settings = TeacherStageParams.load(root / PARAMS_FILE).teacher
+    settings = TeacherStageParams.load(root / PARAMS_FILE)
     place = Workplace(
         PreparedData.open(root / PREPARED),
         root / "scratch",
         root / REGISTERED / "teacher",
         root / f"{CURVES}/teacher.jsonl",
         root=root,
+        checkpoint_seconds=settings.training.checkpoint_seconds,
     )
     kept = KeptCheckpoint(root)
     kept.remove_outdated()
-    kept.keep(make_teacher(settings, place, root / TEACHER))
+    kept.keep(make_teacher(settings.teacher, place, root / TEACHER))
 
 
 def make_teacher(

@@ -108,6 +108,8 @@ class Distillation:
     """Where folders that the settings name start from."""
     pace: PreparedData | None = None
     """Data whose epochs have as many steps as those of this run; None: its own."""
+    checkpoint_seconds: float = Trainer.checkpoint_seconds
+    """Time between checkpoints inside an epoch; no training is named by it."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -383,20 +385,17 @@ class Distillation:
         )
 
     def _augmenter(self, rows: pd.DataFrame) -> Augmenter:
-        listed, reduction = list(rows.itertuples()), self._network_reduction()
+        student, listed = self.params.students[self.name], list(rows.itertuples())
         return Augmenter(
             self.effects,
             lambda row: waveform_of(self.data, listed[row]),
             list(rows["audio_key"]),
             extractor_of(self.features, self.data.sample_rate_hz),
-            reduction,
+            student.architecture.time_reduction,
             self._rate_ratio(self._clock.shift_seconds),
             self.vocabulary.encode(" ")[0],
             self.params.training.seed,
         )
-
-    def _network_reduction(self) -> int:
-        return self.params.students[self.name].architecture.time_reduction
 
     def _check_sparse(self, ratio: int) -> None:
         """Make sure that the frame-wise term can learn from sparse targets.
@@ -469,6 +468,7 @@ class Distillation:
             description,
             plan_like=like,
             stop_after=stop_after,
+            checkpoint_seconds=self.checkpoint_seconds,
         )
         result = trainer.fit()
         network.to("cpu")

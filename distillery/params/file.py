@@ -26,6 +26,7 @@ SECTIONS = (
     "teacher_candidates",
     "retraining",
     "package",
+    "training",
 )
 """All sections that the file may hold: what loads some of them still knows a misspelt one."""
 WHERE_PASSWORDS_GO = (

@@ -20,6 +20,7 @@ from distillery.params.prepare import PrepareParams
 from distillery.params.register import RegisterParams
 from distillery.params.rules import check_decoder, check_streaming, check_students
 from distillery.params.teacher import TeacherParams, TrainedTeacherParams
+from distillery.params.training import EveryTrainingParams
 
 # pydantic's metaclass has a method of the name that our last stage bears.
 warnings.filterwarnings(
@@ -47,6 +48,7 @@ class TeacherStageParams(Sections):
     """What the stage `teacher` reads."""
 
     teacher: TeacherParams = TrainedTeacherParams()
+    training: EveryTrainingParams = EveryTrainingParams()
 
 
 class CacheStageParams(Sections):
@@ -63,6 +65,7 @@ class DistillStageParams(Sections):
     cache: CacheParams = CacheParams()
     distill: DistillParams
     language_model: LanguageModelParams = LanguageModelParams()
+    training: EveryTrainingParams = EveryTrainingParams()
 
     @model_validator(mode="after")
     def _students_can_learn(self) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Discriminator,
@@ -35,6 +35,8 @@ OF_AUTO = ("max_epochs", "min_epoch_steps", "warmup_steps", "cooldown_fraction")
 """Settings that a number of epochs leaves unread."""
 OF_NUMBER = ("warmup_fraction",)
 """Settings that `auto` leaves unread."""
+OF_ALL = ("checkpoint_seconds",)
+"""Settings of the section `training`, which somebody may look for under one training."""
 
 
 def _kind_of_epochs(value: object) -> str:
@@ -47,6 +49,17 @@ Epochs = Annotated[
     Discriminator(_kind_of_epochs),
 ]
 """A number of passes over the training split, or `auto`."""
+
+
+class EveryTrainingParams(Section):
+    """What holds for the trainings of teachers, students and controls alike, and changes no result.
+
+    DVC follows none of it: a section of its own, for it follows sections as a whole.
+    """
+
+    checkpoint_seconds: PositiveFloat = 120.0
+    """Time since the last checkpoint of a training after which it writes one inside an epoch, in
+    seconds: what a kill costs at most, but for one step. There is one after each epoch, too."""
 
 
 class SpecAugmentParams(Section):
@@ -144,6 +157,16 @@ class TrainingParams(Section):
     def starts_even(self) -> bool:
         """Whether the output layer starts at 0."""
         return self.num_epochs == AUTO if self.zero_output is None else self.zero_output
+
+    @model_validator(mode="before")
+    @classmethod
+    def _told_elsewhere(cls, values: Any) -> Any:
+        if isinstance(values, dict) and (found := [name for name in OF_ALL if name in values]):
+            raise ValueError(
+                f"{found[0]} is of all trainings alike: write training: {{{found[0]}: …}} beside "
+                "teacher and distill, and remove it here"
+            )
+        return values
 
     @model_validator(mode="after")
     def _no_setting_is_left_unread(self) -> Self:

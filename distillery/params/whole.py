@@ -30,6 +30,7 @@ from distillery.params.rules import (
 )
 from distillery.params.studies import CurveParams, TeacherCandidatesParams
 from distillery.params.teacher import TeacherParams, TrainedTeacherParams
+from distillery.params.training import EveryTrainingParams
 
 # pydantic's metaclass has a method of the name that our last stage bears.
 warnings.filterwarnings("ignore", 'Field name "register" in "Params" shadows')
@@ -49,6 +50,7 @@ class Params(Sections):
     teacher_candidates: TeacherCandidatesParams = TeacherCandidatesParams()
     retraining: RetrainingParams = RetrainingParams()
     package: CardParams = CardParams()
+    training: EveryTrainingParams = EveryTrainingParams()
 
     @property
     def curve_students(self) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 from distillery.data.manifest import PreparedData
 from distillery.files import Json
 from distillery.models.base import Teacher
+from distillery.params.training import EveryTrainingParams
 from distillery.training.points import Point
 
 
@@ -37,6 +38,8 @@ class Workplace:
     """What the keys of its own begin with."""
     root: Path = Path()
     """Where files and folders that the settings name start from."""
+    checkpoint_seconds: float = EveryTrainingParams().checkpoint_seconds
+    """Time between checkpoints inside an epoch, where it is trained."""
 
 
 @dataclass(frozen=True)

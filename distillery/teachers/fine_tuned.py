@@ -63,6 +63,8 @@ CTC_CLASSES = {
     "WavLMForCTC": "WavLMForCTC",
 }
 """By the class that a published configuration names, the one that its encoder is trained in."""
+NO_MASKS = SpecAugmentParams(num_time_masks=0, num_frequency_masks=0)
+"""Of the trainer: the network has its own."""
 NO_ENCODER = rf"lm_head\..*|{transformers_ctc.UNUSED}"
 """Tensors of published models that fine-tuning does without."""
 
@@ -227,7 +229,6 @@ def fine_tune_teacher(params: FineTunedTeacherParams, place: Workplace) -> Ready
     digest = run_digest(
         "teacher", params.model_dump(), base.source, vocabulary.tokens, keys, *data.unit_if_unusual
     )
-    no_masks = SpecAugmentParams(num_time_masks=0, num_frequency_masks=0)
     trainer = Trainer(
         network,
         heard_set(played, [vocabulary.encode(text) for text in rows["text"]]),
@@ -238,10 +239,11 @@ def fine_tune_teacher(params: FineTunedTeacherParams, place: Workplace) -> Ready
             vocabulary,
             data.unit_of("valid"),
         ),
-        training.model_copy(update={"specaugment": no_masks}),  # the network has its own
+        training.model_copy(update={"specaugment": NO_MASKS}),
         place.scratch / f"teacher-{digest}.pt",
         Curves(place.curves, place.earlier, place.prefix),
         "teacher",
+        checkpoint_seconds=place.checkpoint_seconds,
     )
     trainer.fit()
     network.to("cpu")

@@ -58,6 +58,7 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
         scratch / f"teacher-{digest}.pt",
         Curves(place.curves, place.earlier, place.prefix),
         "teacher",
+        checkpoint_seconds=place.checkpoint_seconds,
     )
     trainer.fit()
     network.to("cpu")

@@ -31,6 +31,8 @@ class RunningAverage:
     """By the names of the network's state."""
     count: int = 0
     """Steps that it has seen."""
+    put_aside: dict[str, Tensor] | None = None
+    """A network's own weights while it has these; None: it has its own."""
 
     @classmethod
     def of(cls, network: Network, steps: int) -> RunningAverage:
@@ -64,8 +66,14 @@ class RunningAverage:
             return
         own = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
         network.load_state_dict(self.state)
+        self.put_aside = own
         yield
+        self.put_aside = None
         network.load_state_dict(own)
+
+    def own_weights(self, network: Network) -> dict[str, Tensor]:
+        """Return a network's own weights, also while it has the averaged ones."""
+        return network.state_dict() if self.put_aside is None else self.put_aside
 
     def restore(self, state: Mapping[str, Tensor], count: int) -> None:
         """Go on from what a checkpoint holds.

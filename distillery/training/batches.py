@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
@@ -197,11 +198,15 @@ class TrainingSet:
             frames.hidden,
         )
 
-    def inference_batches(self) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Yield rows, features and lengths of everything once, shortest first."""
+    def inference_batches(self, first: int = 0) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield rows, features and lengths of everything once, shortest first.
+
+        Args:
+            first: batch to begin with; those before it are not read.
+        """
         order = np.argsort(self.copies[0].num_frames, kind="stable")
         seconds = self.copies[0].num_frames * self.frame_seconds
-        for rows in self._cut(order, seconds):
+        for rows in itertools.islice(self._cut(order, seconds), first, None):
             yield rows, *gather([self.copies[0][row] for row in rows])
 
 

@@ -2,7 +2,8 @@
 
 A run is a function of its inputs alone: order, dropout and masks of an epoch come from the seed
 and the epoch's number, so a run that was killed goes on from its last checkpoint and ends with
-the weights that an unbroken run has.
+the weights that an unbroken run has. There is a checkpoint after each epoch, and in a long one
+whenever some time has passed since the last: epoch_state.py has what else that one needs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import io
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distillery.data.scoring import Counts, count_text_errors
+from distillery.data.scoring import count_text_errors
 from distillery.device import choose_device, choose_precision
 from distillery.errors import DistilleryError, ModelError
-from distillery.files import write_bytes
+from distillery.files import remove_unfinished, write_bytes
 from distillery.models.decoding import greedy_tokens
 from distillery.models.layers import Network
-from distillery.params.training import TrainingParams
+from distillery.params.training import EveryTrainingParams, TrainingParams
 from distillery.training.average import RunningAverage
 from distillery.training.batches import Moment, TrainingSet
 from distillery.training.convergence import has_stopped_improving
@@ -42,6 +42,7 @@ from distillery.training.curves import (
     Terms,
     Validation,
 )
+from distillery.training.epoch_state import NO_ERRORS, EpochState
 from distillery.training.objective import NetworkOutputs, Objective
 from distillery.training.points import Point
 from distillery.training.schedule import Cooldown, cooldown_of, cosine_share, stable_share
@@ -66,6 +67,8 @@ class Trainer:
     """Take as many steps per epoch as training on this set would."""
     stop_after: int | None = None
     """End after this epoch; the step size goes on as if there were more."""
+    checkpoint_seconds: float = EveryTrainingParams().checkpoint_seconds
+    """Time since the last checkpoint after which one is written inside an epoch."""
 
     def __post_init__(self) -> None:
         self.device = choose_device(self.params.device)
@@ -93,6 +96,9 @@ class Trainer:
         self.average = RunningAverage.of(self.network, self.params.averaged_steps)
         self.rates: list[float] = []
         self.cpu_seconds = 0.0
+        self.cpu_counted = time.process_time()
+        self.within = EpochState()
+        self.saved_at = time.monotonic()
 
     def fit(self) -> FitResult:
         """Train to the end, or until patience runs out; leave the best epoch's weights in place.
@@ -101,8 +107,9 @@ class Trainer:
             DistilleryError: the loss is no finite number.
         """
         self._resume()
+        self.saved_at = time.monotonic()
         plan, most = self._plan(self.epoch), self._last_epoch()
-        total = self.step + (most - self.epoch) * len(plan)
+        total = self.step - self.within.num_steps + (most - self.epoch) * len(plan)
         bar = tqdm(
             total=total, initial=self.step, desc=self.name, unit="step", disable=total == self.step
         )
@@ -130,7 +137,7 @@ class Trainer:
         return FitResult(self.epoch, self.best_epoch, self.best_wer, converged)
 
     def _one_epoch(self, bar: tqdm[Any]) -> None:
-        began = time.process_time()
+        self.cpu_counted = time.process_time()
         terms = self._train_epoch(bar)
         with self.average.in_place_of(self.network):
             wer = self.validate()
@@ -139,11 +146,17 @@ class Trainer:
                 self.best_wer, self.best_epoch = wer, self.epoch
                 self.best_state = _copy(self.network.state_dict())
         self.rates.append(wer)
-        self.cpu_seconds += time.process_time() - began
+        self.within = EpochState()
+        self._count_cpu()
         self.curves.log(self.step, {**terms, VALID_WER: wer, CPU_SECONDS: self.cpu_seconds})
         shown = {self.validation.unit.rate.lower(): f"{100 * wer:.1f}%"}
         bar.set_postfix({"loss": f"{terms['train/loss']:.3f}", **shown})
         self._save()
+
+    def _count_cpu(self) -> None:
+        now = time.process_time()
+        self.cpu_seconds += now - self.cpu_counted
+        self.cpu_counted = now
 
     @property
     def cooldown(self) -> Cooldown | None:
@@ -179,26 +192,30 @@ class Trainer:
 
     def _train_epoch(self, bar: tqdm[Any]) -> dict[str, float]:
         torch.manual_seed(self.params.seed * 1_000_003 + self.epoch)
+        self.within.put_random(self.device)
         self.network.train()
         plan = self._plan(self.epoch)
         cooldown = self.cooldown
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), dtype=torch.float64))
-        for position, items in enumerate(plan):
+        for position in range(self.within.num_steps, len(plan)):
+            self._save_if_due()
             epoch = self.epoch + position / len(plan)
             progress = epoch / self.params.most_epochs
             rate = self._learning_rate(epoch, cooldown)
             moment = Moment(self.epoch, position)
-            for term, value in self._train_step(items, moment, rate, progress).items():
-                sums[term] = sums[term] + value.detach().cpu().double()
+            self.within.add_step(self._train_step(plan[position], moment, rate, progress), rate)
             self.step += 1
             bar.update()
-        means = {f"train/{term}": float(value) / len(plan) for term, value in sums.items()}
-        if not math.isfinite(means["train/loss"]):
+        self._check_loss()
+        means = {f"train/{term}": mean for term, mean in self.within.means().items()}
+        return {**means, "train/learning_rate": self.within.learning_rate}
+
+    def _check_loss(self) -> None:
+        loss = self.within.means()["loss"]
+        if not math.isfinite(loss):
             raise DistilleryError(
-                f"{self.name}: training loss is {means['train/loss']} in epoch {self.epoch + 1}, "
+                f"{self.name}: training loss is {loss} in epoch {self.epoch + 1}, "
                 "expected a finite number; lower learning_rate or max_gradient_norm"
             )
-        return {**means, "train/learning_rate": rate}
 
     def _train_step(self, items: list[int], moment: Moment, rate: float, progress: float) -> Terms:
         batch = self.data.batch(items, moment)
@@ -234,18 +251,26 @@ class Trainer:
 
     @torch.inference_mode()
     def validate(self) -> float:
-        """Return the rate of errors on the validation utterances, as a fraction."""
+        """Return the rate of errors on the validation utterances, as a fraction.
+
+        Batches that a checkpoint says have been decoded are not decoded again.
+        """
         self.network.eval()
-        total, unit = Counts(0, 0, 0, 0), self.validation.unit
-        for rows, features, lengths in self.validation.data.inference_batches():
+        unit, within = self.validation.unit, self.within
+        for rows, features, lengths in self.validation.data.inference_batches(within.num_validated):
+            self._save_if_due()
+            errors = NO_ERRORS
             log_probs, out_lengths = self._forward(features, lengths)
             for row, item, length in zip(
                 rows, log_probs.cpu().numpy(), out_lengths.tolist(), strict=True
             ):
                 hypothesis = self.validation.vocabulary.decode(greedy_tokens(item[:length]))
                 reference = self.validation.references[row]
-                total = total + count_text_errors(reference, hypothesis, unit)
-        return total.rate
+                errors = errors + count_text_errors(reference, hypothesis, unit)
+            within.add_validated(errors)
+        rate = within.errors.rate
+        within.errors, within.num_validated = NO_ERRORS, 0
+        return rate
 
     def _goes_on(self) -> bool:
         return self.epoch < self._last_epoch() and not self._out_of_patience()
@@ -254,11 +279,24 @@ class Trainer:
         patience = self.params.patience if self.params.known_epochs is not None else None
         return patience is not None and self.epoch - max(self.best_epoch, 0) >= patience
 
+    def _save_if_due(self) -> None:
+        """Write a checkpoint inside an epoch if the last one is too long ago.
+
+        Raises:
+            DistilleryError: the loss is no finite number; the last checkpoint was before that.
+        """
+        if self.within.num_steps and time.monotonic() - self.saved_at > self.checkpoint_seconds:
+            self._check_loss()
+            self._count_cpu()
+            self.within.take_random(self.device)
+            self._save()
+            self.cpu_counted = time.process_time()
+
     def _save(self) -> None:
         buffer = io.BytesIO()
         torch.save(
             {
-                "network": self.network.state_dict(),
+                "network": self.average.own_weights(self.network),
                 "objective": self.objective.state_dict(),
                 "optimiser": self.optimiser.state_dict(),
                 "best_state": self.best_state,
@@ -270,15 +308,19 @@ class Trainer:
                 "average": self.average.state,
                 "average_count": self.average.count,
                 "curves": [asdict(point) for point in self.curves.points],
+                "within": asdict(self.within),
             },
             buffer,
         )
         self.checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        content = buffer.getvalue()
-        # PyTorch reads damaged files without a word.
-        write_bytes(self.checkpoint, content + hashlib.sha256(content).digest())
+        # PyTorch reads damaged files without a word. No copy of the content: it may be gigabytes.
+        buffer.seek(0, io.SEEK_END)
+        buffer.write(hashlib.sha256(buffer.getbuffer()).digest())
+        write_bytes(self.checkpoint, buffer.getbuffer())
+        self.saved_at = time.monotonic()
 
     def _resume(self) -> None:
+        remove_unfinished(self.checkpoint)
         if not self.checkpoint.exists():
             return
         whole = self.checkpoint.read_bytes()
@@ -310,7 +352,11 @@ class Trainer:
             ends = self.curves.prefix + CONVERGED
             self.curves.restore([point for point in self.curves.points if point.key != ends])
         self.cpu_seconds = state.get("cpu_seconds", 0.0)
-        logger.info("%s: goes on after epoch %d", self.name, self.epoch)
+        where = f"epoch {self.epoch}"
+        if "within" in state:  # older checkpoints are of ends of epochs
+            self.within = EpochState.restored(state["within"])
+            where += f" and {self.within.num_steps} steps" if self.within.num_steps else ""
+        logger.info("%s: goes on after %s", self.name, where)
 
     def _lay_out_moments(self) -> None:
         """Give AdamW's moments the memory layout of their weights, as its fused loop needs it.

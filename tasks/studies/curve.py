@@ -107,6 +107,7 @@ class CurveStudy(Study):
             speed_factors=self.settings.cache.speed_factors,
             root=self.root,
             pace=self.data,
+            checkpoint_seconds=self.settings.training.checkpoint_seconds,
         )
 
     def digest_of(self, model: CurveModel) -> str:

@@ -61,6 +61,7 @@ class Pilot:
             self.teacher.parent if own_layers else study.root / "models",
             speed_factors=study.settings.cache.speed_factors,
             root=study.root,
+            checkpoint_seconds=study.settings.training.checkpoint_seconds,
         )
 
     def result(self) -> PilotResult:

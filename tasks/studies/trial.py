@@ -123,6 +123,7 @@ class Trial:
             self.folder / "registered/teacher",
             self.folder / "curves.jsonl",
             root=self.study.root,
+            checkpoint_seconds=self.study.settings.training.checkpoint_seconds,
         )
 
     @cached_property

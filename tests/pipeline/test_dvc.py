@@ -122,8 +122,9 @@ def test_a_stage_is_one_word_everywhere() -> None:
     words = [*STAGES, "register"]
     assert list(PIPELINE) == list(STAGES)
     # Sections without a stage of their own: on the results of `make curve`, `make teachers`
-    # and `make retrain` nothing depends, `language_model` is read by cache and evaluate.
-    others = ["curve", "language_model", "teacher_candidates", "retraining", "package"]
+    # and `make retrain` nothing depends, `language_model` is read by cache and evaluate, and
+    # `training` changes no result.
+    others = ["curve", "language_model", "teacher_candidates", "retraining", "package", "training"]
     assert list(Params.model_fields) == [*(word for word in words if word != "fetch"), *others]
     makefile = (ROOT / "Makefile").read_text()
     for word in words:
@@ -166,6 +167,11 @@ def test_a_student_is_not_trained_again_for_other_seeds() -> None:
     assert spec["matrix"] == {"student": "${distill.students}", "seed": "${distill.seeds}"}
     assert "distill.seeds" not in spec["params"]
     assert "distill.seeds" in spec_of("evaluate")["params"]
+
+
+def test_no_stage_is_out_of_date_for_another_time_between_checkpoints() -> None:
+    for stage in STAGES:
+        assert "training" not in {name.split(".")[0] for name in spec_of(stage)["params"]}
 
 
 def test_stages_read_of_register_what_students_are_served_with_alone() -> None:

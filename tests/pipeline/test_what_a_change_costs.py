@@ -164,6 +164,16 @@ def test_what_no_model_is_made_by_trains_nobody(open_shop: OpenShop) -> None:
     assert shop.stale(*files, "flows/distillation.py", "tasks/register.py") == set()
 
 
+def test_the_time_between_checkpoints_trains_nobody(open_shop: OpenShop) -> None:
+    shop = open_shop("trained")
+    settings = yaml.safe_load((shop.root / "params.yaml").read_text())
+    write_params(shop.root, settings | {"training": {"checkpoint_seconds": 30.0}})
+    assert shop.changed() == set()
+    settings["distill"]["training"]["max_unalignable_fraction"] = 0.2  # beside it DVC would follow
+    write_params(shop.root, settings)
+    assert shop.changed() == ALL_STUDENTS
+
+
 def test_one_kinds_file_counts_where_that_kind_is_set(open_shop: OpenShop) -> None:
     shop = open_shop("whisper")
     assert shop.stale("distillery/teachers/whisper.py") == USERS_OF_TEACHERS

@@ -8,6 +8,7 @@ import soundfile
 import torch
 
 from benchmarks import (
+    checkpoints,
     common,
     digits,
     gpu_epoch,
@@ -195,6 +196,14 @@ def test_lengths_like_librispeechs() -> None:
 def test_the_loop(workspace: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training_loop, "NUM_EPOCHS", 1)
     checked([training_loop.loop_row(workspace, 1)])
+
+
+def test_checkpoints(tmp_path: Path) -> None:
+    rows = checkpoints.measure(tmp_path, 1, large=10_000)
+    checked(rows)
+    assert rows[-1]["name"] == "a checkpoint of a network of 0.01 million weights"
+    # Five times the weights, four bytes each, and what a file of any network has.
+    assert 0.2 <= float(rows[-1]["against"].split("; ")[1].removesuffix(" MB")) <= 0.3
 
 
 def test_the_stage_is_timed_until_its_first_step(workspace: Digits) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 
 from distillery.errors import CorpusError, ManifestError
-from distillery.files import Json, digest_of_file, read_json, read_text
+from distillery.files import (
+    Json,
+    digest_of_file,
+    read_json,
+    read_text,
+    remove_unfinished,
+)
 
 TEXT = "né – ja\tx\n\u4f60\u2028z\r\n"
 MARKED = ["utf-8", "utf-8-sig", "utf-16", "utf-32"]
@@ -115,3 +121,12 @@ def test_a_list_cut_short_within_a_character_is_named(tmp_path: Path) -> None:
 def test_a_folder_is_no_list(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="expected a text file"):
         read_text(tmp_path, CorpusError)
+
+
+def test_what_a_killed_writer_left_of_a_file_goes_and_nothing_else(tmp_path: Path) -> None:
+    names = ["run[1].pt", ".run[1].pt.12.tmp", ".run[1].pt.345.tmp", ".run1.pt.12.tmp", "x.tmp"]
+    for name in names:
+        (tmp_path / name).write_text("part")
+    remove_unfinished(tmp_path / "run[1].pt")
+    assert {path.name for path in tmp_path.iterdir()} == {names[0], names[3], names[4]}
+    remove_unfinished(tmp_path / "no folder" / "run.pt")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from distillery.augmentations.augmenter import STREAMS
 from distillery.augmentations.base import fast_length
@@ -21,7 +22,7 @@ from distillery.params.whole import Params
 from distillery.training.batches import Batch, Moment
 from tasks.cache import cache
 from tasks.distill import distill
-from tests.kills import killed_after_two_epochs
+from tests.kills import killed_after_two_epochs, killed_in_pass
 from tests.tiny import tiny_params, write_params
 from tests.unit.augmentations.alignment import Pair, stand_in_place
 from tests.unit.augmentations.conftest import Lab, lab_params, targets_of
@@ -141,11 +142,17 @@ def test_a_killed_run_goes_on_to_the_same_weights(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objective = {"hidden": {"layers": {"front": "recurrent.0"}}}
-    settings = {"augmentation": EVERYTHING, "objective": objective}
+    augmentation = EVERYTHING | {"speed_factors": [0.9]}
+    training = lab_params()["distill"]["training"] | {"average_steps": 5}
+    settings = {"augmentation": augmentation, "objective": objective, "training": training}
     whole = copy_of(lab, tmp_path / "whole", **settings)
     killed = copy_of(lab, tmp_path / "killed", **settings)
     plain = copy_of(lab, tmp_path / "plain", objective=objective)
     distill(whole, "conv", 0)
+    often = yaml.safe_load((killed / "params.yaml").read_text())
+    write_params(killed, often | {"training": {"checkpoint_seconds": 1e-6}})
+    died = killed_in_pass(monkeypatch, 3, lambda: distill(killed, "conv", 0))
+    assert (died.epoch, died.within.num_steps) == (0, 3)
     killed_after_two_epochs(monkeypatch, lambda: distill(killed, "conv", 0))
     distill(killed, "conv", 0)
     distill(plain, "conv", 0)

@@ -34,7 +34,7 @@ from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare
 from tasks.teacher import teacher
-from tests.kills import killed_after_two_epochs
+from tests.kills import killed_after_two_epochs, killed_in_pass
 from tests.tiny import RATE_HZ, speak, tiny_params, write_corpus, write_params
 from tests.tiny_workspaces import put_cache
 
@@ -167,6 +167,29 @@ def test_other_seeds_in_the_settings_change_no_student(
     for kind in ("students", "controls"):
         name = f"models/{kind}/conv/seed-0"
         assert weights(copy / name) == weights(other / name)
+
+
+def test_student_and_control_killed_inside_an_epoch_go_on_though_the_time_has_changed(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No training is named by the time between checkpoints, nor are its bytes others."""
+    whole = Path(shutil.copytree(copy, tmp_path / "whole"))
+    distill(whole, "conv", 0)
+    write_params(copy, tiny_params() | {"training": {"checkpoint_seconds": 1e-6}})
+    control = killed_in_pass(monkeypatch, 2, lambda: distill(copy, "conv", 0))
+    assert (control.name, control.within.num_steps) == ("control conv seed 0", 2)
+    validated = len(list(control.validation.data.inference_batches()))
+    passes = control.params.most_epochs * (len(control._plan(0)) + validated)
+    student = killed_in_pass(monkeypatch, passes - 2 + 3, lambda: distill(copy, "conv", 0))
+    assert (student.name, student.within.num_steps) == ("student conv seed 0", 3)
+    write_params(copy, tiny_params() | {"training": {"checkpoint_seconds": 500.0}})
+    with caplog.at_level("INFO"):
+        distill(copy, "conv", 0)
+    assert "control conv seed 0: goes on after epoch 3" in caplog.text
+    assert "student conv seed 0: goes on after epoch 0 and 3 steps" in caplog.text
+    for kind in ("students", "controls"):
+        name = f"models/{kind}/conv/seed-0"
+        assert weights(copy / name) == weights(whole / name)
 
 
 def make_poor(root: Path, wer: float = 5.0, **teacher: Any) -> None:

@@ -1,6 +1,9 @@
+import pytest
+from pydantic import ValidationError
+
 from distillery.params.distill import StudentTrainingParams
 from distillery.params.teacher import FineTuningParams
-from distillery.params.training import TrainingParams
+from distillery.params.training import EveryTrainingParams, TrainingParams
 
 
 def test_trainings_end_by_validation_unless_told_otherwise() -> None:
@@ -41,3 +44,14 @@ def test_a_cooldown_stands_in_for_an_average() -> None:
     assert TrainingParams(average_steps=0).cooldown_share == 0.2
     assert TrainingParams(cooldown_fraction=0.1).cooldown_share == 0.1
     assert TrainingParams(average_steps=0, cooldown_fraction=0.0).cooldown_share == 0
+
+
+@pytest.mark.parametrize("section", [TrainingParams, StudentTrainingParams, FineTuningParams])
+def test_the_time_between_checkpoints_is_looked_for_where_it_is(
+    section: type[TrainingParams],
+) -> None:
+    with pytest.raises(ValidationError, match="write training: {checkpoint_seconds: …} beside"):
+        section.model_validate({"checkpoint_seconds": 60})
+    with pytest.raises(ValidationError, match="greater than 0"):
+        EveryTrainingParams(checkpoint_seconds=0.0)
+    assert EveryTrainingParams().checkpoint_seconds == 120

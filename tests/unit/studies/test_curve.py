@@ -131,6 +131,15 @@ def test_only_what_settings_changed_is_trained(
     assert epochs == [name for name in trained for _ in range(NUM_EPOCHS)]
 
 
+def test_another_time_between_checkpoints_trains_nothing(copy: Path, epochs: list[str]) -> None:
+    write_params(copy, with_curve() | {"training": {"checkpoint_seconds": 77.0}})
+    curve(copy)
+    assert epochs == []
+    settings = Params.load(copy / "params.yaml")
+    study = CurveStudy(copy, settings, PreparedData.open(copy / "data/prepared"))
+    assert study.run_of(model("student")).checkpoint_seconds == 77
+
+
 def test_settings_of_training_train_again(copy: Path, epochs: list[str]) -> None:
     settings = with_curve(curve={"fractions": [0.5]})
     settings["distill"]["training"]["learning_rate"] = 1e-3

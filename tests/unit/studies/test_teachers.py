@@ -14,6 +14,7 @@ from distillery.data.manifest import PreparedData, labelled
 from distillery.errors import CorpusError
 from distillery.models.recogniser import Recogniser
 from distillery.tracking.fetched import put_model
+from distillery.training.trainer import Trainer
 from tasks.cache import cache
 from tasks.distill import distill
 from tasks.prepare import prepare
@@ -143,10 +144,16 @@ def test_a_second_time_makes_nothing(
 
 
 def test_another_setting_makes_anew_what_reads_it_and_trains_no_teacher_twice(
-    copy: Path, epochs: list[str]
+    copy: Path, epochs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_params(copy, settings({"seed": 5}))
+    write_params(copy, settings({"seed": 5}) | {"training": {"checkpoint_seconds": 77.0}})
+    times: set[float] = set()
+    fit = Trainer.fit
+    monkeypatch.setattr(
+        Trainer, "fit", lambda run: (times.add(run.checkpoint_seconds), fit(run))[1]
+    )
     teachers(copy)
+    assert times == {77.0}
     # The Conformer, then a student of it and one of the ensemble, whose members are there already.
     assert epochs == ["teacher"] * EPOCHS + [STUDENT] * EPOCHS * 2
     assert len(list((copy / "scratch/teachers/conformer/cache").glob("*/"))) == 1

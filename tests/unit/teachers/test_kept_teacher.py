@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tasks.teacher import teacher
+from tests.kills import killed_in_pass
 from tests.tiny import tiny_params, write_params
 from tests.tiny_workspaces import put_teacher
 
@@ -48,6 +49,27 @@ def test_allowing_a_poor_teacher_takes_no_training(
         assert path.read_bytes() == (before / path.name).read_bytes()
     learnt = (finished / "curves/teacher.jsonl").read_bytes()
     assert (copy / "curves/teacher.jsonl").read_bytes() == learnt
+
+
+def test_another_time_between_checkpoints_takes_no_training(copy: Path, epochs: list[str]) -> None:
+    write_params(copy, tiny_params() | {"training": {"checkpoint_seconds": 7.0}})
+    teacher(copy)
+    assert not epochs
+
+
+def test_a_teacher_killed_inside_an_epoch_goes_on_there(
+    finished: Path, copy: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(copy / "scratch")
+    write_params(copy, tiny_params() | {"training": {"checkpoint_seconds": 1e-6}})
+    died = killed_in_pass(monkeypatch, 2, lambda: teacher(copy))
+    assert died.within.num_steps == 2
+    write_params(copy, tiny_params())
+    with caplog.at_level("INFO"):
+        teacher(copy)
+    assert "teacher: goes on after epoch 0 and 2 steps" in caplog.text
+    for path in (finished / "models/teacher").iterdir():
+        assert (copy / "models/teacher" / path.name).read_bytes() == path.read_bytes()
 
 
 def test_other_code_and_other_settings_train_anew(copy: Path, epochs: list[str]) -> None:

@@ -44,10 +44,14 @@ def test_it_is_lent_and_taken_back() -> None:
     network = Small()
     average = RunningAverage.of(network, 4)
     steps_of(average, network, [1.0, 3.0])
+    assert average.own_weights(network)["weight"].tolist() == [3.0, 3.0]
     with average.in_place_of(network):
         assert network.weight.tolist() == [2.0, 2.0]
+        assert average.own_weights(network)["weight"].tolist() == [3.0, 3.0]
     assert network.weight.tolist() == [3.0, 3.0]
     assert average.state["weight"].tolist() == [2.0, 2.0]
+    steps_of(average, network, [5.0])
+    assert average.own_weights(network)["weight"].tolist() == [5.0, 5.0]
 
 
 def test_none_leaves_everything_as_it_was() -> None:

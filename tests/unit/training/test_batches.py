@@ -133,3 +133,11 @@ def test_inference_batches_visit_every_row_once() -> None:
     data = training_set()
     rows = [row for batch, _, _ in data.inference_batches() for row in batch]
     assert sorted(rows) == list(range(40))
+
+
+def test_inference_batches_begin_where_they_are_told_to() -> None:
+    data = training_set()
+    everything = [rows for rows, _, _ in data.inference_batches()]
+    assert len(everything) > 2
+    for first in range(len(everything) + 1):
+        assert [rows for rows, _, _ in data.inference_batches(first)] == everything[first:]
