@@ -190,6 +190,9 @@ def plot_budgets(title: str, row: Mapping[str, Any], path: Path) -> None:
     for seconds_ in row.get("crossings", []):
         axes.axvline(seconds_, color="#4d4d4d", linestyle=":", linewidth=1)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.margins(x=0.12)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
     axes.legend()
