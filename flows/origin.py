@@ -22,6 +22,8 @@ HOST, WORKSPACE = "distillery.host", "distillery.workspace"
 IDENTITY, BOOT = "distillery.workspace_id", "distillery.boot"
 PROCESS, STARTED = "distillery.process", "distillery.process_started"
 IDENTITY_FILE = ".dvc/tmp/distillery.id"
+Labels = Mapping[str, bool | int | float | str]
+"""As Prefect has them."""
 BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -41,7 +43,7 @@ def origin(root: Path) -> dict[str, str]:
     }
 
 
-def began_here(found: Mapping[str, object], root: Path) -> bool:
+def began_here(found: Labels, root: Path) -> bool:
     """Return whether a run began in this very workspace, on this very host, as far as one can know.
 
     With another boot of a host of this name it is either this host's former one or another host's:
@@ -57,7 +59,7 @@ def began_here(found: Mapping[str, object], root: Path) -> bool:
     return found.get(BOOT) == here[BOOT] or _started(found) < psutil.boot_time()
 
 
-def is_alive(found: Mapping[str, object]) -> bool:
+def is_alive(found: Labels) -> bool:
     """Return whether the process of a run that began on this host is still there.
 
     Another process may have its number by now, but began at another time.
@@ -69,7 +71,7 @@ def is_alive(found: Mapping[str, object]) -> bool:
     return bool(abs(began - _started(found)) <= CLOCK_SECONDS)
 
 
-def _started(found: Mapping[str, object]) -> float:
+def _started(found: Labels) -> float:
     try:
         return float(str(found[STARTED]))
     except (KeyError, ValueError):

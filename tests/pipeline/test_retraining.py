@@ -23,9 +23,10 @@ from flows import origin as origins
 from flows import retraining
 from flows.looking_back import history
 from flows.servers import server
+from flows.servers.password import CLIENT_VARIABLE
 from flows.stages.lock import workspace_lock
 from tests.pipeline import prefect_api
-from tests.pipeline.conftest import ROOT, environment, kill, run_module, start_module
+from tests.pipeline.conftest import PASSWORD, ROOT, environment, kill, run_module, start_module
 from tests.pipeline.test_flow import mlflow_runs, wait_for, wait_until_nothing_is_left
 from tests.stores import mlflow_of
 from tests.tiny import RATE_HZ, speak, tiny_params, write_params
@@ -201,7 +202,7 @@ def running_elsewhere(api: str, run: history.Retraining, changes: dict[str, str]
         "flow_runs/",
         flow_id=known["flow_id"],
         labels=run.origin | changes,
-        state={"type": "RUNNING", "timestamp": known["start_time"]},
+        state={"type": "RUNNING"},
     )
     return str(made["id"])
 
@@ -293,13 +294,14 @@ def test_a_deployment_runs_where_each_worker_has_its_workspace(api: str, tmp_pat
     for name in ("here", "a workspace elsewhere"):
         workspace = tmp_path / name
         workspace.mkdir()
-        assert pulled(deployment, tmp_path, DISTILLERY_ROOT=str(workspace)) == f"{workspace}\n"
+        found = pulled(api, deployment, tmp_path, DISTILLERY_ROOT=str(workspace))
+        assert found == f"{workspace}\n"
     with pytest.raises(subprocess.CalledProcessError) as caught:
-        pulled(deployment, tmp_path)
+        pulled(api, deployment, tmp_path)
     assert "DISTILLERY_ROOT: set it where the worker starts" in caught.value.stderr
 
 
-def pulled(deployment: dict[str, Any], folder: Path, **variables: str) -> str:
+def pulled(api: str, deployment: dict[str, Any], folder: Path, **variables: str) -> str:
     """Run a deployment's pull steps as a worker does, and return the folder that they end in."""
     code = """
 import asyncio, json, os, sys
@@ -311,7 +313,9 @@ print(os.getcwd())
     return subprocess.run(
         [sys.executable, "-c", code, steps],
         cwd=folder,
-        env=environment(folder) | {"PREFECT_HOME": str(folder)} | variables,
+        env=environment(folder)
+        | {"PREFECT_API_URL": api, CLIENT_VARIABLE: PASSWORD, "PREFECT_HOME": str(folder)}
+        | variables,
         capture_output=True,
         text=True,
         check=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import threading
 import time
 from collections.abc import Callable
@@ -79,6 +80,31 @@ def test_who_takes_the_turn_waits_while_a_shard_is_published(tmp_path: Path, wha
     taker.join()
     with pytest.raises(CacheError, match=TAKEN_OVER), turn.publishing():
         raise AssertionError("it published")
+
+
+def test_who_waited_for_a_pass_that_was_ended_meanwhile_publishes_nothing(tmp_path: Path) -> None:
+    """It holds the lock of a file that has no name any more."""
+    of_pass = begin_pass(tmp_path, {})
+    turn = Turn(tmp_path, partition(of_pass))
+    turn.take()
+    said: list[str] = []
+
+    def publish() -> None:
+        try:
+            with turn.publishing():
+                said.append("published")
+        except CacheError as error:
+            said.append(str(error))
+
+    publisher = threading.Thread(target=publish)
+    with open(tmp_path / of_pass, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        publisher.start()
+        time.sleep(0.2)
+        assert publisher.is_alive()
+        (tmp_path / of_pass).unlink()
+    publisher.join()
+    assert TAKEN_OVER in said[0]
 
 
 def test_who_takes_over_learns_what_all_before_had_heard(tmp_path: Path) -> None:
