@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,8 +14,7 @@ from prefect.types import KeyValueLabels
 from distillery.errors import DistilleryError
 from distillery.params.file import PARAMS_FILE
 from distillery.params.whole import Params
-
-HOST_LABEL, WORKSPACE_LABEL = "distillery.host", "distillery.workspace"
+from flows.origin import origin
 
 
 def flow_run_name() -> str:
@@ -39,16 +37,12 @@ def _data(root: Path) -> str:
         return root.name
 
 
-def workspace_labels(root: Path) -> KeyValueLabels:
-    """Return what tells the runs of a workspace from those of others on the same Prefect server."""
-    return {HOST_LABEL: socket.gethostname(), WORKSPACE_LABEL: str(root.resolve())}
-
-
 def label_run(root: Path) -> None:
     """Say of the present flow run which workspace it works in."""
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
         # Prefect is only a view.
-        client.update_flow_run_labels(runtime.flow_run.id, workspace_labels(root))
+        labels: KeyValueLabels = {**origin(root)}
+        client.update_flow_run_labels(runtime.flow_run.id, labels)
 
 
 def add_reason(why: Sequence[str]) -> None:

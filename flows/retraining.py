@@ -53,7 +53,8 @@ from flows.distillation import Run, conclude, through
 from flows.fetch import fetch
 from flows.looking_back import history, results
 from flows.looking_back.history import Retraining
-from flows.names import add_reason, flow_run_name, label_run, workspace_labels
+from flows.names import add_reason, flow_run_name, label_run
+from flows.origin import HOST, began_here, is_alive, origin
 from flows.stages import storage
 from flows.stages.lock import LOCK_FILE, check_workspace, workspace_lock
 from flows.stages.pipeline import STAGES, Changes, changed_targets, targets
@@ -136,7 +137,7 @@ def retraining(trigger: str = "schedule", force: bool = False) -> Any:
     environment.apply(folder)
     label_run(folder)
     environment.expected_errors_without_traceback()
-    record = _new_record(trigger)
+    record = _new_record(folder, trigger)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(workspace_lock(folder))
@@ -164,7 +165,7 @@ def retraining(trigger: str = "schedule", force: bool = False) -> Any:
     return vars(record)
 
 
-def _new_record(trigger: str) -> Retraining:
+def _new_record(root: Path, trigger: str) -> Retraining:
     now = datetime.now(UTC)
     return Retraining(
         # Not from the clock alone: two runs may see the same second.
@@ -172,6 +173,7 @@ def _new_record(trigger: str) -> Retraining:
         trigger=trigger,
         started=now.isoformat(timespec="seconds"),
         flow_run=str(runtime.flow_run.id),
+        origin=origin(root),
     )
 
 
@@ -447,13 +449,10 @@ def _bury_the_dead(root: Path, now: datetime) -> None:
     """Say of runs that were killed that they are dead: here they cannot run, for the lock is ours.
 
     Prefect learns of a killed run only from the process that watched it, and that may have been
-    killed, too.
+    killed, too. Of another host's runs the lock tells nothing, so nothing is said of them.
     """
-    left = history.unfinished(root)
-    if left is not None:
-        reason = "its process was killed; found out when the next run began"
-        history.close(root, left, "crashed", reason)
-        get_run_logger().warning("run %s was killed at step %s; going on", left.run, left.step)
+    if said := end_what_was_left(root):
+        get_run_logger().warning("%s; going on", said)
     own = runtime.flow_run.id
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:
         alive = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
@@ -461,8 +460,31 @@ def _bury_the_dead(root: Path, now: datetime) -> None:
             flow_filter=FlowFilter(name=FlowFilterName(any_=list(FLOWS))),
             flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=alive)),
         ):
-            here = workspace_labels(root).items() <= other.labels.items()
+            is_dead = began_here(other.labels, root) and not is_alive(other.labels)
             began = other.start_time
-            if here and str(other.id) != str(own) and began is not None and began < now:
+            if is_dead and str(other.id) != str(own) and began is not None and began < now:
                 message = f"its process was killed; found out by run {own}"
                 client.set_flow_run_state(other.id, Crashed(message=message), force=True)
+
+
+def end_what_was_left(root: Path) -> str | None:
+    """Put a run that did not come to its end into the history; the caller holds the lock.
+
+    Returns:
+        What became of it, for the log; None where nothing was left.
+    """
+    left = history.unfinished(root)
+    if left is None:
+        return None
+    if began_here(left.origin, root):
+        history.close(
+            root, left, "crashed", "its process was killed; found out when the next began"
+        )
+        return f"run {left.run} was killed at step {left.step}"
+    host = left.origin.get(HOST, "that is not known")
+    reason = (
+        f"it began on a host {host} that is not this one, {origin(root)[HOST]}, from which it "
+        "cannot be told whether it still runs; look there"
+    )
+    history.close(root, left, "vanished", reason)
+    return f"run {left.run} was not ended at step {left.step}: {reason}"

@@ -63,8 +63,9 @@ class CacheParams(Section):
     shard_minutes: PositiveFloat = 2.0
     """A shard is closed after so many minutes, too: what a kill costs of a slow teacher's work."""
     workers: NonNegativeInt | Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")] = 0
-    """Who runs the teacher: 0 this process, N local processes, tcp://HOST:PORT a Dask cluster.
-    Dask runs what it is sent: use tls:// outside a network that you trust."""
+    """Who runs the teacher: 0 this process, N local processes, tcp://HOST:PORT a Dask cluster,
+    whose hosts share the workspace's disk under one path. Dask runs what it is sent: use tls://
+    outside a network that you trust."""
     num_threads: PositiveInt = 1
     """CPU threads of each worker, fixed because the last bits of the outputs depend on it; small
     teachers are fastest with 1 and several workers."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -374,12 +375,17 @@ class TeacherCache:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, namespace: Namespace) -> Iterator[ShardWriter]:
+def writing(
+    folder: Path,
+    namespace: Namespace,
+    publishing: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> Iterator[ShardWriter]:
     """Do what `TeacherCache.writing` does, for who need not know what the cache holds.
 
     Args:
         folder: of the namespace.
         namespace: as it is described there.
+        publishing: what to be in while the shard is made visible; it may refuse.
 
     Raises:
         CacheError: the folder cannot be written, or shards are being deleted just now.
@@ -389,12 +395,12 @@ def writing(folder: Path, namespace: Namespace) -> Iterator[ShardWriter]:
         try:
             yield writer
         except (KeyboardInterrupt, SystemExit):
-            _close(writer, keep=writer.is_whole)
+            _close(writer, publishing if writer.is_whole else None)
             raise
         except BaseException:
-            _close(writer, keep=False)
+            _close(writer, None)
             raise
-        _close(writer, keep=True)
+        _close(writer, publishing)
 
 
 def _new_writer(folder: Path, namespace: Namespace) -> ShardWriter:
@@ -402,13 +408,17 @@ def _new_writer(folder: Path, namespace: Namespace) -> ShardWriter:
     return ShardWriter(folder, payload, namespace.hidden, namespace.blank)
 
 
-def _close(writer: ShardWriter, *, keep: bool) -> None:
+def _close(
+    writer: ShardWriter, publishing: Callable[[], AbstractContextManager[object]] | None
+) -> None:
+    """Make a shard visible inside a context; without one, drop it."""
     with stop_held_back():
         try:
-            if keep:
-                writer.finish()
-            else:
+            if publishing is None:
                 writer.abandon()
+            else:
+                with publishing():
+                    writer.finish()
         except BaseException:
             writer.abandon()
             raise

@@ -5,7 +5,8 @@
     reports/retraining/RUN.md      what a run did, for a person
 
 A run that was killed leaves its file in scratch behind. Who finds it and knows that nobody runs,
-because the workspace's lock is theirs, puts it into the history as `crashed`.
+because the workspace's lock is theirs, puts it into the history as `crashed`; as `vanished` where
+it began on another host, of which the lock may know nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ HISTORY_FILE = "reports/retraining.jsonl"
 PAGES = "reports/retraining"
 OPEN_FILE = "scratch/retraining.json"
 
-Status = Literal["running", "finished", "nothing new", "skipped", "failed", "cancelled", "crashed"]
+Status = Literal[
+    "running", "finished", "nothing new", "skipped", "failed", "cancelled", "crashed", "vanished"
+]
 QUIET: tuple[Status, ...] = ("nothing new", "skipped")
 """Endings that leave a line but no page."""
 
@@ -41,6 +44,8 @@ class Retraining:
     """UTC, ISO 8601; the lines' order, not this, says what came first."""
     flow_run: str | None = None
     """Its id in Prefect."""
+    origin: dict[str, str] = field(default_factory=dict)
+    """Which host, process and workspace, as flows/origin.py names them."""
     forced: bool = False
     status: Status = "running"
     step: str = "start"
@@ -105,7 +110,7 @@ def unfinished(root: Path) -> Retraining | None:
 
 
 def close(root: Path, record: Retraining, status: Status, reason: str = "") -> None:
-    """Put a run into the history, once, with its page.
+    """Put a run into the history, once, with its page; one that had vanished gets its end.
 
     Args:
         root: the workspace.
@@ -114,7 +119,7 @@ def close(root: Path, record: Retraining, status: Status, reason: str = "") -> N
         reason: why.
     """
     record.status, record.reason = status, reason
-    if all(row.run != record.run for row in read_history(root)):
+    if all(row.run != record.run or row.status == "vanished" for row in read_history(root)):
         append(root, record)
         if status not in QUIET:
             (root / PAGES).mkdir(parents=True, exist_ok=True)
@@ -172,9 +177,10 @@ def page(record: Retraining) -> str:
     lines = [f"# Retraining {record.run}: {record.status}", ""]
     if record.reason:
         lines += [record.reason, ""]
-    if record.status in ("failed", "cancelled", "crashed"):
+    if record.status in ("failed", "cancelled", "crashed", "vanished"):
+        what = "was last seen" if record.status == "vanished" else "ended"
         lines += [
-            f"It ended at the step `{record.step}`. Nothing is lost: stages that are done stay "
+            f"It {what} at the step `{record.step}`. Nothing is lost: stages that are done stay "
             "done, training goes on from its checkpoint, and the next run takes up the work. "
             "`make retrain` starts it now.",
             "",

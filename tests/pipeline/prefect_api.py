@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from flows.names import workspace_labels
+from flows.origin import workspace_labels
 from flows.servers import server
 from flows.servers.password import CLIENT_VARIABLE, PASSWORD_FILE, SERVER_VARIABLE
 from tests.pipeline.conftest import PASSWORD, environment

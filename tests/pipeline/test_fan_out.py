@@ -22,6 +22,7 @@ from distillery.teacher_cache.filling import workers as fan_out
 from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.plan import Partition
+from distillery.teacher_cache.filling.reach import Seen
 from distillery.teacher_cache.filling.report import PassReport
 from distillery.teacher_cache.shards import leftovers
 from distillery.teacher_cache.store import TeacherCache
@@ -196,8 +197,10 @@ def test_a_cluster_makes_the_same_cache_though_a_worker_is_killed(
 
     killer = threading.Thread(target=kill_one)
     killer.start()
-    run_pass(root, folder, address)
+    report = run_pass(root, folder, address)
     killer.join()
+    # What the killed one had heard counts, its open shard included.
+    assert NUM_UTTERANCES <= report.num_teacher_forwards < NUM_UTTERANCES + 20
     assert cluster.workers[1].poll() is None
     cache = TeacherCache.open_current(folder)
     check_same(cache, reference)
@@ -266,6 +269,34 @@ def test_a_scheduler_without_workers_is_a_clear_error(root: Path, tmp_path: Path
         pytest.raises(CacheError, match="has no workers; start some with `dask worker`"),
     ):
         run_pass(root, tmp_path, address)
+
+
+@pytest.mark.parametrize(
+    ("seen", "wanted"),
+    [
+        (Seen("b", "/x/cache is not there"), "host b: /x/cache is not there. Workers"),
+        (Seen("b", None, "what-nobody-wrote"), "host b: what it writes into .* is not seen here"),
+    ],
+)
+def test_workers_without_our_folders_are_refused_before_anything_is_heard(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: Seen, wanted: str
+) -> None:
+    """In place of another host; test_hosts.py has one."""
+    monkeypatch.setattr(fan_out, "look", lambda *_: seen)
+    monkeypatch.setattr(fan_out, "run_partition", None)
+    with (
+        cluster_in_this_process(num_workers=1) as address,
+        pytest.raises(CacheError, match=f"1 of 1 workers at {address} cannot work.*{wanted}"),
+    ):
+        run_pass(root, tmp_path, address)
+
+
+def test_links_that_end_a_worker_when_they_are_cut_are_warned_of(
+    root: Path, cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_pass(root, tmp_path / "cache", cluster.wait())
+    assert "a worker whose link is cut for more than 30 s ends" in caplog.text
+    assert "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP=300s" in caplog.text
 
 
 def test_a_worker_error_arrives_in_its_own_words(

@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +19,14 @@ import soundfile
 import yaml
 
 from distillery.register.registered import Registered
+from flows import origin as origins
 from flows import retraining
 from flows.looking_back import history
 from flows.servers import server
+from flows.servers.password import CLIENT_VARIABLE
 from flows.stages.lock import workspace_lock
 from tests.pipeline import prefect_api
-from tests.pipeline.conftest import ROOT, environment, kill, run_module, start_module
+from tests.pipeline.conftest import PASSWORD, ROOT, environment, kill, run_module, start_module
 from tests.pipeline.test_flow import mlflow_runs, wait_for, wait_until_nothing_is_left
 from tests.stores import mlflow_of
 from tests.tiny import RATE_HZ, speak, tiny_params, write_params
@@ -169,6 +172,12 @@ def test_a_killed_run_is_found_out_by_the_next_which_goes_on(shop: Path, api: st
     left = history.unfinished(shop)
     assert left is not None
     assert left.step == "distill@conv-0"
+    elsewhere = [
+        running_elsewhere(api, left, {origins.HOST: "another"}),
+        running_elsewhere(api, left, {origins.IDENTITY: "another"}),
+        running_elsewhere(api, left, {origins.BOOT: "another"}),
+        running_elsewhere(api, left, origins.origin(shop)),  # alive: this process
+    ]
     output = retrain(shop)
     assert "goes on after epoch" in output
     crashed, finished = history.read_history(shop)
@@ -177,8 +186,25 @@ def test_a_killed_run_is_found_out_by_the_next_which_goes_on(shop: Path, api: st
     assert "the last run crashed at distill@conv-0" in finished.why
     page = (shop / f"reports/retraining/{crashed.run}.md").read_text()
     assert "ended at the step `distill@conv-0`. Nothing is lost" in page
-    states = {run["id"]: run["state_type"] for run in prefect_api.runs_of(api, shop)}
-    assert states == {crashed.flow_run: "CRASHED", finished.flow_run: "COMPLETED"}
+    states = {run["id"]: run["state_type"] for run in prefect_api.all_runs(api)}
+    assert states[str(crashed.flow_run)] == "CRASHED"
+    assert states[str(finished.flow_run)] == "COMPLETED"
+    assert {states[run] for run in elsewhere} == {"RUNNING"}
+    for run in elsewhere:
+        prefect_api.post(api, f"flow_runs/{run}/set_state", state={"type": "CANCELLED"}, force=True)
+
+
+def running_elsewhere(api: str, run: history.Retraining, changes: dict[str, str]) -> str:
+    """Let Prefect know of a run that began with another but elsewhere, and return its id."""
+    (known,) = prefect_api.post(api, "flow_runs/filter", flow_runs={"id": {"any_": [run.flow_run]}})
+    made = prefect_api.post(
+        api,
+        "flow_runs/",
+        flow_id=known["flow_id"],
+        labels=run.origin | changes,
+        state={"type": "RUNNING"},
+    )
+    return str(made["id"])
 
 
 def test_the_schedule_fires_and_a_cancelled_run_leaves_no_process(shop: Path, api: str) -> None:
@@ -260,6 +286,47 @@ def test_the_two_places_that_say_when_agree() -> None:
     assert (schedule["cron"], schedule["timezone"]) == (ready["cron"], ready["timezone"])
 
 
+def test_a_deployment_runs_where_each_worker_has_its_workspace(api: str, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "prefect.yaml", tmp_path)
+    shutil.copytree(ROOT / "flows", tmp_path / "flows")
+    prefect_api.prefect(tmp_path, api, "work-pool", "create", "distillery", "--type", "process")
+    prefect_api.prefect(tmp_path, api, "deploy", "--all")  # with DISTILLERY_ROOT of who deploys
+    (deployment,) = prefect_api.post(
+        api, "deployments/filter", deployments={"name": {"any_": ["nightly"]}}
+    )
+    assert str(tmp_path) not in json.dumps(deployment)
+    for name in ("here", "a workspace elsewhere"):
+        workspace = tmp_path / name
+        workspace.mkdir()
+        found = pulled(api, deployment, tmp_path, DISTILLERY_ROOT=str(workspace))
+        assert found == f"{workspace}\n"
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        pulled(api, deployment, tmp_path)
+    assert "DISTILLERY_ROOT: set it where the worker starts" in caught.value.stderr
+
+
+def pulled(api: str, deployment: dict[str, Any], folder: Path, **variables: str) -> str:
+    """Run a deployment's pull steps as a worker does, and return the folder that they end in."""
+    code = """
+import asyncio, json, os, sys
+from prefect.deployments.steps.core import run_steps
+asyncio.run(run_steps(json.loads(sys.argv[1]), print_function=lambda *_, **__: None))
+print(os.getcwd())
+"""
+    steps = json.dumps(deployment["pull_steps"])
+    return subprocess.run(
+        [sys.executable, "-c", code, steps],
+        cwd=folder,
+        env=environment(folder)
+        | {"PREFECT_API_URL": api, CLIENT_VARIABLE: PASSWORD, "PREFECT_HOME": str(folder)}
+        | variables,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    ).stdout
+
+
 @pytest.mark.slow
 def test_the_documented_commands_deploy_to_a_worker_that_retrains(
     shop: Path, api: str, tmp_path: Path
@@ -272,7 +339,8 @@ def test_the_documented_commands_deploy_to_a_worker_that_retrains(
         worker = subprocess.Popen(
             ["bash", "-ec", block.replace("http://127.0.0.1:4200/api", api)],
             cwd=shop,
-            env=environment(shop) | {"PREFECT_HOME": str(tmp_path / "home")},
+            env=environment(shop)
+            | {"PREFECT_HOME": str(tmp_path / "home"), "DISTILLERY_ROOT": "/of/who/deploys"},
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

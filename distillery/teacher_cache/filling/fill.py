@@ -28,7 +28,9 @@ from distillery.teacher_cache.filling.plan import (
     plan_batches,
 )
 from distillery.teacher_cache.filling.progress import AudioBar
+from distillery.teacher_cache.filling.reach import planned_with
 from distillery.teacher_cache.filling.report import PassReport, former_rate
+from distillery.teacher_cache.filling.turns import begin_pass, end_passes
 from distillery.teacher_cache.shards import remove_leftovers
 from distillery.teacher_cache.stopping import stop_held_back
 from distillery.teacher_cache.store import TeacherCache
@@ -50,7 +52,7 @@ def fill_cache(
     """Run the teacher over the training utterances, copies included, that the cache lacks.
 
     A killed run loses the open shards at most, one that is told to stop nothing; the next run does
-    what is missing.
+    what is missing. From here on workers of an earlier run publish nothing more.
 
     Args:
         places: prepared data, teacher and cache.
@@ -65,6 +67,7 @@ def fill_cache(
     """
     data = PreparedData.open(places.data)
     namespace = expected_namespace(places, params)
+    end_passes(places.cache / namespace.folder_name)  # before a look at what is missing
     cache = TeacherCache.create(places.cache, namespace)
     rows = training_rows(data, params.speed_factors)
     if only is not None:
@@ -121,11 +124,8 @@ def _run(
     remove_leftovers(cache.folder)
     batches = plan_batches(todo, params.batch_seconds)
     seconds = float(todo["duration_seconds"].sum())
-    with (
-        _leaving_no_leftovers(cache.folder),
-        Workers(params.workers) as workers,
-        AudioBar(seconds, "teacher pass") as bar,
-    ):
+    with _pass_over(places, cache.folder) as of_pass, Workers(params.workers) as workers:
+        workers.check(places, cache.folder, of_pass)
         count = max(
             1,
             math.ceil(seconds / (SHARDS_PER_PARTITION * params.shard_seconds)),
@@ -133,17 +133,24 @@ def _run(
         )
         shares = partition_batches(batches, todo["audio_key"].to_numpy(), count)
         partitions = [
-            Partition.of(places, cache.folder.name, todo, share, params, load) for share in shares
+            Partition.of(places, cache.folder.name, todo, share, params, load, of_pass)
+            for share in shares
         ]
-        return list(workers.run(partitions, bar.add_seconds))
+        with AudioBar(seconds, "teacher pass") as bar:
+            return list(workers.run(partitions, bar.add_seconds))
 
 
 @contextmanager
-def _leaving_no_leftovers(folder: Path) -> Iterator[None]:
-    """Remove at the end, however it comes, what says that partitions were begun, and what workers
-    that died left."""
+def _pass_over(places: Places, folder: Path) -> Iterator[str]:
+    """Yield the name of the file that says that a pass is on.
+
+    At the end, however it comes, remove it, what says that partitions were begun, and what workers
+    that died left.
+    """
+    of_pass = begin_pass(folder, planned_with(places))
     try:
-        yield
+        yield of_pass
     finally:
         with stop_held_back():
+            end_passes(folder)
             remove_leftovers(folder)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -32,8 +32,10 @@ from distillery.models.recogniser import Outputs
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import LANGUAGE_MODEL
 from distillery.teacher_cache.filling.plan import OpenShard, Partition, PartitionReport
+from distillery.teacher_cache.filling.reach import check_here
+from distillery.teacher_cache.filling.turns import Turn
 from distillery.teacher_cache.namespace import Namespace
-from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter, explained
+from distillery.teacher_cache.shards import Entry, Hypothesis, ShardWriter
 from distillery.teacher_cache.stopping import stop_held_back
 from distillery.teacher_cache.store import TeacherCache, writing
 
@@ -52,48 +54,44 @@ def run_partition(
         on_progress: called with the audio just written, or found there, in seconds.
 
     Raises:
-        CacheError: the prepared audio is other than where the pass was planned, the teacher's
-            outputs make no sense, or the disk is full.
+        CacheError: this host has other folders or other prepared audio than where the pass was
+            planned, another worker has taken over, the teacher's outputs make no sense, or the
+            disk is full.
         ManifestError: there is less of it than there.
         ModelError: the teacher is damaged.
     """
     params, places, rows = partition.params, partition.places, partition.rows
+    folder = places.cache / partition.namespace
+    check_here(places, folder, partition.of_pass)
     torch.set_num_threads(params.num_threads)
     fingerprint = digest_of_file(places.teacher / FINGERPRINT_FILE)
     teacher = _teacher(partition.load, places.teacher, fingerprint, params.device)
     data = PreparedData.with_rows(places.data, rows)
     teacher.check_sample_rate(data.sample_rate_hz)
-    folder = places.cache / partition.namespace
     namespace = Namespace.read(folder)
     decoder = None
     if LANGUAGE_MODEL in namespace.teacher:
         decoder = LanguageModelDecoder.load(places.decoder, teacher.vocabulary)
-    teacher_pass = TeacherPass(teacher, data, rows, namespace, params, decoder)
+    turn = Turn(folder, partition)
+    teacher_pass = TeacherPass(teacher, data, rows, namespace, params, turn, decoder)
     progress = on_progress or (lambda _: None)
     seconds = rows["duration_seconds"].to_numpy()
-    batches = _not_done(partition, folder)
+    former = turn.take()
+    batches = partition.batches if former is None else _not_done(partition, folder)
     progress(partition.audio_seconds - float(sum(seconds[batch].sum() for batch in batches)))
     teacher_pass.run(batches, folder, progress)
-    return PartitionReport(
-        sum(map(len, batches)), teacher_pass.seconds, dict(teacher_pass.languages)
-    )
+    return teacher_pass.report + (former or PartitionReport())
 
 
 def _not_done(partition: Partition, folder: Path) -> Sequence[np.ndarray]:
     """Return the batches that an earlier try at a partition has not finished.
 
     All were missing when the pass was planned. So what the cache holds is looked at by who takes
-    over from a worker that died, and by nobody else: the cache grows with the data. A file tells,
-    which a try leaves as it begins, and which stays until the pass ends: a worker may die with all
-    shards written and its report unread.
+    over from a worker that died, and by nobody else: the cache grows with the data. It may have
+    died with all shards written and its report unread.
     """
-    begun, batches = folder / partition.begun_file, partition.batches
-    if begun.exists():
-        cache, keys = TeacherCache(folder), partition.rows["audio_key"].to_numpy()
-        batches = [batch for batch in batches if cache.missing(keys[batch])]
-    with explained(folder):
-        begun.touch()
-    return batches
+    cache, keys = TeacherCache(folder), partition.rows["audio_key"].to_numpy()
+    return [batch for batch in partition.batches if cache.missing(keys[batch])]
 
 
 @lru_cache(maxsize=1)
@@ -112,6 +110,7 @@ class TeacherPass:
         rows: pd.DataFrame,
         namespace: Namespace,
         params: CacheParams,
+        turn: Turn,
         decoder: LanguageModelDecoder | None = None,
     ) -> None:
         self.teacher = teacher
@@ -121,8 +120,9 @@ class TeacherPass:
         self.namespace = namespace
         self.params = params
         self.durations = rows["duration_seconds"].to_numpy()
-        self.seconds = 0.0
-        self.languages: Counter[str] = Counter()
+        self.turn = turn
+        self.report = PartitionReport()
+        self._seconds = self._seconds_ahead = 0.0  # in the teacher: forwards, features
 
     def run(
         self,
@@ -142,8 +142,9 @@ class TeacherPass:
             ahead = self._read_ahead(reader, batches)
             heard = next(ahead, None)
             while heard is not None:
-                with writing(folder, self.namespace) as writer:
-                    heard = self._fill(writer, heard, ahead, progress)
+                with writing(folder, self.namespace, self.turn.publishing) as writer:
+                    heard, languages = self._fill(writer, heard, ahead, progress)
+                self._note(PartitionReport(languages=languages))
         finally:
             reader.shutdown(cancel_futures=True)
 
@@ -153,8 +154,8 @@ class TeacherPass:
         heard: Heard,
         ahead: Iterator[Heard],
         progress: Callable[[float], object],
-    ) -> Heard | None:
-        """Fill one shard, and return what the next one begins with.
+    ) -> tuple[Heard | None, Mapping[str, int]]:
+        """Fill one shard; return what the next one begins with, and the languages of this one.
 
         Args:
             writer: of the shard.
@@ -164,6 +165,7 @@ class TeacherPass:
         """
         layers = list(self.namespace.hidden)
         shard = OpenShard(self.params.shard_seconds, 60 * self.params.shard_minutes)
+        languages: Counter[str] = Counter()
         scribe = ThreadPoolExecutor(1)
         try:
             written: list[tuple[Future[None], float]] = []
@@ -172,8 +174,10 @@ class TeacherPass:
                 batch, features, lengths = following
                 started = time.perf_counter()
                 outputs = self.teacher.forward(features, lengths, layers, self.params.precision)
-                self.seconds += time.perf_counter() - started
-                self.languages.update(outputs.languages)
+                self._seconds += time.perf_counter() - started
+                spent = self._seconds + self._seconds_ahead - self.report.teacher_seconds
+                self._note(PartitionReport(len(batch), spent))
+                languages.update(outputs.languages)
                 seconds = self._audio(batch)
                 written.append((scribe.submit(self._store, batch, outputs, writer), seconds))
                 while len(written) > BATCHES_AHEAD:
@@ -187,7 +191,11 @@ class TeacherPass:
         finally:
             with stop_held_back():  # a second signal must not leave a record half done
                 scribe.shutdown()
-        return following
+        return following, languages
+
+    def _note(self, heard: PartitionReport) -> None:
+        self.report += heard
+        self.turn.note(heard)
 
     def _audio(self, batch: np.ndarray) -> float:
         return float(self.durations[batch].sum())
@@ -213,7 +221,7 @@ class TeacherPass:
                 self._check_audio(row)
             waveforms = [waveform_of(self.data, row, original=original) for row in rows]
             features = self.teacher.extract(waveforms)
-        self.seconds += time.perf_counter() - started
+        self._seconds_ahead += time.perf_counter() - started
         return features
 
     def _check_audio(self, row: Any) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -51,6 +52,8 @@ class Partition:
     params: CacheParams
     load: LoadTeacher
     """Loads the teacher, where the partition runs."""
+    of_pass: str
+    """Name of the file that says that the pass is on."""
 
     @classmethod
     def of(
@@ -61,6 +64,7 @@ class Partition:
         batches: Sequence[np.ndarray],
         params: CacheParams,
         load: LoadTeacher,
+        of_pass: str,
     ) -> Self:
         """Return a share with the rows that it needs, counted anew.
 
@@ -71,19 +75,20 @@ class Partition:
             batches: positions in these rows.
             params: settings of the stage.
             load: loads the teacher.
+            of_pass: name of the pass's file.
         """
         columns = [name for name in HEARD_COLUMNS if name in rows]
         own = rows[columns].take(np.concatenate(batches)).reset_index(drop=True)
         ends = np.cumsum([len(batch) for batch in batches])
         counted = np.split(np.arange(len(own)), ends[:-1])
         seconds = float(own["duration_seconds"].sum())
-        return cls(places, namespace, own, counted, seconds, params, load)
+        return cls(places, namespace, own, counted, seconds, params, load, of_pass)
 
     @property
     def begun_file(self) -> str:
         """Name of the file that says that somebody began with it."""
-        keys = self.rows["audio_key"].iloc[self.batches[0]]
-        return f".begun-{hashlib.sha256(''.join(keys).encode()).hexdigest()[:16]}.tmp"
+        names = [self.of_pass, *self.rows["audio_key"].iloc[self.batches[0]]]
+        return f".begun-{hashlib.sha256(''.join(names).encode()).hexdigest()[:16]}.tmp"
 
 
 @dataclass(frozen=True)
@@ -91,10 +96,20 @@ class PartitionReport:
     """What one partition cost."""
 
     num_utterances: int = 0
+    """That the teacher heard, again where a worker died with them."""
     teacher_seconds: float = 0.0
     """Time inside the teacher, features included."""
     languages: Mapping[str, int] = field(default_factory=dict)
     """Utterances by language, where the teacher detects it."""
+
+    def __add__(self, other: Self) -> Self:
+        """Return what two cost together."""
+        return replace(
+            self,
+            num_utterances=self.num_utterances + other.num_utterances,
+            teacher_seconds=self.teacher_seconds + other.teacher_seconds,
+            languages=dict(Counter(self.languages) + Counter(other.languages)),
+        )
 
 
 def plan_batches(rows: pd.DataFrame, batch_seconds: float) -> list[np.ndarray]:

@@ -9,15 +9,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from distillery.errors import CacheError
+from distillery.teacher_cache.filling.expected import Places
 from distillery.teacher_cache.filling.forward import run_partition
 from distillery.teacher_cache.filling.plan import Partition, PartitionReport
+from distillery.teacher_cache.filling.reach import ADVICE, look
 
 CONNECT_SECONDS = 20
+TCP_TIMEOUT = "distributed.comm.timeouts.tcp"
+LINK_SECONDS = 300
+"""For so long a cut link is waited for; Dask's own time, 30 s, is for links that hold."""
 MAX_DEATHS = 3  # of workers that were at one partition, before the pass gives up
+
+logger = logging.getLogger(__name__)
 
 
 class Workers:
@@ -28,8 +36,8 @@ class Workers:
 
         Args:
             where: 0 for this process, N for local processes, tcp:// or tls://HOST:PORT for a
-                cluster whose workers see the same folders under the same paths. Whoever reaches a
-                tcp:// one can run code in it.
+                cluster whose workers share the folders under the same paths, see `check`. Whoever
+                reaches a tcp:// one can run code in it.
         """
         self.where = where
         self._stack = ExitStack()
@@ -59,6 +67,37 @@ class Workers:
         if self._client is None:
             return 0
         return len(self._client.scheduler_info(n_workers=-1)["workers"])
+
+    def check(self, places: Places, folder: Path, of_pass: str) -> None:
+        """Make sure that the workers of a cluster work in these folders, and not in others there.
+
+        Args:
+            places: prepared data, teacher and cache.
+            folder: of the namespace.
+            of_pass: name of the pass's file.
+
+        Raises:
+            CacheError: some do not; the message names their hosts and what they lack.
+        """
+        if self._client is None or isinstance(self.where, int):
+            return
+        faults = list(self._faults(self._client, places, folder, of_pass))
+        if faults:
+            raise CacheError(
+                f"cache.workers: {len(faults)} of {self.count} workers at {self.where} cannot work "
+                f"in the folders of this pass. {'; '.join(dict.fromkeys(faults))}. {ADVICE}"
+            )
+
+    @staticmethod
+    def _faults(client: Any, places: Places, folder: Path, of_pass: str) -> Iterator[str]:
+        answers = client.run(look, places, folder, of_pass, on_error="return")
+        for address, seen in answers.items():
+            if isinstance(seen, BaseException):
+                yield f"{address}: {type(seen).__name__}: {seen}"
+            elif seen.fault is not None:
+                yield f"host {seen.host}: {seen.fault}"
+            elif not (folder / seen.written).exists():
+                yield f"host {seen.host}: what it writes into {folder} is not seen here"
 
     def run(
         self, partitions: Sequence[Partition], progress: Callable[[float], object]
@@ -100,8 +139,8 @@ class Workers:
                 except KilledWorker as error:
                     raise CacheError(
                         f"cache.workers: {MAX_DEATHS + 1} workers died at one partition, for want "
-                        "of memory perhaps; finished shards stay. Lower cache.batch_seconds and "
-                        "run make cache"
+                        "of memory perhaps, or of a link that holds; finished shards stay. Lower "
+                        "cache.batch_seconds and run make cache"
                     ) from error
                 except FutureCancelledError as error:
                     raise CacheError(
@@ -131,6 +170,7 @@ class Workers:
                 security=True,
             )
             return Client(self._stack.enter_context(cluster))
+        dask.config.set({TCP_TIMEOUT: f"{LINK_SECONDS}s"})
         try:
             client = Client(self.where, timeout=CONNECT_SECONDS, set_as_default=False)
         except (OSError, TimeoutError, ValueError) as error:
@@ -144,4 +184,23 @@ class Workers:
                 f"cache.workers: the Dask scheduler at {self.where} has no workers; start some "
                 "with `dask worker`, or set cache.workers to 0"
             )
+        _warn_of_links(client)
         return client
+
+
+def _warn_of_links(client: Any) -> None:
+    """Say where a cut link, which may come back, ends a worker, which does not."""
+    import dask
+    from dask.utils import parse_timedelta
+
+    asked = [client.run_on_scheduler(dask.config.get, TCP_TIMEOUT)]
+    asked += client.run(dask.config.get, TCP_TIMEOUT, on_error="ignore").values()
+    shortest = min(parse_timedelta(answer) or 0.0 for answer in asked)
+    if shortest < LINK_SECONDS:
+        logger.warning(
+            "cache.workers: a worker whose link is cut for more than %g s ends, and another takes "
+            "its part; where links may be cut, start scheduler and workers with "
+            "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP=%ds",
+            shortest,
+            LINK_SECONDS,
+        )

@@ -186,20 +186,94 @@ def test_a_partition_that_is_run_again_does_the_rest_alone(
     places: Places, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As Dask does when the worker that had it dies, though it be done with it."""
-    repeated: list[int] = []
+    num_partitions = 0
 
     def twice(partition: Partition, progress: Any) -> PartitionReport:
-        report = run_partition(partition, progress)
+        nonlocal num_partitions
+        num_partitions += 1
+        first = run_partition(partition, progress)
         heard: list[float] = []
-        repeated.append(run_partition(partition, heard.append).num_utterances)
+        with monkeypatch.context() as patch:
+            patch.setattr(Recogniser, "forward", None)  # nothing is heard again
+            second = run_partition(partition, heard.append)
         assert sum(heard) == pytest.approx(partition.audio_seconds) and sum(heard) > 0
-        return report
+        assert second == first  # what the dead one had heard counts
+        return second
 
     monkeypatch.setattr("distillery.teacher_cache.filling.workers.run_partition", twice)
     report = fill_cache(places, load_teacher, cache_params(shard_seconds=2.0))
     assert report.num_teacher_forwards == 32
-    assert set(repeated) == {0} and len(repeated) > 1
+    assert report.teacher_seconds > 0
+    assert num_partitions > 1
     assert not list(places.cache.glob("*/.*"))
+
+
+def test_a_worker_that_only_seems_dead_doubles_nothing_and_what_it_heard_is_counted(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its link is cut: another one runs its partition, and then it goes on."""
+    forward, again = Recogniser.forward, []
+
+    def cut_off(partition: Partition, progress: Any) -> PartitionReport:
+        if len(partition.batches) < 4:
+            return run_partition(partition, progress)
+        heard, reports = [], []
+
+        def in_the_middle(*arguments: Any) -> Any:
+            outputs = forward(*arguments)
+            heard.append(len(outputs.num_frames))
+            if len(heard) == 4:  # and 3 of them are noted
+                cache = TeacherCache(places.cache / partition.namespace)
+                missing = cache.missing(partition.rows["audio_key"])
+                again.append(3 - (len(partition.rows) - len(missing)))
+                reports.append(run_partition(partition))
+            return outputs
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Recogniser, "forward", in_the_middle)
+            with pytest.raises(CacheError, match="another worker or pass has taken over"):
+                run_partition(partition, progress)
+        return reports[0]
+
+    monkeypatch.setattr("distillery.teacher_cache.filling.workers.run_partition", cut_off)
+    params = cache_params(batch_seconds=0.1, shard_seconds=3.0)  # one in a batch, two in a shard
+    report = fill_cache(places, load_teacher, params)
+    cache = TeacherCache.open_current(places.cache)
+    assert sum(len(shard.table) for shard in cache.shards) == len(cache) == 32
+    assert report.num_teacher_forwards == 32 + sum(again)
+    assert 0 < sum(again) < 3 * len(again), "some shards were finished before"
+    assert not list(places.cache.glob("*/.*"))
+
+
+def test_what_a_killed_pass_left_running_adds_nothing_to_the_next(
+    places: Places, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when its driver is killed: a Dask worker goes on."""
+    left: list[Partition] = []
+
+    def killed(partition: Partition, _progress: Any) -> PartitionReport:
+        left.append(partition)
+        folder = places.cache / partition.namespace
+        (of_pass,) = folder.glob(".pass-*.tmp")
+        kept = of_pass.read_bytes()
+
+        def next_pass(*arguments: Any) -> Any:
+            monkeypatch.undo()
+            report = fill_cache(places, load_teacher, cache_params())
+            assert report.num_teacher_forwards == 32
+            assert not of_pass.exists() and kept
+            return Recogniser.forward(*arguments)
+
+        monkeypatch.setattr(Recogniser, "forward", next_pass)
+        return run_partition(partition)
+
+    monkeypatch.setattr("distillery.teacher_cache.filling.workers.run_partition", killed)
+    with pytest.raises(CacheError, match="another worker or pass has taken over"):
+        fill_cache(places, load_teacher, cache_params())
+    cache = TeacherCache.open_current(places.cache)
+    assert sum(len(shard.table) for shard in cache.shards) == len(cache) == 32
+    with pytest.raises(CacheError, match=r"^host .*not the one of this pass\. Workers of a Dask"):
+        run_partition(left[0])
 
 
 def test_a_partition_reads_neither_the_manifest_nor_what_others_cached(
