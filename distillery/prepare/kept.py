@@ -4,7 +4,7 @@ Added data must not move an utterance from training to where models are judged, 
 trained on it must not be tested on it. So what was decided is written down and comes first the next
 time. The first line says what was drawn from, and with which shares; then there is a row for each
 utterance that ever was prepared, with the beginning of its audio key, by which a recording is known
-under any name.
+under any name, and with which addition to the corpus it came, by which its audio stays where it is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from distillery.files import write_bytes
 from distillery.params.prepare import PrepareParams
 from distillery.prepare.splits import NOTHING_KEPT, Kept
 
-HEADER = ("utterance_id", "speaker", "split", "audio")
+HEADER = ("utterance_id", "speaker", "split", "audio", "addition")
 KEY_LENGTH = 16
 """Hexadecimal digits of an audio key that are kept: 64 bits."""
 MARK = "# "
@@ -59,6 +59,8 @@ class Decision:
     split: str
     audio: str
     """The beginning of its audio key."""
+    addition: int = 0
+    """With which addition to the corpus it came; 0: at first, or before this was written down."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,8 @@ class Decisions:
             if item.speaker:
                 speakers[fold_speaker(item.speaker)].add(item.split)
         utterances = {key: item.split for key, item in self.by_id.items()}
-        return Recall(Kept(utterances, speakers, audio), self)
+        additions = {key: item.addition for key, item in self.by_id.items()}
+        return Recall(Kept(utterances, speakers, audio, additions), self)
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,7 @@ def read_decisions(path: Path) -> Decisions | None:
     try:
         first, _, rest = path.read_text("utf-8").partition("\n")
         terms = TypeAdapter(Terms).validate_json(first.removeprefix(MARK))
-        rows = [Decision(**row) for row in csv.DictReader(io.StringIO(rest, newline=""))]
+        rows = [_decision(row) for row in csv.DictReader(io.StringIO(rest, newline=""))]
         if unknown := {row.split for row in rows} - set(SPLITS):
             raise ValueError(f"splits {sorted(unknown)}, expected {list(SPLITS)}")
     except (ValueError, TypeError, csv.Error) as error:
@@ -160,8 +163,18 @@ def read_decisions(path: Path) -> Decisions | None:
     return Decisions(terms, {row.utterance_id: row for row in rows})
 
 
+def _decision(row: dict[str, str]) -> Decision:
+    """Return what a row says; files of before say nothing of additions."""
+    addition = int(row.pop("addition", 0))
+    return Decision(**row, addition=addition)
+
+
 def write_decisions(
-    path: Path, terms: Terms, former: Decisions | None, rows: Iterable[Prepared]
+    path: Path,
+    terms: Terms,
+    former: Decisions | None,
+    rows: Iterable[Prepared],
+    kept: Kept = NOTHING_KEPT,
 ) -> None:
     """Write what was decided, what is not in the corpus any more included.
 
@@ -170,11 +183,16 @@ def write_decisions(
         terms: what was drawn from.
         former: what the file said, where that was taken into account.
         rows: what is prepared now.
+        kept: what says with which addition each came.
     """
     decided = {} if former is None else dict(former.by_id)
     for row in rows:
         decided[row.utterance_id] = Decision(
-            row.utterance_id, row.speaker or "", row.split, row.audio_key[:KEY_LENGTH]
+            row.utterance_id,
+            row.speaker or "",
+            row.split,
+            row.audio_key[:KEY_LENGTH],
+            kept.addition_of(row.utterance_id),
         )
     buffer = io.StringIO(newline="")
     buffer.write(f"{MARK}{TypeAdapter(Terms).dump_json(terms).decode()}\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
@@ -126,9 +126,13 @@ def too_long(duration_seconds: float, params: PrepareParams) -> tuple[str, str]:
     return TOO_LONG, f"{duration_seconds:.3f} s, expected {bound} s"
 
 
-def in_packing_order(recordings: Sequence[Recording], splits: Mapping[str, str]) -> list[Recording]:
-    """Group recordings by split; within one, they keep the order of their ids."""
-    return sorted(recordings, key=lambda r: PACKING_ORDER.index(splits[r.utterance_id]))
+class Group(NamedTuple):
+    """What is packed together: a file holds audio of one group, so that others do not change it."""
+
+    split: int
+    """Place in PACKING_ORDER."""
+    addition: int
+    """With which addition to the corpus the recordings came."""
 
 
 class Place(NamedTuple):
@@ -143,6 +147,8 @@ class Place(NamedTuple):
 class _Shards:
     """Packed audio files, filled one after another; only buffers are held in memory.
 
+    A file ends where it is full, and where a group does.
+
     At first what is written is taken to be there already, as a run before left it; from
     `begin` on it is not.
     """
@@ -152,6 +158,8 @@ class _Shards:
         self._max_samples = max_samples
         self._file: BinaryIO | None = None
         self._has_begun = False
+        self._group: Group | None = None
+        self._is_full = True
         self._shard = -1
         self._offset = 0
 
@@ -162,9 +170,14 @@ class _Shards:
         if self._file is not None:
             self._file.close()
 
+    def enter(self, group: Group) -> None:
+        """Say of which group the samples are that come next."""
+        self._is_full |= group != self._group
+        self._group = group
+
     def write(self, samples: np.ndarray) -> tuple[int, int]:
         """Append int16 samples `(samples,)`; return the shard and the offset they start at."""
-        if self._shard < 0 or self._offset + len(samples) > self._max_samples:
+        if self._is_full or self._offset + len(samples) > self._max_samples:
             self._open_next()
         if self._file is not None:
             self._file.write(samples.data)
@@ -208,7 +221,7 @@ class _Shards:
             self.sync()
             self._file.close()
         self._shard += 1
-        self._offset = 0
+        self._offset, self._is_full = 0, False
         if self._has_begun:
             self._file = open(self._folder / shard_name(self._shard), "wb")  # noqa: SIM115
 

@@ -1,8 +1,9 @@
 """A corpus into prepared data: decode, resample, normalise, split, drop with a reason, pack.
 
 A few threads decode ahead of the packing (packing.py), which takes the test split first, then
-validation, then training, each in the order of its utterance ids: equal input gives equal bytes,
-whatever order the file system lists it in.
+validation, then training; of each what was there before, then what was added, in the order of the
+utterance ids. So equal input gives equal bytes, whatever order the file system lists it in, and
+added data change no audio file that is there.
 """
 
 from __future__ import annotations
@@ -55,12 +56,13 @@ from distillery.prepare.journal import JOURNAL_FILE, Diverged, Journal, made_by
 from distillery.prepare.kept import KEY_LENGTH, Recall, Terms, read_decisions, write_decisions
 from distillery.prepare.packing import (
     EXPECTED_FIELD,
+    PACKING_ORDER,
     SCHEMA,
     Decoded,
     Drop,
+    Group,
     Packing,
     Row,
-    in_packing_order,
 )
 from distillery.prepare.profile import write_profile
 from distillery.prepare.report import (
@@ -143,7 +145,8 @@ def prepare(
         write_json(temporary / SUMMARY_FILE, summary.entries)
         write_profile(temporary, profile := packing.profile(len(respelt)))
     if decisions is not None:
-        write_decisions(decisions, Terms.of(params), recall.decisions, packing.rows)
+        terms = Terms.of(params)
+        write_decisions(decisions, terms, recall.decisions, packing.rows, recall.kept)
     assert profile.leaks is not None
     said = say_spelling(params, packing.spelling.rule, packing.respelt)
     for line in (*remarks(packing.rows, profile.leaks.repeated, recall.kept), *said):
@@ -265,6 +268,11 @@ class _Places:
     kept: Kept
     """Former decisions."""
 
+    def group_of(self, recording: Recording) -> Group:
+        """Return what a recording is packed with."""
+        split = PACKING_ORDER.index(self.splits[recording.utterance_id])
+        return Group(split, self.kept.addition_of(recording.utterance_id))
+
     def of(self, recording: Recording, key: str) -> str:
         """Return the split of a recording with some audio.
 
@@ -291,10 +299,12 @@ def _pack(
     Raises:
         Diverged: what that run left cannot be used.
     """
-    ordered = in_packing_order(recordings, places.splits)
+    groups = {item.utterance_id: places.group_of(item) for item in recordings}
+    ordered = sorted(recordings, key=lambda item: groups[item.utterance_id])
     num_done = 0
     with packing.shards as shards, journal:
         for recording, decoded, place in journal.done(ordered, places.splits):
+            shards.enter(groups[recording.utterance_id])
             packing.add(recording, places.of(recording, decoded.key), decoded)
             if shards.place != place:
                 raise Diverged
@@ -305,6 +315,7 @@ def _pack(
             logger.info("prepare: %d of %d were done before", num_done, len(ordered))
         try:
             for recording, decoded in decode(ordered[num_done:]):
+                shards.enter(groups[recording.utterance_id])
                 packing.add(recording, places.of(recording, decoded.key), decoded)
                 split = places.splits[recording.utterance_id]
                 journal.note(recording, split, decoded, shards.place)

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from distillery.corpora.base import Recording, fold_speaker
 
@@ -35,6 +36,17 @@ class Kept:
     """Speaker, as `fold_speaker` returns the name → the splits of their utterances."""
     audio: Mapping[str, str] = field(default_factory=dict)
     """The beginning of an audio key → split."""
+    additions: Mapping[str, int] = field(default_factory=dict)
+    """Utterance id → with which addition to the corpus it came; 0 is what there was at first."""
+
+    @cached_property
+    def next_addition(self) -> int:
+        """With which addition what is new comes."""
+        return max(self.additions.values(), default=-1) + 1
+
+    def addition_of(self, utterance_id: str) -> int:
+        """Return with which addition an utterance came, or comes now."""
+        return self.additions.get(utterance_id, self.next_addition)
 
     def places_of(self, recording: Recording) -> AbstractSet[str]:
         """Return the splits that a recording's speaker was in; none where there is no such."""

@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distillery.corpora.base import Recording
-from distillery.data.manifest import PreparedData
+from distillery.data.manifest import AUDIO_SUFFIX, PreparedData, audio_key
 from distillery.errors import ManifestError
+from distillery.files import digest_of_file
 from distillery.params.prepare import PrepareParams
 from distillery.prepare.kept import Terms, keep_splits_of, read_decisions, write_decisions
 from distillery.prepare.prepare import prepare
@@ -131,6 +132,72 @@ def test_the_tenth_speaker_moves_nothing(folder: Folder) -> None:
     after = folder.prepare()
     assert {path: after[path] for path in before} == before
     assert len(after) == 60
+
+
+def audio_files(folder: Folder) -> set[str]:
+    """Return the digest of each file of packed audio."""
+    found = (folder.root / "data/prepared").glob(f"*{AUDIO_SUFFIX}")
+    return {digest_of_file(path) for path in found}
+
+
+def test_added_recordings_change_no_audio_file_whatever_their_names_and_splits(
+    folder: Folder,
+) -> None:
+    """Two seconds a file are six recordings: each split has several files."""
+    splits = ("train", "train", "valid", "test")
+    for number in range(0, 120, 2):
+        folder.add(f"{number:03}.wav", number, split=splits[number // 2 % 4])
+    folder.prepare(shard_seconds=2.0)
+    first = audio_files(folder)
+    assert len(first) >= 9
+    for number in range(1, 120, 20):
+        folder.add(f"{number:03}.wav", number, split=splits[number // 20 % 4])
+    folder.prepare(shard_seconds=2.0)
+    second = audio_files(folder)
+    assert first < second
+    assert len(second) == len(first) + 3, "one more for each split"
+    folder.add("000a.wav", 1000, split="test")
+    folder.prepare(shard_seconds=2.0)
+    assert len(audio_files(folder) - second) == 1
+    assert second < audio_files(folder)
+    folder.prepare(shard_seconds=2.0)
+    assert second < audio_files(folder), "nothing new: all stay"
+    data = PreparedData.open(folder.root / "data/prepared")
+    keys = {row.audio_key: audio_key(data.samples(row)) for row in data.frame.itertuples()}
+    assert all(said == found for said, found in keys.items())
+
+
+def test_what_goes_changes_the_files_that_it_was_in_and_those_behind_it_of_its_group(
+    folder: Folder,
+) -> None:
+    for number in range(24):
+        folder.add(f"{number:03}.wav", number, split=("train", "valid", "test")[number % 3])
+    folder.prepare(shard_seconds=1.0)
+    first = audio_files(folder)
+    folder.add("100.wav", 100, split="train")
+    folder.prepare(shard_seconds=1.0)
+    second = audio_files(folder)
+    folder.rows = [row for row in folder.rows if row["path"] != "021.wav"]  # the last for training
+    folder.prepare(shard_seconds=1.0)
+    third = audio_files(folder)
+    assert len(second - third) == 1
+    assert len(third & first) == len(first) - 1
+
+
+def test_decisions_of_before_say_nothing_of_additions_and_hold(folder: Folder) -> None:
+    for number in range(20):
+        folder.add(f"{number:03}.wav", number)
+    before, path = folder.prepare(), folder.root / "data/splits.csv"
+    lines = path.read_text().splitlines()
+    assert lines[1] == "utterance_id,speaker,split,audio,addition"
+    path.write_text("\n".join([lines[0], *(line.rpartition(",")[0] for line in lines[1:])]) + "\n")
+    former = audio_files(folder)
+    folder.add("003a.wav", 100)
+    assert before.items() <= folder.prepare().items()
+    assert former < audio_files(folder)
+    said = {line.split(",")[0]: line.rpartition(",")[2] for line in path.read_text().splitlines()}
+    (new,) = [key for key, addition in said.items() if addition == "1"]
+    assert new.startswith("003a")
 
 
 def test_a_speaker_who_is_spelt_otherwise_stays_in_one_split(folder: Folder) -> None:
