@@ -169,30 +169,23 @@ def _decision(row: dict[str, str]) -> Decision:
     return Decision(**row, addition=addition)
 
 
-def write_decisions(
-    path: Path,
-    terms: Terms,
-    former: Decisions | None,
-    rows: Iterable[Prepared],
-    kept: Kept = NOTHING_KEPT,
-) -> None:
+def write_decisions(path: Path, terms: Terms, recall: Recall, rows: Iterable[Prepared]) -> None:
     """Write what was decided, what is not in the corpus any more included.
 
     Args:
         path: data/splits.csv.
         terms: what was drawn from.
-        former: what the file said, where that was taken into account.
+        recall: what the file said, as far as it was taken into account.
         rows: what is prepared now.
-        kept: what says with which addition each came.
     """
-    decided = {} if former is None else dict(former.by_id)
+    decided = {} if recall.decisions is None else dict(recall.decisions.by_id)
     for row in rows:
         decided[row.utterance_id] = Decision(
             row.utterance_id,
             row.speaker or "",
             row.split,
             row.audio_key[:KEY_LENGTH],
-            kept.addition_of(row.utterance_id),
+            recall.kept.addition_of(row.utterance_id),
         )
     buffer = io.StringIO(newline="")
     buffer.write(f"{MARK}{TypeAdapter(Terms).dump_json(terms).decode()}\n")
@@ -218,4 +211,4 @@ def keep_splits_of(folder: Path, path: Path) -> None:
     speakers = (name if isinstance(name, str) else None for name in frame["speaker"])
     columns = (frame["utterance_id"], speakers, frame["split"], frame["audio_key"])
     rows = (Shown(*row) for row in zip(*columns, strict=True))
-    write_decisions(path, Terms(data.summary.corpus, "", None, None), None, rows)
+    write_decisions(path, Terms(data.summary.corpus, "", None, None), Recall(), rows)

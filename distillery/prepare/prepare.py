@@ -145,8 +145,7 @@ def prepare(
         write_json(temporary / SUMMARY_FILE, summary.entries)
         write_profile(temporary, profile := packing.profile(len(respelt)))
     if decisions is not None:
-        terms = Terms.of(params)
-        write_decisions(decisions, terms, recall.decisions, packing.rows, recall.kept)
+        write_decisions(decisions, Terms.of(params), recall, packing.rows)
     assert profile.leaks is not None
     said = say_spelling(params, packing.spelling.rule, packing.respelt)
     for line in (*remarks(packing.rows, profile.leaks.repeated, recall.kept), *said):

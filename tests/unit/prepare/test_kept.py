@@ -17,9 +17,15 @@ from distillery.data.manifest import AUDIO_SUFFIX, PreparedData, audio_key
 from distillery.errors import ManifestError
 from distillery.files import digest_of_file
 from distillery.params.prepare import PrepareParams
-from distillery.prepare.kept import Terms, keep_splits_of, read_decisions, write_decisions
+from distillery.prepare.kept import (
+    Recall,
+    Terms,
+    keep_splits_of,
+    read_decisions,
+    write_decisions,
+)
 from distillery.prepare.prepare import prepare
-from distillery.prepare.splits import Kept, assign_splits
+from distillery.prepare.splits import assign_splits
 
 PARAMS = PrepareParams(corpus="manifest", source="corpus", sample_rate_hz=8000)
 
@@ -70,8 +76,8 @@ def test_no_utterance_moves_as_data_grow(
     former: dict[str, str] = {}
     for corpus in corpora:
         found = read_decisions(path)
-        kept = Kept() if found is None else found.recall(params, former).kept
-        splits, _ = assign_splits(corpus, fraction, fraction, kept)
+        recall = Recall() if found is None else found.recall(params, former)
+        splits, _ = assign_splits(corpus, fraction, fraction, recall.kept)
         assert {key: splits[key] for key in former} == former
         assert set(splits.values()) == {"train", "valid", "test"}
         judged = {r.speaker for r in corpus if splits[r.utterance_id] == "test"} - {None}
@@ -87,7 +93,7 @@ def test_no_utterance_moves_as_data_grow(
         rows = [
             Done(r.utterance_id, r.speaker, splits[r.utterance_id], r.utterance_id) for r in corpus
         ]
-        write_decisions(path, Terms.of(params), found, rows)
+        write_decisions(path, Terms.of(params), recall, rows)
 
 
 class Folder:
