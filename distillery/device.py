@@ -17,11 +17,16 @@ def choose_device(wanted: str) -> str:
     """Return `cuda` or `cpu` for `auto`, else what was asked for.
 
     Raises:
-        ModelError: a GPU was asked for and there is none.
+        ModelError: a GPU was asked for and is not there.
     """
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ModelError("device: 'cuda' is set, this machine shows no GPU; use 'auto'")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return "cuda" if count else "cpu"
+    kind, _, number = wanted.partition(":")
+    if kind == "cuda" and int(number or 0) >= count:
+        shown = f"{count}, counted from 0" if count else "no GPU"
+        raise ModelError(f"device: {wanted!r} is set, this machine shows {shown}; use 'auto'")
+    return wanted
 
 
 def choose_precision(wanted: str, device: str) -> str:
@@ -32,7 +37,7 @@ def choose_precision(wanted: str, device: str) -> str:
     """
     computes_bf16 = (
         torch.cuda.is_bf16_supported(including_emulation=False)
-        if device == "cuda"
+        if torch.device(device).type == "cuda"
         else torch.cpu._is_avx512_bf16_supported()
     )
     if wanted == "auto":

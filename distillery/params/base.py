@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -12,6 +13,7 @@ INIT_REGISTRY = "models:/"
 """How a registered model's name begins, as MLflow writes it."""
 MEMBERS = "members"
 """Setting of an ensemble, and folder of its members."""
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 CONFIGURED = "teacher"
 """What `make teachers` calls the teacher of the section `teacher`."""
 REGISTRY_PATTERN = rf"{INIT_REGISTRY}[^/@]+(@[^/@]+|/[1-9][0-9]*)"
@@ -28,6 +30,12 @@ def lowest_first(ends: tuple[float, float]) -> tuple[float, float]:
     if ends[0] > ends[1]:
         raise ValueError(f"the ends stand in reverse, expected [{ends[1]:g}, {ends[0]:g}]")
     return ends
+
+
+def _a_device(value: str) -> str:
+    if DEVICE.fullmatch(value) is None:
+        raise ValueError(f"expected auto, cpu, cuda, or one GPU such as cuda:1, found {value!r}")
+    return value
 
 
 def _other_speeds(factors: tuple[float, ...]) -> tuple[float, ...]:
@@ -49,6 +57,8 @@ SampleRate = Annotated[int, Field(ge=4000, le=48000)]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
 NonEmptyText = Annotated[str, Field(min_length=1)]
 StudentName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,40}$")]
+Device = Annotated[str, AfterValidator(_a_device)]
+"""Where to compute: `auto`, `cpu`, `cuda`, or one GPU of several, `cuda:1`."""
 RegistryUri = Annotated[str, Field(pattern=f"^{REGISTRY_PATTERN}$")]
 SpeedFactors = Annotated[
     tuple[Annotated[float, Field(ge=0.5, le=2.0)], ...], AfterValidator(_other_speeds)

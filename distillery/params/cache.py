@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distillery.params.base import (
+    Device,
     NonNegativeInt,
     PositiveFloat,
     PositiveFraction,
@@ -69,7 +70,7 @@ class CacheParams(Section):
     num_threads: PositiveInt = 1
     """CPU threads of each worker, fixed because the last bits of the outputs depend on it; small
     teachers are fastest with 1 and several workers."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where the teacher runs; auto takes a GPU if there is one."""
+    device: Device = "auto"
+    """Where the teacher runs; auto takes a GPU if there is one, cuda:1 the second of several."""
     audit_utterances: NonNegativeInt = 4
     """Utterances on which the stage, at its end, compares the teacher with the cache; 0: none."""

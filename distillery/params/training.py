@@ -15,6 +15,7 @@ from pydantic import (
 
 from distillery.files import Json
 from distillery.params.base import (
+    Device,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -121,8 +122,9 @@ class TrainingParams(Section):
     faster there, and fp32 elsewhere; losses stay fp32."""
     num_threads: PositiveInt = 2
     """CPU threads; fixed because sums, and so the last bits of the weights, depend on it."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to train; auto takes a GPU if there is one."""
+    device: Device = "auto"
+    """Where to train; auto takes a GPU if there is one, and trains students, seeds and controls on
+    all GPUs side by side; cuda:1 takes the second of several alone."""
     max_unalignable_fraction: Annotated[Fraction, Field(exclude=True)] = 0.1  # changes no weight
     """Largest share of the texts that may need more frames than there are, and are left out of CTC;
     with more, training stops before its first step and names the hop_seconds that would do."""

@@ -164,7 +164,8 @@ class FasterWhisperTeacher:
         try:
             self.model: Any = library.WhisperModel(
                 str(folder),
-                device=device,
+                device=torch.device(device).type,
+                device_index=torch.device(device).index or 0,
                 compute_type=settings.compute_type,
                 cpu_threads=torch.get_num_threads(),
                 local_files_only=True,

@@ -160,8 +160,11 @@ def open_session(file: Path, device: str) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     available = onnxruntime.get_available_providers()
-    wanted = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
-    providers = [item for item in [*wanted, "CPUExecutionProvider"] if item in available]
+    place = torch.device(device)
+    wanted: list[tuple[str, dict[str, int]]] = [("CPUExecutionProvider", {})]
+    if place.type == "cuda":
+        wanted.insert(0, ("CUDAExecutionProvider", {"device_id": place.index or 0}))
+    providers = [item for item in wanted if item[0] in available]
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=providers)
     except Exception as error:  # onnxruntime's have no base of their own

@@ -68,7 +68,7 @@ class EpochState:
         """Note the state of the generators that training on a device draws from."""
         self.random = {CPU: torch.get_rng_state()}
         if device != CPU:
-            self.random[device] = torch.cuda.get_rng_state()
+            self.random[device] = torch.cuda.get_rng_state(device)
 
     def put_random(self, device: str) -> None:
         """Let training on a device draw what comes after these steps.
@@ -79,4 +79,4 @@ class EpochState:
         if CPU in self.random:
             torch.set_rng_state(self.random[CPU].cpu())  # loaded with the weights, onto the device
         if device != CPU and device in self.random:
-            torch.cuda.set_rng_state(self.random[device].cpu())
+            torch.cuda.set_rng_state(self.random[device].cpu(), device)

@@ -236,7 +236,8 @@ class Trainer:
 
     def _forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return normalised log-probabilities `(batch, frames, vocab)` in fp32, and lengths."""
-        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
+        kind = torch.device(self.device).type
+        with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
             scores, lengths = self.network(features.to(self.device), lengths.to(self.device))
         return scores.float().log_softmax(dim=-1), lengths
 

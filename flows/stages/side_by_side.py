@@ -71,10 +71,13 @@ def jobs_of(target: str, params: Params) -> list[Job]:
 def places(params: Params) -> list[dict[str, str]]:
     """Return where trainings may run at once: the environment variables of each place.
 
-    A place is a GPU, or as many cores as `distill.training.num_threads` says.
+    A place is a GPU, or as many cores as `distill.training.num_threads` says. A GPU that the
+    settings name by its number is the only one.
     """
     training = params.distill.training
-    if training.device != "cpu" and (gpus := _gpus()):
+    if training.device.startswith("cuda:"):
+        found: list[dict[str, str]] = [{}]
+    elif training.device != "cpu" and (gpus := _gpus()):
         found = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
     else:
         by_cores = usable_cores() // training.num_threads

@@ -16,6 +16,16 @@ def test_asking_for_a_gpu_that_is_not_there_says_so() -> None:
         choose_device("cuda")
 
 
+def test_one_gpu_of_several_is_taken_by_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == choose_device("cuda") == "cuda"
+    assert choose_device("cuda:1") == "cuda:1"
+    assert choose_device("cpu") == "cpu"
+    with pytest.raises(ModelError, match=r"'cuda:2' is set, this machine shows 2, counted from 0"):
+        choose_device("cuda:2")
+
+
 @pytest.mark.parametrize(("computes", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_auto_takes_bf16_only_where_the_cpu_computes_it(
     computes: bool, expected: str, monkeypatch: pytest.MonkeyPatch

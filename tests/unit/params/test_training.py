@@ -55,3 +55,14 @@ def test_the_time_between_checkpoints_is_looked_for_where_it_is(
     with pytest.raises(ValidationError, match="greater than 0"):
         EveryTrainingParams(checkpoint_seconds=0.0)
     assert EveryTrainingParams().checkpoint_seconds == 120
+
+
+@pytest.mark.parametrize("wanted", ["auto", "cpu", "cuda", "cuda:0", "cuda:12"])
+def test_a_device_may_be_one_gpu_of_several(wanted: str) -> None:
+    assert TrainingParams(num_epochs=1, batch_seconds=1.0, device=wanted).device == wanted
+
+
+@pytest.mark.parametrize("wanted", ["cuda:", "cuda:x", "gpu", "CPU", "cuda:1 ", ""])
+def test_another_device_is_an_error_that_says_which_there_are(wanted: str) -> None:
+    with pytest.raises(ValidationError, match="expected auto, cpu, cuda, or one GPU"):
+        TrainingParams(num_epochs=1, batch_seconds=1.0, device=wanted)

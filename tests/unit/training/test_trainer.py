@@ -21,7 +21,7 @@ from distillery.params.training import SpecAugmentParams, TrainingParams
 from distillery.training.batches import Batch, Moment, TrainingSet
 from distillery.training.curves import DIGEST_BYTES, Curves, Validation
 from distillery.training.objective import NetworkOutputs, Objective, TranscriptObjective
-from distillery.training.trainer import Trainer, choose_device
+from distillery.training.trainer import Trainer
 from tests.attacks import Payload
 
 VOCABULARY = Vocabulary.from_alphabet("ab")
@@ -278,15 +278,6 @@ def test_a_killed_run_goes_on_with_its_objectives_own_parameters(tmp_path: Path)
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     assert torch.equal(unbroken.objective.head.weight, resumed.objective.head.weight)
     assert strip(tmp_path / "killed") == strip(tmp_path / "unbroken")
-
-
-def test_a_missing_gpu_is_an_error() -> None:
-    if torch.cuda.is_available():
-        assert choose_device("cuda") == "cuda"
-    else:
-        assert choose_device("auto") == "cpu"
-        with pytest.raises(ModelError, match="this machine shows no GPU; use 'auto'"):
-            choose_device("cuda")
 
 
 def test_augmentation_is_told_every_step_of_every_epoch(tmp_path: Path) -> None:

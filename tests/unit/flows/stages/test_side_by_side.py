@@ -56,6 +56,7 @@ def test_every_gpu_is_a_place_and_the_user_has_the_last_word(machine: pytest.Mon
     gpus = [{"CUDA_VISIBLE_DEVICES": "3"}, {"CUDA_VISIBLE_DEVICES": "5"}]
     assert places(params(num_threads=1)) == gpus
     assert places(params(num_threads=1, device="cpu")) == [{}] * 8
+    assert places(params(num_threads=1, device="cuda:1")) == [{}], "one GPU, by its own number"
     machine.setenv(side_by_side.JOBS, "3")
     assert places(params(num_threads=1)) == [*gpus, gpus[0]]
     machine.setenv(side_by_side.JOBS, "none")
