@@ -7,8 +7,8 @@ objective (CTC, KL and CTC on the teacher's text); they differ in where batches 
 
 - ours: packed features, the teacher cache as `make cache` leaves it;
 - memory: the same batches, gathered once;
-- HDF5, .pt: the teacher's outputs from one data set or file an utterance, float32, the designs of
-  SpeechBrain and torchdistill; the packages themselves read them where they can be imported;
+- HDF5, .pt: the teacher's outputs from one data set or file an utterance, float32; SpeechBrain's own
+  reader of such a cache, too, where it can be imported;
 - live: the teacher runs on every batch, in eval mode;
 - naive: random batches of as many utterances, decoded and turned into features one by one, with the
   live teacher. The features that the teacher hears come from memory, in the naive epoch's favour.
@@ -121,12 +121,12 @@ def other_caches(digits: Digits, folder: Path) -> Iterator[dict[str, Read]]:
         yield {
             "one HDF5 data set an utterance": padded(lambda row: file[str(row)][:]),
             "one .pt file an utterance": padded(lambda row: torch.load(folder / f"pt/{row}.pt")),
-            **packaged(folder, len(values)),
+            **packaged(folder),
         }
 
 
-def packaged(folder: Path, count: int) -> dict[str, Read]:
-    """Return the readers of SpeechBrain and torchdistill, as far as these are installed."""
+def packaged(folder: Path) -> dict[str, Read]:
+    """Return the reader of SpeechBrain, where that is installed."""
     found: dict[str, Read] = {}
     try:
         from speechbrain.integrations.hdf5.cached_item import CachedHDF5DynamicItem
@@ -135,16 +135,6 @@ def packaged(folder: Path, count: int) -> dict[str, Read]:
     else:
         item = CachedHDF5DynamicItem(folder, "r", takes=["id"], func=None, provides=["teacher"])
         found["SpeechBrain's CachedHDF5DynamicItem"] = padded(lambda row: item(str(row)))
-    try:
-        import torchvision.datasets  # noqa: F401  # torchdistill takes it for imported
-        from torchdistill.datasets.wrapper import CacheableDataset
-    except ImportError:
-        pass
-    else:
-        dataset = CacheableDataset([(0, 0)] * count, str(folder / "pt"))
-        found["torchdistill's CacheableDataset"] = padded(
-            lambda row: dataset[row][2]["cached_data"]
-        )
     return found
 
 
