@@ -7,8 +7,8 @@ objective (CTC, KL and CTC on the teacher's text); they differ in where batches 
 
 - ours: packed features, the teacher cache as `make cache` leaves it;
 - memory: the same batches, gathered once;
-- HDF5, .pt: the teacher's outputs from one data set or file an utterance, float32; SpeechBrain's own
-  reader of such a cache, too, where it can be imported;
+- HDF5, .pt: the teacher's outputs from one data set or file an utterance, float32; SpeechBrain's
+  own reader of such a cache, too, where it can be imported;
 - live: the teacher runs on every batch, in eval mode;
 - naive: random batches of as many utterances, decoded and turned into features one by one, with the
   live teacher. The features that the teacher hears come from memory, in the naive epoch's favour.
