@@ -325,7 +325,8 @@ def test_a_client_that_goes_away_leaves_its_place(
             if how == "vanishes":
                 client.socket.shutdown(socket.SHUT_RDWR)
         server.wait_until_free()
-    assert not [record for record in caplog.records if record.exc_info]
+    of_client = "websockets.client"  # ours, whose own line was cut
+    assert not [item for item in caplog.records if item.exc_info and item.name != of_client]
     test_partial_texts_come_before_the_end(server)
 
 
