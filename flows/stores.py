@@ -19,6 +19,7 @@ from distillery.params.register import RegisterParams
 from distillery.tracking.drivers import in_a_line
 from flows.findings import Finding
 from flows.patience import STORE_SECONDS, within
+from flows.stages.remote import default_remote, fault_of, read_remotes
 
 API_SECONDS = 5.0
 REMOTE = "DVC remote"
@@ -72,8 +73,6 @@ def check_remotes(root: Path) -> Iterator[Finding]:
     """Check that DVC's remote answers, and that what comes from any of them is hashed."""
     if not (root / ".dvc").is_dir():
         return
-    from flows.stages.remote import read_remotes  # which asks DVC
-
     for remote in read_remotes(root):
         if not remote.is_verified:
             found = f"{remote.shown}: what comes from there is not hashed"
@@ -83,8 +82,6 @@ def check_remotes(root: Path) -> Iterator[Finding]:
 
 def check_remote(root: Path) -> Finding:
     """Check that DVC's default remote can be reached."""
-    from flows.stages.remote import default_remote, fault_of
-
     remote = default_remote(root)
     if remote is None:
         return Finding(REMOTE, True, f"none is set; {FOR_A_TEAM}")

@@ -33,12 +33,11 @@ def missing_driver(error: BaseException) -> str | None:
 
 def how_to_install(module: str) -> str:
     """Return what to do for a module that is not there."""
-    extra = EXTRAS.get(module)
-    if extra is None and module.startswith("dvc_"):
+    if (extra := EXTRAS.get(module)) is not None:
+        return f"make install brings it, elsewhere pip install 'distillery[{extra}]'"
+    if module.startswith("dvc_"):
         return f".venv/bin/python -m uv pip install {module.replace('_', '-')} brings it"
-    if extra is None:
-        return f"install the package that brings {module}, which is no extra of ours"
-    return f"make install brings it, elsewhere pip install 'distillery[{extra}]'"
+    return f"install the package that brings {module}, which is no extra of ours"
 
 
 def is_of_a_store(error: BaseException) -> bool:
