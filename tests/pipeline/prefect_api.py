@@ -79,7 +79,7 @@ def all_runs(api: str) -> list[dict[str, Any]]:
 
 def prefect(root: Path, api: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run Prefect's own command in a workspace."""
-    return subprocess.run(
+    ended = subprocess.run(
         ["prefect", "--no-prompt", *arguments],
         cwd=root,
         env=environment(root)
@@ -93,5 +93,6 @@ def prefect(root: Path, api: str, *arguments: str) -> subprocess.CompletedProces
         capture_output=True,
         text=True,
         timeout=120,
-        check=True,
     )
+    assert ended.returncode == 0, f"prefect {' '.join(arguments)}:\n{ended.stdout}{ended.stderr}"
+    return ended

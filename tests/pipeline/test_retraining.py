@@ -288,7 +288,8 @@ def test_the_two_places_that_say_when_agree() -> None:
 
 def test_a_deployment_runs_where_each_worker_has_its_workspace(api: str, tmp_path: Path) -> None:
     shutil.copy(ROOT / "prefect.yaml", tmp_path)
-    shutil.copytree(ROOT / "flows", tmp_path / "flows")
+    for package in ("flows", "tasks"):
+        shutil.copytree(ROOT / package, tmp_path / package)
     prefect_api.prefect(tmp_path, api, "work-pool", "create", "distillery", "--type", "process")
     prefect_api.prefect(tmp_path, api, "deploy", "--all")  # with DISTILLERY_ROOT of who deploys
     (deployment,) = prefect_api.post(
