@@ -403,7 +403,7 @@ def test_the_ready_settings_carry_the_objective_that_was_measured() -> None:
     assert default.uses_hidden and default.uses_sequence and not default.uses_frames
     more = default.hidden.model_copy(update={"weight": 6.0})
     assert an4 == default.model_copy(update={"hidden": more})
-    for name in ("fsdd", "fsdd_seeds", "an4_all", "an4_partly", "an4_partly_strong_teacher"):
+    for name in ("fsdd", "fsdd_seeds", "an4_all", "an4_partly"):
         study = Study.read(Path(module.__file__).parent / f"{name}.yaml", root)
         assert ObjectiveParams.model_validate(study.settings["distill"]["objective"]) == default
 
