@@ -25,18 +25,19 @@ from distillery.data.copies import (
 )
 from distillery.data.features import extractor_of, pack_features, unpacked_features
 from distillery.data.manifest import PreparedData, labelled
-from distillery.data.text import Vocabulary
+from distillery.data.subwords import SubwordVocabulary, load_vocabulary
+from distillery.data.text import SPACE, Vocabulary
 from distillery.distill.filtering import Filtered, filter_hypotheses
-from distillery.distill.kept_texts import candidates_of
+from distillery.distill.kept_texts import candidates_of, kept_texts
 from distillery.distill.objective import DistillationObjective
 from distillery.distill.start import Start, initialise
 from distillery.distill.targets import CachedTargets, weighted_texts
 from distillery.errors import CacheMismatch, CorpusError
 from distillery.losses.known import SPARSE_FRAME_LOSSES
 from distillery.models.layers import Network
-from distillery.models.recogniser import Recogniser
+from distillery.models.recogniser import TOKENS_FILE, Recogniser
 from distillery.params.distill import DistillParams
-from distillery.params.models import FeatureParams
+from distillery.params.models import FeatureParams, SubwordTokens
 from distillery.params.objective import ObjectiveParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.alignment import (
@@ -111,10 +112,32 @@ class Distillation:
     checkpoint_seconds: float = Trainer.checkpoint_seconds
     """Time between checkpoints inside an epoch; no training is named by it."""
 
-    @property
+    @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The teacher's tokens, which its students share."""
-        return Vocabulary(self.cache.namespace.tokens)
+        """What the student and its control write in.
+
+        Characters are those of the teacher's tokens. Subwords are learnt from what students read:
+        transcripts, and the teacher's texts of what has none; a student that goes on from a
+        registered one has its.
+
+        Raises:
+            ModelError: there is no text to learn subwords from.
+        """
+        student, cache = self.params.students[self.name], self._first_cache
+        characters = Vocabulary(cache.namespace.tokens)
+        if not characters.is_of_characters:  # a registered student of subwords is the teacher
+            characters = Vocabulary.from_alphabet(characters.characters - {SPACE})
+        if not isinstance(student.tokens, SubwordTokens):
+            return characters
+        if student.registered_init is not None:
+            return load_vocabulary(self.models / "registered/students" / self.name / TOKENS_FILE)
+        texts = kept_texts(self.data, cache, self.params.filter)
+        return SubwordVocabulary.learn(texts, student.tokens.size, characters.characters)
+
+    @property
+    def _first_cache(self) -> TeacherCache:
+        """What the teacher said, and no earlier generation of the student."""
+        return self.cache if self.generation is None else self.generation.teacher
 
     @property
     def objective(self) -> ObjectiveParams:
@@ -164,7 +187,8 @@ class Distillation:
         ratio = self._rate_ratio(self._clock.shift_seconds)
         self.check_student_texts()
         kind = self.cache.namespace.payload["kind"]
-        if self.objective.uses_frames and kind == "none":
+        speaks_alike = self.vocabulary.tokens == self.cache.namespace.tokens
+        if self.objective.uses_frames and (kind == "none" or not speaks_alike):
             raise CacheMismatch(
                 f"student {self.name!r}: learns the teacher frame by frame, but this teacher says "
                 "nothing about the students' tokens there (its own are others, or it gives texts); "
@@ -393,7 +417,7 @@ class Distillation:
             extractor_of(self.features, self.data.sample_rate_hz),
             student.architecture.time_reduction,
             self._rate_ratio(self._clock.shift_seconds),
-            self.vocabulary.encode(" ")[0],
+            self.vocabulary.between,
             self.params.training.seed,
         )
 
@@ -495,6 +519,5 @@ class Distillation:
         )
         if init is None:
             return recogniser, None
-        first_cache = self.generation.teacher if self.generation else self.cache
-        teacher_weights = str(first_cache.namespace.teacher["weights"])
+        teacher_weights = str(self._first_cache.namespace.teacher["weights"])
         return recogniser, initialise(recogniser, self.name, init, self.models, teacher_weights)

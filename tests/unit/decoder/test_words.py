@@ -23,18 +23,19 @@ def frames(vocabulary: Vocabulary, path: str, sure: float = 0.9) -> np.ndarray:
 
 
 def test_words_begin_with_their_first_token_and_end_behind_their_last() -> None:
-    found = heard_words(frames(LETTERS, "__aa_b_|__c__"), "ab c", LETTERS)
+    log_probs = frames(LETTERS, "__aa_b_|__c__")
+    found = heard_words(log_probs, LETTERS.encode("ab c"), LETTERS)
     odds = pytest.approx(math.log(9), rel=1e-5)  # of 0.9
     assert found == [HeardWord("ab", 2, 6, odds), HeardWord("c", 10, 11, odds)]
 
 
 def test_a_text_without_a_word_has_none() -> None:
-    assert heard_words(frames(LETTERS, "_|_"), "", LETTERS) == []
+    assert heard_words(frames(LETTERS, "_|_"), [1], LETTERS) == []
 
 
 def test_scripts_without_spaces_have_their_characters_for_words() -> None:
     characters = Vocabulary.from_alphabet("日本語")
-    found = heard_words(frames(characters, "日_本"), "日本", characters)
+    found = heard_words(frames(characters, "日_本"), characters.encode("日本"), characters)
     assert [(word.text, word.first, word.behind) for word in found] == [("日", 0, 1), ("本", 2, 3)]
 
 
