@@ -25,19 +25,19 @@ from distillery.data.copies import (
 )
 from distillery.data.features import extractor_of, pack_features, unpacked_features
 from distillery.data.manifest import PreparedData, labelled
-from distillery.data.subwords import SubwordVocabulary, load_vocabulary
-from distillery.data.text import SPACE, Vocabulary
+from distillery.data.text import Vocabulary
 from distillery.distill.filtering import Filtered, filter_hypotheses
-from distillery.distill.kept_texts import candidates_of, kept_texts
+from distillery.distill.frames import learns_sparse_frames
+from distillery.distill.kept_texts import candidates_of
 from distillery.distill.objective import DistillationObjective
 from distillery.distill.start import Start, initialise
 from distillery.distill.targets import CachedTargets, weighted_texts
+from distillery.distill.vocabulary import vocabulary_of
 from distillery.errors import CacheMismatch, CorpusError
-from distillery.losses.known import SPARSE_FRAME_LOSSES
 from distillery.models.layers import Network
-from distillery.models.recogniser import TOKENS_FILE, Recogniser
+from distillery.models.recogniser import Recogniser
 from distillery.params.distill import DistillParams
-from distillery.params.models import FeatureParams, SubwordTokens
+from distillery.params.models import FeatureParams
 from distillery.params.objective import ObjectiveParams
 from distillery.teacher_cache.store import TeacherCache
 from distillery.training.alignment import (
@@ -114,25 +114,8 @@ class Distillation:
 
     @cached_property
     def vocabulary(self) -> Vocabulary:
-        """What the student and its control write in.
-
-        Characters are those of the teacher's tokens. Subwords are learnt from what students read:
-        transcripts, and the teacher's texts of what has none; a student that goes on from a
-        registered one has its.
-
-        Raises:
-            ModelError: there is no text to learn subwords from.
-        """
-        student, cache = self.params.students[self.name], self._first_cache
-        characters = Vocabulary(cache.namespace.tokens)
-        if not characters.is_of_characters:  # a registered student of subwords is the teacher
-            characters = Vocabulary.from_alphabet(characters.characters - {SPACE})
-        if not isinstance(student.tokens, SubwordTokens):
-            return characters
-        if student.registered_init is not None:
-            return load_vocabulary(self.models / "registered/students" / self.name / TOKENS_FILE)
-        texts = kept_texts(self.data, cache, self.params.filter)
-        return SubwordVocabulary.learn(texts, student.tokens.size, characters.characters)
+        """What the student and its control write in."""
+        return vocabulary_of(self.name, self.params, self.data, self._first_cache, self.models)
 
     @property
     def _first_cache(self) -> TeacherCache:
@@ -186,17 +169,9 @@ class Distillation:
         rows = self.student_rows()
         ratio = self._rate_ratio(self._clock.shift_seconds)
         self.check_student_texts()
-        kind = self.cache.namespace.payload["kind"]
-        speaks_alike = self.vocabulary.tokens == self.cache.namespace.tokens
-        if self.objective.uses_frames and (kind == "none" or not speaks_alike):
-            raise CacheMismatch(
-                f"student {self.name!r}: learns the teacher frame by frame, but this teacher says "
-                "nothing about the students' tokens there (its own are others, or it gives texts); "
-                "set frame.weight to 0: sequence learns from its texts, hidden from its layers"
-            )
-        sparse = self.objective.uses_frames and kind == "sparse"
-        if sparse:
-            self._check_sparse(ratio)
+        sparse = self.objective.uses_frames and learns_sparse_frames(
+            self.name, self.objective.frame.type, self.cache.namespace, self.vocabulary, ratio
+        )
         objective_of = partial(
             DistillationObjective.for_network,
             params=self.objective,
@@ -419,26 +394,6 @@ class Distillation:
             self._rate_ratio(self._clock.shift_seconds),
             self.vocabulary.between,
             self.params.training.seed,
-        )
-
-    def _check_sparse(self, ratio: int) -> None:
-        """Make sure that the frame-wise term can learn from sparse targets.
-
-        Raises:
-            CacheMismatch: it reads all tokens, or frames would have to be pooled.
-        """
-        name, learns = self.objective.frame.type, ", ".join(SPARSE_FRAME_LOSSES)
-        if name not in SPARSE_FRAME_LOSSES:
-            found = f"frame.type {name!r} reads all tokens, the cached teacher keeps the likeliest"
-            wanted = f"expected {learns}; change frame.type"
-        elif ratio > 1:
-            found = f"one frame faces {ratio} of the cached teacher's, which keep other tokens each"
-            wanted = "expected equal rates; change time_reduction"
-        else:
-            return
-        raise CacheMismatch(
-            f"student {self.name!r}: {found}, {wanted}, or set cache.payload.log_probs to f16 and "
-            "run make cache"
         )
 
     def _rate_ratio(self, student_shift: float) -> int:
