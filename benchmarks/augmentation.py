@@ -65,7 +65,7 @@ def augmented(audio: list[np.ndarray], settings: dict[str, Any]) -> TrainingSet:
         extractor,
         STUDENT.time_reduction,
         1,
-        1,
+        [1],
         0,
     )
     num_frames = extractor.num_frames(np.array([len(item) for item in audio]))

@@ -14,6 +14,7 @@ from distillery.data.manifest import PreparedData
 from distillery.data.workspace import PREPARED
 from distillery.distill.needs import check_transcripts
 from distillery.errors import TrackingError
+from distillery.params.models import SubwordTokens
 from distillery.params.register import RegisterParams
 from distillery.params.teacher import TrainedTeacherParams
 from distillery.params.whole import Params
@@ -66,7 +67,9 @@ def check_frames(root: Path, settings: Params) -> None:
         vocabulary,
         rate,
     )
-    for name in distill.students:
+    for name, student in distill.students.items():
+        if isinstance(student.tokens, SubwordTokens):
+            continue  # which are learnt from the teacher's texts, too; training looks
         learns = distill.objective_of(name).uses_transcripts
         if learns or distill.trains_control(int(rows["text"].notna().sum())):
             check_alignable(

@@ -27,6 +27,8 @@ from tasks.teacher import teacher
 WORKSPACES = ROOT / "scratch/quality"
 BESIDE_DISTILL = ("decoder", "speed_factors")
 """Keys of a row that change something else than `distill`; the cache holds all copies."""
+STUDENTS_OWN = ("architecture", "init", "tokens")
+"""Keys of a row that stand under the student's name."""
 REPLACED = ("objective", "architecture")
 """Settings that a change takes the place of; all others are merged."""
 CLAIMS = ("convergence", "budgets", "parts")
@@ -183,7 +185,7 @@ class Study:
         content = merged(self.settings["distill"], {})
         content["students"] = {self.student: content["students"][self.student]}
         changes = {k: v for k, v in self.rows[row].items() if k not in BESIDE_DISTILL}
-        student = {key: changes.pop(key) for key in ("architecture", "init") if key in changes}
+        student = {key: changes.pop(key) for key in STUDENTS_OWN if key in changes}
         content = merged(content, {**changes, "students": {self.student: student}})
         if epochs is not None:
             unread = (*OF_AUTO, "patience", "average_steps")

@@ -96,7 +96,7 @@ class SeparableNetwork(Network):
         """
         super().__init__()
         self.time_reduction = params.time_reduction
-        self.strides = {2: (2, 1), 4: (2, 2)}[params.time_reduction]
+        self.strides = {2: (2, 1), 4: (2, 2), 8: (2, 4)}[params.time_reduction]
         sizes = (num_mels, params.channels, params.channels)
         self.front = nn.ModuleList(
             TimeConvolution(

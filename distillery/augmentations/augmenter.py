@@ -99,8 +99,8 @@ class Augmenter:
     """Feature frames per frame of the student."""
     rate_ratio: int
     """Teacher frames per frame of the student."""
-    space: int
-    """The token between two texts that are joined."""
+    between: Sequence[int]
+    """The tokens between two texts that are joined."""
     seed: int
 
     def __call__(self, batch: Batch, rows: Sequence[int], moment: Moment) -> Batch:
@@ -119,7 +119,7 @@ class Augmenter:
         groups = self._groups(batch, whole, moment)
         changed = [self._audio(group, waveforms) for group in groups]
         features, lengths = pad([self.extractor(waveform) for waveform in changed])
-        retimed = retime(batch, groups, self.rate_ratio, self.space)
+        retimed = retime(batch, groups, self.rate_ratio, self.between)
         return replace(retimed, features=features, feature_lengths=lengths)
 
     @property

@@ -48,17 +48,19 @@ def what_is_known(batch: Batch, piece: Piece) -> tuple[bool, bool, bool, bool]:
     )
 
 
-def retime(batch: Batch, groups: Sequence[Sequence[Piece]], rate_ratio: int, space: int) -> Batch:
+def retime(
+    batch: Batch, groups: Sequence[Sequence[Piece]], rate_ratio: int, between: Sequence[int]
+) -> Batch:
     """Return the batch's targets for pieces that follow one another; features are left alone.
 
     Args:
         batch: of whole utterances.
         groups: for each row of the new batch its pieces, all of one kind.
         rate_ratio: teacher frames per frame of the student.
-        space: the token that stands between two texts.
+        between: the tokens that stand between two texts.
     """
-    labels, label_lengths = pad_tokens([_labels(batch, group, space) for group in groups])
-    hypotheses = pad_hypotheses([_hypotheses(batch, group, space) for group in groups])
+    labels, label_lengths = pad_tokens([_labels(batch, group, between) for group in groups])
+    hypotheses = pad_hypotheses([_hypotheses(batch, group, between) for group in groups])
     frames = [_teacher_frames(batch.teacher_lengths, group, rate_ratio) for group in groups]
 
     def moved(values: Tensor, padding: float = 0.0) -> Tensor:
@@ -98,20 +100,20 @@ def _teacher_frames(
     return torch.cat(rows), torch.cat(places)
 
 
-def _labels(batch: Batch, group: Sequence[Piece], space: int) -> list[int] | None:
+def _labels(batch: Batch, group: Sequence[Piece], between: Sequence[int]) -> list[int] | None:
     if not what_is_known(batch, group[0])[1]:
         return None
     texts = [
         batch.labels[piece.position, : batch.label_lengths[piece.position]].tolist()
         for piece in group
     ]
-    return join_tokens(texts, space)
+    return join_tokens(texts, between)
 
 
-def _hypotheses(batch: Batch, group: Sequence[Piece], space: int) -> Hypotheses:
+def _hypotheses(batch: Batch, group: Sequence[Piece], between: Sequence[int]) -> Hypotheses:
     if not what_is_known(batch, group[0])[2]:
         return []
-    return join_hypotheses([_hypotheses_of(batch, piece.position) for piece in group], space)
+    return join_hypotheses([_hypotheses_of(batch, piece.position) for piece in group], between)
 
 
 def _hypotheses_of(batch: Batch, row: int) -> Hypotheses:
@@ -123,13 +125,13 @@ def _hypotheses_of(batch: Batch, row: int) -> Hypotheses:
     ]
 
 
-def join_tokens(texts: Sequence[list[int]], space: int) -> list[int]:
-    """Return texts one after another, a space between any two that are not empty."""
-    joined = [[space, *text] for text in texts if text]
-    return list(itertools.chain.from_iterable(joined))[1:]
+def join_tokens(texts: Sequence[list[int]], between: Sequence[int]) -> list[int]:
+    """Return texts one after another, `between` between any two that are not empty."""
+    joined = [[*between, *text] for text in texts if text]
+    return list(itertools.chain.from_iterable(joined))[len(between) :]
 
 
-def join_hypotheses(items: Sequence[Hypotheses], space: int) -> Hypotheses:
+def join_hypotheses(items: Sequence[Hypotheses], between: Sequence[int]) -> Hypotheses:
     """Return the likeliest ways to say utterances one after another, as many as one of them has.
 
     Utterances are independent: a combination weighs the product of its parts, made to add up to 1.
@@ -141,7 +143,7 @@ def join_hypotheses(items: Sequence[Hypotheses], space: int) -> Hypotheses:
         weight = 1.0
         for _, part in combination:
             weight *= part
-        combined.append((join_tokens([tokens for tokens, _ in combination], space), weight))
+        combined.append((join_tokens([tokens for tokens, _ in combination], between), weight))
     kept = sorted(combined, key=lambda item: -item[1])[: max(map(len, items))]
     total = sum(weight for _, weight in kept)
     return [(tokens, weight / total) for tokens, weight in kept]

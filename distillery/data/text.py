@@ -7,6 +7,7 @@ import itertools
 import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from distillery.data.letters import SIGNS, in_one_form
@@ -101,7 +102,10 @@ def describe_rule(case: str) -> str:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The tokens of a character CTC model; index 0 is the blank, `|` stands for the space."""
+    """The tokens of a CTC model; index 0 is the blank, `|` stands for the space.
+
+    Tokens are characters, or pieces of words: a piece that begins a word has the `|` in front.
+    """
 
     tokens: tuple[str, ...]
 
@@ -139,9 +143,19 @@ class Vocabulary:
         """SHA-256 of the table: equal for equal tokens in equal order."""
         return hashlib.sha256("\n".join(self.tokens).encode()).hexdigest()
 
+    @cached_property
+    def characters(self) -> frozenset[str]:
+        """All that texts can be written with, the space as `|`."""
+        return frozenset("".join(self.tokens[1:]))
+
+    @cached_property
+    def is_of_characters(self) -> bool:
+        """Whether every token is one character."""
+        return all(len(token) == 1 for token in self.tokens[1:])
+
     def unknown(self, text: str) -> set[str]:
-        """Return the characters of a normalised text that have no token."""
-        return set(text.replace(" ", SPACE)) - set(self.tokens)
+        """Return the characters of a normalised text that no token holds."""
+        return set(text.replace(" ", SPACE)) - self.characters
 
     def encode(self, text: str) -> list[int]:
         """Return the token indices of a normalised text.
@@ -149,18 +163,48 @@ class Vocabulary:
         Raises:
             ModelError: a character has no token.
         """
+        self.check_known(text)
+        if not self.is_of_characters:
+            raise ModelError("tokens are pieces of words, expected subwords.model beside them")
         index = {token: position for position, token in enumerate(self.tokens)}
+        return [index[SPACE if character == " " else character] for character in text]
+
+    def check_known(self, text: str) -> None:
+        """Make sure that a normalised text can be written.
+
+        Raises:
+            ModelError: a character has no token.
+        """
         if missing := self.unknown(text):
             raise ModelError(
                 f"text {text[:60]!r}: characters {sorted(missing)} have no token; "
                 "extend prepare.alphabet and run make prepare again"
             )
-        return [index[SPACE if character == " " else character] for character in text]
+
+    @property
+    def between(self) -> list[int]:
+        """The tokens that stand between two texts which are one."""
+        return self.encode(" ")
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of token indices, blanks left out, spaces tidied."""
         characters = "".join(self.tokens[token] for token in tokens if token != 0)
         return " ".join(characters.replace(SPACE, " ").split())
+
+    def tidy(self, tokens: Sequence[int]) -> list[int]:
+        """Return token indices without blanks and without boundaries that part no words."""
+        found: list[int] = []
+        is_open = False  # whether a word has begun that a boundary would end
+        for token in tokens:
+            piece = self.tokens[token] if token != 0 else ""
+            if piece == SPACE and not is_open:
+                continue
+            if piece.startswith(SPACE) and found and self.tokens[found[-1]] == SPACE:
+                found.pop()  # the piece is a boundary, too
+            if piece:
+                found.append(token)
+                is_open = piece != SPACE
+        return found[:-1] if found and self.tokens[found[-1]] == SPACE else found
 
 
 def min_ctc_frames(tokens: Sequence[int] | str) -> int:

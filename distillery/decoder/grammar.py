@@ -1,6 +1,7 @@
 """What texts score before anything is heard, token by token: n-grams, lexicon and hot words.
 
-A text of words w₁ … wₙ, each spelt in tokens, scores
+Tokens are letters or pieces of words, the first piece of a word with the boundary in front of it.
+A text of words w₁ … wₙ, each spelt in letters, scores
 
     Σ weight · ln P(wᵢ | those before) + word_score + hot words' weights
       [+ unknown_score + ln P(letters of wᵢ)   where the lexicon lacks wᵢ]
@@ -110,7 +111,7 @@ class Grammar:
         weights: SearchWeights,
         hot_words: Sequence[HotWord] = (),
     ) -> None:
-        """Spell the model's words in tokens.
+        """Spell the model's words in the letters of the tokens.
 
         Args:
             model: n-grams and words.
@@ -124,7 +125,15 @@ class Grammar:
         self.model, self.vocabulary, self.weights = model, vocabulary, weights
         self.boundary = vocabulary.tokens.index(SPACE) if SPACE in vocabulary.tokens else NONE
         self.by_words = model.unit is Unit.WORD
-        self._tokens = {token: index for index, token in enumerate(vocabulary.tokens)}
+        self.begins_word = [token.startswith(SPACE) for token in vocabulary.tokens]
+        """Of each token, whether a word begins with it, or behind it."""
+        letters = sorted(vocabulary.characters - {SPACE})
+        self._numbers = {letter: number for number, letter in enumerate(letters)}
+        self._letters = [
+            tuple(self._numbers[letter] for letter in token if letter != SPACE)
+            for token in ("", *vocabulary.tokens[1:])
+        ]
+        self._last_letter = [numbers[-1] if numbers else NONE for numbers in self._letters]
         self._is_open = weights.unknown_score is not None
         self._extra: list[str] = []  # hot words that the model lacks
         self._typical = -math.log(max(1, len(model.words)))
@@ -133,17 +142,15 @@ class Grammar:
         self._phrases = Phrases([(words, hot.weight) for words, hot in phrases])
         self._has_phrases = bool(phrases)
         self._root_ahead = 0.0
-        self.letter_gain = 0.0
-        """What a letter adds at most to what was promised before it: of hot words."""
+        self.token_gain = 0.0
+        """What a token adds at most to what was promised before it: of hot words."""
         if self.by_words:
             self._trie = self._lexicon()
             self._add_hot_words({word for words, _ in phrases for word in words})
             if self._trie.next:
                 self._root_ahead = self._trie.best[ROOT]
             if self._is_open:
-                self._spelling = self._spelling_scores()
-        else:
-            self._numbers = [model.number.get(token, model.unknown) for token in vocabulary.tokens]
+                self._spelling = self._spelling_scores(letters)
 
     def _check(self, phrases: Sequence[tuple[Sequence[str], HotWord]]) -> None:
         for words, hot in phrases:
@@ -165,27 +172,35 @@ class Grammar:
     def extend(self, prefix: Prefix, token: int) -> Prefix | None:
         """Return a prefix with one token more; None where no text goes on so."""
         if not self.by_words:
-            return self._with_character(prefix, token)
+            return self._with_characters(prefix, token)
         if token == self.boundary:
             return None if prefix.node == ROOT else self._with_word(prefix)
-        trie, node = self._trie, prefix.node
-        if node != NOWHERE:
-            node = trie.next.get(node * trie.num_tokens + token, NOWHERE)
-        if not self._is_open:
-            if node == NOWHERE:
+        trie, behind = self._trie, prefix
+        if prefix.node != ROOT and self.begins_word[token]:
+            whole = self._with_word(prefix)
+            if whole is None:
                 return None
-            ahead, spelt = trie.best[node], 0.0
-        else:
-            former = NONE if prefix.node == ROOT else prefix.token
-            spelt = prefix.spelt + self._spelling[former][token]
-            ahead = trie.best[node] if node != NOWHERE else self._unknown(prefix.state, spelt)
-        return Prefix(prefix, token, node, prefix.state, prefix.phrase, prefix.score, ahead, spelt)
+            behind = whole
+        node, spelt = behind.node, behind.spelt
+        former = NONE if node == ROOT else self._last_letter[behind.token]
+        for letter in self._letters[token]:
+            if node != NOWHERE:
+                node = trie.next.get(node * trie.num_letters + letter, NOWHERE)
+            if self._is_open:
+                spelt += self._spelling[former][letter]
+                former = letter
+            elif node == NOWHERE:
+                return None
+        ahead = trie.best[node] if node != NOWHERE else self._unknown(behind.state, spelt)
+        return Prefix(prefix, token, node, behind.state, behind.phrase, behind.score, ahead, spelt)
+
+    def whole(self, prefix: Prefix) -> Prefix | None:
+        """Return a prefix as it is when its last word is whole; None where it cannot be."""
+        return self._with_word(prefix) if self.by_words and prefix.node != ROOT else prefix
 
     def final_score(self, prefix: Prefix) -> float:
         """Return what a text scores that ends here; -inf where none does."""
-        whole: Prefix | None = prefix
-        if self.by_words and prefix.node != ROOT:
-            whole = self._with_word(prefix)
+        whole = self.whole(prefix)
         if whole is None:
             return -math.inf
         end, _ = self.model.score(whole.state, self.model.end)
@@ -199,7 +214,7 @@ class Grammar:
         if word == NONE:
             if not self._is_open:
                 return None
-            spelt = prefix.spelt + self._spelling[prefix.token][NONE]
+            spelt = prefix.spelt + self._spelling[self._last_letter[prefix.token]][NONE]
             score += self._unknown(prefix.state, spelt)
             _, state = model.score(prefix.state, model.unknown)
         elif word < len(model.words):
@@ -215,18 +230,23 @@ class Grammar:
             score += added
         return Prefix(prefix, self.boundary, ROOT, state, phrase, score, self._root_ahead, 0.0)
 
-    def _with_character(self, prefix: Prefix, token: int) -> Prefix | None:
-        is_space = token == self.boundary
-        if is_space and prefix.token in (NONE, token):
-            return None
-        chance, state = self.model.score(prefix.state, self._numbers[token])
-        score = prefix.score + self.weights.weight * chance
-        if not is_space:
-            score += self.weights.word_score
-        phrase = prefix.phrase
-        if self._has_phrases:
-            added, phrase = self._phrases.after(phrase, self.vocabulary.tokens[token])
-            score += added
+    def _with_characters(self, prefix: Prefix, token: int) -> Prefix | None:
+        characters = self.vocabulary.tokens[token]
+        if self.begins_word[token] and prefix.token in (NONE, self.boundary):
+            characters = characters[1:]  # a boundary was there, or none is needed
+            if not characters:
+                return None
+        score, state, phrase = prefix.score, prefix.state, prefix.phrase
+        for character in characters:
+            chance, state = self.model.score(
+                state, self.model.number.get(character, self.model.unknown)
+            )
+            score += self.weights.weight * chance
+            if character != SPACE:
+                score += self.weights.word_score
+            if self._has_phrases:
+                added, phrase = self._phrases.after(phrase, character)
+                score += added
         return Prefix(prefix, token, ROOT, state, phrase, score, 0.0, 0.0)
 
     def _unknown(self, state: State, spelt: float) -> float:
@@ -235,7 +255,7 @@ class Grammar:
         return self.weights.weight * chance + self.weights.word_score + unknown + spelt
 
     def _lexicon(self) -> Trie:
-        trie, model, weights = Trie(len(self.vocabulary)), self.model, self.weights
+        trie, model, weights = Trie(len(self._numbers)), self.model, self.weights
         for word, text in enumerate(model.words):
             if spelling := self._spelled(text):
                 chance = weights.weight * model.best_chance[word]
@@ -252,16 +272,17 @@ class Grammar:
                 self._extra.append(text)
             spelling, bonus = self._spelled(text), self._phrases.share(text)
             self._trie.add(spelling, word, weights.weight * chance + weights.word_score, bonus)
-            self.letter_gain = max(self.letter_gain, bonus / len(spelling))
+            most = max(map(len, self._letters))
+            self.token_gain = max(self.token_gain, bonus * most / len(spelling))
 
     def _spelled(self, word: str) -> list[int]:
-        """Return a word's tokens; none where a letter has no token."""
+        """Return a word's letters by number; none where no token has a letter."""
         try:
-            return [self._tokens[letter] for letter in word]
+            return [self._numbers[letter] for letter in word]
         except KeyError:
             return []
 
-    def _spelling_scores(self) -> list[list[float]]:
-        """Return ln P of each token behind each; the last of both is a word's start and end."""
-        letters = [*self.vocabulary.tokens, ""]
-        return [[self.model.spelling_score(b, a) for b in letters] for a in letters]
+    def _spelling_scores(self, letters: Sequence[str]) -> list[list[float]]:
+        """Return ln P of each letter behind each; the last of both is a word's start and end."""
+        ends = [*letters, ""]
+        return [[self.model.spelling_score(b, a) for b in ends] for a in ends]

@@ -88,6 +88,7 @@ class Search:
             tokens: those that are likely enough, the likeliest first, without the blank.
         """
         extend, boundary = self.grammar.extend, self.grammar.boundary
+        begins_word = self.grammar.begins_word
         threshold = self.grammar.weights.beam_threshold
         stamp, blank_score = self.num_frames, row[BLANK_INDEX]
         beams, reached, best = self._beams, [], -math.inf
@@ -106,11 +107,11 @@ class Search:
             best = max(best, rank)
         for prefix in beams:
             total, children = _add(prefix.blank, prefix.other), prefix.children
-            promised = total + prefix.score + prefix.ahead + self.grammar.letter_gain
+            promised = total + prefix.score + prefix.ahead + self.grammar.token_gain
             for token in tokens:
                 heard = row[token]
                 # Letters lead to no more than what was promised, ends of words may.
-                if promised + heard < best - threshold and token != boundary:
+                if promised + heard < best - threshold and not begins_word[token]:
                     continue
                 score = (prefix.blank if token == prefix.token else total) + heard
                 if token in children:
@@ -165,8 +166,10 @@ class Search:
         self._forget()
         tokens = _tokens_of(self._settled)
         if self.grammar.by_words:
-            while tokens and tokens[-1] != self.grammar.boundary:
-                tokens.pop()
+            boundary, begins_word = self.grammar.boundary, self.grammar.begins_word
+            while tokens and tokens[-1] != boundary:
+                if begins_word[tokens.pop()]:
+                    break
         return self.grammar.vocabulary.decode(tokens)
 
     def finish(self, num_hypotheses: int = 1) -> list[Hypothesis]:
@@ -185,10 +188,12 @@ class Search:
             if former is None or former.score < hypothesis.score:
                 found[hypothesis.text] = hypothesis
         if not found:  # every text stops within a word that the lexicon lacks: leave it out
-            prefix = self._beams[0]
-            while prefix.node != ROOT and prefix.parent is not None:
+            prefix, is_last = self._beams[0], True
+            while prefix.node != ROOT and prefix.parent is not None and is_last:
+                is_last = not self.grammar.begins_word[prefix.token]
                 prefix = prefix.parent
-            return [self._hypothesis(prefix, prefix.score)]
+            whole = self.grammar.whole(prefix) or prefix
+            return [self._hypothesis(prefix, whole.score)]
         ranked = sorted(found.values(), key=lambda item: (-item.score, item.text))
         return ranked[:num_hypotheses]
 

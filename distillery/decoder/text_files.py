@@ -86,9 +86,9 @@ def _read(path: Path, setting: str, data: PreparedData) -> list[str]:
     cased = writes_small_letters(line.text for line in lines)
     texts, left_out = [], []
     for line in lines:
-        written = normalise(spell(line.text, data.spelling, cased), case, vocabulary.tokens)
+        written = normalise(spell(line.text, data.spelling, cased), case, vocabulary.characters)
         if vocabulary.unknown(written):
-            written = without_marks(written, vocabulary.tokens)
+            written = without_marks(written, vocabulary.characters)
         if vocabulary.unknown(written):
             left_out.append((line, sorted(vocabulary.unknown(written))))
         elif written:

@@ -1,6 +1,6 @@
-"""The words of a lexicon as paths of tokens, and the words and phrases that count more.
+"""The words of a lexicon as paths of letters, and the words and phrases that count more.
 
-A node is a number, 0 the root. Paths are looked up by node and token in one table, which is what
+A node is a number, 0 the root. Paths are looked up by node and letter in one table, which is what
 Python does fastest and holds in little memory.
 """
 
@@ -30,16 +30,16 @@ class HotWord:
     @classmethod
     def written(cls, text: str, weight: float, vocabulary: Vocabulary) -> HotWord:
         """Return a hot word as transcripts would write it; `Grammar` checks its letters."""
-        return cls(normalise(text, case_of(vocabulary), vocabulary.tokens), weight)
+        return cls(normalise(text, case_of(vocabulary), vocabulary.characters), weight)
 
 
 class Trie:
-    """Words spelled in tokens."""
+    """Words spelled in letters."""
 
-    def __init__(self, num_tokens: int) -> None:
-        self.num_tokens = num_tokens
+    def __init__(self, num_letters: int) -> None:
+        self.num_letters = num_letters
         self.next: dict[int, int] = {}
-        """Node · tokens + token → node."""
+        """Node · letters + letter → node."""
         self.word = [NONE]
         """The word that ends at each node."""
         self.best = [float("-inf")]
@@ -47,7 +47,7 @@ class Trie:
 
     def copy(self) -> Trie:
         """Return another one of the same words."""
-        other = Trie(self.num_tokens)
+        other = Trie(self.num_letters)
         other.next, other.word, other.best = dict(self.next), list(self.word), list(self.best)
         return other
 
@@ -55,17 +55,17 @@ class Trie:
         """Add a word, or raise the score of one that is there.
 
         Args:
-            spelling: its tokens.
+            spelling: its letters, by number.
             word: its number.
             score: what is promised to those who are on the way to it.
-            bonus: what is promised on top: with each token a share of it, for at once it would
+            bonus: what is promised on top: with each letter a share of it, for at once it would
                 give up what does not begin like a hot word.
         """
         node, base = ROOT, score
         self.best[node] = max(self.best[node], score)
-        for place, token in enumerate(spelling, 1):
+        for place, letter in enumerate(spelling, 1):
             score = base + bonus * place / len(spelling)
-            key = node * self.num_tokens + token
+            key = node * self.num_letters + letter
             node = self.next.get(key, len(self.word))
             if node == len(self.word):
                 self.next[key] = node

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from distillery.data.text import Vocabulary
+from distillery.data.text import SPACE, Vocabulary
 from distillery.data.units import Unit, unit_of
 from distillery.decoder.alignment import align
 from distillery.decoder.confidence import Confidence, evidence_of
@@ -102,30 +102,46 @@ class HeardWord:
         return Word(self.text, start, end, sure)
 
 
-def heard_words(log_probs: np.ndarray, text: str, vocabulary: Vocabulary) -> list[HeardWord]:
+def heard_words(
+    log_probs: np.ndarray, tokens: Sequence[int], vocabulary: Vocabulary
+) -> list[HeardWord]:
     """Return the words of a text where the best alignment has them.
+
+    In scripts without spaces these are characters; those of one token share its frames.
 
     Args:
         log_probs: `(frames, vocab)` of the utterance, natural logarithms.
-        text: what was recognised.
-        vocabulary: the tokens.
+        tokens: what was recognised, as a best path or a `Hypothesis` has it.
+        vocabulary: what they mean.
 
     Raises:
-        ModelError: there are fewer frames than the text needs, or it holds other letters.
+        ModelError: there are fewer frames than the tokens need.
     """
-    tokens = vocabulary.encode(text)
-    spans, found, at = align(log_probs, tokens), [], 0
-    for word in unit_of_tokens(vocabulary).parts(text):
-        at += text[at] == " "
-        places = range(at, at + len(word))
-        at += len(word)
-        sure = [float(log_probs[slice(*spans[place]), tokens[place]].max()) for place in places]
+    tokens = vocabulary.tidy(tokens)
+    spans = align(log_probs, tokens)
+    by_words = not unit_of_tokens(vocabulary).spells_characters
+    words: list[tuple[str, list[int]]] = []
+    is_open = False
+    for place, token in enumerate(tokens):
+        piece = vocabulary.tokens[token]
+        letters = piece.removeprefix(SPACE)
+        if by_words and is_open and letters == piece:
+            text, places = words[-1]
+            words[-1] = (text + letters, [*places, place])
+        elif by_words:
+            words += [(letters, [place])] if letters else []
+        else:
+            words += [(letter, [place]) for letter in letters]
+        is_open = bool(letters)
+    found = []
+    for text, places in words:
+        sure = [float(log_probs[slice(*spans[at]), tokens[at]].max()) for at in places]
         first, behind = spans[places[0]][0], spans[places[-1]][1]
-        found.append(HeardWord(word, first, behind, evidence_of(sure)))
+        found.append(HeardWord(text, first, behind, evidence_of(sure)))
     return found
 
 
 @lru_cache(maxsize=4)
 def unit_of_tokens(vocabulary: Vocabulary) -> Unit:
     """Return whether texts of such tokens are words, or characters without spaces."""
-    return unit_of(Counter("".join(vocabulary.tokens[1:])))
+    return unit_of(Counter(vocabulary.characters))

@@ -27,12 +27,13 @@ from distillery.data.features import extractor_of, pack_features, unpacked_featu
 from distillery.data.manifest import PreparedData, labelled
 from distillery.data.text import Vocabulary
 from distillery.distill.filtering import Filtered, filter_hypotheses
+from distillery.distill.frames import learns_sparse_frames
 from distillery.distill.kept_texts import candidates_of
 from distillery.distill.objective import DistillationObjective
 from distillery.distill.start import Start, initialise
 from distillery.distill.targets import CachedTargets, weighted_texts
+from distillery.distill.vocabulary import vocabulary_of
 from distillery.errors import CacheMismatch, CorpusError
-from distillery.losses.known import SPARSE_FRAME_LOSSES
 from distillery.models.layers import Network
 from distillery.models.recogniser import Recogniser
 from distillery.params.distill import DistillParams
@@ -111,10 +112,15 @@ class Distillation:
     checkpoint_seconds: float = Trainer.checkpoint_seconds
     """Time between checkpoints inside an epoch; no training is named by it."""
 
-    @property
+    @cached_property
     def vocabulary(self) -> Vocabulary:
-        """The teacher's tokens, which its students share."""
-        return Vocabulary(self.cache.namespace.tokens)
+        """What the student and its control write in."""
+        return vocabulary_of(self.name, self.params, self.data, self._first_cache, self.models)
+
+    @property
+    def _first_cache(self) -> TeacherCache:
+        """What the teacher said, and no earlier generation of the student."""
+        return self.cache if self.generation is None else self.generation.teacher
 
     @property
     def objective(self) -> ObjectiveParams:
@@ -163,16 +169,9 @@ class Distillation:
         rows = self.student_rows()
         ratio = self._rate_ratio(self._clock.shift_seconds)
         self.check_student_texts()
-        kind = self.cache.namespace.payload["kind"]
-        if self.objective.uses_frames and kind == "none":
-            raise CacheMismatch(
-                f"student {self.name!r}: learns the teacher frame by frame, but this teacher says "
-                "nothing about the students' tokens there (its own are others, or it gives texts); "
-                "set frame.weight to 0: sequence learns from its texts, hidden from its layers"
-            )
-        sparse = self.objective.uses_frames and kind == "sparse"
-        if sparse:
-            self._check_sparse(ratio)
+        sparse = self.objective.uses_frames and learns_sparse_frames(
+            self.name, self.objective.frame.type, self.cache.namespace, self.vocabulary, ratio
+        )
         objective_of = partial(
             DistillationObjective.for_network,
             params=self.objective,
@@ -393,28 +392,8 @@ class Distillation:
             extractor_of(self.features, self.data.sample_rate_hz),
             student.architecture.time_reduction,
             self._rate_ratio(self._clock.shift_seconds),
-            self.vocabulary.encode(" ")[0],
+            self.vocabulary.between,
             self.params.training.seed,
-        )
-
-    def _check_sparse(self, ratio: int) -> None:
-        """Make sure that the frame-wise term can learn from sparse targets.
-
-        Raises:
-            CacheMismatch: it reads all tokens, or frames would have to be pooled.
-        """
-        name, learns = self.objective.frame.type, ", ".join(SPARSE_FRAME_LOSSES)
-        if name not in SPARSE_FRAME_LOSSES:
-            found = f"frame.type {name!r} reads all tokens, the cached teacher keeps the likeliest"
-            wanted = f"expected {learns}; change frame.type"
-        elif ratio > 1:
-            found = f"one frame faces {ratio} of the cached teacher's, which keep other tokens each"
-            wanted = "expected equal rates; change time_reduction"
-        else:
-            return
-        raise CacheMismatch(
-            f"student {self.name!r}: {found}, {wanted}, or set cache.payload.log_probs to f16 and "
-            "run make cache"
         )
 
     def _rate_ratio(self, student_shift: float) -> int:
@@ -495,6 +474,5 @@ class Distillation:
         )
         if init is None:
             return recogniser, None
-        first_cache = self.generation.teacher if self.generation else self.cache
-        teacher_weights = str(first_cache.namespace.teacher["weights"])
+        teacher_weights = str(self._first_cache.namespace.teacher["weights"])
         return recogniser, initialise(recogniser, self.name, init, self.models, teacher_weights)

@@ -55,24 +55,49 @@ def language_model_texts(
     """
     if learns_from == "files":
         return []
-    rows = data.split("train")
-    if learns_from == "transcripts" or (learns_from == "both" and rows["text"].notna().all()):
+    if learns_from == "transcripts" or (learns_from == "both" and not _lacks_transcripts(data)):
         return list(labelled(data, "train")["text"])
-    candidates = list(candidates_of(TeacherCache.open_current(cache), rows))
-    fit = [True] * len(rows)
-    if params.enabled:
-        fit = list(filter_hypotheses(candidates, params, data.unit).fit)
-    texts = []
-    for candidate, is_fit in zip(candidates, fit, strict=True):
-        if learns_from == "both" and candidate.reference is not None:
-            texts.append(candidate.reference)
-        elif is_fit and candidate.hypothesis:
-            texts.append(candidate.hypothesis)
+    heard = TeacherCache.open_current(cache)
+    texts = kept_texts(data, heard, params, with_transcripts=learns_from == "both")
     if not texts:
+        count = len(data.split("train"))
         raise CorpusError(
             f"register.decoder.language_model.learns_from is {learns_from}: the filter "
-            f"keeps none of the teacher's {len(rows)} texts, and there are no transcripts; "
+            f"keeps none of the teacher's {count} texts, and there are no transcripts; "
             "expected texts to learn from: loosen distill.filter, or set learns_from to files "
             "and name some"
         )
     return texts
+
+
+def kept_texts(
+    data: PreparedData, cache: TeacherCache, params: FilterParams, *, with_transcripts: bool = True
+) -> list[str]:
+    """Return the teacher's texts of the training split that the filter keeps, in manifest order.
+
+    Args:
+        data: prepared data.
+        cache: what the teacher said; not read where every text is a transcript.
+        params: the filter; all that hold a word, where it is off.
+        with_transcripts: whether a transcript takes the place of the teacher's text.
+
+    Raises:
+        CacheMismatch: an utterance is not cached.
+    """
+    if with_transcripts and not _lacks_transcripts(data):
+        return list(data.split("train")["text"])
+    candidates = list(candidates_of(cache, data.split("train")))
+    fit = [True] * len(candidates)
+    if params.enabled:
+        fit = list(filter_hypotheses(candidates, params, data.unit).fit)
+    texts = []
+    for candidate, is_fit in zip(candidates, fit, strict=True):
+        if with_transcripts and candidate.reference is not None:
+            texts.append(candidate.reference)
+        elif is_fit and candidate.hypothesis:
+            texts.append(candidate.hypothesis)
+    return texts
+
+
+def _lacks_transcripts(data: PreparedData) -> bool:
+    return bool(data.split("train")["text"].isna().any())

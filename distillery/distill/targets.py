@@ -39,7 +39,7 @@ class CachedTargets:
         Args:
             cache: what the teacher said.
             keys: audio keys of what the teacher heard of each.
-            vocabulary: the teacher's tokens.
+            vocabulary: the student's tokens.
             fit: utterances whose hypothesis passed the filter, bool `(utterances,)`; for the
                 others the teacher says nothing, neither frames nor text. None: all passed.
             stretch: how many times as long that was as the training set's own audio

@@ -13,7 +13,7 @@ from distillery.data.units import Unit
 from distillery.decoder.confidence import MAX_LOG_ODDS, Confidence
 from distillery.decoder.decoder import Decoder
 from distillery.decoder.words import heard_words
-from distillery.models.decoding import greedy_text
+from distillery.models.decoding import greedy_tokens
 from distillery.studies.calibration import Outcomes, calibration
 
 MAX_SLOPE = 5.0
@@ -43,7 +43,10 @@ def fit_confidence(
     evidence: list[float] = []
     right: list[bool] = []
     for log_probs, reference in zip(items, references, strict=True):
-        said = greedy_text(log_probs, vocabulary) if decoder is None else decoder.text(log_probs)
+        if decoder is None:
+            said: Sequence[int] = greedy_tokens(log_probs)
+        else:
+            said = decoder.n_best(log_probs, 1)[0].tokens
         words = heard_words(log_probs, said, vocabulary)
         evidence += [word.evidence for word in words]
         right += _right(unit.parts(reference), [word.text for word in words])

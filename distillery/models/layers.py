@@ -165,19 +165,23 @@ class Dropout(nn.Dropout):
 
 
 class ConvFrontEnd(nn.Module):
-    """Two 3x3 convolutions over time and mels; halves the mels twice and time once or twice."""
+    """Two convolutions over time and mels; halves the mels twice and time once to three times.
+
+    Kernels hear 3 bands and 3 frames, or 5 where only every fourth frame is kept.
+    """
 
     def __init__(self, num_mels: int, channels: int, time_reduction: int) -> None:
         super().__init__()
-        time_strides = {2: (2, 1), 4: (2, 2)}[time_reduction]
+        time_strides = {2: (2, 1), 4: (2, 2), 8: (2, 4)}[time_reduction]
+        kernels = [3 if stride < 3 else 5 for stride in time_strides]
         sizes = [1, channels, channels]
         self.convolutions = nn.ModuleList(
             nn.Conv2d(
                 sizes[i],
                 sizes[i + 1],
-                3,
+                (kernels[i], 3),
                 stride=(time_strides[i], 2),
-                padding=1,
+                padding=(kernels[i] // 2, 1),
                 bias=False,
             )
             for i in range(2)

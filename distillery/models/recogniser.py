@@ -5,6 +5,7 @@ A saved recogniser is a folder without pickles:
     model.safetensors  weights
     config.json        architecture, features, sample rate
     tokens.txt         one token a line, the blank first
+    subwords.model     of tokens that are pieces of words: what cuts texts into them
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from distillery.data.audio import as_waveform
 from distillery.data.features import Extractor, extractor_of, pad
+from distillery.data.subwords import load_vocabulary
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import Json, write_bytes, write_json
@@ -100,7 +102,7 @@ class Recogniser:
             raise ModelError(f"{folder}: holds no {CONFIG_FILE}; expected a saved model") from None
         except (KeyError, ValueError, ValidationError) as error:
             raise ModelError(f"{folder / CONFIG_FILE}: cannot be used: {error}") from None
-        vocabulary = Vocabulary.load(folder / TOKENS_FILE)
+        vocabulary = load_vocabulary(folder / TOKENS_FILE)
         if architecture.type not in networks:
             raise ModelError(
                 f"{folder / CONFIG_FILE}: architecture {architecture.type!r}, expected one of "

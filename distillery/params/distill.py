@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from distillery.files import Json
 from distillery.params.augmentation import AugmentationParams
 from distillery.params.base import (
     INIT_REGISTRY,
@@ -19,7 +25,13 @@ from distillery.params.base import (
     Seed,
     StudentName,
 )
-from distillery.params.models import FeatureParams, StudentArchitecture
+from distillery.params.models import (
+    CharacterTokens,
+    FeatureParams,
+    StudentArchitecture,
+    StudentTokens,
+    SubwordTokens,
+)
 from distillery.params.objective import ObjectiveParams, scheduled
 from distillery.params.training import TrainingParams
 
@@ -82,10 +94,19 @@ class StudentParams(Section):
     """Its own objective; null takes distill.objective."""
     features: FeatureParams | None = None
     """What it hears; null takes distill.features."""
+    tokens: StudentTokens = CharacterTokens()
+    """What it and its control write texts in."""
     init: Annotated[str, Field(pattern=f"^({INIT_TEACHER}|{REGISTRY_PATTERN})$")] | None = None
     """First weights: null draws random ones; `teacher` takes evenly spaced layers of a teacher of
     the same architecture, and its control starts from random ones; models:/NAME@ALIAS or
     models:/NAME/VERSION goes on from a registered student, and so does its control."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_characters(self, handler: SerializerFunctionWrapHandler) -> Json:
+        """Trainings are named by their settings: with characters as before there were others."""
+        content: Json = handler(self)
+        is_named = not isinstance(self.tokens, CharacterTokens)
+        return {name: value for name, value in content.items() if is_named or name != "tokens"}
 
     @property
     def registered_init(self) -> str | None:
@@ -168,6 +189,18 @@ class DistillParams(Section):
                     f"students.{name}: causal_conv streams, but features.normalise is "
                     f"{normalise!r}, which reads the whole utterance first; give the student "
                     "features: {normalise: running}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _subwords_are_not_the_teachers(self) -> DistillParams:
+        for name, student in self.students.items():
+            if isinstance(student.tokens, SubwordTokens) and self.objective_of(name).uses_frames:
+                raise ValueError(
+                    f"students.{name}: writes in subwords, and frame.weight is above 0, but what "
+                    "the teacher says frame by frame is cached in characters; set frame.weight to "
+                    "0 (sequence learns from its texts, hidden from its layers), or tokens to "
+                    "{type: characters}"
                 )
         return self
 

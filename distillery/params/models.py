@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from distillery.params.base import NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 Dropout = Annotated[float, Field(ge=0.0, lt=1.0)]
-TimeReduction = Literal[2, 4]
+TimeReduction = Literal[2, 4, 8]
 LOG_MEL: Literal["log_mel"] = "log_mel"
 KALDI_FBANK: Literal["kaldi_fbank"] = "kaldi_fbank"
 
@@ -155,6 +155,24 @@ class CRNNParams(Section):
     time_reduction: TimeReduction = 4
     """Feature frames per output frame."""
 
+
+class CharacterTokens(Section):
+    """A token for each character of the corpus."""
+
+    type: Literal["characters"] = "characters"
+
+
+class SubwordTokens(Section):
+    """Pieces of words, by SentencePiece's unigram model."""
+
+    type: Literal["subwords"]
+    size: Annotated[int, Field(ge=16, le=10_000)] = 256
+    """Tokens, the blank among them; more need fewer frames a text and more text to learn from.
+    Fewer are made where texts hold fewer pieces."""
+
+
+StudentTokens = Annotated[CharacterTokens | SubwordTokens, Field(discriminator="type")]
+"""What a student writes its texts in."""
 
 TeacherArchitecture = Annotated[ConvBiLSTMParams | ConformerParams, Field(discriminator="type")]
 StudentArchitecture = Annotated[

@@ -128,7 +128,7 @@ def references(
         rule: by which numbers and letter strings of its texts are words.
     """
     case = case_of(vocabulary)
-    letters = frozenset("".join(vocabulary.tokens[1:]))
+    letters = vocabulary.characters
     cased = writes_small_letters(item.text or "" for item in labelled.recordings)
 
     def spelt(text: str) -> str:

@@ -166,7 +166,7 @@ def check_sherpa(recogniser: Recogniser) -> None:
             f"{WINDOW_SECONDS:g} s, hop {HOP_SECONDS:g} s alone. Train a student with "
             f"`features: {{type: {KALDI_FBANK}}}`"
         )
-    if WORD_START in recogniser.vocabulary.tokens:
+    if WORD_START in recogniser.vocabulary.characters:
         raise ModelError(
             f"model: its alphabet has {WORD_START!r}, which sherpa-onnx writes as a space; leave "
             "it out of prepare.alphabet"
@@ -179,7 +179,7 @@ def numbered_tokens(vocabulary: Vocabulary) -> str:
     Some published models have tokens that stand for bytes; what tells them from others is the
     largest byte in UTF-8, that of Azerbaijani capitals, too: these get one token more.
     """
-    tokens = [WORD_START if token == SPACE else token for token in vocabulary.tokens]
+    tokens = [token.replace(SPACE, WORD_START) for token in vocabulary.tokens]
     if max(max(token.encode()) for token in vocabulary.tokens) == LARGEST_BYTE:
         tokens.append(NO_BYTES)
     return "".join(f"{token} {number}\n" for number, token in enumerate(tokens))

@@ -12,7 +12,7 @@ from distillery.decoder.confidence import Confidence
 from distillery.decoder.decoder import Decoder
 from distillery.decoder.trie import HotWord
 from distillery.decoder.words import Alternative, Transcript, heard_words
-from distillery.models.decoding import greedy_text
+from distillery.models.decoding import greedy_tokens
 from distillery.serve.texts import letters_alone
 
 
@@ -45,8 +45,9 @@ class Scribe:
             search = letters_alone(self.vocabulary)
         found = [] if search is None else search.n_best(log_probs, wanted, hot_words)
         is_searched = self.decoder is not None or hot_words
-        text = found[0].text if is_searched else greedy_text(log_probs, self.vocabulary)
-        words = heard_words(log_probs, text, self.vocabulary)
+        tokens = found[0].tokens if is_searched else greedy_tokens(log_probs)
+        text = self.vocabulary.decode(tokens)
+        words = heard_words(log_probs, tokens, self.vocabulary)
         ranked = {item.text: Alternative(item.text, item.score) for item in found}
         # A best path that the beams have lost: ln P of that path alone.
         first = ranked.pop(text, None) or Alternative(text, float(log_probs.max(axis=1).sum()))

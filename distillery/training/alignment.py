@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self, get_args
+from typing import Protocol, Self
 
 import numpy as np
 import pandas as pd
@@ -22,10 +22,12 @@ from distillery.data.kaldi_filters import kaldi_frames, kaldi_samples
 from distillery.data.text import Vocabulary, min_ctc_frames
 from distillery.errors import CorpusError
 from distillery.params.distill import DistillParams
-from distillery.params.models import KALDI_FBANK, FeatureParams, TimeReduction
+from distillery.params.models import KALDI_FBANK, FeatureParams
 from distillery.params.teacher import TrainedTeacherParams
 from distillery.params.training import TrainingParams
 
+ADVISED_REDUCTIONS = (2, 4)
+"""Time reductions that are named where there are too few frames."""
 MAX_SHOWN = 40
 """Characters of a text in a message."""
 MILLISECONDS_PER_SECOND = 1000
@@ -144,7 +146,7 @@ class FeatureClock:
         for limit, whom in ((0.0, "all of them"), (max_fraction, "enough of them")):
             found = [
                 f"{self.section}.hop_seconds {hop:g} with time_reduction {reduction}"
-                for reduction in get_args(TimeReduction)
+                for reduction in ADVISED_REDUCTIONS
                 if (hop := self._largest_hop(texts, reduction, limit)) is not None
             ]
             if found:

@@ -148,8 +148,8 @@ export class WordModel {
 }
 
 class Trie {
-  constructor(numTokens) {
-    this.numTokens = numTokens;
+  constructor(numLetters) {
+    this.numLetters = numLetters;
     this.next = new Map();
     this.word = [NONE];
     this.best = [-Infinity];
@@ -159,9 +159,9 @@ class Trie {
     const base = score;
     let node = ROOT;
     this.best[node] = Math.max(this.best[node], score);
-    spelling.forEach((token, place) => {
+    spelling.forEach((letter, place) => {
       score = base + (bonus * (place + 1)) / spelling.length;
-      const key = node * this.numTokens + token;
+      const key = node * this.numLetters + letter;
       node = this.next.get(key) ?? this.word.length;
       if (node === this.word.length) {
         this.next.set(key, node);
@@ -238,7 +238,12 @@ class Grammar {
     this.weights = settings.weights;
     this.boundary = tokens.indexOf(SPACE);
     this.byWords = model.byWords;
-    this.numberOf = new Map(tokens.map((token, number) => [token, number]));
+    // Tokens are letters or pieces of words; a word's first piece has the boundary in front of it.
+    const spelt = tokens.map((token, number) => (number === BLANK ? [] : [...token].filter((letter) => letter !== SPACE)));
+    this.beginsWord = tokens.map((token) => token.startsWith(SPACE));
+    this.letters = [...new Set(spelt.flat())].sort(byCodePoints);
+    this.numberOf = new Map(this.letters.map((letter, number) => [letter, number]));
+    this.lettersOf = spelt.map((letters) => letters.map((letter) => this.numberOf.get(letter)));
     this.isOpen = this.weights.unknown_score !== null && this.weights.unknown_score !== undefined;
     this.extra = [];
     this.typical = -Math.log(Math.max(1, model.words.length));
@@ -249,22 +254,27 @@ class Grammar {
     this.phrases = new Phrases(phrases);
     this.hasPhrases = phrases.length > 0;
     this.rootAhead = 0;
-    this.letterGain = 0;
+    this.tokenGain = 0;
     if (this.byWords) {
       this.trie = this.#lexicon();
       this.#addHotWords(new Set(phrases.flatMap(({ words }) => words)));
       if (this.trie.next.size) this.rootAhead = this.trie.best[ROOT];
       if (this.isOpen) {
-        const letters = [...tokens, ""];
+        const letters = [...this.letters, ""];
         this.spelling = letters.map((former) => letters.map((letter) => model.spellingScore(letter, former)));
       }
-    } else this.numbers = tokens.map((token) => model.number.get(token) ?? model.unknown);
+    }
   }
 
   /** Of the table of letters; NONE is a word's start and end. */
   #spelt(former, letter) {
-    const last = this.tokens.length;
+    const last = this.letters.length;
     return this.spelling[former === NONE ? last : former][letter === NONE ? last : letter];
+  }
+
+  /** The last letter of a token. */
+  #lastLetter(token) {
+    return this.lettersOf[token].at(-1) ?? NONE;
   }
 
   get root() {
@@ -274,24 +284,33 @@ class Grammar {
   }
 
   extend(prefix, token) {
-    if (!this.byWords) return this.#withCharacter(prefix, token);
+    if (!this.byWords) return this.#withCharacters(prefix, token);
     if (token === this.boundary) return prefix.node === ROOT ? null : this.#withWord(prefix);
     const { trie } = this;
-    let node = prefix.node, ahead, spelt = 0;
-    if (node !== NOWHERE) node = trie.next.get(node * trie.numTokens + token) ?? NOWHERE;
-    if (!this.isOpen) {
-      if (node === NOWHERE) return null;
-      ahead = trie.best[node];
-    } else {
-      const former = prefix.node === ROOT ? NONE : prefix.token;
-      spelt = prefix.spelt + this.#spelt(former, token);
-      ahead = node !== NOWHERE ? trie.best[node] : this.#unknown(prefix.state, spelt);
+    let behind = prefix;
+    if (prefix.node !== ROOT && this.beginsWord[token]) {
+      behind = this.#withWord(prefix);
+      if (behind === null) return null;
     }
-    return new Prefix(prefix, token, node, prefix.state, prefix.phrase, prefix.score, ahead, spelt);
+    let { node, spelt } = behind, former = node === ROOT ? NONE : this.#lastLetter(behind.token);
+    for (const letter of this.lettersOf[token]) {
+      if (node !== NOWHERE) node = trie.next.get(node * trie.numLetters + letter) ?? NOWHERE;
+      if (this.isOpen) {
+        spelt += this.#spelt(former, letter);
+        former = letter;
+      } else if (node === NOWHERE) return null;
+    }
+    const ahead = node !== NOWHERE ? trie.best[node] : this.#unknown(behind.state, spelt);
+    return new Prefix(prefix, token, node, behind.state, behind.phrase, behind.score, ahead, spelt);
+  }
+
+  /** A prefix as it is when its last word is whole; null where it cannot be. */
+  whole(prefix) {
+    return this.byWords && prefix.node !== ROOT ? this.#withWord(prefix) : prefix;
   }
 
   finalScore(prefix) {
-    const whole = this.byWords && prefix.node !== ROOT ? this.#withWord(prefix) : prefix;
+    const whole = this.whole(prefix);
     if (whole === null) return -Infinity;
     const { chance } = this.model.score(whole.state, this.model.end);
     return whole.score + this.weights.weight * chance + this.phrases.broken(whole.phrase);
@@ -303,7 +322,7 @@ class Grammar {
     let { score, phrase } = prefix, text = "", state;
     if (word === NONE) {
       if (!this.isOpen) return null;
-      score += this.#unknown(prefix.state, prefix.spelt + this.#spelt(prefix.token, NONE));
+      score += this.#unknown(prefix.state, prefix.spelt + this.#spelt(this.#lastLetter(prefix.token), NONE));
       ({ state } = model.score(prefix.state, model.unknown));
     } else if (word < model.words.length) {
       const found = model.score(prefix.state, word);
@@ -323,16 +342,23 @@ class Grammar {
     return new Prefix(prefix, this.boundary, ROOT, state, phrase, score, this.rootAhead, 0);
   }
 
-  #withCharacter(prefix, token) {
-    const isSpace = token === this.boundary;
-    if (isSpace && (prefix.token === NONE || prefix.token === token)) return null;
-    const { chance, state } = this.model.score(prefix.state, this.numbers[token]);
-    let score = prefix.score + this.weights.weight * chance, { phrase } = prefix;
-    if (!isSpace) score += this.weights.word_score;
-    if (this.hasPhrases) {
-      const [added, after] = this.phrases.after(phrase, this.tokens[token]);
-      score += added;
-      phrase = after;
+  #withCharacters(prefix, token) {
+    let characters = [...this.tokens[token]];
+    if (this.beginsWord[token] && (prefix.token === NONE || prefix.token === this.boundary)) {
+      characters = characters.slice(1);
+      if (!characters.length) return null;
+    }
+    let { score, state, phrase } = prefix;
+    for (const character of characters) {
+      const found = this.model.score(state, this.model.number.get(character) ?? this.model.unknown);
+      state = found.state;
+      score += this.weights.weight * found.chance;
+      if (character !== SPACE) score += this.weights.word_score;
+      if (this.hasPhrases) {
+        const [added, after] = this.phrases.after(phrase, character);
+        score += added;
+        phrase = after;
+      }
     }
     return new Prefix(prefix, token, ROOT, state, phrase, score, 0, 0);
   }
@@ -343,7 +369,7 @@ class Grammar {
   }
 
   #lexicon() {
-    const trie = new Trie(this.tokens.length);
+    const trie = new Trie(this.letters.length);
     this.model.words.forEach((text, word) => {
       const spelling = this.#spelled(text);
       if (spelling.length) trie.add(spelling, word, this.weights.weight * this.model.bestChance(word) + this.weights.word_score);
@@ -361,7 +387,8 @@ class Grammar {
       }
       const spelling = this.#spelled(text), bonus = this.phrases.share(text);
       this.trie.add(spelling, word, this.weights.weight * chance + this.weights.word_score, bonus);
-      this.letterGain = Math.max(this.letterGain, bonus / spelling.length);
+      const most = Math.max(...this.lettersOf.map((letters) => letters.length));
+      this.tokenGain = Math.max(this.tokenGain, (bonus * most) / spelling.length);
     }
   }
 
@@ -427,10 +454,10 @@ class Search {
     }
     for (const prefix of beams) {
       const total = add(prefix.blank, prefix.other), { children } = prefix;
-      const promised = total + prefix.score + prefix.ahead + grammar.letterGain;
+      const promised = total + prefix.score + prefix.ahead + grammar.tokenGain;
       for (const token of tokens) {
         const heard = row[token];
-        if (promised + heard < best - threshold && token !== boundary) continue;
+        if (promised + heard < best - threshold && !grammar.beginsWord[token]) continue;
         const score = (token === prefix.token ? prefix.blank : total) + heard;
         let child = children.get(token);
         if (child === undefined) children.set(token, (child = grammar.extend(prefix, token)));
@@ -481,9 +508,12 @@ class Search {
       if (best === null || found.score > best.score || (found.score === best.score && byCodePoints(found.text, best.text) < 0)) best = found;
     }
     if (best !== null) return best;
-    let [prefix] = this.beams;
-    while (prefix.node !== ROOT && prefix.parent !== null) prefix = prefix.parent;
-    return this.#hypothesis(prefix, prefix.score);
+    let [prefix] = this.beams, isLast = true;
+    while (prefix.node !== ROOT && prefix.parent !== null && isLast) {
+      isLast = !this.grammar.beginsWord[prefix.token];
+      prefix = prefix.parent;
+    }
+    return this.#hypothesis(prefix, (this.grammar.whole(prefix) ?? prefix).score);
   }
 
   #hypothesis(prefix, score) {

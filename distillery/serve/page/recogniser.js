@@ -55,12 +55,11 @@ function wordsOf(tokens, numbers, spans, frameSeconds) {
   const words = [];
   let word = null;
   numbers.forEach((number, at) => {
-    if (tokens[number] === "|") {
-      word = null;
-      return;
-    }
+    const letters = tokens[number].replace("|", "");
+    if (letters !== tokens[number]) word = null; // a boundary, alone or in front of a piece
+    if (!letters) return;
     if (word === null) words.push((word = { text: "", start: spans[at][0] * frameSeconds, end: 0 }));
-    word.text += tokens[number];
+    word.text += letters;
     word.end = spans[at][1] * frameSeconds;
   });
   return words;

@@ -18,6 +18,7 @@ from distillery.decoder.word_model import WordModel, pack
 from distillery.language_model.ngrams import END, START, estimate
 
 VOCABULARY = Vocabulary((BLANK, SPACE, "a", "b"))
+PIECES = Vocabulary((BLANK, SPACE, "a", "b", "|a", "ab"))
 TEXTS = ["ab a", "a b", "ab", "ab ab a", "b a"]
 WIDE = {"beam_size": 10_000, "beam_threshold": 1e6}
 MODEL = estimate(TEXTS, 2)
@@ -48,7 +49,12 @@ def grammar_score(text: str, weights: SearchWeights, hot: str | None) -> float:
     return total
 
 
-def by_hand(items: np.ndarray, weights: SearchWeights, hot: str | None = None) -> dict[str, float]:
+def by_hand(
+    items: np.ndarray,
+    weights: SearchWeights,
+    hot: str | None = None,
+    vocabulary: Vocabulary = VOCABULARY,
+) -> dict[str, float]:
     """Return the score of every text, over all alignments of its tokens.
 
     A boundary at the beginning, or behind another, changes nothing; one at the end is a prefix of
@@ -64,7 +70,7 @@ def by_hand(items: np.ndarray, weights: SearchWeights, hot: str | None = None) -
         mass[tuple(tokens)] = np.logaddexp(mass[tuple(tokens)], heard)
     scores: dict[str, float] = {}
     for tokens, heard in mass.items():
-        text = VOCABULARY.decode(tokens)
+        text = vocabulary.decode(tokens)
         total = heard + grammar_score(text, weights, hot)
         scores[text] = max(total, scores.get(text, -math.inf))
     return {text: total for text, total in scores.items() if total > -math.inf}
@@ -82,6 +88,37 @@ def test_it_finds_what_all_alignments_say(seed: int, unknown: float | None) -> N
     assert found.keys() == expected.keys()
     for text, score in expected.items():
         assert found[text] == pytest.approx(score, abs=1e-3), text
+
+
+@pytest.mark.parametrize("unknown", [None, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_pieces_of_words_score_as_their_letters_do(seed: int, unknown: float | None) -> None:
+    weights = SearchWeights(0.8, 0.5, unknown, **WIDE)
+    items = log_probs(seed, 5, len(PIECES))
+    for hot in (None, "b"):
+        hot_words = [] if hot is None else [HotWord(hot, 5.0)]
+        search = Search(Grammar(PACKED, PIECES, weights, hot_words))
+        search.push(items)
+        expected = by_hand(items, weights, hot, PIECES)
+        found = {item.text: item.score for item in search.finish(len(expected))}
+        assert found.keys() == expected.keys()
+        for text, score in expected.items():
+            assert found[text] == pytest.approx(score, abs=1e-3), text
+
+
+def test_a_word_of_pieces_that_is_not_whole_is_left_out() -> None:
+    sure = np.full((3, len(PIECES)), -50.0, np.float32)
+    for frame, token in enumerate(("|a", "|a", "b")):  # "a" is no word of this lexicon
+        sure[frame, PIECES.tokens.index(token)] = 0.0
+    counted = estimate(["ab ab", "abb"], 2)
+    model = WordModel.from_bytes(pack(counted, (), Unit.WORD))
+    weights = SearchWeights(1.0, 0.0, None, beam_size=1)
+    search = Search(Grammar(model, PIECES, weights))
+    search.push(sure[1:])
+    assert search.finish()[0].text == "ab"
+    search = Search(Grammar(model, PIECES, weights))
+    search.push(np.concatenate([sure[1:], sure[:1]]))
+    assert [search.text, search.finish()[0].text] == ["ab a", "ab"]
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -112,11 +149,14 @@ def test_the_narrow_search_finds_the_same_best_text() -> None:
     assert same >= 19
 
 
+@pytest.mark.parametrize("vocabulary", [VOCABULARY, PIECES], ids=["letters", "pieces"])
 @pytest.mark.parametrize("unit", [Unit.WORD, Unit.CHARACTER])
-def test_pieces_give_what_the_whole_gives_and_what_is_settled_stays(unit: Unit) -> None:
+def test_parts_give_what_the_whole_gives_and_what_is_settled_stays(
+    unit: Unit, vocabulary: Vocabulary
+) -> None:
     model = WordModel.from_bytes(pack(estimate(TEXTS, 2, unit), (), unit))
-    grammar = Grammar(model, VOCABULARY, SearchWeights(0.8, 0.5, 0.0))
-    items = log_probs(3, 3 * FORGET_FRAMES)
+    grammar = Grammar(model, vocabulary, SearchWeights(0.8, 0.5, 0.0))
+    items = log_probs(3, 3 * FORGET_FRAMES, len(vocabulary))
     whole = Search(grammar)
     whole.push(items)
     pieces, settled = Search(grammar), ""
@@ -128,7 +168,7 @@ def test_pieces_give_what_the_whole_gives_and_what_is_settled_stays(unit: Unit) 
     best, other = whole.finish(3), pieces.finish(3)
     assert [item.text for item in best] == [item.text for item in other]
     assert best[0].text.startswith(settled) and len(settled) > len(best[0].text) / 2
-    assert VOCABULARY.decode(best[0].tokens) == best[0].text
+    assert vocabulary.decode(best[0].tokens) == best[0].text
 
 
 def test_characters_are_searched_without_a_lexicon() -> None:

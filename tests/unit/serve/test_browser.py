@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from distillery.data.resampling import resample
-from distillery.data.text import Vocabulary
+from distillery.data.text import BLANK, SPACE, Vocabulary
 from distillery.data.units import Unit
 from distillery.decoder.alignment import align
 from distillery.decoder.decoder import Decoder, DecoderSettings
@@ -41,6 +41,7 @@ from tests.unit.serve.test_sherpa import SMALL, student
 CACHE = ROOT / "scratch/npm"
 MICROPHONE_HZ = 48000
 TOKENS = Vocabulary.from_alphabet("abc")
+PIECES = Vocabulary((BLANK, SPACE, "a", "b", "c", "|a", "ab", "|cab", "|b"))
 TEXTS = ("cab cab", "a cab", "bac cab a", "abba", "ca ba cab")
 
 
@@ -96,15 +97,16 @@ const result = given.map(({ settings, rate, samples }) =>
         )
 
 
-def log_probs(seed: int, frames: int) -> np.ndarray:
+def log_probs(seed: int, frames: int, num_tokens: int = len(TOKENS)) -> np.ndarray:
     """Return log-probabilities `(frames, vocab)`, a third of them blanks that are nearly sure."""
     random = np.random.default_rng(seed)
-    scores = random.normal(0, 2.5, (frames, len(TOKENS)))
+    scores = random.normal(0, 2.5, (frames, num_tokens))
     scores[random.random(frames) < 0.3, 0] += 14
     return (scores - np.log(np.exp(scores).sum(axis=1, keepdims=True))).astype(np.float32)
 
 
-def test_searched_texts_scores_and_times_are_pythons(tmp_path: Path) -> None:
+@pytest.mark.parametrize("tokens", [TOKENS, PIECES], ids=["letters", "pieces"])
+def test_searched_texts_scores_and_times_are_pythons(tokens: Vocabulary, tmp_path: Path) -> None:
     decoders = []
     for number, (unit, weights, hot_words) in enumerate(
         [
@@ -119,8 +121,10 @@ def test_searched_texts_scores_and_times_are_pythons(tmp_path: Path) -> None:
         folder.mkdir()
         save(pack(estimate(TEXTS, 3, unit), ("bb",), unit), folder)
         DecoderSettings(weights, hot_words).save(folder)
-        decoders.append(Decoder.load(folder, TOKENS))
-    items = [log_probs(seed, frames) for seed, frames in enumerate((1, 8, 30, 60, 400))]
+        decoders.append(Decoder.load(folder, tokens))
+    items = [
+        log_probs(seed, frames, len(tokens)) for seed, frames in enumerate((1, 8, 30, 60, 400))
+    ]
     items[3] = items[3].astype(np.float16).astype(np.float32)  # equal scores
     script = """
 import { bestPath, Decoder, textOf, WordModel } from "./decoder.js";
@@ -138,9 +142,9 @@ for (let n = 0; n < given.num_decoders; n++) {
 }
 """
     flat = [item.astype(float).ravel().tolist() for item in items]
-    given = {"tokens": TOKENS.tokens, "items": flat, "num_decoders": len(decoders)}
+    given = {"tokens": tokens.tokens, "items": flat, "num_decoders": len(decoders)}
     answer = by_node(tmp_path, script, given)
-    assert answer["best"] == [greedy_text(item, TOKENS) for item in items]
+    assert answer["best"] == [greedy_text(item, tokens) for item in items]
     texts = set()
     for decoder, found in zip(decoders, answer["found"], strict=True):
         for item, (text, score, spans) in zip(items, found, strict=True):

@@ -48,6 +48,9 @@ CONVOLUTIONS = [
     CausalConvParams(
         type="causal_conv", channels=8, num_blocks=4, kernel_size=32, time_reduction=2
     ),
+    SeparableConvParams(
+        type="separable_conv", channels=8, num_blocks=2, kernel_size=11, time_reduction=8
+    ),
 ]
 OTHERS = [item for item in ALL if item not in CONVOLUTIONS]
 MAX_GROWTH_MB = 100  # the samples alone would be 115

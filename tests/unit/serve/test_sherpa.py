@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from distillery.architectures.known import ARCHITECTURES
 from distillery.data.features import pad
 from distillery.data.kaldi import KaldiFilterBank
-from distillery.data.text import Vocabulary
+from distillery.data.text import BLANK, SPACE, Vocabulary
 from distillery.errors import ModelError
 from distillery.models.recogniser import Recogniser
 from distillery.params.models import CausalConvParams, FeatureParams, SeparableConvParams
@@ -59,12 +59,13 @@ def student(
     normalise: str = "bands",
     *,
     alphabet: str = "abc",
+    vocabulary: Vocabulary | None = None,
     rate: int = RATE_HZ,
     num_mels: int = NUM_MELS,
 ) -> Recogniser:
     """Return a random network whose outputs are centred, so that it hears something of all."""
     torch.manual_seed(1)
-    vocabulary = Vocabulary.from_alphabet(alphabet)
+    vocabulary = vocabulary or Vocabulary.from_alphabet(alphabet)
     network = ARCHITECTURES[architecture.type](architecture, num_mels, len(vocabulary)).eval()
     for module in network.modules():  # as if it had been trained
         if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
@@ -255,6 +256,16 @@ def test_texts_of_other_scripts(tmp_path: Path, alphabet: str) -> None:
     export_sherpa(recogniser, tmp_path)
     ours = recogniser.transcribe(sounds())
     assert {*alphabet} <= {*"".join(ours)} and " " in "".join(ours)
+    assert heard(in_sherpa(tmp_path, recogniser), sounds(), RATE_HZ) == ours
+
+
+def test_pieces_of_words_are_joined_as_ours_are(tmp_path: Path) -> None:
+    pieces = Vocabulary((BLANK, SPACE, "a", "b", "|a", "ab", "|cab"))
+    recogniser = student(SMALL, vocabulary=pieces)
+    export_sherpa(recogniser, tmp_path)
+    assert "▁cab 6\n" in (tmp_path / TOKENS_FILE).read_text()
+    ours = recogniser.transcribe(sounds())
+    assert "cab" in "".join(ours) and " " in "".join(ours)
     assert heard(in_sherpa(tmp_path, recogniser), sounds(), RATE_HZ) == ours
 
 

@@ -1,0 +1,131 @@
+"""Tokens that are pieces of words, by SentencePiece's unigram model.
+
+Source: Kudo (2018), "Subword Regularization", arXiv 1804.10959, section 3.2: of all ways to cut a
+text into pieces the likeliest one, each piece's probability estimated by expectation maximisation.
+
+A student's folder holds the model beside tokens.txt:
+
+    subwords.model  SentencePiece's own file, which its tools read
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import sentencepiece
+
+from distillery.data.text import BLANK, SPACE, Vocabulary
+from distillery.errors import ModelError
+from distillery.files import write_bytes
+
+SUBWORDS_FILE = "subwords.model"
+WORD_START = "▁"
+"""How SentencePiece writes a space."""
+MOST_TEXTS = 1_000_000
+"""Of so many, the first ones, pieces are learnt: more change them little and take memory."""
+
+
+@dataclass(frozen=True)
+class SubwordVocabulary(Vocabulary):
+    """Pieces of words, and what cuts texts into them."""
+
+    model: bytes
+    """SentencePiece's, whose piece of number n is token n, but for number 0, the blank."""
+
+    @classmethod
+    def learn(cls, texts: Sequence[str], size: int, alphabet: Iterable[str]) -> Self:
+        """Return the pieces that texts are cut into; equal texts give equal pieces.
+
+        Args:
+            texts: normalised.
+            size: how many tokens there are to be, the blank among them. There are fewer where texts
+                hold fewer pieces, and never fewer than characters.
+            alphabet: characters that must have a token whether or not the texts hold them.
+
+        Raises:
+            ModelError: the texts hold no word.
+        """
+        texts = [text for text in texts if text][:MOST_TEXTS]
+        if not texts:
+            raise ModelError("subwords: no text holds a word, expected texts to learn pieces from")
+        letters = sorted({*alphabet, *"".join(set("".join(texts)))} - {" ", SPACE})
+        content = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(texts),
+            model_writer=content,
+            model_type="unigram",
+            vocab_size=max(size, len(letters) + 2),
+            hard_vocab_limit=False,
+            character_coverage=1.0,
+            required_chars="".join(letters),
+            normalization_rule_name="identity",  # texts are normalised
+            max_sentence_length=1 << 20,
+            unk_id=0,
+            bos_id=-1,
+            eos_id=-1,
+            num_threads=1,  # sums, and so pieces, depend on it
+            minloglevel=2,
+        )
+        return cls.of_model(content.getvalue())
+
+    @classmethod
+    def of_model(cls, model: bytes) -> Self:
+        """Return the vocabulary of a SentencePiece model."""
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        pieces = [processor.id_to_piece(number) for number in range(1, len(processor))]
+        return cls((BLANK, *(piece.replace(WORD_START, SPACE) for piece in pieces)), model)
+
+    @cached_property
+    def _processor(self) -> sentencepiece.SentencePieceProcessor:
+        return sentencepiece.SentencePieceProcessor(model_proto=self.model)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the likeliest pieces of a normalised text.
+
+        Raises:
+            ModelError: a character has no token.
+        """
+        self.check_known(text)
+        found: list[int] = self._processor.encode(text)
+        return found
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of tokens and model: equal for equal pieces that cut texts alike."""
+        return hashlib.sha256(super().digest.encode() + self.model).hexdigest()
+
+    @property
+    def between(self) -> list[int]:
+        """Nothing: a piece that begins a word says so."""
+        return []
+
+    def save(self, path: Path) -> None:
+        """Write tokens.txt, and subwords.model beside it."""
+        super().save(path)
+        write_bytes(path.with_name(SUBWORDS_FILE), self.model)
+
+
+def load_vocabulary(path: Path) -> Vocabulary:
+    """Read tokens.txt, and subwords.model where it lies beside it.
+
+    Raises:
+        ModelError: a file is missing or damaged, or they do not fit each other.
+    """
+    tokens, model = Vocabulary.load(path), path.with_name(SUBWORDS_FILE)
+    if not model.exists():
+        return tokens
+    try:
+        found = SubwordVocabulary.of_model(model.read_bytes())
+    except (OSError, RuntimeError) as error:
+        raise ModelError(f"{model}: cannot be used ({error}); train the student again") from None
+    if found.tokens != tokens.tokens:
+        raise ModelError(
+            f"{model}: its pieces are not those of {path.name}; train the student again"
+        )
+    return found
