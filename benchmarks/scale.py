@@ -14,8 +14,7 @@ process of its own, by the entry points that the pipeline calls:
     evaluate  everything but listening: errors, intervals, comparisons, tables, of three models
 
 Stated are CPU seconds without imports, the peak of resident memory with them, and the exponent: the
-slope between the two largest sizes on logarithmic scales. A stage whose rows are too dear for the
-largest size stops before it (MOST_ROWS). Rows go to benchmarks/results/scale.json.
+slope between the two largest sizes on logarithmic scales. Rows go to benchmarks/results/scale.json.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ from distillery.corpora.base import Recording
 from distillery.params.prepare import PrepareParams
 
 SIZES = (10_000, 100_000, 1_000_000)
-MOST_ROWS = {"prepare": 300_000, "teacher": 100_000, "features": 300_000}
 MAX_EXPONENT = 1.05
 MAX_MIB = 1.5 * 1024
 RATE_HZ = 8000
@@ -184,8 +182,6 @@ def prepare(folder: Path, size: int) -> Callable[[], object]:
 
 def teacher(folder: Path, size: int, *, is_whole: bool = True) -> Callable[[], object]:
     """Run a teacher pass; or plan it, and run a few of its partitions."""
-    from distillery.data.copies import training_rows
-    from distillery.data.manifest import PreparedData
     from distillery.params.cache import CacheParams
     from distillery.teacher_cache.filling import fill as filling
     from distillery.teacher_cache.filling import workers
@@ -206,11 +202,10 @@ def teacher(folder: Path, size: int, *, is_whole: bool = True) -> Callable[[], o
         return run(partition, progress) if num_run <= NUM_RUN else PartitionReport()
 
     def plan() -> None:
-        data = PreparedData.open(places.data)
+        rows = filling._rows(places, params)
         cache = TeacherCache.create(places.cache, expected_namespace(places, params))
-        rows = training_rows(data, params.speed_factors)
-        cache.missing(rows["audio_key"])
-        filling._run(places, load_teacher, cache, rows, params)
+        todo = rows[~cache.holds(rows["audio_key"])].drop_duplicates("audio_key")
+        filling._run(places, load_teacher, cache, todo.reset_index(drop=True), params)
 
     workers.run_partition = run_some  # type: ignore[assignment]
     return plan
@@ -288,7 +283,7 @@ def evaluate(folder: Path, size: int) -> Callable[[], object]:
     from distillery.evaluate.comparison import compare
     from distillery.evaluate.evaluate import describe
     from distillery.evaluate.listening import labelled_test_rows
-    from distillery.evaluate.predictions import by_duration, error_columns, per_speaker
+    from distillery.evaluate.predictions import by_duration, error_columns, per_speaker, rows_of
     from distillery.evaluate.rates import rates
     from distillery.params.evaluate import EvaluateParams
 
@@ -311,8 +306,8 @@ def evaluate(folder: Path, size: int) -> Callable[[], object]:
             part.insert(1, "seed", pd.Series(seed, index=part.index, dtype="Int64"))
             parts.append(part.join(error_columns(rows["text"], heard)))
         predictions = pd.concat(parts, ignore_index=True)
-        for _, scored in predictions.groupby("model"):
-            rates(scored, params)
+        for model in predictions["model"].unique():
+            rates(rows_of(predictions, model), params)
         compare("conv", predictions, params)
         per_speaker(predictions)
         by_duration(predictions)
@@ -403,7 +398,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     for stage in arguments.stages:
-        sizes = sorted({min(size, MOST_ROWS.get(stage, size)) for size in arguments.sizes})
+        sizes = sorted(arguments.sizes)
         costs = {size: in_child("benchmarks.scale", "--cost", stage, size) for size in sizes}
         rows += rows_of(stage, costs)
     report(arguments.name, rows)

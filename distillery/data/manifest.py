@@ -13,7 +13,7 @@ A prepared folder holds
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -228,7 +228,7 @@ class PreparedData:
         Words or characters where it is transcribed; else expected phrases, or what the teacher
         wrote.
         """
-        return self._truth(split)[1]
+        return self._truth(split, ("text", EXPECTED, "audio_key"))[1]
 
     def references(self, split: str) -> pd.DataFrame:
         """Return the utterances of a split that models can be judged on, in manifest order.
@@ -238,8 +238,8 @@ class PreparedData:
         """
         return self._truth(split)[0]
 
-    def _truth(self, split: str) -> tuple[pd.DataFrame, Unit]:
-        rows = self.split(split)
+    def _truth(self, split: str, columns: Iterable[str] | None = None) -> tuple[pd.DataFrame, Unit]:
+        rows = self.split(split, columns)
         written, unit = rows["text"].notna(), self.unit
         has_phrases = rows[EXPECTED].notna() if EXPECTED in rows else written & False
         if has_phrases.sum() > written.sum():
@@ -247,11 +247,12 @@ class PreparedData:
         elif not written.any() and self.teacher_texts and split != "train":
             said = rows["audio_key"].map(self.teacher_texts)
             rows, written, unit = rows.assign(text=said), said.notna(), self.unit.vs_teacher
-        return rows[written].reset_index(drop=True), unit
+        # No copy where all are: a split may be most of the memory.
+        return rows if written.all() else rows[written].reset_index(drop=True), unit
 
     def lacks_truth(self, split: str) -> bool:
         """Return whether only the teacher's texts could say what a split holds."""
-        rows = self.split(split)
+        rows = self.split(split, ("text", EXPECTED))
         return not rows["text"].notna().any() and not (
             EXPECTED in rows and rows[EXPECTED].notna().any()
         )
@@ -262,7 +263,7 @@ class PreparedData:
 
         Where validation is judged by something else than transcripts, that stands there, too.
         """
-        rows, judged_in = self._truth("valid")
+        rows, judged_in = self._truth("valid", ("text", EXPECTED, "audio_key"))
         named = [] if self.unit is Unit.WORD else [self.unit.value]
         return named if judged_in is self.unit else [*named, judged_in.value, *rows["text"]]
 
@@ -279,9 +280,17 @@ class PreparedData:
         told = self.frame[self.frame["split"].isin(SETTLING)]["text_original"].dropna()
         return settle(AUTO, AUTO, None, self.summary.alphabet, told, self.summary.language)
 
-    def split(self, name: str) -> pd.DataFrame:
-        """Return the rows of one split, in manifest order, index reset."""
-        return self.frame[self.frame["split"] == name].reset_index(drop=True)
+    def split(self, name: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
+        """Return the rows of one split, in manifest order, index reset.
+
+        Args:
+            name: of the split.
+            columns: those that are wanted, as far as they are there; None: all.
+        """
+        frame = self.frame
+        if columns is not None:
+            frame = frame[[column for column in columns if column in frame]]
+        return frame[self.frame["split"] == name].reset_index(drop=True)
 
     def samples(self, row: Any) -> np.ndarray:
         """Return one utterance's int16 samples `(samples,)`, a read-only view of the disk.

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from isal.isal_zlib import crc32
@@ -31,8 +32,13 @@ from distillery.teacher_cache.shards import (
 )
 from distillery.teacher_cache.stopping import stop_held_back
 
+if TYPE_CHECKING:  # the cache works without it
+    import pandas as pd
+
 CURRENT_FILE = "current.json"
 NAMED_KEYS = 3
+KEYS_AT_ONCE = 2**16
+"""Looked up together: as Python objects keys take some 250 bytes each."""
 LOCK_WAIT_SECONDS = 10.0  # cleaning up is quick, compacting is not
 SHARD_PATTERN = f"shard-*{INDEX_SUFFIX}"
 
@@ -155,8 +161,12 @@ class TeacherCache:
             keys[mine] = self.shards[shard].keys[rows[mine] - self._first[shard]]
         return keys
 
-    def _find(self, keys: Sequence[str]) -> np.ndarray:
+    def _find(self, keys: Iterable[str]) -> np.ndarray:
         """Return the row of every key `(keys,)`, -1 where it is not cached."""
+        found = [self._find_some(piece) for piece in _in_pieces(keys)]
+        return np.concatenate([np.zeros(0, np.int64), *found])
+
+    def _find_some(self, keys: Sequence[str]) -> np.ndarray:
         raw = np.frombuffer(b"".join(map(key_bytes, keys)), np.uint8).reshape(-1, 32)
         wanted = raw[:, :8].copy().view("<u8")[:, 0]
         found = np.full(len(keys), -1, np.int64)
@@ -192,8 +202,16 @@ class TeacherCache:
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Return the keys that are not cached, each once, in the order given."""
-        unique = list(dict.fromkeys(keys))
-        return [unique[i] for i in np.flatnonzero(self._find(unique) < 0)]
+        absent: dict[str, None] = {}
+        for piece in _in_pieces(keys):
+            is_absent = self._find_some(piece) < 0
+            absent.update((piece[i], None) for i in np.flatnonzero(is_absent))
+        return list(absent)
+
+    def holds(self, keys: Iterable[str]) -> np.ndarray:
+        """Return which keys are cached, bool `(keys,)`."""
+        held: np.ndarray = self._find(keys) >= 0
+        return held
 
     def require(self, keys: Iterable[str]) -> None:
         """Make sure that all keys are cached.
@@ -209,8 +227,11 @@ class TeacherCache:
                 f"(audio keys {named}{more}), expected all; run make cache"
             )
 
-    def rows(self, keys: Sequence[str]) -> np.ndarray:
+    def rows(self, keys: Collection[str] | pd.Series[str]) -> np.ndarray:
         """Return the rows of keys `(keys,)`, int64, for this opened cache.
+
+        Args:
+            keys: a list, or a column of a table, of which nothing is copied.
 
         Raises:
             CacheMismatch: a key is not cached.
@@ -422,6 +443,12 @@ def _close(
         except BaseException:
             writer.abandon()
             raise
+
+
+def _in_pieces(keys: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(keys)
+    while piece := list(islice(remaining, KEYS_AT_ONCE)):
+        yield piece
 
 
 def current_namespace(root: Path) -> str:
