@@ -23,7 +23,6 @@ import pandas as pd
 from distillery.data.audio import SAMPLE_SCALE, resample, to_int16
 from distillery.data.manifest import PreparedData, audio_key
 
-
 HEARD_COLUMNS = (
     "audio_key",
     "shard",
@@ -33,6 +32,8 @@ HEARD_COLUMNS = (
     "played_hz",  # where there are copies
 )
 """What needs to be known of an utterance, or a copy of one, to hear it."""
+LEARNT_COLUMNS = ("utterance_id", "text", *HEARD_COLUMNS)
+"""What needs to be known of one to learn from it."""
 
 
 def training_rows(

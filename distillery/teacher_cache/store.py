@@ -303,16 +303,18 @@ class TeacherCache:
             for items in self._values("hypotheses", rows)
         ]
 
-    def _values(self, column: str, rows: np.ndarray) -> list[Any]:
-        values: list[Any] = [None] * len(rows)
+    def _values(self, name: str, rows: np.ndarray) -> list[Any]:
+        """Return values of a column; what that costs does not depend on how many shards there are.
+
+        Rows of a training set stand in any order, a few of them in each of thousands of shards.
+        """
         shard_of = np.searchsorted(self._first, rows, side="right") - 1
-        for shard in np.unique(shard_of):
-            places = np.flatnonzero(shard_of == shard)
-            local = np.asarray(rows)[places] - self._first[shard]
-            taken = self.shards[shard].table.column(column).take(local)
-            for place, value in zip(places, taken.to_pylist(), strict=True):
-                values[place] = value
-        return values
+        column_of = {
+            shard: self.shards[shard].table.column(name) for shard in np.unique(shard_of).tolist()
+        }
+        local = np.asarray(rows) - self._first[shard_of]
+        places = zip(shard_of.tolist(), local.tolist(), strict=True)
+        return [column_of[shard][place].as_py() for shard, place in places]
 
     def _token_records(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         return self._checked(rows, self._starts[rows], self._sizes[rows], self._checksums[rows])

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -85,5 +86,24 @@ class Curves:
 
 
 def run_digest(*parts: Any) -> str:
-    """Return a short digest of everything a run depends on, for its checkpoint's name."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """Return a short digest of everything a run depends on, for its checkpoint's name.
+
+    It is that of the parts as one JSON array. An iterator counts as a list, and is read piece by
+    piece.
+    """
+    digest = hashlib.sha256(b"[")
+    for number, part in enumerate(parts):
+        digest.update(b", " if number else b"")
+        if isinstance(part, Iterator):
+            digest.update(b"[")
+            for place, piece in enumerate(iter(lambda items=part: [*islice(items, 2**14)], [])):
+                digest.update((b", " if place else b"") + _json(piece)[1:-1])
+            digest.update(b"]")
+        else:
+            digest.update(_json(part))
+    digest.update(b"]")
+    return digest.hexdigest()[:16]
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, default=str).encode()
