@@ -79,7 +79,7 @@ def generate(folder: Path, size: int, split: str) -> None:
         shard_name,
     )
     from distillery.files import write_json
-    from distillery.prepare.packing import SCHEMA
+    from distillery.prepare.rows import SCHEMA
 
     counts = {name: size if name == split else NUM_JUDGED for name in SPLITS}
     total, texts = sum(counts.values()), sentences()
