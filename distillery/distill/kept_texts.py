@@ -9,10 +9,9 @@ import pandas as pd
 
 from distillery.data.manifest import PreparedData, labelled
 from distillery.distill.filtering import Candidate, filter_hypotheses
-from distillery.distill.targets import ROWS_AT_ONCE
 from distillery.errors import CorpusError
 from distillery.params.distill import FilterParams
-from distillery.teacher_cache.store import TeacherCache
+from distillery.teacher_cache.store import ROWS_AT_ONCE, TeacherCache
 
 
 def candidates_of(cache: TeacherCache, rows: pd.DataFrame) -> Iterator[Candidate]:

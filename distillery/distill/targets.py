@@ -15,15 +15,12 @@ import torch
 from distillery.data.text import Vocabulary
 from distillery.params.objective import SequenceLossParams
 from distillery.teacher_cache.shards import Hypothesis
-from distillery.teacher_cache.store import TeacherCache
+from distillery.teacher_cache.store import ROWS_AT_ONCE, TeacherCache
 from distillery.training.batches import TeacherFrames
 from distillery.training.token_lists import WeightedTexts
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROWS_AT_ONCE = 2**14
-"""Utterances whose texts are held as Python's strings at a time."""
 
 
 class Weighted(Protocol):

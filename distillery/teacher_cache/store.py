@@ -37,6 +37,8 @@ if TYPE_CHECKING:  # the cache works without it
 
 CURRENT_FILE = "current.json"
 NAMED_KEYS = 3
+ROWS_AT_ONCE = 2**14
+"""Of which to hold texts as Python's strings."""
 KEYS_AT_ONCE = 2**16
 """Looked up together: as Python objects keys take some 250 bytes each."""
 LOCK_WAIT_SECONDS = 10.0  # cleaning up is quick, compacting is not
