@@ -8,7 +8,7 @@ process of its own, by the entry points that the pipeline calls:
     prepare   everything, on recordings that cost next to nothing to decode
     plan      a teacher pass but for most of its partitions: the plan, and two of them
     teacher   a whole teacher pass, with a network of some hundred weights
-    features  packing, then opening what is packed
+    features  packing by one thread, then opening what is packed
     distill   what a student does before its first step: the filter, rows, texts, targets,
               features, the plan of an epoch, the digest of it all
     evaluate  everything but listening: errors, intervals, comparisons, tables, of three models
@@ -220,9 +220,13 @@ def teacher(folder: Path, size: int, *, is_whole: bool = True) -> Callable[[], o
 
 def features(folder: Path, size: int) -> Callable[[], object]:
     """Pack features, and open them again, as the next student does."""
+    from distillery.data import feature_store
     from distillery.data.features import pack_features
     from distillery.data.manifest import PreparedData
     from distillery.params.models import FeatureParams
+
+    # Threads that wait for each other cost some time more, at any size.
+    feature_store.usable_cores = lambda: 1
 
     def pack() -> None:
         for _ in range(2):
