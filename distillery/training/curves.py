@@ -24,6 +24,8 @@ CPU_SECONDS = "train/cpu_seconds"
 """Of the training so far, validation included, on all threads; without what a kill threw away."""
 CONVERGED = "valid/converged"
 """At the end: 1 where validation had stopped improving, 0 where it had not."""
+ITEMS_AT_ONCE = 2**14
+"""Of an iterator, written as JSON together."""
 Terms = Mapping[str, Tensor]
 """What an objective consists of, by name; `loss` is what is minimised."""
 
@@ -96,8 +98,10 @@ def run_digest(*parts: Any) -> str:
         digest.update(b", " if number else b"")
         if isinstance(part, Iterator):
             digest.update(b"[")
-            for place, piece in enumerate(iter(lambda items=part: [*islice(items, 2**14)], [])):
-                digest.update((b", " if place else b"") + _json(piece)[1:-1])
+            joint = b""
+            while piece := [*islice(part, ITEMS_AT_ONCE)]:
+                digest.update(joint + _json(piece)[1:-1])
+                joint = b", "
             digest.update(b"]")
         else:
             digest.update(_json(part))
