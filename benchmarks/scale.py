@@ -279,10 +279,8 @@ def distill(folder: Path, size: int) -> Callable[[], object]:
     )
 
     def start() -> None:
-        data, cache = (
-            PreparedData.open(folder / "data"),
-            TeacherCache.open_current(folder / "cache"),
-        )
+        data = PreparedData.open(folder / "data", described=False)
+        cache = TeacherCache.open_current(folder / "cache")
         student = distillation.Distillation(data, cache, "conv", params, folder / "scratch")
         rows = student.student_rows()
         with suppress(CorpusError):  # at the end: no text fits into 20 ms

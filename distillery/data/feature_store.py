@@ -111,7 +111,9 @@ class FeatureStore:
             rows: of a manifest; column `audio_key` is read here.
             make: computes them, in several threads at once.
         """
-        keys = np.frombuffer(b"".join(map(bytes.fromhex, rows["audio_key"])), INDEX_DTYPE["key"])
+        keys = np.empty(len(rows), INDEX_DTYPE["key"])
+        for index, key in enumerate(rows["audio_key"]):
+            keys[index] = bytes.fromhex(key)
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._folder / LOCK_FILE, "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

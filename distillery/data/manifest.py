@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from distillery.data.audio import SAMPLE_SCALE
 from distillery.data.spelling import AUTO, SpellingRule, settle
@@ -55,6 +56,8 @@ COLUMNS = (
 )
 LEVELS = COLUMNS[-4:]
 """Columns that manifests of old do not have, and no model is made from."""
+DESCRIPTIONS = ("speaker", "text_original", "source_path", *LEVELS)
+"""What students do not learn from."""
 EXPECTED = "expected"
 """A column that is there only where the corpus has it: phrases that must stand in the text,
 normalised, `; ` between them; null where none are known."""
@@ -156,8 +159,12 @@ class PreparedData:
     other. Empty until `distillery.data.judged` knows them, and where nobody needs them."""
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, *, described: bool = True) -> Self:
         """Open a prepared folder and check its manifest.
+
+        Args:
+            folder: the prepared folder.
+            described: whether the columns of DESCRIPTIONS are wanted; they are half of the memory.
 
         Raises:
             ManifestError: a file or column is missing, the summary is damaged, ids repeat, a
@@ -166,8 +173,10 @@ class PreparedData:
         path = folder / MANIFEST_FILE
         if not path.exists() or not (folder / SUMMARY_FILE).exists():
             raise ManifestError(f"{folder}: holds no prepared data; run make prepare")
-        data = cls(folder, pd.read_parquet(path), _read_summary(folder))
-        data._check()
+        found = pq.read_schema(path).names
+        wanted = None if described else [name for name in found if name not in DESCRIPTIONS]
+        data = cls(folder, pd.read_parquet(path, columns=wanted), _read_summary(folder))
+        data._check(found)
         data._check_audio()
         return data
 
@@ -188,9 +197,9 @@ class PreparedData:
         data._check_audio()
         return data
 
-    def _check(self) -> None:
+    def _check(self, columns: Iterable[str]) -> None:
         path = self.folder / MANIFEST_FILE
-        if missing := [name for name in COLUMNS if name not in (*self.frame, *LEVELS)]:
+        if missing := [name for name in COLUMNS if name not in (*columns, *LEVELS)]:
             raise ManifestError(f"{path}: columns {missing} are missing; run make prepare again")
         ids = self.frame["utterance_id"]
         if not ids.is_unique:

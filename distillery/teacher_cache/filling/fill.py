@@ -101,7 +101,7 @@ def fill_cache(
 
 def _rows(places: Places, params: CacheParams) -> pd.DataFrame:
     """Return what is to be heard; of the manifest, which is large, nothing else stays."""
-    data = PreparedData.open(places.data)
+    data = PreparedData.open(places.data, described=False)
     return training_rows(data, params.speed_factors, ("utterance_id", *HEARD_COLUMNS))
 
 
