@@ -21,6 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from distillery.data.audio import SAMPLE_SCALE
@@ -178,6 +179,7 @@ class PreparedData:
         data = cls(folder, pd.read_parquet(path, columns=wanted), _read_summary(folder))
         data._check(found)
         data._check_audio()
+        pa.default_memory_pool().release_unused()  # reading took as much again
         return data
 
     @classmethod
