@@ -69,4 +69,4 @@ class WeightedTexts:
 
     def __getitem__(self, row: int) -> list[tuple[Sequence[int], float]]:
         places = range(self._ends[row], self._ends[row + 1])
-        return [(self._texts[place] or (), self._weights[place]) for place in places]
+        return [(self._texts[place] or [], self._weights[place]) for place in places]
