@@ -318,8 +318,8 @@ class Distillation:
         if self.filtered is None:
             return rows
         rows["fit"] = self.filtered.fit
-        has_transcript = rows["text"].notna() & self.objective.uses_transcripts
-        kept = rows[rows["fit"] | has_transcript].reset_index(drop=True)
+        is_kept = rows["fit"] | (rows["text"].notna() & self.objective.uses_transcripts)
+        kept = rows if is_kept.all() else rows[is_kept].reset_index(drop=True)
         if kept.empty:
             raise CorpusError(
                 f"split 'train': distill.filter dropped the teacher's hypotheses of all {len(rows)}"

@@ -18,13 +18,20 @@ class TokenLists:
 
     def __init__(self, items: Iterable[Sequence[int] | None]) -> None:
         """Keep lists, which are read once."""
-        self._tokens = array("i")
+        self._tokens = array("H")
         self._ends = array("q", [0])
         self._is_known = bytearray()
         for item in items:
             self._is_known.append(item is not None)
-            self._tokens.extend(item or ())
+            self._add(item or ())
             self._ends.append(len(self._tokens))
+
+    def _add(self, tokens: Sequence[int]) -> None:
+        try:
+            self._tokens.fromlist(list(tokens))
+        except OverflowError:  # a table of more than 65,536 tokens
+            self._tokens = array("L", self._tokens)
+            self._tokens.fromlist(list(tokens))
 
     def __len__(self) -> int:
         return len(self._is_known)

@@ -23,6 +23,11 @@ def test_lists_come_back_as_they_were() -> None:
     assert list(TokenLists([])) == []
 
 
+def test_tables_of_tokens_may_be_large() -> None:
+    items = [[1, 65_535], [3, 65_536, 70_000], None, [2**31 - 1]]
+    assert list(TokenLists(items)) == items
+
+
 def test_hypotheses_come_back_with_their_weights() -> None:
     texts = WeightedTexts(iter(item) for item in SAID)
     assert len(texts) == 3
