@@ -372,11 +372,13 @@ class TeacherCache:
         digest = hashlib.sha256(self.namespace.digest.encode())
         keys = self._raw_keys(self._order)
         hidden = self._column("hidden_crc32", np.uint32)
-        order = np.lexsort(keys.T[::-1])
-        rows = self._order[order]
-        checksums = np.stack([self._checksums[rows], hidden[rows]], axis=1).astype("<u4")
-        lines = np.concatenate([keys[order], checksums.view(np.uint8).reshape(-1, 8)], axis=1)
-        digest.update(np.ascontiguousarray(lines).data)
+        order = np.lexsort(keys.view(">u8").T[::-1])
+        for start in range(0, len(order), KEYS_AT_ONCE):
+            part = order[start : start + KEYS_AT_ONCE]
+            rows = self._order[part]
+            checksums = np.stack([self._checksums[rows], hidden[rows]], axis=1).astype("<u4")
+            lines = np.concatenate([keys[part], checksums.view(np.uint8).reshape(-1, 8)], axis=1)
+            digest.update(np.ascontiguousarray(lines).data)
         return digest.hexdigest()
 
     # --- writing ----------------------------------------------------------------------------------
