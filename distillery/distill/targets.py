@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from distillery.data.text import Vocabulary
@@ -67,6 +68,8 @@ class CachedTargets:
         Raises:
             CacheMismatch: one is not cached.
         """
+        # What tables took that are gone: arrays do not find it.
+        pa.default_memory_pool().release_unused()
         self.cache = cache
         self.with_frames = with_frames
         self.temperature = temperature
