@@ -225,7 +225,7 @@ def features(folder: Path, size: int) -> Callable[[], object]:
     from distillery.data.manifest import PreparedData
     from distillery.params.models import FeatureParams
 
-    # Threads that wait for each other cost some time more, at any size.
+    # What two threads take varies by more than what is looked for.
     feature_store.usable_cores = lambda: 1
 
     def pack() -> None:

@@ -6,8 +6,8 @@ nothing of hypotheses that the filter dropped.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,12 +16,9 @@ import torch
 from distillery.data.text import Vocabulary
 from distillery.params.objective import SequenceLossParams
 from distillery.teacher_cache.shards import Hypothesis
-from distillery.teacher_cache.store import ROWS_AT_ONCE, TeacherCache
+from distillery.teacher_cache.store import ROWS_AT_ONCE, Keys, TeacherCache
 from distillery.training.batches import TeacherFrames
 from distillery.training.token_lists import WeightedTexts
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 class Weighted(Protocol):
@@ -37,7 +34,7 @@ class CachedTargets:
     def __init__(
         self,
         cache: TeacherCache,
-        keys: Collection[str] | pd.Series[str],
+        keys: Keys,
         vocabulary: Vocabulary,
         *,
         fit: np.ndarray | None = None,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from isal.isal_zlib import crc32
@@ -32,9 +32,6 @@ from distillery.teacher_cache.shards import (
 )
 from distillery.teacher_cache.stopping import stop_held_back
 
-if TYPE_CHECKING:  # the cache works without it
-    import pandas as pd
-
 CURRENT_FILE = "current.json"
 NAMED_KEYS = 3
 ROWS_AT_ONCE = 2**14
@@ -43,6 +40,14 @@ KEYS_AT_ONCE = 2**16
 """Looked up together: as Python objects keys take some 250 bytes each."""
 LOCK_WAIT_SECONDS = 10.0  # cleaning up is quick, compacting is not
 SHARD_PATTERN = f"shard-*{INDEX_SUFFIX}"
+
+
+class Keys(Protocol):
+    """Keys that can be read more than once: a list, or a column of a table."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __len__(self) -> int: ...
 
 
 class Batch(NamedTuple):
@@ -229,7 +234,7 @@ class TeacherCache:
                 f"(audio keys {named}{more}), expected all; run make cache"
             )
 
-    def rows(self, keys: Collection[str] | pd.Series[str]) -> np.ndarray:
+    def rows(self, keys: Keys) -> np.ndarray:
         """Return the rows of keys `(keys,)`, int64, for this opened cache.
 
         Args:
