@@ -8,14 +8,13 @@ process of its own, by the entry points that the pipeline calls:
     prepare   everything, on recordings that cost next to nothing to decode
     plan      a teacher pass but for most of its partitions: the plan, and two of them
     teacher   a whole teacher pass, with a network of some hundred weights
-    features  packing, then opening what is packed
-    distill   what a student does before its first step: rows, texts, targets, features, the plan
-              of an epoch
+    features  packing by one thread, then opening what is packed
+    distill   what a student does before its first step: the filter, rows, texts, targets,
+              features, the plan of an epoch, the digest of it all
     evaluate  everything but listening: errors, intervals, comparisons, tables, of three models
 
 Stated are CPU seconds without imports, the peak of resident memory with them, and the exponent: the
-slope between the two largest sizes on logarithmic scales. A stage whose rows are too dear for the
-largest size stops before it (MOST_ROWS). Rows go to benchmarks/results/scale.json.
+slope between the two largest sizes on logarithmic scales. Rows go to benchmarks/results/scale.json.
 """
 
 from __future__ import annotations
@@ -29,6 +28,8 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,6 @@ from distillery.corpora.base import Recording
 from distillery.params.prepare import PrepareParams
 
 SIZES = (10_000, 100_000, 1_000_000)
-MOST_ROWS = {"prepare": 300_000, "teacher": 100_000, "features": 300_000}
 MAX_EXPONENT = 1.05
 MAX_MIB = 1.5 * 1024
 RATE_HZ = 8000
@@ -79,7 +79,7 @@ def generate(folder: Path, size: int, split: str) -> None:
         shard_name,
     )
     from distillery.files import write_json
-    from distillery.prepare.packing import SCHEMA
+    from distillery.prepare.rows import SCHEMA
 
     counts = {name: size if name == split else NUM_JUDGED for name in SPLITS}
     total, texts = sum(counts.values()), sentences()
@@ -126,10 +126,15 @@ def generate(folder: Path, size: int, split: str) -> None:
 
 def samples(index: int) -> tuple[np.ndarray, int]:
     """Return int16 samples `(samples,)` that no other utterance has, and their rate."""
-    time = np.arange(SAMPLES)
-    wave = (8000 * np.sin(time * (0.05 + index % 1009 / 1000))).astype("<i2")
+    wave = _tone(index % 1009).copy()
     wave[:8] += np.frombuffer(index.to_bytes(8, "little"), np.uint8)
     return wave, RATE_HZ
+
+
+@functools.cache
+def _tone(number: int) -> np.ndarray:
+    time = np.arange(SAMPLES)
+    return (8000 * np.sin(time * (0.05 + number / 1000))).astype("<i2")
 
 
 def save_teacher(folder: Path) -> None:
@@ -184,8 +189,6 @@ def prepare(folder: Path, size: int) -> Callable[[], object]:
 
 def teacher(folder: Path, size: int, *, is_whole: bool = True) -> Callable[[], object]:
     """Run a teacher pass; or plan it, and run a few of its partitions."""
-    from distillery.data.copies import training_rows
-    from distillery.data.manifest import PreparedData
     from distillery.params.cache import CacheParams
     from distillery.teacher_cache.filling import fill as filling
     from distillery.teacher_cache.filling import workers
@@ -206,11 +209,10 @@ def teacher(folder: Path, size: int, *, is_whole: bool = True) -> Callable[[], o
         return run(partition, progress) if num_run <= NUM_RUN else PartitionReport()
 
     def plan() -> None:
-        data = PreparedData.open(places.data)
+        rows = filling._rows(places, params)
         cache = TeacherCache.create(places.cache, expected_namespace(places, params))
-        rows = training_rows(data, params.speed_factors)
-        cache.missing(rows["audio_key"])
-        filling._run(places, load_teacher, cache, rows, params)
+        todo = rows[~cache.holds(rows["audio_key"])].drop_duplicates("audio_key")
+        filling._run(places, load_teacher, cache, todo.reset_index(drop=True), params)
 
     workers.run_partition = run_some  # type: ignore[assignment]
     return plan
@@ -218,9 +220,13 @@ def teacher(folder: Path, size: int, *, is_whole: bool = True) -> Callable[[], o
 
 def features(folder: Path, size: int) -> Callable[[], object]:
     """Pack features, and open them again, as the next student does."""
+    from distillery.data import feature_store
     from distillery.data.features import pack_features
     from distillery.data.manifest import PreparedData
     from distillery.params.models import FeatureParams
+
+    # What two threads take varies by more than what is looked for.
+    feature_store.usable_cores = lambda: 1
 
     def pack() -> None:
         for _ in range(2):
@@ -257,8 +263,10 @@ def distill(folder: Path, size: int) -> Callable[[], object]:
     from distillery.data.feature_store import FeatureStore
     from distillery.data.manifest import PreparedData
     from distillery.distill import distillation
+    from distillery.errors import CorpusError
     from distillery.params.distill import DistillParams
     from distillery.teacher_cache.store import TeacherCache
+    from distillery.training.curves import run_digest
 
     store = FeatureStore(folder / "features", 8)
     distillation.pack_features = lambda _data, rows, *_: store.pack(rows, lambda _: 1 / 0)
@@ -271,13 +279,15 @@ def distill(folder: Path, size: int) -> Callable[[], object]:
     )
 
     def start() -> None:
-        data, cache = (
-            PreparedData.open(folder / "data"),
-            TeacherCache.open_current(folder / "cache"),
-        )
+        data = PreparedData.open(folder / "data", described=False)
+        cache = TeacherCache.open_current(folder / "cache")
         student = distillation.Distillation(data, cache, "conv", params, folder / "scratch")
-        training_set = student._student_set(student.student_rows())
+        rows = student.student_rows()
+        with suppress(CorpusError):  # at the end: no text fits into 20 ms
+            student.check_student_texts()
+        training_set = student._student_set(rows)
         training_set.plan(0)
+        run_digest(cache.manifest_digest, chain(rows["audio_key"], rows["text"]))
 
     return start
 
@@ -288,7 +298,7 @@ def evaluate(folder: Path, size: int) -> Callable[[], object]:
     from distillery.evaluate.comparison import compare
     from distillery.evaluate.evaluate import describe
     from distillery.evaluate.listening import labelled_test_rows
-    from distillery.evaluate.predictions import by_duration, error_columns, per_speaker
+    from distillery.evaluate.predictions import by_duration, error_columns, per_speaker, rows_of
     from distillery.evaluate.rates import rates
     from distillery.params.evaluate import EvaluateParams
 
@@ -311,8 +321,8 @@ def evaluate(folder: Path, size: int) -> Callable[[], object]:
             part.insert(1, "seed", pd.Series(seed, index=part.index, dtype="Int64"))
             parts.append(part.join(error_columns(rows["text"], heard)))
         predictions = pd.concat(parts, ignore_index=True)
-        for _, scored in predictions.groupby("model"):
-            rates(scored, params)
+        for model in predictions["model"].unique():
+            rates(rows_of(predictions, model), params)
         compare("conv", predictions, params)
         per_speaker(predictions)
         by_duration(predictions)
@@ -403,7 +413,7 @@ def main() -> None:
         return
     rows: list[dict[str, Any]] = []
     for stage in arguments.stages:
-        sizes = sorted({min(size, MOST_ROWS.get(stage, size)) for size in arguments.sizes})
+        sizes = sorted(arguments.sizes)
         costs = {size: in_child("benchmarks.scale", "--cost", stage, size) for size in sizes}
         rows += rows_of(stage, costs)
     report(arguments.name, rows)

@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -48,6 +48,18 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
     replace_file(temporary, path)
+
+
+@contextlib.contextmanager
+def whole_text(path: Path) -> Iterator[TextIO]:
+    """Yield a UTF-8 file that takes a name when the block ends well; line ends stay as written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="") as file:
+            yield file
+        replace_file(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def remove_unfinished(path: Path) -> None:

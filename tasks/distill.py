@@ -170,7 +170,7 @@ def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int)
     places = Places.in_workspace(root)
     cache = TeacherCache.open_current(places.cache)
     cache.namespace.check(expected_namespace(places, everything.cache, cache.namespace.tokens))
-    data = judged(PreparedData.open(places.data), places.teacher)
+    data = judged(PreparedData.open(places.data, described=False), places.teacher)
     check_transcripts(data, None, everything.distill, everything.language_model, [student])
     return Distillation(
         data,

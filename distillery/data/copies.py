@@ -14,7 +14,7 @@ Imports no PyTorch: a pass over a cache that lacks nothing costs no more than re
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,31 @@ import pandas as pd
 from distillery.data.audio import SAMPLE_SCALE, resample, to_int16
 from distillery.data.manifest import PreparedData, audio_key
 
+HEARD_COLUMNS = (
+    "audio_key",
+    "shard",
+    "offset_samples",
+    "num_samples",
+    "duration_seconds",
+    "played_hz",  # where there are copies
+)
+"""What needs to be known of an utterance, or a copy of one, to hear it."""
+LEARNT_COLUMNS = ("utterance_id", "text", *HEARD_COLUMNS)
+"""What needs to be known of one to learn from it."""
 
-def training_rows(data: PreparedData, factors: Sequence[float]) -> pd.DataFrame:
-    """Return the training split, transcribed or not, and behind it its copies."""
-    return with_copies(data.split("train"), factors, data.sample_rate_hz)
+
+def training_rows(
+    data: PreparedData, factors: Sequence[float], columns: Iterable[str] | None = None
+) -> pd.DataFrame:
+    """Return the training split, transcribed or not, and behind it its copies.
+
+    Args:
+        data: prepared data.
+        factors: speeds of the copies.
+        columns: of the manifest that are wanted; None: all. Copies need `utterance_id` and
+            `HEARD_COLUMNS`.
+    """
+    return with_copies(data.split("train", columns), factors, data.sample_rate_hz)
 
 
 def with_copies(rows: pd.DataFrame, factors: Sequence[float], sample_rate_hz: int) -> pd.DataFrame:

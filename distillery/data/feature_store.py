@@ -111,7 +111,9 @@ class FeatureStore:
             rows: of a manifest; column `audio_key` is read here.
             make: computes them, in several threads at once.
         """
-        keys = np.frombuffer(b"".join(map(bytes.fromhex, rows["audio_key"])), INDEX_DTYPE["key"])
+        keys = np.empty(len(rows), INDEX_DTYPE["key"])
+        for place, key in enumerate(rows["audio_key"]):
+            keys[place] = bytes.fromhex(key)
         self._folder.mkdir(parents=True, exist_ok=True)
         with open(self._folder / LOCK_FILE, "wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -153,12 +155,13 @@ class FeatureStore:
         index = np.concatenate([*found, np.empty(0, INDEX_DTYPE)])
         starts = [np.concatenate([[0], part["end"][:-1]]) for part in found]
         start = np.concatenate([*starts, np.empty(0, np.int64)]).astype(np.int64)
-        number = np.repeat(np.arange(len(found)), [len(part) for part in found])
+        number = np.repeat(np.arange(len(found), dtype=np.int32), [len(part) for part in found])
+        del found, starts  # each as large as what is made of it
         order = np.argsort(index["key"])
-        num_frames = index["end"] - start
-        return _Index(
-            paths, sizes, index["key"][order], number[order], start[order], num_frames[order]
-        )
+        num_frames = (index["end"] - start)[order]
+        keys = index["key"][order]
+        del index
+        return _Index(paths, sizes, keys, number[order], start[order], num_frames)
 
     def _fill(self, keys: np.ndarray, rows: pd.DataFrame, make: Make) -> None:
         """Write utterances that are not here in parts; the caller holds the lock."""

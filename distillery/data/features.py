@@ -15,7 +15,7 @@ import torch
 import torchaudio
 from torch import Tensor, nn
 
-from distillery.data.copies import waveform_of
+from distillery.data.copies import HEARD_COLUMNS, waveform_of
 from distillery.data.feature_constants import LOG_FLOOR, VARIANCE_FLOOR
 from distillery.data.feature_store import FeatureStore, StoredFeatures
 from distillery.data.kaldi import KaldiFilterBank
@@ -186,4 +186,4 @@ def pack_features(
 
     with num_threads(1):
         store = FeatureStore(scratch / f"features-{digest}", params.num_mels)
-        return store.pack(rows, make)
+        return store.pack(rows[[name for name in HEARD_COLUMNS if name in rows]], make)

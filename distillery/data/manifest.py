@@ -13,7 +13,7 @@ A prepared folder holds
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Any, Self
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from distillery.data.audio import SAMPLE_SCALE
 from distillery.data.spelling import AUTO, SpellingRule, settle
@@ -55,6 +57,8 @@ COLUMNS = (
 )
 LEVELS = COLUMNS[-4:]
 """Columns that manifests of old do not have, and no model is made from."""
+DESCRIPTIONS = ("speaker", "text_original", "source_path", *LEVELS)
+"""What students do not learn from."""
 EXPECTED = "expected"
 """A column that is there only where the corpus has it: phrases that must stand in the text,
 normalised, `; ` between them; null where none are known."""
@@ -156,8 +160,12 @@ class PreparedData:
     other. Empty until `distillery.data.judged` knows them, and where nobody needs them."""
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: Path, *, described: bool = True) -> Self:
         """Open a prepared folder and check its manifest.
+
+        Args:
+            folder: the prepared folder.
+            described: whether the columns of DESCRIPTIONS are wanted; they are half of the memory.
 
         Raises:
             ManifestError: a file or column is missing, the summary is damaged, ids repeat, a
@@ -166,9 +174,12 @@ class PreparedData:
         path = folder / MANIFEST_FILE
         if not path.exists() or not (folder / SUMMARY_FILE).exists():
             raise ManifestError(f"{folder}: holds no prepared data; run make prepare")
-        data = cls(folder, pd.read_parquet(path), _read_summary(folder))
-        data._check()
+        found = pq.read_schema(path).names
+        wanted = None if described else [name for name in found if name not in DESCRIPTIONS]
+        data = cls(folder, pd.read_parquet(path, columns=wanted), _read_summary(folder))
+        data._check(found)
         data._check_audio()
+        pa.default_memory_pool().release_unused()  # reading took as much again
         return data
 
     @classmethod
@@ -188,9 +199,9 @@ class PreparedData:
         data._check_audio()
         return data
 
-    def _check(self) -> None:
+    def _check(self, columns: Iterable[str]) -> None:
         path = self.folder / MANIFEST_FILE
-        if missing := [name for name in COLUMNS if name not in (*self.frame, *LEVELS)]:
+        if missing := [name for name in COLUMNS if name not in (*columns, *LEVELS)]:
             raise ManifestError(f"{path}: columns {missing} are missing; run make prepare again")
         ids = self.frame["utterance_id"]
         if not ids.is_unique:
@@ -228,7 +239,7 @@ class PreparedData:
         Words or characters where it is transcribed; else expected phrases, or what the teacher
         wrote.
         """
-        return self._truth(split)[1]
+        return self._truth(split, ("text", EXPECTED, "audio_key"))[1]
 
     def references(self, split: str) -> pd.DataFrame:
         """Return the utterances of a split that models can be judged on, in manifest order.
@@ -238,8 +249,8 @@ class PreparedData:
         """
         return self._truth(split)[0]
 
-    def _truth(self, split: str) -> tuple[pd.DataFrame, Unit]:
-        rows = self.split(split)
+    def _truth(self, split: str, columns: Iterable[str] | None = None) -> tuple[pd.DataFrame, Unit]:
+        rows = self.split(split, columns)
         written, unit = rows["text"].notna(), self.unit
         has_phrases = rows[EXPECTED].notna() if EXPECTED in rows else written & False
         if has_phrases.sum() > written.sum():
@@ -247,11 +258,12 @@ class PreparedData:
         elif not written.any() and self.teacher_texts and split != "train":
             said = rows["audio_key"].map(self.teacher_texts)
             rows, written, unit = rows.assign(text=said), said.notna(), self.unit.vs_teacher
-        return rows[written].reset_index(drop=True), unit
+        # No copy where all are: a split may be most of the memory.
+        return rows if written.all() else rows[written].reset_index(drop=True), unit
 
     def lacks_truth(self, split: str) -> bool:
         """Return whether only the teacher's texts could say what a split holds."""
-        rows = self.split(split)
+        rows = self.split(split, ("text", EXPECTED))
         return not rows["text"].notna().any() and not (
             EXPECTED in rows and rows[EXPECTED].notna().any()
         )
@@ -262,7 +274,7 @@ class PreparedData:
 
         Where validation is judged by something else than transcripts, that stands there, too.
         """
-        rows, judged_in = self._truth("valid")
+        rows, judged_in = self._truth("valid", ("text", EXPECTED, "audio_key"))
         named = [] if self.unit is Unit.WORD else [self.unit.value]
         return named if judged_in is self.unit else [*named, judged_in.value, *rows["text"]]
 
@@ -279,9 +291,17 @@ class PreparedData:
         told = self.frame[self.frame["split"].isin(SETTLING)]["text_original"].dropna()
         return settle(AUTO, AUTO, None, self.summary.alphabet, told, self.summary.language)
 
-    def split(self, name: str) -> pd.DataFrame:
-        """Return the rows of one split, in manifest order, index reset."""
-        return self.frame[self.frame["split"] == name].reset_index(drop=True)
+    def split(self, name: str, columns: Iterable[str] | None = None) -> pd.DataFrame:
+        """Return the rows of one split, in manifest order, index reset.
+
+        Args:
+            name: of the split.
+            columns: those that are wanted, as far as they are there; None: all.
+        """
+        frame = self.frame
+        if columns is not None:
+            frame = frame[[column for column in columns if column in frame]]
+        return frame[self.frame["split"] == name].reset_index(drop=True)
 
     def samples(self, row: Any) -> np.ndarray:
         """Return one utterance's int16 samples `(samples,)`, a read-only view of the disk.

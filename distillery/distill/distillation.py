@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ import torch
 from distillery.architectures.known import STUDENTS
 from distillery.augmentations.augmenter import Augmenter, Effects
 from distillery.data.copies import (
+    LEARNT_COLUMNS,
     training_rows,
     waveform_of,
     with_copies,
@@ -52,6 +54,7 @@ from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
 from distillery.training.objective import Objective, TranscriptObjective
 from distillery.training.points import Point
+from distillery.training.token_lists import transcripts
 from distillery.training.trainer import Trainer
 
 RATIO_TOLERANCE = 1e-6
@@ -151,8 +154,8 @@ class Distillation:
         """What the filter says of the training split; None where it is not asked."""
         if not self.objective.uses_teacher or not self.params.filter.enabled:
             return None
-        rows = training_rows(self.data, self.speed_factors)
-        candidates = list(candidates_of(self.cache, rows))
+        rows = training_rows(self.data, self.speed_factors, LEARNT_COLUMNS)
+        candidates = candidates_of(self.cache, rows)
         return filter_hypotheses(candidates, self.params.filter, self.data.unit)
 
     def train_student(self, curves: Path) -> Trained:
@@ -246,14 +249,14 @@ class Distillation:
             own = rows[rows["fit"]]
             if self._transcripts_replace_hypotheses:  # they are a kind of their own, above
                 own = own[own["text"].isna()]
-            said = weighted_texts(
-                self.cache, self.cache.rows(list(own["heard_key"])), objective.sequence
-            )
+            cached = self.cache.rows(own["heard_key"])
+            num = [len(item) for item in weighted_texts(self.cache, cached, objective.sequence)]
+            said = weighted_texts(self.cache, cached, objective.sequence)
             kinds.append(
                 Texts.of(
                     "texts of the teacher",
-                    own.loc[own.index.repeat([len(item) for item in said])],
-                    [text for item in said for text, _ in item],
+                    own.loc[own.index.repeat(num), ["utterance_id", "duration_seconds"]],
+                    (text for item in said for text, _ in item),
                     self.vocabulary,
                     self.data.sample_rate_hz,
                 )
@@ -309,13 +312,13 @@ class Distillation:
 
     def _rows_of_the_cache(self) -> pd.DataFrame:
         """Return what the teacher heard and a student learns from."""
-        rows = training_rows(self.data, self.speed_factors).assign(fit=True)
+        rows = training_rows(self.data, self.speed_factors, LEARNT_COLUMNS).assign(fit=True)
         self.cache.require(rows["audio_key"])
         if self.filtered is None:
             return rows
         rows["fit"] = self.filtered.fit
-        has_transcript = rows["text"].notna() & self.objective.uses_transcripts
-        kept = rows[rows["fit"] | has_transcript].reset_index(drop=True)
+        is_kept = rows["fit"] | (rows["text"].notna() & self.objective.uses_transcripts)
+        kept = rows if is_kept.all() else rows[is_kept].reset_index(drop=True)
         if kept.empty:
             raise CorpusError(
                 f"split 'train': distill.filter dropped the teacher's hypotheses of all {len(rows)}"
@@ -341,7 +344,7 @@ class Distillation:
             return self._training_set(rows, None)
         targets = CachedTargets(
             self.cache,
-            list(rows["heard_key"]),
+            rows["heard_key"],
             self.vocabulary,
             fit=rows["fit"].to_numpy(),
             stretch=rows["stretch"].to_numpy(),
@@ -349,7 +352,7 @@ class Distillation:
             temperature=self.objective.frame.temperature,
             sequence=self.objective.sequence,
             transcripts=(
-                [None if pd.isna(text) else text for text in rows["text"]]
+                (None if pd.isna(text) else text for text in rows["text"])
                 if self._transcripts_replace_hypotheses
                 else None
             ),
@@ -369,13 +372,10 @@ class Distillation:
             features = unpacked_features(augment.extractor.num_frames(num_samples))
         else:
             features = pack_features(self.data, rows, self.features, self.scratch)
-        labels: Sequence[Sequence[int] | None] = [
-            None if pd.isna(text) else self.vocabulary.encode(text) for text in rows["text"]
-        ]
         training = self.params.training
         return TrainingSet(
             [features],
-            labels,
+            transcripts(rows["text"], self.vocabulary),
             self.features.hop_seconds,
             training.batch_seconds,
             training.seed,
@@ -430,7 +430,7 @@ class Distillation:
             params.model_dump(exclude={"students"}),
             params.students[self.name].model_dump(),
             self.cache.manifest_digest,
-            [*rows["audio_key"], *rows["text"]],
+            chain(rows["audio_key"], rows["text"]),
             record,
             self.effects.digests,
             *([] if self.pace_keys is None else [self.pace_keys]),

@@ -12,8 +12,9 @@ decodings and speaking rate, arXiv 2211.04717); NVIDIA's Granary (repeated n-gra
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,7 +124,10 @@ class Filtered:
     """What the filter decided about a training split, in the order of its utterances."""
 
     faults: Sequence[str | None]
-    candidates: Sequence[Candidate]
+    seconds: np.ndarray
+    """Length of each `(utterances,)`."""
+    confidences: np.ndarray
+    """The teacher's, in each of its hypotheses `(utterances,)`."""
 
     @property
     def fit(self) -> np.ndarray:
@@ -133,8 +137,7 @@ class Filtered:
     def report(self) -> FilterReport:
         """Return counts by reason, hours, and confidences by tenths."""
         fit = self.fit
-        seconds = np.array([candidate.seconds for candidate in self.candidates])
-        confidences = np.clip([candidate.confidence for candidate in self.candidates], 0, 1)
+        seconds, confidences = self.seconds, np.clip(self.confidences, 0, 1)
         edges = np.linspace(0, 1, NUM_BINS + 1)
         return FilterReport(
             num_hypotheses=len(fit),
@@ -171,10 +174,19 @@ class Filtered:
 
 
 def filter_hypotheses(
-    candidates: Sequence[Candidate], params: FilterParams, unit: Unit = Unit.WORD
+    candidates: Iterable[Candidate], params: FilterParams, unit: Unit = Unit.WORD
 ) -> Filtered:
-    """Return the verdict on every hypothesis of a training split; arguments as for `fault`."""
-    return Filtered([fault(candidate, params, unit) for candidate in candidates], candidates)
+    """Return the verdict on every hypothesis of a training split; arguments as for `fault`.
+
+    Candidates are read once, and none of them is kept.
+    """
+    faults: list[str | None] = []
+    seconds, confidences = array("d"), array("d")
+    for candidate in candidates:
+        faults.append(fault(candidate, params, unit))
+        seconds.append(candidate.seconds)
+        confidences.append(candidate.confidence)
+    return Filtered(faults, np.array(seconds), np.array(confidences))
 
 
 def read_report(folder: Path) -> FilterReport | None:

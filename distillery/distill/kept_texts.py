@@ -11,7 +11,7 @@ from distillery.data.manifest import PreparedData, labelled
 from distillery.distill.filtering import Candidate, filter_hypotheses
 from distillery.errors import CorpusError
 from distillery.params.distill import FilterParams
-from distillery.teacher_cache.store import TeacherCache
+from distillery.teacher_cache.store import ROWS_AT_ONCE, TeacherCache
 
 
 def candidates_of(cache: TeacherCache, rows: pd.DataFrame) -> Iterator[Candidate]:
@@ -24,17 +24,21 @@ def candidates_of(cache: TeacherCache, rows: pd.DataFrame) -> Iterator[Candidate
     Raises:
         CacheMismatch: one is not cached.
     """
-    cached = cache.rows(list(rows["audio_key"]))
-    best = [items[0].text if items else None for items in cache.hypotheses(cached)]
-    columns = zip(
-        cache.greedy_texts(cached),
-        cache.confidences(cached).tolist(),
-        rows["duration_seconds"],
-        (None if pd.isna(text) else text for text in rows["text"]),
-        best,
-        strict=True,
-    )
-    return (Candidate(*values) for values in columns)
+    cached = cache.rows(rows["audio_key"])
+    seconds, texts = rows["duration_seconds"], rows["text"]
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = slice(start, start + ROWS_AT_ONCE)
+        here = cached[part]
+        best = [items[0].text if items else None for items in cache.hypotheses(here)]
+        columns = zip(
+            cache.greedy_texts(here),
+            cache.confidences(here).tolist(),
+            seconds.iloc[part],
+            (None if pd.isna(text) else text for text in texts.iloc[part]),
+            best,
+            strict=True,
+        )
+        yield from (Candidate(*values) for values in columns)
 
 
 def language_model_texts(

@@ -6,15 +6,26 @@ nothing of hypotheses that the filter dropped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from distillery.data.text import Vocabulary
 from distillery.params.objective import SequenceLossParams
-from distillery.teacher_cache.store import TeacherCache
+from distillery.teacher_cache.shards import Hypothesis
+from distillery.teacher_cache.store import ROWS_AT_ONCE, Keys, TeacherCache
 from distillery.training.batches import TeacherFrames
+from distillery.training.token_lists import WeightedTexts
+
+
+class Weighted(Protocol):
+    """Hypotheses of many utterances, such as `WeightedTexts`."""
+
+    def __getitem__(self, row: int, /) -> Sequence[tuple[Sequence[int], float]]:
+        """Return tokens and weight of those of one utterance."""
 
 
 class CachedTargets:
@@ -23,7 +34,7 @@ class CachedTargets:
     def __init__(
         self,
         cache: TeacherCache,
-        keys: Sequence[str],
+        keys: Keys,
         vocabulary: Vocabulary,
         *,
         fit: np.ndarray | None = None,
@@ -31,7 +42,7 @@ class CachedTargets:
         with_frames: bool = True,
         temperature: float = 1.0,
         sequence: SequenceLossParams | None = None,
-        transcripts: Sequence[str | None] | None = None,
+        transcripts: Iterable[str | None] | None = None,
         hidden_layers: Sequence[str] = (),
     ) -> None:
         """Look the utterances of a training set up, once.
@@ -54,6 +65,8 @@ class CachedTargets:
         Raises:
             CacheMismatch: one is not cached.
         """
+        # What tables took that are gone: arrays do not find it.
+        pa.default_memory_pool().release_unused()
         self.cache = cache
         self.with_frames = with_frames
         self.temperature = temperature
@@ -62,10 +75,10 @@ class CachedTargets:
         self.stretch = np.ones(len(keys)) if stretch is None else stretch
         self.hidden_layers = tuple(dict.fromkeys(hidden_layers))
         said = weighted_texts(cache, self.rows, sequence or SequenceLossParams())
-        self.weighted = [
-            [(vocabulary.encode(text), weight) for text, weight in item]
+        self.weighted: Weighted = WeightedTexts(
+            ((vocabulary.encode(text), weight) for text, weight in item)
             for item in known_texts(said, self.fit, transcripts)
-        ]
+        )
 
     def frames(self, rows: Sequence[int]) -> TeacherFrames:
         """Return what the teacher says frame by frame; nothing about those that are not fit.
@@ -100,30 +113,29 @@ class CachedTargets:
 
 
 def known_texts(
-    said: Sequence[list[tuple[str, float]]],
+    said: Iterable[list[tuple[str, float]]],
     fit: np.ndarray,
-    transcripts: Sequence[str | None] | None,
-) -> list[list[tuple[str, float]]]:
-    """Return the texts that stand for what was said in each utterance, and their weights.
+    transcripts: Iterable[str | None] | None,
+) -> Iterator[list[tuple[str, float]]]:
+    """Yield the texts that stand for what was said in each utterance, and their weights.
 
     Args:
         said: the teacher's, as `weighted_texts` returns them.
         fit: where they passed the filter, bool `(utterances,)`; elsewhere they are none.
         transcripts: take their place, dropped or not; None: none does.
     """
-    known = [items if is_fit else [] for items, is_fit in zip(said, fit, strict=True)]
+    known = (items if is_fit else [] for items, is_fit in zip(said, fit, strict=True))
     if transcripts is None:
-        return known
-    return [
-        items if text is None else [(text, 1.0)]
-        for items, text in zip(known, transcripts, strict=True)
-    ]
+        yield from known
+        return
+    for items, text in zip(known, transcripts, strict=True):
+        yield items if text is None else [(text, 1.0)]
 
 
 def weighted_texts(
     cache: TeacherCache, rows: np.ndarray, params: SequenceLossParams
-) -> list[list[tuple[str, float]]]:
-    """Return the hypotheses that each row is learnt from, and their weights.
+) -> Iterator[list[tuple[str, float]]]:
+    """Yield the hypotheses that each row is learnt from, and their weights.
 
     Formula: w_h = exp(s_h / T) / Σ_k exp(s_k / T) over those that are kept, s_h = ln P(text_h |
     audio) as it is cached, with the language model's share where one decoded.
@@ -133,16 +145,20 @@ def weighted_texts(
         rows: its rows.
         params: how many are kept, and T; of one alone it is the best path.
     """
-    if params.num_hypotheses == 1:
-        return [[(text, 1.0)] for text in cache.greedy_texts(rows)]
-    weighted = []
-    for items in cache.hypotheses(rows):
-        kept = items[: params.num_hypotheses]
-        scores = np.array([item.score for item in kept]) / params.temperature
-        likelihoods = np.exp(scores - scores.max())
-        weights = (likelihoods / likelihoods.sum()).tolist()
-        weighted.append([(item.text, w) for item, w in zip(kept, weights, strict=True)])
-    return weighted
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        part = rows[start : start + ROWS_AT_ONCE]
+        if params.num_hypotheses == 1:
+            yield from ([(text, 1.0)] for text in cache.greedy_texts(part))
+        else:
+            yield from (_weighted(items, params) for items in cache.hypotheses(part))
+
+
+def _weighted(items: Sequence[Hypothesis], params: SequenceLossParams) -> list[tuple[str, float]]:
+    kept = items[: params.num_hypotheses]
+    scores = np.array([item.score for item in kept]) / params.temperature
+    likelihoods = np.exp(scores - scores.max())
+    weights = (likelihoods / likelihoods.sum()).tolist()
+    return [(item.text, weight) for item, weight in zip(kept, weights, strict=True)]
 
 
 def _stretched(frames: TeacherFrames, stretch: np.ndarray) -> TeacherFrames:

@@ -10,7 +10,13 @@ import pandas as pd
 
 from distillery.data.scoring import SeedsResult, spread
 from distillery.data.units import Unit
-from distillery.evaluate.predictions import errors_by_seed, has_language_model, rate_over, seeds_of
+from distillery.evaluate.predictions import (
+    errors_by_seed,
+    has_language_model,
+    rate_over,
+    rows_of,
+    seeds_of,
+)
 from distillery.evaluate.records import Estimate, Record
 from distillery.params.evaluate import EvaluateParams
 
@@ -75,7 +81,7 @@ def compare(
         unit: what errors are counted in.
     """
     of_teacher, of_student, of_control = (
-        predictions[predictions["model"] == model]
+        rows_of(predictions, model)
         for model in ("teacher", f"students/{student}", f"controls/{student}")
     )
     words = of_teacher["words"].to_numpy()

@@ -40,7 +40,7 @@ from distillery.evaluate.exported import measure_exports
 from distillery.evaluate.latency import Heard, latency_figures, usual_way
 from distillery.evaluate.listening import labelled_test_rows, predict, speed_clip
 from distillery.evaluate.models import ScoredModel, TrainedModel, find_models, weights_bytes
-from distillery.evaluate.predictions import by_duration, per_speaker
+from distillery.evaluate.predictions import by_duration, per_speaker, rows_of
 from distillery.evaluate.rates import rates
 from distillery.evaluate.searched import search, with_searched
 from distillery.evaluate.speed import SpeedResult, measure_real_time_factor
@@ -116,7 +116,7 @@ class Measured:
     def _figures(self, trained: Sequence[TrainedModel]) -> ModelFigures:
         """Return the figures of one model, means over what was trained of it."""
         first, seeds = trained[0], [one.seed for one in trained]
-        scored = self.predictions[self.predictions["model"] == first.model]
+        scored = rows_of(self.predictions, first.model)
         if seeds != [None]:
             scored = scored[scored["seed"].isin(seeds)]
         fallen = [self._fell_back(one) for one in trained]

@@ -29,11 +29,11 @@ def labelled_test_rows(data: PreparedData) -> pd.DataFrame:
     Raises:
         CorpusError: there is none, or none holds a word.
     """
-    rows = data.split("test")
     labelled = data.references("test")
+    num_rows = len(data.split("test", ["split"]))
     if not labelled["text"].str.strip().any():
         raise CorpusError(
-            f"split 'test': {len(rows)} utterances, {len(labelled)} with a transcript, none of "
+            f"split 'test': {num_rows} utterances, {len(labelled)} with a transcript, none of "
             f"which holds a word; at least one is needed to measure a {data.unit.rate_in_words}, "
             "so add test transcripts to the corpus, or raise prepare.test_fraction"
         )

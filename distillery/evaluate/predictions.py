@@ -75,9 +75,19 @@ def error_columns(
         unit: what counts as a word.
     """
     pairs = zip(texts, hypotheses, strict=True)
-    return pd.DataFrame(
-        [Errors.between(*pair, unit) for pair in pairs], columns=list(Errors._fields)
-    )
+    counted = (Errors.between(*pair, unit) for pair in pairs)
+    row = np.dtype((np.int64, len(Errors._fields)))
+    return pd.DataFrame(np.fromiter(counted, row, len(texts)), columns=list(Errors._fields))
+
+
+FIGURES = ("seed", "hypothesis", *Errors._fields, "word_errors_lm")
+"""What figures of a model are made from: neither ids nor texts, which are most of the memory."""
+
+
+def rows_of(predictions: pd.DataFrame, model: str) -> pd.DataFrame:
+    """Return the columns FIGURES, as far as there are such, of one model's predictions."""
+    columns = [name for name in FIGURES if name in predictions]
+    return predictions.loc[predictions["model"] == model, columns]
 
 
 def has_language_model(scored: pd.DataFrame) -> bool:

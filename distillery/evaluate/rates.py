@@ -61,7 +61,7 @@ def rates(scored: pd.DataFrame, params: EvaluateParams) -> Rates:
     """
     words = errors_by_seed(scored, "words")[0]
     characters = errors_by_seed(scored, "characters")[0]
-    spoken = scored[scored["words"] > 0]
+    heard = scored.loc[scored["words"] > 0, "hypothesis"]
     with_lm = None
     if has_language_model(scored):
         errors = errors_by_seed(scored, "word_errors_lm").astype(int)
@@ -73,7 +73,7 @@ def rates(scored: pd.DataFrame, params: EvaluateParams) -> Rates:
         deletions=_mean_count(errors_by_seed(scored, "deletions")),
         insertions=_mean_count(errors_by_seed(scored, "insertions")),
         words=int(words.sum()),
-        empty_fraction=float((spoken["hypothesis"] == "").mean()),
+        empty_fraction=float((heard == "").mean()),
         wer_lm=with_lm,
     )
 

@@ -13,7 +13,8 @@ from distillery.errors import CorpusError
 from distillery.files import write_bytes
 from distillery.params.alphabets import BEYOND_LATIN
 from distillery.params.prepare import PrepareParams
-from distillery.prepare.packing import Drop, Packing, Row
+from distillery.prepare.packing import Drop, Packing
+from distillery.prepare.rows import Rows
 
 NUM_EXAMPLES = 3
 NEEDED_FOR = {
@@ -47,7 +48,7 @@ def check_drops(
     )
 
 
-def check_splits(rows: Sequence[Row], *, needs_truth: bool = True) -> None:
+def check_splits(rows: Rows, *, needs_truth: bool = True) -> None:
     """Refuse data without training, or that no model could be validated or tested on.
 
     Args:
@@ -58,7 +59,7 @@ def check_splits(rows: Sequence[Row], *, needs_truth: bool = True) -> None:
     Raises:
         CorpusError: a split is empty, or validation or test has neither transcripts nor phrases.
     """
-    counts = Counter(row.split for row in rows)
+    counts = Counter(rows.column("split"))
     if empty := [split for split in SPLITS if not counts[split]]:
         found = ", ".join(f"{split} {counts[split]}" for split in SPLITS)
         settings = " and ".join(
@@ -72,7 +73,8 @@ def check_splits(rows: Sequence[Row], *, needs_truth: bool = True) -> None:
             f"split {' and '.join(empty)}: no utterances (found {found}), expected some in each; "
             f"{advice}"
         )
-    transcribed = Counter(row.split for row in rows if row.text or row.expected)
+    shown = rows.columns("split", "text", "expected")
+    transcribed = Counter(split for split, words, phrases in shown if words or phrases)
     if needs_truth and (bare := [split for split in ("valid", "test") if not transcribed[split]]):
         found = ", ".join(f"{split} {transcribed[split]} of {counts[split]}" for split in SPLITS)
         raise CorpusError(
@@ -90,7 +92,8 @@ def check_labels(packing: Packing, labelled_fraction: float) -> None:
         CorpusError: it does.
     """
     hidden = packing.num_hidden_transcripts
-    labelled = (row for row in packing.rows if row.split == "train" and row.text is not None)
+    said = packing.rows.columns("split", "text")
+    labelled = (split == "train" and words is not None for split, words in said)
     if labelled_fraction and hidden and not any(labelled):
         raise CorpusError(
             f"split train: prepare.labelled_fraction {labelled_fraction:g} keeps none of its "

@@ -10,10 +10,12 @@ under any name, and with which addition to the corpus it came, by which its audi
 from __future__ import annotations
 
 import csv
+import heapq
 import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Protocol
 
@@ -22,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from distillery.corpora.base import fold_speaker
 from distillery.data.manifest import SPLITS, PreparedData
 from distillery.errors import ManifestError
-from distillery.files import write_bytes
+from distillery.files import whole_text
 from distillery.params.prepare import PrepareParams
 from distillery.prepare.splits import NOTHING_KEPT, Kept
 
@@ -49,7 +51,7 @@ class Terms:
         return cls(params.corpus, params.source, params.valid_fraction, params.test_fraction)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Where one utterance went."""
 
@@ -169,7 +171,7 @@ def _decision(row: dict[str, str]) -> Decision:
     return Decision(**row, addition=addition)
 
 
-def write_decisions(path: Path, terms: Terms, recall: Recall, rows: Iterable[Prepared]) -> None:
+def write_decisions(path: Path, terms: Terms, recall: Recall, rows: Sequence[Prepared]) -> None:
     """Write what was decided, what is not in the corpus any more included.
 
     Args:
@@ -178,22 +180,26 @@ def write_decisions(path: Path, terms: Terms, recall: Recall, rows: Iterable[Pre
         recall: what the file said, as far as it was taken into account.
         rows: what is prepared now.
     """
-    decided = {} if recall.decisions is None else dict(recall.decisions.by_id)
-    for row in rows:
-        decided[row.utterance_id] = Decision(
-            row.utterance_id,
-            row.speaker or "",
-            row.split,
-            row.audio_key[:KEY_LENGTH],
-            recall.kept.addition_of(row.utterance_id),
-        )
-    buffer = io.StringIO(newline="")
-    buffer.write(f"{MARK}{TypeAdapter(Terms).dump_json(terms).decode()}\n")
-    writer = csv.DictWriter(buffer, HEADER, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(decided[key]) for key in sorted(decided))
+    former = {} if recall.decisions is None else recall.decisions.by_id
+    names = [row.utterance_id for row in rows]
+    order = sorted(range(len(names)), key=names.__getitem__)
+    known = frozenset(names) if former else frozenset()
+    gone = sorted(name for name in former if name not in known)
+
+    def now() -> Iterator[Decision]:
+        for place in order:
+            row = rows[place]
+            addition = recall.kept.addition_of(row.utterance_id)
+            audio = row.audio_key[:KEY_LENGTH]
+            yield Decision(row.utterance_id, row.speaker or "", row.split, audio, addition)
+
+    decided = heapq.merge(now(), map(former.__getitem__, gone), key=attrgetter("utterance_id"))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_bytes(path, buffer.getvalue().encode())
+    with whole_text(path) as file:
+        file.write(f"{MARK}{TypeAdapter(Terms).dump_json(terms).decode()}\n")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HEADER)
+        writer.writerows(map(astuple, decided))
 
 
 def keep_splits_of(folder: Path, path: Path) -> None:
@@ -210,5 +216,5 @@ def keep_splits_of(folder: Path, path: Path) -> None:
     frame = data.frame
     speakers = (name if isinstance(name, str) else None for name in frame["speaker"])
     columns = (frame["utterance_id"], speakers, frame["split"], frame["audio_key"])
-    rows = (Shown(*row) for row in zip(*columns, strict=True))
+    rows = [Shown(*row) for row in zip(*columns, strict=True)]
     write_decisions(path, Terms(data.summary.corpus, "", None, None), Recall(), rows)

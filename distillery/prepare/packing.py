@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Self
 
 import numpy as np
-import pyarrow as pa
 
 from distillery.corpora.base import Recording
 from distillery.data import text
 from distillery.data.audio import compute_num_samples
-from distillery.data.manifest import AUDIO_SUFFIX, COLUMNS, EXPECTED, SAMPLE_DTYPE, shard_name
+from distillery.data.manifest import AUDIO_SUFFIX, SAMPLE_DTYPE, shard_name
 from distillery.data.spelling import without_marks
 from distillery.data.units import PHRASES_APART
 from distillery.params.prepare import PrepareParams
 from distillery.prepare.levels import OVERDRIVEN, Levels
 from distillery.prepare.profile import Leaks, Profile, ProfileBuilder, Repeated
+from distillery.prepare.rows import Row, Rows
 from distillery.prepare.spelling import Spelling
 from distillery.prepare.splits import hash_fraction
 
@@ -35,64 +35,6 @@ MUCH_OFFSET = 0.01
 """Mean of samples, full scale being 1, that is worth a word."""
 PACKING_ORDER = ("test", "valid", "train")
 """What is judged on comes first, so that its audio is known when the others are looked at."""
-SCHEMA = pa.schema(
-    [
-        pa.field("utterance_id", pa.string(), nullable=False),
-        pa.field("speaker", pa.string()),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("text", pa.string()),
-        pa.field("text_original", pa.string()),
-        pa.field("source_path", pa.string(), nullable=False),
-        pa.field("shard", pa.int32(), nullable=False),
-        pa.field("offset_samples", pa.int64(), nullable=False),
-        pa.field("num_samples", pa.int64(), nullable=False),
-        pa.field("duration_seconds", pa.float64(), nullable=False),
-        pa.field("audio_key", pa.string(), nullable=False),
-        pa.field("level_dbfs", pa.float64(), nullable=False),
-        pa.field("clipped_fraction", pa.float64(), nullable=False),
-        pa.field("dc_offset", pa.float64(), nullable=False),
-        pa.field("silent_fraction", pa.float64(), nullable=False),
-    ]
-)
-"""Of manifest.parquet."""
-EXPECTED_FIELD = pa.field(EXPECTED, pa.string())
-"""Of it, where the corpus says what phrases its recordings hold."""
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One utterance that is kept: a row of manifest.parquet."""
-
-    utterance_id: str
-    speaker: str | None
-    split: str
-    text: str | None
-    """Normalised; None: unlabelled."""
-    text_original: str | None
-    """As published."""
-    source_path: str
-    """Relative to the corpus."""
-    shard: int
-    """Index of the file that holds its audio."""
-    offset_samples: int
-    """Of its first sample in there."""
-    num_samples: int
-    duration_seconds: float
-    audio_key: str
-    """SHA-256 of its int16 samples."""
-    level_dbfs: float
-    """RMS in decibels below full scale."""
-    clipped_fraction: float
-    """Share of the samples at either end of their range."""
-    dc_offset: float
-    """Mean of the samples; full scale is 1."""
-    silent_fraction: float
-    """Share of the frames of 20 ms below −65 dB."""
-    expected: str | None = None
-    """Phrases that are spoken, see `distillery.data.manifest.EXPECTED`; None: none are known."""
-
-
-assert (*SCHEMA.names, EXPECTED) == (*COLUMNS, EXPECTED) == tuple(f.name for f in fields(Row))
 
 
 @dataclass(frozen=True)
@@ -236,7 +178,7 @@ class Packing:
         self._keys: dict[str, set[str]] = {"test": set(), "valid": set()}
         max_samples = compute_num_samples(params.shard_seconds, params.sample_rate_hz)
         self.shards = _Shards(folder, max_samples)
-        self.rows: list[Row] = []
+        self.rows = Rows()
         self.dropped: list[Drop] = []
         self.num_hidden_transcripts = 0
         self.respelt: list[tuple[str, str]] = []
@@ -333,21 +275,21 @@ class Packing:
 
     def drop_copies(self) -> None:
         """Drop what turned out to be in a split before its own, because that came later."""
-        kept = []
-        for row in self.rows:
-            if fault := self._fault_of_copy(row.audio_key, row.split):
+        copies = set()
+        for index, (key, split) in enumerate(self.rows.columns("audio_key", "split")):
+            if fault := self._fault_of_copy(key, split):
+                row = self.rows[index]
                 self.dropped.append(Drop(row.utterance_id, row.source_path, *fault))
-            else:
-                kept.append(row)
-        self.rows = kept
+                copies.add(index)
+        if copies:
+            self.rows = Rows(row for index, row in enumerate(self.rows) if index not in copies)
 
     def profile(self, respelt_speakers: int) -> Profile:
         """Return what the utterances that were kept are like."""
         builder = ProfileBuilder()
-        for row in self.rows:
-            builder.add(
-                row.split, row.duration_seconds, row.level_dbfs, row.clipped_fraction, row.text
-            )
+        looked_at = ("split", "duration_seconds", "level_dbfs", "clipped_fraction", "text")
+        for values in self.rows.columns(*looked_at):
+            builder.add(*values)
         for characters in self._refused:
             builder.refuse(characters)
         reasons = Counter(drop.reason for drop in self.dropped)
@@ -430,12 +372,12 @@ class Packing:
         return None
 
 
-def _repeated(rows: Iterable[Row]) -> Mapping[str, Repeated]:
+def _repeated(rows: Rows) -> Mapping[str, Repeated]:
     """Return how many sentences of validation and test stand in the training split, too."""
     texts: dict[str, Counter[str]] = {split: Counter() for split in PACKING_ORDER}
-    for row in rows:
-        if row.text is not None:
-            texts[row.split][row.text] += 1
+    for split, said in rows.columns("split", "text"):
+        if said is not None:
+            texts[split][said] += 1
     return {
         split: Repeated(
             texts[split].total(),

@@ -13,10 +13,11 @@ import logging
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
+from itertools import compress
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,14 +56,11 @@ from distillery.prepare.decoding import decode_ahead
 from distillery.prepare.journal import JOURNAL_FILE, Diverged, Journal, made_by
 from distillery.prepare.kept import KEY_LENGTH, Recall, Terms, read_decisions, write_decisions
 from distillery.prepare.packing import (
-    EXPECTED_FIELD,
     PACKING_ORDER,
-    SCHEMA,
     Decoded,
     Drop,
     Group,
     Packing,
-    Row,
 )
 from distillery.prepare.profile import write_profile
 from distillery.prepare.report import (
@@ -72,6 +70,7 @@ from distillery.prepare.report import (
     table,
     without_transcripts,
 )
+from distillery.prepare.rows import EXPECTED_FIELD, SCHEMA, Rows
 from distillery.prepare.segments import Cut, cut_recordings
 from distillery.prepare.speakers import say_unified, unify_speakers
 from distillery.prepare.spelling import Spelling, find_spelling, recorded, say_spelling
@@ -209,10 +208,10 @@ def _split_and_pack(
             usable = not says_something or _is_transcribed(params, draft, recording)
             return recording.utterance_id not in lost and usable
 
-        of_units, split_rule = assign_splits(
+        splits, split_rule = assign_splits(
             cut.units, params.valid_fraction, params.test_fraction, of_former, is_usable
         )
-        splits = cut.splits_of(of_units)
+        splits = cut.splits_of(splits)
         packing = Packing(params, folder, find_spelling(params, cut.recordings, splits))
         waiting = folder / SEGMENTS_FOLDER
         waiting.mkdir()
@@ -227,7 +226,8 @@ def _split_and_pack(
             continue
         journal.remove()
         waiting.rmdir()
-        transcribed = {row.split for row in packing.rows if row.text or row.expected}
+        shown = packing.rows.columns("split", "text", "expected")
+        transcribed = {split for split, words, phrases in shown if words or phrases}
         drawn = {split for split, rule in split_rule.items() if rule != OFFICIAL}
         dropped = {drop.utterance_id for drop in packing.dropped}
         if drawn <= transcribed or not transcribed or dropped <= lost:
@@ -256,6 +256,10 @@ def _clear(folder: Path) -> None:
             path.unlink()
 
 
+_group = cache(Group)
+"""There are a few of them, for millions of recordings."""
+
+
 @dataclass(frozen=True)
 class _Places:
     """What says in which split a recording is."""
@@ -270,7 +274,7 @@ class _Places:
     def group_of(self, recording: Recording) -> Group:
         """Return what a recording is packed with."""
         split = PACKING_ORDER.index(self.splits[recording.utterance_id])
-        return Group(split, self.kept.addition_of(recording.utterance_id))
+        return _group(split, self.kept.addition_of(recording.utterance_id))
 
     def of(self, recording: Recording, key: str) -> str:
         """Return the split of a recording with some audio.
@@ -298,12 +302,11 @@ def _pack(
     Raises:
         Diverged: what that run left cannot be used.
     """
-    groups = {item.utterance_id: places.group_of(item) for item in recordings}
-    ordered = sorted(recordings, key=lambda item: groups[item.utterance_id])
+    ordered = sorted(recordings, key=places.group_of)
     num_done = 0
     with packing.shards as shards, journal:
         for recording, decoded, place in journal.done(ordered, places.splits):
-            shards.enter(groups[recording.utterance_id])
+            shards.enter(places.group_of(recording))
             packing.add(recording, places.of(recording, decoded.key), decoded)
             if shards.place != place:
                 raise Diverged
@@ -314,7 +317,7 @@ def _pack(
             logger.info("prepare: %d of %d were done before", num_done, len(ordered))
         try:
             for recording, decoded in decode(ordered[num_done:]):
-                shards.enter(groups[recording.utterance_id])
+                shards.enter(places.group_of(recording))
                 packing.add(recording, places.of(recording, decoded.key), decoded)
                 split = places.splits[recording.utterance_id]
                 journal.note(recording, split, decoded, shards.place)
@@ -395,46 +398,47 @@ def _summarise(
     )
 
 
-def _unit(params: PrepareParams, rows: Iterable[Row]) -> Unit:
+def _unit(params: PrepareParams, rows: Rows) -> Unit:
     """Return what errors are counted in, by the settings or as the transcripts' script has it."""
     if params.unit != "auto":
         return Unit(params.unit)
-    return unit_of(Counter(c for row in rows if row.text is not None for c in row.text))
+    return unit_of(Counter(c for words in rows.column("text") if words is not None for c in words))
 
 
-def _num_transcripts(rows: Iterable[Row], split: str) -> int:
-    return sum(row.text is not None for row in rows if row.split == split)
+def _num_transcripts(rows: Rows, split: str) -> int:
+    return sum(own == split and words is not None for own, words in rows.columns("split", "text"))
 
 
-def _alphabet(params: PrepareParams, rows: Sequence[Row]) -> str:
+def _alphabet(params: PrepareParams, rows: Rows) -> str:
     """Return the alphabet of the settings, or the characters of the texts that models train and
     validate on; where they train on none, the language's."""
     known = params.alphabet_without_texts
     if known is not None and (params.alphabet is not None or not _num_transcripts(rows, "train")):
         return known
-    texts = (row.text for row in rows if row.split != "test" and row.text is not None)
+    said = rows.columns("split", "text")
+    texts = (words for split, words in said if split != "test" and words is not None)
     return "".join(sorted(set().union(*texts) - {" "}))
 
 
-def _count(rows: Iterable[Row], split: str) -> SplitCounts:
-    chosen = [row for row in rows if row.split == split]
-    seconds = sum(row.duration_seconds for row in chosen)
-    labelled = sum(row.text is not None for row in chosen)
+def _count(rows: Rows, split: str) -> SplitCounts:
+    chosen = [own == split for own in rows.column("split")]
+    labelled = _num_transcripts(rows, split)
+    seconds = sum(compress(rows.column("duration_seconds"), chosen))
     return SplitCounts(
-        num_utterances=len(chosen),
+        num_utterances=sum(chosen),
         num_labelled=labelled,
-        num_unlabelled=len(chosen) - labelled,
-        num_speakers=len({row.speaker for row in chosen} - {None}),
+        num_unlabelled=sum(chosen) - labelled,
+        num_speakers=len({*compress(rows.column("speaker"), chosen)} - {None}),
         hours=round(seconds / SECONDS_PER_HOUR, 6),
     )
 
 
-def _write_manifest(path: Path, rows: Iterable[Row]) -> None:
-    ordered = sorted(rows, key=lambda row: row.utterance_id)
-    has_phrases = any(row.expected is not None for row in ordered)
+def _write_manifest(path: Path, rows: Rows) -> None:
+    order = sorted(range(len(rows)), key=rows.column("utterance_id").__getitem__)
+    has_phrases = any(phrases is not None for phrases in rows.column("expected"))
     schema = SCHEMA.append(EXPECTED_FIELD) if has_phrases else SCHEMA
     columns = [
-        pa.array((getattr(row, field.name) for row in ordered), field.type) for field in schema
+        pa.array(map(rows.column(field.name).__getitem__, order), field.type) for field in schema
     ]
     table = pa.Table.from_arrays(columns, schema=schema)
     pq.write_table(table, path, compression="zstd")

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from operator import itemgetter
 from pathlib import Path
 
 from distillery.data.manifest import SegmentCounts, Summary
 from distillery.data.units import PHRASES_APART, Unit
-from distillery.prepare.packing import Row
 from distillery.prepare.profile import Repeated
+from distillery.prepare.rows import Rows
 from distillery.prepare.splits import BY_UTTERANCE, Kept
 
 CLIPPED = 0.01
 """Share of clipped samples that is worth a word."""
 
 
-def table(summary: Summary, rows: Sequence[Row]) -> str:
+def table(summary: Summary, rows: Rows) -> str:
     """Return the table of splits, with how each was chosen, and what was dropped."""
     header = ("split", "utterances", "unlabelled", "speakers", "hours")
     lines = ["{:<8}{:>12}{:>12}{:>10}{:>9}  chosen".format(*header)]
@@ -53,13 +54,14 @@ def _segments_in_words(segments: SegmentCounts) -> str:
     ).replace("left out,", "left out:")
 
 
-def _why_by_utterance(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:
+def _why_by_utterance(summary: Summary, rows: Rows) -> Iterator[str]:
     """Yield why speakers are no measure, where a split was drawn utterance by utterance."""
     drawn = [split for split, rule in summary.split_rule.items() if rule == BY_UTTERANCE]
     if not drawn:
         return
-    named = {row.speaker for row in rows} - {None}
-    in_train = {row.speaker for row in rows if row.split == "train"} - {None}
+    places = set(rows.columns("speaker", "split"))
+    named = {speaker for speaker, _ in places} - {None}
+    in_train = {speaker for speaker, split in places if split == "train"} - {None}
     if not named:
         why = "speakers are unknown"
     elif len(named) == 1:
@@ -71,7 +73,7 @@ def _why_by_utterance(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:
     yield f"by utterance: {' and '.join(drawn)}, for {why}"
 
 
-def remarks(rows: Sequence[Row], repeated: Mapping[str, Repeated], kept: Kept) -> Iterator[str]:
+def remarks(rows: Rows, repeated: Mapping[str, Repeated], kept: Kept) -> Iterator[str]:
     """Yield sentences about what the data hold that figures will not show.
 
     Args:
@@ -86,33 +88,35 @@ def remarks(rows: Sequence[Row], repeated: Mapping[str, Repeated], kept: Kept) -
                 f"{split} ({found.fraction:.0%}) say a sentence that stands in split train, too: "
                 "WER on others may be higher"
             )
-    clipped = [row for row in rows if row.clipped_fraction >= CLIPPED]
+    levels = rows.columns("clipped_fraction", "utterance_id")
+    clipped = [(fraction, name) for fraction, name in levels if fraction >= CLIPPED]
     if clipped:
-        worst = max(clipped, key=lambda row: row.clipped_fraction)
+        worst, name = max(clipped, key=itemgetter(0))
         yield (
             f"{len(clipped)} utterances have {CLIPPED:.0%} or more of their samples at full scale, "
-            f"{worst.utterance_id} {worst.clipped_fraction:.0%}: recorded too loud"
+            f"{name} {worst:.0%}: recorded too loud"
         )
     moved = [
-        row
-        for row in rows
-        if row.split != "train" and kept.utterances.get(row.utterance_id) == "train"
+        split
+        for name, split in rows.columns("utterance_id", "split")
+        if split != "train" and kept.utterances.get(name) == "train"
     ]
     if moved:
         yield (
-            f"{len(moved)} utterances that were in split train are in {moved[0].split} now, for "
+            f"{len(moved)} utterances that were in split train are in {moved[0]} now, for "
             "the corpus says so; models trained before learnt from them"
         )
 
 
-def without_transcripts(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:
+def without_transcripts(summary: Summary, rows: Rows) -> Iterator[str]:
     """Yield what follows from splits without transcripts.
 
     Args:
         summary: of the prepared data.
         rows: what was kept.
     """
-    has_phrases = {row.split for row in rows if row.expected is not None}
+    told = [pair for pair in rows.columns("split", "expected") if pair[1] is not None]
+    has_phrases = {split for split, _ in told}
     bare = [split for split in ("valid", "test") if not summary.splits[split].num_labelled]
     judged = [split for split in bare if split in has_phrases]
     if judged:
@@ -121,7 +125,7 @@ def without_transcripts(summary: Summary, rows: Sequence[Row]) -> Iterator[str]:
             "judged by the share of these that they find"
         )
     spelt = set(summary.alphabet) | set(PHRASES_APART)
-    phrases = [row.expected for row in rows if row.expected is not None and row.split != "train"]
+    phrases = [phrases for split, phrases in told if split != "train"]
     if strange := sorted(set("".join(phrases)) - spelt):
         yield (
             f"warning: expected phrases hold {', '.join(strange)}, which no text can hold "

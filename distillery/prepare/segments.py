@@ -70,8 +70,10 @@ class Cut:
                 found[unit] = split
         return replace(kept, utterances=found)
 
-    def splits_of(self, of_units: Mapping[str, str]) -> dict[str, str]:
+    def splits_of(self, of_units: dict[str, str]) -> dict[str, str]:
         """Return the split of every utterance from those of the units."""
+        if not self.unit_of:
+            return of_units
         return {
             recording.utterance_id: of_units[
                 self.unit_of.get(recording.utterance_id, recording.utterance_id)

@@ -7,8 +7,9 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from isal.isal_zlib import crc32
@@ -33,8 +34,20 @@ from distillery.teacher_cache.stopping import stop_held_back
 
 CURRENT_FILE = "current.json"
 NAMED_KEYS = 3
+ROWS_AT_ONCE = 2**14
+"""Of which to hold texts as Python's strings."""
+KEYS_AT_ONCE = 2**16
+"""Looked up together: as Python objects keys take some 250 bytes each."""
 LOCK_WAIT_SECONDS = 10.0  # cleaning up is quick, compacting is not
 SHARD_PATTERN = f"shard-*{INDEX_SUFFIX}"
+
+
+class Keys(Protocol):
+    """Keys that can be read more than once: a list, or a column of a table."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __len__(self) -> int: ...
 
 
 class Batch(NamedTuple):
@@ -155,8 +168,12 @@ class TeacherCache:
             keys[mine] = self.shards[shard].keys[rows[mine] - self._first[shard]]
         return keys
 
-    def _find(self, keys: Sequence[str]) -> np.ndarray:
+    def _find(self, keys: Iterable[str]) -> np.ndarray:
         """Return the row of every key `(keys,)`, -1 where it is not cached."""
+        found = [self._find_some(piece) for piece in _in_pieces(keys)]
+        return np.concatenate([np.zeros(0, np.int64), *found])
+
+    def _find_some(self, keys: Sequence[str]) -> np.ndarray:
         raw = np.frombuffer(b"".join(map(key_bytes, keys)), np.uint8).reshape(-1, 32)
         wanted = raw[:, :8].copy().view("<u8")[:, 0]
         found = np.full(len(keys), -1, np.int64)
@@ -192,8 +209,16 @@ class TeacherCache:
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Return the keys that are not cached, each once, in the order given."""
-        unique = list(dict.fromkeys(keys))
-        return [unique[i] for i in np.flatnonzero(self._find(unique) < 0)]
+        absent: dict[str, None] = {}
+        for piece in _in_pieces(keys):
+            is_absent = self._find_some(piece) < 0
+            absent.update((piece[i], None) for i in np.flatnonzero(is_absent))
+        return list(absent)
+
+    def holds(self, keys: Iterable[str]) -> np.ndarray:
+        """Return which keys are cached, bool `(keys,)`."""
+        held: np.ndarray = self._find(keys) >= 0
+        return held
 
     def require(self, keys: Iterable[str]) -> None:
         """Make sure that all keys are cached.
@@ -209,8 +234,11 @@ class TeacherCache:
                 f"(audio keys {named}{more}), expected all; run make cache"
             )
 
-    def rows(self, keys: Sequence[str]) -> np.ndarray:
+    def rows(self, keys: Keys) -> np.ndarray:
         """Return the rows of keys `(keys,)`, int64, for this opened cache.
+
+        Args:
+            keys: a list, or a column of a table, of which nothing is copied.
 
         Raises:
             CacheMismatch: a key is not cached.
@@ -282,16 +310,18 @@ class TeacherCache:
             for items in self._values("hypotheses", rows)
         ]
 
-    def _values(self, column: str, rows: np.ndarray) -> list[Any]:
-        values: list[Any] = [None] * len(rows)
+    def _values(self, name: str, rows: np.ndarray) -> list[Any]:
+        """Return values of a column; what that costs does not depend on how many shards there are.
+
+        Rows of a training set stand in any order, a few of them in each of thousands of shards.
+        """
         shard_of = np.searchsorted(self._first, rows, side="right") - 1
-        for shard in np.unique(shard_of):
-            places = np.flatnonzero(shard_of == shard)
-            local = np.asarray(rows)[places] - self._first[shard]
-            taken = self.shards[shard].table.column(column).take(local)
-            for place, value in zip(places, taken.to_pylist(), strict=True):
-                values[place] = value
-        return values
+        column_of = {
+            shard: self.shards[shard].table.column(name) for shard in np.unique(shard_of).tolist()
+        }
+        local = np.asarray(rows) - self._first[shard_of]
+        places = zip(shard_of.tolist(), local.tolist(), strict=True)
+        return [column_of[shard][place].as_py() for shard, place in places]
 
     def _token_records(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         return self._checked(rows, self._starts[rows], self._sizes[rows], self._checksums[rows])
@@ -347,11 +377,13 @@ class TeacherCache:
         digest = hashlib.sha256(self.namespace.digest.encode())
         keys = self._raw_keys(self._order)
         hidden = self._column("hidden_crc32", np.uint32)
-        order = np.lexsort(keys.T[::-1])
-        rows = self._order[order]
-        checksums = np.stack([self._checksums[rows], hidden[rows]], axis=1).astype("<u4")
-        lines = np.concatenate([keys[order], checksums.view(np.uint8).reshape(-1, 8)], axis=1)
-        digest.update(np.ascontiguousarray(lines).data)
+        order = np.lexsort(keys.view(">u8").T[::-1])
+        for start in range(0, len(order), KEYS_AT_ONCE):
+            part = order[start : start + KEYS_AT_ONCE]
+            rows = self._order[part]
+            checksums = np.stack([self._checksums[rows], hidden[rows]], axis=1).astype("<u4")
+            lines = np.concatenate([keys[part], checksums.view(np.uint8).reshape(-1, 8)], axis=1)
+            digest.update(np.ascontiguousarray(lines).data)
         return digest.hexdigest()
 
     # --- writing ----------------------------------------------------------------------------------
@@ -422,6 +454,12 @@ def _close(
         except BaseException:
             writer.abandon()
             raise
+
+
+def _in_pieces(keys: Iterable[str]) -> Iterator[list[str]]:
+    remaining = iter(keys)
+    while piece := list(islice(remaining, KEYS_AT_ONCE)):
+        yield piece
 
 
 def current_namespace(root: Path) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pandas as pd
 import torch
 
@@ -17,6 +19,7 @@ from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
 from distillery.training.objective import TranscriptObjective
+from distillery.training.token_lists import transcripts
 from distillery.training.trainer import Trainer
 
 
@@ -35,7 +38,7 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
     copies = [pack_features(data, copy, params.features, scratch) for copy in played]
     training_set = TrainingSet(
         copies,
-        [vocabulary.encode(text) for text in rows["text"]],
+        transcripts(rows["text"], vocabulary),
         params.features.hop_seconds,
         params.training.batch_seconds,
         params.training.seed,
@@ -46,7 +49,7 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
     )
     if params.training.starts_even:
         network.start_even()
-    keys = [*rows["audio_key"], *rows["text"]]
+    keys = chain(rows["audio_key"], rows["text"])
     settings = params.model_dump(exclude={"allow_poor"})  # which changes no weight
     digest = run_digest("teacher", settings, vocabulary.tokens, keys, *data.unit_if_unusual)
     trainer = Trainer(

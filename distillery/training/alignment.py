@@ -11,8 +11,10 @@ Imports no PyTorch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Protocol, Self
 
 import numpy as np
@@ -28,6 +30,8 @@ from distillery.params.training import TrainingParams
 
 ADVISED_REDUCTIONS = (2, 4)
 """Time reductions that are named where there are too few frames."""
+TEXTS_AT_ONCE = 2**14
+"""Held as Python's strings at a time."""
 MAX_SHOWN = 40
 """Characters of a text in a message."""
 MILLISECONDS_PER_SECOND = 1000
@@ -44,9 +48,9 @@ class Texts:
 
     what: str
     """Of which kind, such as `transcripts`."""
-    names: Sequence[str]
+    names: pd.Series[str]
     """Ids of the utterances; a copy at another speed has its own."""
-    texts: Sequence[str]
+    texts: pd.Series[str]
     """Normalised."""
     needed: np.ndarray
     """Frames that CTC needs, `(texts,)`."""
@@ -58,7 +62,7 @@ class Texts:
         cls,
         what: str,
         rows: pd.DataFrame,
-        texts: Sequence[str],
+        texts: Iterable[str],
         vocabulary: Vocabulary,
         sample_rate_hz: int,
     ) -> Self:
@@ -67,19 +71,22 @@ class Texts:
         Args:
             what: of which kind.
             rows: of the manifest, one for each text; copies at other speeds may be among them.
-            texts: normalised.
+            texts: normalised; read once, piece by piece.
             vocabulary: tokens of the model that learns them.
             sample_rate_hz: of the audio.
 
         Raises:
             ModelError: a character has no token.
         """
-        needed = [min_ctc_frames(vocabulary.encode(text)) for text in texts]
+        needed, kept, remaining = array("q"), [pd.Series(dtype="str")], iter(texts)
+        while piece := list(islice(remaining, TEXTS_AT_ONCE)):
+            needed.extend(min_ctc_frames(vocabulary.encode(text)) for text in piece)
+            kept.append(pd.Series(piece, dtype="str"))
         num_samples = np.rint(rows["duration_seconds"].to_numpy() * sample_rate_hz)
         return cls(
             what,
-            list(rows["utterance_id"]),
-            texts,
+            rows["utterance_id"].reset_index(drop=True),
+            pd.concat(kept, ignore_index=True),
             np.array(needed, np.int64),
             num_samples.astype(np.int64),
         )
@@ -87,8 +94,9 @@ class Texts:
     @classmethod
     def transcripts(cls, rows: pd.DataFrame, vocabulary: Vocabulary, sample_rate_hz: int) -> Self:
         """Return the transcripts of those rows that have one; see `of`."""
-        rows = rows[rows["text"].notna()]
-        return cls.of("transcripts", rows, list(rows["text"]), vocabulary, sample_rate_hz)
+        columns = ["utterance_id", "duration_seconds", "text"]
+        rows = rows.loc[rows["text"].notna(), columns]
+        return cls.of("transcripts", rows, rows["text"], vocabulary, sample_rate_hz)
 
     def __len__(self) -> int:
         return len(self.texts)

@@ -87,6 +87,15 @@ class Moment:
 START = Moment()
 
 
+class Labels(Protocol):
+    """Tokens of many transcripts, such as `TokenLists`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> Sequence[int] | None:
+        """Return those of one utterance; None where it has no transcript."""
+
+
 class Features(Protocol):
     """What a network gets of many utterances, such as `PackedFeatures`."""
 
@@ -112,7 +121,7 @@ class TrainingSet:
     """Utterances to train on; several copies of the features (other speeds) count as more."""
 
     copies: Sequence[Features]
-    labels: Sequence[Sequence[int] | None]
+    labels: Labels
     frame_seconds: float
     batch_seconds: float
     seed: int

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ CPU_SECONDS = "train/cpu_seconds"
 """Of the training so far, validation included, on all threads; without what a kill threw away."""
 CONVERGED = "valid/converged"
 """At the end: 1 where validation had stopped improving, 0 where it had not."""
+ITEMS_AT_ONCE = 2**14
+"""Of an iterator, written as JSON together."""
 Terms = Mapping[str, Tensor]
 """What an objective consists of, by name; `loss` is what is minimised."""
 
@@ -85,5 +88,26 @@ class Curves:
 
 
 def run_digest(*parts: Any) -> str:
-    """Return a short digest of everything a run depends on, for its checkpoint's name."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """Return a short digest of everything a run depends on, for its checkpoint's name.
+
+    It is that of the parts as one JSON array. An iterator counts as a list, and is read piece by
+    piece.
+    """
+    digest = hashlib.sha256(b"[")
+    for number, part in enumerate(parts):
+        digest.update(b", " if number else b"")
+        if isinstance(part, Iterator):
+            digest.update(b"[")
+            joint = b""
+            while piece := [*islice(part, ITEMS_AT_ONCE)]:
+                digest.update(joint + _json(piece)[1:-1])
+                joint = b", "
+            digest.update(b"]")
+        else:
+            digest.update(_json(part))
+    digest.update(b"]")
+    return digest.hexdigest()[:16]
+
+
+def _json(content: Any) -> bytes:
+    return json.dumps(content, sort_keys=True, default=str).encode()

@@ -13,6 +13,7 @@ from distillery.files import (
     read_json,
     read_text,
     remove_unfinished,
+    whole_text,
 )
 
 TEXT = "né – ja\tx\n\u4f60\u2028z\r\n"
@@ -130,3 +131,15 @@ def test_what_a_killed_writer_left_of_a_file_goes_and_nothing_else(tmp_path: Pat
     remove_unfinished(tmp_path / "run[1].pt")
     assert {path.name for path in tmp_path.iterdir()} == {names[0], names[3], names[4]}
     remove_unfinished(tmp_path / "no folder" / "run.pt")
+
+
+def test_text_that_is_not_finished_leaves_the_former(tmp_path: Path) -> None:
+    path = tmp_path / "some.csv"
+    with whole_text(path) as file:
+        file.write("a,é\n")
+    assert path.read_bytes() == "a,é\n".encode()
+    with pytest.raises(RuntimeError), whole_text(path) as file:
+        file.write("b\n")
+        raise RuntimeError
+    assert path.read_bytes() == "a,é\n".encode()
+    assert list(tmp_path.iterdir()) == [path]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from distillery.data.copies import training_rows
+from distillery.data.copies import HEARD_COLUMNS, training_rows
 from distillery.data.manifest import PreparedData
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
@@ -65,15 +65,13 @@ def fill_cache(
         CacheError: the cache is damaged or cannot be written.
         ModelError: the teacher is damaged, or made for another sample rate.
     """
-    data = PreparedData.open(places.data)
+    rows = _rows(places, params)
     namespace = expected_namespace(places, params)
     end_passes(places.cache / namespace.folder_name)  # before a look at what is missing
     cache = TeacherCache.create(places.cache, namespace)
-    rows = training_rows(data, params.speed_factors)
     if only is not None:
         rows = rows[[key in only for key in rows["audio_key"]]]  # the index still says where
-    missing = set(cache.missing(rows["audio_key"]))
-    is_hit = ~rows["audio_key"].isin(missing)
+    is_hit = cache.holds(rows["audio_key"])
     todo = rows[~is_hit].drop_duplicates("audio_key").reset_index(drop=True)
     started = time.perf_counter()
     reports = _run(places, load, cache, todo, params) if len(todo) else []
@@ -99,6 +97,12 @@ def fill_cache(
         manifest_sha256=cache.manifest_digest,
         languages=dict(sum((Counter(report.languages) for report in reports), Counter[str]())),
     )
+
+
+def _rows(places: Places, params: CacheParams) -> pd.DataFrame:
+    """Return what is to be heard; of the manifest, which is large, nothing else stays."""
+    data = PreparedData.open(places.data, described=False)
+    return training_rows(data, params.speed_factors, ("utterance_id", *HEARD_COLUMNS))
 
 
 def _read_seconds(cache: TeacherCache, rows: pd.DataFrame) -> float:
@@ -131,7 +135,8 @@ def _run(
             math.ceil(seconds / (SHARDS_PER_PARTITION * params.shard_seconds)),
             PARTITIONS_PER_WORKER * workers.count,
         )
-        shares = partition_batches(batches, todo["audio_key"].to_numpy(), count)
+        heads = todo["audio_key"].take([batch[0] for batch in batches])
+        shares = partition_batches(batches, heads, count)
         partitions = [
             Partition.of(places, cache.folder.name, todo, share, params, load, of_pass)
             for share in shares

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import pandas as pd
 
+from distillery.data.copies import HEARD_COLUMNS
 from distillery.data.lengths import in_batches_by_length
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places
@@ -20,15 +21,6 @@ if TYPE_CHECKING:  # planning needs no model code
     from distillery.models.base import LoadTeacher
 
 SHARDS_PER_PARTITION = 4
-HEARD_COLUMNS = (
-    "audio_key",
-    "shard",
-    "offset_samples",
-    "num_samples",
-    "duration_seconds",
-    "played_hz",  # where there are copies
-)
-"""What a worker needs to know of an utterance."""
 PARTITIONS_PER_WORKER = 4  # so that a bar moves, and a slow worker keeps nobody waiting for long
 
 
@@ -119,14 +111,14 @@ def plan_batches(rows: pd.DataFrame, batch_seconds: float) -> list[np.ndarray]:
         rows: manifest rows; the index of the frame says their positions.
         batch_seconds: padded audio in one batch; a longer utterance gets a batch of its own.
     """
-    ordered = rows.sort_values(["duration_seconds", "audio_key"])
+    ordered = rows[["duration_seconds", "audio_key"]].sort_values(["duration_seconds", "audio_key"])
     durations, positions = ordered["duration_seconds"].to_numpy(), ordered.index.to_numpy()
     batches = in_batches_by_length(range(len(ordered)), durations, max_padded=batch_seconds)
     return [positions[batch] for batch in batches]
 
 
 def partition_batches(
-    batches: Iterable[np.ndarray], keys: Sequence[str] | np.ndarray, num_partitions: int
+    batches: Iterable[np.ndarray], heads: Iterable[str], num_partitions: int
 ) -> list[list[np.ndarray]]:
     """Share batches out by the hash that the key of their first utterance is.
 
@@ -135,12 +127,12 @@ def partition_batches(
 
     Args:
         batches: manifest positions.
-        keys: audio keys of the whole manifest.
+        heads: audio key of the first utterance of each.
         num_partitions: how many shares; empty ones are left out.
     """
     shares: list[list[np.ndarray]] = [[] for _ in range(num_partitions)]
-    for batch in batches:
-        head = int(keys[batch[0]][:8], 16)  # 32 of the hash's bits
+    for batch, key in zip(batches, heads, strict=True):
+        head = int(key[:8], 16)  # 32 of the hash's bits
         shares[head * num_partitions >> 32].append(batch)
     return [share for share in shares if share]
 

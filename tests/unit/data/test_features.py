@@ -30,7 +30,7 @@ class Prepared:
         self.audio = [random.normal(0, 0.1, n).astype(np.float32) for n in (8000, 4000)]
         self.rows = pd.DataFrame(
             {
-                "row": [0, 1],
+                "offset_samples": [0, 1],
                 "utterance_id": ["long", "short"],
                 "audio_key": [audio_key(a) for a in self.audio],
                 "num_samples": [len(a) for a in self.audio],
@@ -38,7 +38,7 @@ class Prepared:
         )
 
     def waveform(self, row) -> np.ndarray:
-        return self.audio[row.row]
+        return self.audio[row.offset_samples]
 
 
 def test_shape_and_normalisation() -> None:
@@ -98,7 +98,9 @@ def test_models_of_equal_features_share_what_they_have_in_common(
     """As a control does, which hears the transcribed audio alone; and a corpus that grows."""
     data, heard = Prepared(), []
     waveform = data.waveform
-    monkeypatch.setattr(data, "waveform", lambda row: heard.append(row.row) or waveform(row))
+    monkeypatch.setattr(
+        data, "waveform", lambda row: heard.append(row.offset_samples) or waveform(row)
+    )
     one = pack_features(data, data.rows[1:], PARAMS, tmp_path)
     both = pack_features(data, data.rows, PARAMS, tmp_path)
     assert heard == [1, 0]
@@ -115,12 +117,12 @@ class Many(Prepared):
         super().__init__()
         self.noise = np.random.default_rng(0).normal(0, 0.1, 5 * 8000).astype(np.float32)
         keys = [f"{n:064x}" for n in range(number)]
-        self.rows = pd.DataFrame({"row": range(number), "audio_key": keys})
+        self.rows = pd.DataFrame({"offset_samples": range(number), "audio_key": keys})
         self.num_read = 0
 
     def waveform(self, row) -> np.ndarray:
         self.num_read += 1
-        return np.roll(self.noise, row.row)
+        return np.roll(self.noise, row.offset_samples)
 
 
 def test_packing_holds_a_few_utterances_in_memory(
@@ -149,7 +151,7 @@ def test_packing_goes_on_where_it_stopped_whatever_the_number_of_threads(
     data = Many(40)
 
     def break_off(row) -> np.ndarray:
-        if row.row == 33:
+        if row.offset_samples == 33:
             raise OSError("No space left on device")
         return Many.waveform(data, row)
 

@@ -159,3 +159,12 @@ def test_a_missing_shard_counts_as_empty(tmp_path: Path, rows) -> None:
     (write(tmp_path, rows) / shard_name(0)).unlink()
     with pytest.raises(ManifestError, match="holds 0 samples"):
         PreparedData.open(tmp_path)
+
+
+def test_a_split_may_be_asked_for_some_columns(
+    tmp_path: Path, rows: list[dict[str, object]]
+) -> None:
+    data = PreparedData.open(write(tmp_path, rows))
+    whole, some = data.split("train"), data.split("train", ("audio_key", "nonsense", "text"))
+    assert list(some) == ["audio_key", "text"]
+    pd.testing.assert_frame_equal(some, whole[["audio_key", "text"]])

@@ -249,3 +249,16 @@ def test_utterances_that_do_not_pair_are_refused() -> None:
         bootstrap_interval(np.ones(2), np.ones(3), 100, 0.95, 0)
     with pytest.raises(DistilleryError, match=r"shapes \(3,\) and \(2,\), expected the same"):
         paired_bootstrap(np.ones(3), np.ones(2), np.ones(3), 100, 0.95, 0)
+
+
+@pytest.mark.parametrize("block", [1, 7, 200, 10**6])
+def test_whole_errors_are_tallied_to_the_rates_of_any_others(
+    monkeypatch: pytest.MonkeyPatch, block: int
+) -> None:
+    """Differences of errors may be below zero; halves go through sums of floats."""
+    generator = np.random.default_rng(2)
+    lengths = generator.integers(1, 6, 83)
+    less = generator.integers(-3, 4, 83)
+    monkeypatch.setattr(scoring, "BLOCK_DRAWS", block)
+    low, high = bootstrap_interval(less, lengths, 50, 0.9, 4)
+    assert bootstrap_interval(less / 2, lengths, 50, 0.9, 4) == (low / 2, high / 2)

@@ -8,6 +8,7 @@ import random
 import threading
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ import numpy as np
 import pytest
 
 from distillery.corpora.base import Recording
+from distillery.corpora.known import CORPORA
 from distillery.data.audio import decode
 from distillery.data.manifest import PreparedData
 from distillery.errors import CorpusError
 from distillery.params.prepare import PrepareParams
 from distillery.prepare import decoding
+from distillery.prepare import prepare as preparation
 from distillery.prepare.decoding import decode_ahead
 from distillery.prepare.prepare import prepare
 from tests.recordings import kinds, mp3, tone, written
@@ -65,6 +68,24 @@ def test_no_more_recordings_are_decoded_ahead_than_the_workers_may(tmp_path: Pat
         ahead.append(len(decoded) - index)
     assert len(decoded) == 100
     assert max(ahead) <= 2 * decoding.LOOK_AHEAD_PER_WORKER
+
+
+def test_preparing_decodes_on_as_many_cores_as_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each recording waits until three of them are being decoded."""
+    together = threading.Barrier(3)
+
+    def read(*_: object) -> list[Recording]:
+        def make(index: int) -> tuple[np.ndarray, int]:
+            together.wait(timeout=60)
+            return np.random.default_rng(index).integers(-999, 999, RATE_HZ, np.int16), RATE_HZ
+
+        return [Recording(f"{i:03d}", "x", f"s{i}", "a", None, partial(make, i)) for i in range(12)]
+
+    monkeypatch.setitem(CORPORA, "manifest", read)
+    monkeypatch.setattr(preparation, "usable_cores", lambda: 3)
+    assert len(prepared(tmp_path / "corpus", tmp_path / "prepared").frame) == 12
 
 
 def test_an_error_that_is_no_fault_of_the_audio_stops_the_stage(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from distillery.data.manifest import PreparedData, audio_key
 from distillery.errors import CacheError, CacheMismatch
 from distillery.params.prepare import PrepareParams
 from distillery.prepare.prepare import prepare
+from distillery.teacher_cache import store
 from distillery.teacher_cache.namespace import Namespace
 from distillery.teacher_cache.shards import Entry, Hypothesis, read_index
 from distillery.teacher_cache.store import TeacherCache, all_namespaces
@@ -408,3 +409,24 @@ def test_the_current_namespace_is_the_one_made_current(tmp_path: Path) -> None:
     filled(tmp_path, ["a"]).make_current()
     TeacherCache.create(tmp_path, namespace(teacher={"weights": "w2"}))
     assert len(TeacherCache.open_current(tmp_path)) == 1
+
+
+def test_keys_are_looked_up_piece_by_piece(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "KEYS_AT_ONCE", 3)
+    cache = filled(tmp_path, ["a", "b", "c", "d"], ["e"])
+    names = ["e", "x", "a", "d", "y", "x", "b"]
+    keys = pd.Series([key_of(name) for name in names])
+    assert cache.holds(keys).tolist() == [True, False, True, True, False, False, True]
+    assert cache.missing(iter(keys)) == [key_of("x"), key_of("y")]
+    present = keys[cache.holds(keys)]
+    assert cache.keys(cache.rows(present)) == list(present)
+
+
+def test_texts_of_rows_in_any_order_are_their_own(tmp_path: Path) -> None:
+    cache = filled(tmp_path, ["a", "b"], ["c"], ["d", "e", "f"])
+    keys = [key_of(name) for name in "fabdceaf"]
+    rows = cache.rows(keys)
+    assert cache.greedy_texts(rows) == [f"text {key}" for key in keys]
+    wanted = [entry(key).confidence for key in keys]
+    assert cache.confidences(rows).tolist() == pytest.approx(wanted)
+    assert [items[1].text for items in cache.hypotheses(rows)] == [key[:3] for key in keys]
