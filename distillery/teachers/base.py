@@ -8,8 +8,9 @@ fingerprints what comes back; kinds.py loads it again.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from distillery.data.manifest import PreparedData
 from distillery.files import Json
 from distillery.models.base import Teacher
 from distillery.params.training import EveryTrainingParams
+from distillery.training.curves import Curves
 from distillery.training.points import Point
+from distillery.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,19 @@ class Workplace:
     """Where files and folders that the settings name start from."""
     checkpoint_seconds: float = EveryTrainingParams().checkpoint_seconds
     """Time between checkpoints inside an epoch, where it is trained."""
+    num_processes: int = 1
+    """That train it together, where it is trained."""
+
+    def to_travel(self) -> Workplace:
+        """Return the same for another process: without the audio that this one has mapped."""
+        data = self.data
+        own = PreparedData(data.folder, data.frame, data.summary, teacher_texts=data.teacher_texts)
+        return replace(self, data=own)
+
+    def own_curves(self, processes: Processes) -> Curves:
+        """Return the learning curves; those of a process that writes none go nowhere."""
+        path = self.curves if processes.writes else Path(os.devnull)
+        return Curves(path, self.earlier, self.prefix)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,144 @@
+"""Starting the processes that train one network together, and ending them together.
+
+They are children of the stage's process, which waits for them and then takes up the checkpoint that
+they leave, as it takes up one of a training that was killed. Rank 0 alone writes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import (
+    ProcessContext,
+    ProcessException,
+    ProcessRaisedException,
+    start_processes,
+)
+
+from distillery.errors import DistilleryError, ModelError
+from distillery.training.processes import CPU, SETTING, Processes
+from distillery.training.trainer import Trainer
+
+GROUP = "cpu:gloo,cuda:nccl"
+LOOPBACK = "lo"
+PR_SET_PDEATHSIG = 1
+END_SECONDS = 10.0
+Rebuild = Callable[[Processes], Trainer]
+"""Builds a training anew for one of several processes; it travels to them."""
+
+
+def fit(trainer: Trainer, rebuild: Rebuild) -> None:
+    """Train in as many processes as the trainer is for; it has the best epoch's weights then.
+
+    Args:
+        trainer: of this process, which may be the one that waits for others.
+        rebuild: builds the same training in them; what it reads must be there by now.
+
+    Raises:
+        DistilleryError: as `Trainer.fit`; or one of the processes died.
+    """
+    if trainer.processes.waits and not trainer.is_over():
+        _run(rebuild, trainer.processes.count, trainer.name)
+    trainer.fit()
+
+
+def _run(rebuild: Rebuild, count: int, name: str) -> None:
+    errors = multiprocessing.get_context("spawn").SimpleQueue()
+    children: ProcessContext | None = None
+    with TemporaryDirectory() as folder:
+        arguments = (count, rebuild, Path(folder) / "group", errors, os.getpid())
+        try:
+            # Daemons: who is stopped while it starts them takes them along.
+            children = start_processes(  # type: ignore[no-untyped-call]
+                _train, arguments, count, join=False, daemon=True
+            )
+            while not children.join():
+                pass
+        except ProcessException as error:
+            if not errors.empty():
+                raise errors.get() from None
+            assert children is not None
+            raise _explained(error, children, count, name) from error
+        finally:
+            _end(children)
+
+
+def _explained(
+    error: ProcessException, children: ProcessContext, count: int, name: str
+) -> Exception:
+    """Return what says which process died; the others fail because of it, at nearly that time."""
+    codes = [process.exitcode or 0 for process in children.processes]
+    killed = [rank for rank, code in enumerate(codes) if code < 0 and code != -signal.SIGTERM]
+    if isinstance(error, ProcessRaisedException) and not killed:
+        return error  # names the rank, and shows where
+    rank = killed[0] if killed else error.error_index
+    how = signal.Signals(-codes[rank]).name if codes[rank] < 0 else f"status {codes[rank]}"
+    return ModelError(
+        f"{name}: rank {rank} of {count} processes, counted from 0, ended with {how}, which ended "
+        "the others; run again, and training goes on from its last checkpoint. Where memory ran "
+        f"out, set batch_seconds or {SETTING} lower"
+    )
+
+
+def _end(children: ProcessContext | None) -> None:
+    """End what is left of them."""
+    for process in [] if children is None else children.processes:
+        process.terminate()
+    for process in [] if children is None else children.processes:
+        process.join(END_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+
+
+def _train(rank: int, count: int, rebuild: Rebuild, group: Path, errors: Any, parent: int) -> None:
+    """Train as one of several processes.
+
+    Args:
+        rank: its number.
+        count: how many there are.
+        rebuild: builds the training.
+        group: file in which they find each other.
+        errors: receives what ends the training for a reason of its own.
+        parent: the process that waits.
+    """
+    _die_with(parent)
+    logging.disable(logging.WARNING)  # the one that waits has said it
+    try:
+        trainer = rebuild(Processes(count, rank))
+        if rank == 0:
+            logging.disable(logging.NOTSET)
+        _join(trainer.device, rank, count, group)
+        trainer.fit()
+    except (DistilleryError, OSError) as error:
+        errors.put(error)
+        sys.exit(1)
+    dist.destroy_process_group()
+
+
+def _join(device: str, rank: int, count: int, group: Path) -> None:
+    """Find the other processes; all are on this machine, and nobody else can reach them."""
+    os.environ.update(GLOO_SOCKET_IFNAME=LOOPBACK, NCCL_SOCKET_IFNAME=LOOPBACK)
+    if device != CPU:
+        torch.cuda.set_device(device)
+    backend = "gloo" if device == CPU else GROUP
+    # By a file: no port that another user could knock at.
+    dist.init_process_group(backend, group.as_uri(), rank=rank, world_size=count)
+
+
+def _die_with(parent: int) -> None:
+    """Ask Linux to end this process when the one that waits for it dies, however it dies."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before Linux knew
+        sys.exit(1)
