@@ -54,6 +54,7 @@ def fit(trainer: Trainer, rebuild: Rebuild) -> None:
 
 
 def _run(rebuild: Rebuild, count: int, name: str) -> None:
+    logging.getLogger("torch.multiprocessing").setLevel(logging.ERROR)  # whom it ends is said below
     errors = multiprocessing.get_context("spawn").SimpleQueue()
     children: ProcessContext | None = None
     with TemporaryDirectory() as folder:
