@@ -12,7 +12,8 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,7 +23,6 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import (
     ProcessContext,
     ProcessException,
-    ProcessRaisedException,
     start_processes,
 )
 
@@ -67,29 +67,45 @@ def _run(rebuild: Rebuild, count: int, name: str) -> None:
             while not children.join():
                 pass
         except ProcessException as error:
-            if not errors.empty():
-                raise errors.get() from None
             assert children is not None
-            raise _explained(error, children, count, name) from error
+            codes = [process.exitcode or 0 for process in children.processes]
+            raise _explained(error.error_index, codes, _all_of(errors), name) from None
         finally:
             _end(children)
 
 
 def _explained(
-    error: ProcessException, children: ProcessContext, count: int, name: str
+    first: int, codes: Sequence[int], said: Sequence[tuple[int, Exception | str]], name: str
 ) -> Exception:
-    """Return what says which process died; the others fail because of it, at nearly that time."""
-    codes = [process.exitcode or 0 for process in children.processes]
+    """Return why processes ended: of one that fails, all others fail at nearly the same time.
+
+    Args:
+        first: rank of the process that was seen to end first.
+        codes: exit statuses by rank, negative for signals.
+        said: what they said before, with their ranks: errors of the training, or tracebacks.
+        name: of the training.
+    """
+    for _, error in said:
+        if isinstance(error, Exception):
+            return error  # as one process would say it
     killed = [rank for rank, code in enumerate(codes) if code < 0 and code != -signal.SIGTERM]
-    if isinstance(error, ProcessRaisedException) and not killed:
-        return error  # names the rank, and shows where
-    rank = killed[0] if killed else error.error_index
+    if said and not killed:
+        rank, trace = said[0]
+        return RuntimeError(f"{name}: rank {rank} of {len(codes)} processes failed:\n{trace}")
+    rank = killed[0] if killed else first
     how = signal.Signals(-codes[rank]).name if codes[rank] < 0 else f"status {codes[rank]}"
     return ModelError(
-        f"{name}: rank {rank} of {count} processes, counted from 0, ended with {how}, which ended "
-        "the others; run again, and training goes on from its last checkpoint. Where memory ran "
-        f"out, set batch_seconds or {SETTING} lower"
+        f"{name}: rank {rank} of {len(codes)} processes, counted from 0, ended with {how}, which "
+        "ended the others; run again, and training goes on from its last checkpoint. Where memory "
+        f"ran out, set batch_seconds or {SETTING} lower"
     )
+
+
+def _all_of(errors: Any) -> list[tuple[int, Exception | str]]:
+    found = []
+    while not errors.empty():
+        found.append(errors.get())
+    return found
 
 
 def _end(children: ProcessContext | None) -> None:
@@ -116,6 +132,7 @@ def _train(rank: int, count: int, rebuild: Rebuild, group: Path, errors: Any, pa
     """
     _die_with(parent)
     logging.disable(logging.WARNING)  # the one that waits has said it
+    status = 0
     try:
         trainer = rebuild(Processes(count, rank))
         if rank == 0:
@@ -123,9 +140,15 @@ def _train(rank: int, count: int, rebuild: Rebuild, group: Path, errors: Any, pa
         _join(trainer.device, rank, count, group)
         trainer.fit()
     except (DistilleryError, OSError) as error:
-        errors.put(error)
-        sys.exit(1)
-    dist.destroy_process_group()
+        errors.put((rank, error))
+        status = 1
+    except Exception:
+        errors.put((rank, traceback.format_exc()))
+        status = 1
+    sys.stderr.flush()
+    # At once. Whoever tidies up may wait for ever: DistributedDataParallel destroys the group with
+    # Python's lock held, and the group's threads may be waiting for that.
+    os._exit(status)
 
 
 def _join(device: str, rank: int, count: int, group: Path) -> None:

@@ -113,6 +113,12 @@ def test_what_a_training_says_of_itself_is_said_once_and_as_by_one_process(tmp_p
     assert not children()
 
 
+def test_what_is_nobodys_error_is_shown_with_its_rank(tmp_path: Path) -> None:
+    message = r"(?s)test: rank 1 of 2 processes failed:\nTraceback .*RuntimeError: no such kernel"
+    with pytest.raises(RuntimeError, match=message):
+        train(tmp_path, "raise")
+
+
 def test_who_waits_takes_the_others_along_when_it_is_stopped(tmp_path: Path) -> None:
     class StoppedError(BaseException):
         pass

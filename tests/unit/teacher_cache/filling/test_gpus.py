@@ -39,12 +39,12 @@ def test_each_worker_sees_one_gpu_also_when_it_was_started_again(
     monkeypatch.setenv(VISIBLE, "3,5")
     with Workers(2, "auto") as workers:
         client = workers._client
-        shown = client.run(os.environ.get, VISIBLE)
+        shown = client.run(os.getenv, VISIBLE)
         assert sorted(shown.values()) == ["3", "5"]
         address = next(address for address, gpu in shown.items() if gpu == "5")
         client.restart_workers([address], timeout=60)
         end = time.monotonic() + 60
         while address in client.run(os.getpid, on_error="ignore") and time.monotonic() < end:
             time.sleep(0.1)
-        assert sorted(client.run(os.environ.get, VISIBLE).values()) == ["3", "5"]
+        assert sorted(client.run(os.getenv, VISIBLE).values()) == ["3", "5"]
     assert os.environ[VISIBLE] == "3,5"
