@@ -8,7 +8,6 @@ fingerprints what comes back; kinds.py loads it again.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,9 +17,7 @@ from distillery.data.manifest import PreparedData
 from distillery.files import Json
 from distillery.models.base import Teacher
 from distillery.params.training import EveryTrainingParams
-from distillery.training.curves import Curves
 from distillery.training.points import Point
-from distillery.training.processes import Processes
 
 
 @dataclass(frozen=True)
@@ -51,11 +48,6 @@ class Workplace:
         data = self.data
         own = PreparedData(data.folder, data.frame, data.summary, teacher_texts=data.teacher_texts)
         return replace(self, data=own)
-
-    def own_curves(self, processes: Processes) -> Curves:
-        """Return the learning curves; those of a process that writes none go nowhere."""
-        path = self.curves if processes.writes else Path(os.devnull)
-        return Curves(path, self.earlier, self.prefix)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from distillery.teachers.adapting import warn_of_rate
 from distillery.teachers.backend import TorchBackend
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.hearing import Hearing
+from distillery.teachers.launch import fit
 from distillery.teachers.pretrained import PretrainedTeacher
 from distillery.teachers.published import (
     find_folder,
@@ -47,8 +48,7 @@ from distillery.teachers.transformers_ctc import TransformersBackend
 from distillery.teachers.weights import fit_state, read_state
 from distillery.training.alignment import FixedClock, Texts, check_teacher
 from distillery.training.batches import TrainingSet
-from distillery.training.curves import Validation, run_digest
-from distillery.training.launch import fit
+from distillery.training.curves import Curves, Validation, run_digest
 from distillery.training.objective import TranscriptObjective
 from distillery.training.processes import Processes
 from distillery.training.spec_augment import spec_augment
@@ -268,7 +268,7 @@ def _tuning(params: FineTunedTeacherParams, place: Workplace, processes: Process
         ),
         training.model_copy(update={"specaugment": NO_MASKS}),
         place.scratch / f"teacher-{digest}.pt",
-        place.own_curves(processes),
+        Curves(processes.curves(place.curves), place.earlier, place.prefix),
         "teacher",
         checkpoint_seconds=place.checkpoint_seconds,
         processes=processes,

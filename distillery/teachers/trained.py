@@ -14,11 +14,11 @@ from distillery.data.manifest import labelled
 from distillery.models.recogniser import Recogniser
 from distillery.params.teacher import TrainedTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.teachers.launch import fit
 from distillery.training.alignment import Texts, check_teacher, teacher_clock
 from distillery.training.batches import TrainingSet
-from distillery.training.curves import run_digest
+from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
-from distillery.training.launch import fit
 from distillery.training.objective import TranscriptObjective
 from distillery.training.processes import Processes
 from distillery.training.trainer import Trainer
@@ -71,7 +71,7 @@ def _trainer(params: TrainedTeacherParams, place: Workplace, processes: Processe
         validation_set(data, params.features, params.training, scratch, vocabulary),
         params.training,
         scratch / f"teacher-{digest}.pt",
-        place.own_curves(processes),
+        Curves(processes.curves(place.curves), place.earlier, place.prefix),
         "teacher",
         checkpoint_seconds=place.checkpoint_seconds,
         processes=processes,

@@ -7,9 +7,11 @@ the gradients; here is the rest.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -58,6 +60,10 @@ class Processes:
     def writes(self) -> bool:
         """Whether files and progress are this process's business."""
         return not self.rank
+
+    def curves(self, path: Path) -> Path:
+        """Return the file that learning curves go to: of who does not write, the one of nobody."""
+        return path if self.writes else Path(os.devnull)
 
     def hardware(self, params: TrainingParams) -> tuple[str, str]:
         """Return this process's device and precision: a GPU each, or the CPU for all.

@@ -16,7 +16,7 @@ from distillery.training.shared_batch_norm import SharedBatchNorm, share_batch_n
 
 @pytest.fixture
 def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A group of one process; two are in test_launch.py and in tests/unit/teachers."""
+    """A group of one process; two are in tests/unit/teachers."""
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", (tmp_path / "group").as_uri(), rank=0, world_size=1)
     yield

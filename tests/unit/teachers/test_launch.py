@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from distillery.errors import DistilleryError, ModelError
+from distillery.teachers.launch import fit
 from distillery.training.curves import DIGEST_BYTES, Curves
-from distillery.training.launch import fit
 from distillery.training.objective import TranscriptObjective
 from distillery.training.processes import Processes
 from distillery.training.trainer import Trainer
