@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import multiprocessing
 import os
+import pickle
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -34,6 +33,7 @@ GROUP = "cpu:gloo,cuda:nccl"
 LOOPBACK = "lo"
 PR_SET_PDEATHSIG = 1
 END_SECONDS = 10.0
+ERROR = ".error"
 Rebuild = Callable[[Processes], Trainer]
 """Builds a training anew for one of several processes; it travels to them."""
 
@@ -55,10 +55,9 @@ def fit(trainer: Trainer, rebuild: Rebuild) -> None:
 
 def _run(rebuild: Rebuild, count: int, name: str) -> None:
     logging.getLogger("torch.multiprocessing").setLevel(logging.ERROR)  # whom it ends is said below
-    errors = multiprocessing.get_context("spawn").SimpleQueue()
     children: ProcessContext | None = None
     with TemporaryDirectory() as folder:
-        arguments = (count, rebuild, Path(folder) / "group", errors, os.getpid())
+        arguments = (count, rebuild, Path(folder), os.getpid())
         try:
             # Daemons: who is stopped while it starts them takes them along.
             children = start_processes(  # type: ignore[no-untyped-call]
@@ -69,7 +68,7 @@ def _run(rebuild: Rebuild, count: int, name: str) -> None:
         except ProcessException as error:
             assert children is not None
             codes = [process.exitcode or 0 for process in children.processes]
-            raise _explained(error.error_index, codes, _all_of(errors), name) from None
+            raise _explained(error.error_index, codes, _said_in(Path(folder)), name) from None
         finally:
             _end(children)
 
@@ -101,11 +100,14 @@ def _explained(
     )
 
 
-def _all_of(errors: Any) -> list[tuple[int, Exception | str]]:
-    found = []
-    while not errors.empty():
-        found.append(errors.get())
-    return found
+def _say_in(folder: Path, rank: int, error: Exception | str) -> None:
+    (folder / f"{rank}{ERROR}").write_bytes(pickle.dumps(error))
+
+
+def _said_in(folder: Path) -> list[tuple[int, Exception | str]]:
+    """Return what processes said, with their ranks, in the order of time."""
+    files = sorted(folder.glob(f"*{ERROR}"), key=lambda path: path.stat().st_mtime_ns)
+    return [(int(path.stem), pickle.loads(path.read_bytes())) for path in files]
 
 
 def _end(children: ProcessContext | None) -> None:
@@ -119,15 +121,14 @@ def _end(children: ProcessContext | None) -> None:
             process.join()
 
 
-def _train(rank: int, count: int, rebuild: Rebuild, group: Path, errors: Any, parent: int) -> None:
+def _train(rank: int, count: int, rebuild: Rebuild, folder: Path, parent: int) -> None:
     """Train as one of several processes.
 
     Args:
         rank: its number.
         count: how many there are.
         rebuild: builds the training.
-        group: file in which they find each other.
-        errors: receives what ends the training for a reason of its own.
+        folder: where they find each other, and leave what ends the training.
         parent: the process that waits.
     """
     _die_with(parent)
@@ -137,13 +138,13 @@ def _train(rank: int, count: int, rebuild: Rebuild, group: Path, errors: Any, pa
         trainer = rebuild(Processes(count, rank))
         if rank == 0:
             logging.disable(logging.NOTSET)
-        _join(trainer.device, rank, count, group)
+        _join(trainer.device, rank, count, folder / "group")
         trainer.fit()
     except (DistilleryError, OSError) as error:
-        errors.put((rank, error))
+        _say_in(folder, rank, error)
         status = 1
     except Exception:
-        errors.put((rank, traceback.format_exc()))
+        _say_in(folder, rank, traceback.format_exc())
         status = 1
     sys.stderr.flush()
     # At once. Whoever tidies up may wait for ever: DistributedDataParallel destroys the group with
