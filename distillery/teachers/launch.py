@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch.multiprocessing.spawn import (
     ProcessException,
     start_processes,
 )
+from tqdm import tqdm
 
 from distillery.errors import DistilleryError, ModelError
 from distillery.training.processes import CPU, SETTING, Processes
@@ -133,6 +135,7 @@ def _train(rank: int, count: int, rebuild: Rebuild, folder: Path, parent: int) -
     """
     _die_with(parent)
     logging.disable(logging.WARNING)  # the one that waits has said it
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore that would outlive this process
     status = 0
     try:
         trainer = rebuild(Processes(count, rank))
