@@ -39,6 +39,7 @@ def teacher(root: Path) -> None:
         root / f"{CURVES}/teacher.jsonl",
         root=root,
         checkpoint_seconds=settings.training.checkpoint_seconds,
+        num_processes=settings.training.num_processes,
     )
     kept = KeptCheckpoint(root)
     kept.remove_outdated()

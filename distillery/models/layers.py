@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distillery.errors import ModelError
 from distillery.models.recurrent import bidirectional_gru, reverse, reversed_order
+from distillery.models.share import taken
 from distillery.params.models import ConvBiLSTMParams, CRNNParams
 
 
@@ -26,6 +27,8 @@ class Network(nn.Module):
     time_reduction: int
     layer_stacks: tuple[str, ...] = ()
     """Module lists that hold the equal layers, all as long; none where it cannot be sliced."""
+    may_leave_layers_out: bool = False
+    """Whether some weights may have no gradient in a step."""
 
     def forward(self, features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Return scores `(batch, frames, vocab)` and their lengths `(batch,)`."""
@@ -158,10 +161,20 @@ class Dropout(nn.Dropout):
         dense = x.is_contiguous() or x.is_contiguous(memory_format=torch.channels_last)
         if not self.training or x.device.type != "cpu" or not dense or threshold == self.LEVELS:
             return super().forward(x)
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        levels = draws.view(torch.int16).as_strided(x.size(), x.stride())
+        levels = self._draw(x)
         kept = (levels >= threshold - self.LEVELS // 2).to(x.dtype)
         return x * kept.mul_(self.LEVELS / (self.LEVELS - threshold))
+
+    @staticmethod
+    def _draw(x: Tensor) -> Tensor:
+        """Return 16 random bits for each element, shape and layout as of `x`."""
+        share = taken()
+        row = x.numel() // max(1, len(x))
+        num_rows = len(x) if share is None else share.num_rows
+        draws = torch.empty(-(-row * num_rows // 4), dtype=torch.int64).random_(-(2**63), None)
+        shape, stride = (num_rows, *x.shape[1:]), (row, *x.stride()[1:])
+        levels = draws.view(torch.int16).as_strided(shape, stride)
+        return levels if share is None else levels[list(share.rows)]
 
 
 class ConvFrontEnd(nn.Module):

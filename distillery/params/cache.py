@@ -64,13 +64,14 @@ class CacheParams(Section):
     shard_minutes: PositiveFloat = 2.0
     """A shard is closed after so many minutes, too: what a kill costs of a slow teacher's work."""
     workers: NonNegativeInt | Annotated[str, Field(pattern=r"^(tcp|tls)://.+:\d+$")] = 0
-    """Who runs the teacher: 0 this process, N local processes, tcp://HOST:PORT a Dask cluster,
-    whose hosts share the workspace's disk under one path. Dask runs what it is sent: use tls://
-    outside a network that you trust."""
+    """Who runs the teacher: 0 this process, N local processes, a GPU each where there are GPUs,
+    tcp://HOST:PORT a Dask cluster, whose hosts share the workspace's disk under one path. Dask runs
+    what it is sent: use tls:// outside a network that you trust."""
     num_threads: PositiveInt = 1
     """CPU threads of each worker, fixed because the last bits of the outputs depend on it; small
     teachers are fastest with 1 and several workers."""
     device: Device = "auto"
-    """Where the teacher runs; auto takes a GPU if there is one, cuda:1 the second of several."""
+    """Where the teacher runs; auto takes a GPU if there is one, and one after the other for local
+    workers; cuda:1 takes the second of several, for all of them."""
     audit_utterances: NonNegativeInt = 4
     """Utterances on which the stage, at its end, compares the teacher with the cache; 0: none."""

@@ -36,7 +36,7 @@ OF_AUTO = ("max_epochs", "min_epoch_steps", "warmup_steps", "cooldown_fraction")
 """Settings that a number of epochs leaves unread."""
 OF_NUMBER = ("warmup_fraction",)
 """Settings that `auto` leaves unread."""
-OF_ALL = ("checkpoint_seconds",)
+OF_ALL = ("checkpoint_seconds", "num_processes")
 """Settings of the section `training`, which somebody may look for under one training."""
 
 
@@ -53,7 +53,7 @@ Epochs = Annotated[
 
 
 class EveryTrainingParams(Section):
-    """What holds for the trainings of teachers, students and controls alike, and changes no result.
+    """What is no part of any one training, and changes no result, or by rounding alone.
 
     DVC follows none of it: a section of its own, for it follows sections as a whole.
     """
@@ -61,6 +61,9 @@ class EveryTrainingParams(Section):
     checkpoint_seconds: PositiveFloat = 120.0
     """Time since the last checkpoint of a training after which it writes one inside an epoch, in
     seconds: what a kill costs at most, but for one step. There is one after each epoch, too."""
+    num_processes: PositiveInt = 1
+    """Processes of this machine that train the teacher together, each its share of every batch and
+    on a GPU of its own, or on CPUs; students are trained side by side instead."""
 
 
 class SpecAugmentParams(Section):
@@ -165,7 +168,7 @@ class TrainingParams(Section):
     def _told_elsewhere(cls, values: Any) -> Any:
         if isinstance(values, dict) and (found := [name for name in OF_ALL if name in values]):
             raise ValueError(
-                f"{found[0]} is of all trainings alike: write training: {{{found[0]}: …}} beside "
+                f"{found[0]} is of no single training: write training: {{{found[0]}: …}} beside "
                 "teacher and distill, and remove it here"
             )
         return values

@@ -9,7 +9,7 @@ fingerprints what comes back; kinds.py loads it again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ class Workplace:
     """Where files and folders that the settings name start from."""
     checkpoint_seconds: float = EveryTrainingParams().checkpoint_seconds
     """Time between checkpoints inside an epoch, where it is trained."""
+    num_processes: int = 1
+    """That train it together, where it is trained."""
+
+    def to_travel(self) -> Workplace:
+        """Return the same for another process: without the audio that this one has mapped."""
+        data = self.data
+        own = PreparedData(data.folder, data.frame, data.summary, teacher_texts=data.teacher_texts)
+        return replace(self, data=own)
 
 
 @dataclass(frozen=True)

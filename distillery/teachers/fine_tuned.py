@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from distillery.teachers.adapting import warn_of_rate
 from distillery.teachers.backend import TorchBackend
 from distillery.teachers.base import ReadyTeacher, Workplace
 from distillery.teachers.hearing import Hearing
+from distillery.teachers.launch import fit
 from distillery.teachers.pretrained import PretrainedTeacher
 from distillery.teachers.published import (
     find_folder,
@@ -49,6 +50,7 @@ from distillery.training.alignment import FixedClock, Texts, check_teacher
 from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, Validation, run_digest
 from distillery.training.objective import TranscriptObjective
+from distillery.training.processes import Processes
 from distillery.training.spec_augment import spec_augment
 from distillery.training.trainer import Trainer
 
@@ -86,6 +88,8 @@ class FineTunedNetwork(Network):
     Features are waveforms as the model hears them, `(batch, samples, 1)`. Convolutions hear every
     utterance alone, for group norm averages over padding; the layers above mask it.
     """
+
+    may_leave_layers_out = True  # LayerDrop does, and what only pre-training masks with
 
     def __init__(
         self,
@@ -197,6 +201,29 @@ def fine_tune_teacher(params: FineTunedTeacherParams, place: Workplace) -> Ready
         ModelError: the base has no encoder, is not here and cannot be fetched, is damaged or does
             not fit the settings; or an utterance is longer than it takes.
     """
+    tuning = _tuning(params, place, Processes.wanted(place.num_processes))
+    fit(tuning.trainer, partial(_trainer, params, place.to_travel()))
+    tuning.trainer.network.to("cpu")
+    return ReadyTeacher(tuning.teacher, tuning.trainer.checkpoint, tuning.source)
+
+
+@dataclass(frozen=True)
+class _Tuning:
+    """A training of a published encoder, and what it makes."""
+
+    trainer: Trainer
+    teacher: PretrainedTeacher
+    """With the network that is trained."""
+    source: Json
+    """Of the base."""
+
+
+def _trainer(params: FineTunedTeacherParams, place: Workplace, processes: Processes) -> Trainer:
+    return _tuning(params, place, processes).trainer
+
+
+def _tuning(params: FineTunedTeacherParams, place: Workplace, processes: Processes) -> _Tuning:
+    """Return the training, for one of the processes that do it."""
     data, vocabulary, training = place.data, place.data.vocabulary, params.training
     rows, held_out = labelled(data, "train"), labelled(data, "valid")
     played = [rows, *(copy_at(rows, speed, data.sample_rate_hz) for speed in params.speed_factors)]
@@ -241,13 +268,12 @@ def fine_tune_teacher(params: FineTunedTeacherParams, place: Workplace) -> Ready
         ),
         training.model_copy(update={"specaugment": NO_MASKS}),
         place.scratch / f"teacher-{digest}.pt",
-        Curves(place.curves, place.earlier, place.prefix),
+        Curves(processes.curves(place.curves), place.earlier, place.prefix),
         "teacher",
         checkpoint_seconds=place.checkpoint_seconds,
+        processes=processes,
     )
-    trainer.fit()
-    network.to("cpu")
-    return ReadyTeacher(teacher, trainer.checkpoint, base.source)
+    return _Tuning(trainer, teacher, base.source)
 
 
 def _check_lengths(rows: pd.DataFrame, longest_seconds: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import chain
 
 import pandas as pd
@@ -14,11 +15,13 @@ from distillery.data.manifest import labelled
 from distillery.models.recogniser import Recogniser
 from distillery.params.teacher import TrainedTeacherParams
 from distillery.teachers.base import ReadyTeacher, Workplace
+from distillery.teachers.launch import fit
 from distillery.training.alignment import Texts, check_teacher, teacher_clock
 from distillery.training.batches import TrainingSet
 from distillery.training.curves import Curves, run_digest
 from distillery.training.datasets import validation_set
 from distillery.training.objective import TranscriptObjective
+from distillery.training.processes import Processes
 from distillery.training.token_lists import transcripts
 from distillery.training.trainer import Trainer
 
@@ -29,6 +32,17 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
     Raises:
         CorpusError: there are no transcripts, or too many need more frames than it has.
     """
+    processes = Processes.wanted(place.num_processes)
+    trainer = _trainer(params, place, processes)
+    fit(trainer, partial(_trainer, params, place.to_travel()))
+    trainer.network.to("cpu")
+    vocabulary, rate = place.data.vocabulary, place.data.sample_rate_hz
+    teacher = Recogniser(trainer.network, params.architecture, params.features, vocabulary, rate)
+    return ReadyTeacher(teacher, trainer.checkpoint)
+
+
+def _trainer(params: TrainedTeacherParams, place: Workplace, processes: Processes) -> Trainer:
+    """Return the training, for one of the processes that do it."""
     data, scratch = place.data, place.scratch
     rows = labelled(data, "train")
     vocabulary = data.vocabulary
@@ -52,20 +66,15 @@ def train_teacher(params: TrainedTeacherParams, place: Workplace) -> ReadyTeache
     keys = chain(rows["audio_key"], rows["text"])
     settings = params.model_dump(exclude={"allow_poor"})  # which changes no weight
     digest = run_digest("teacher", settings, vocabulary.tokens, keys, *data.unit_if_unusual)
-    trainer = Trainer(
+    return Trainer(
         network,
         training_set,
         TranscriptObjective(),
         validation_set(data, params.features, params.training, scratch, vocabulary),
         params.training,
         scratch / f"teacher-{digest}.pt",
-        Curves(place.curves, place.earlier, place.prefix),
+        Curves(processes.curves(place.curves), place.earlier, place.prefix),
         "teacher",
         checkpoint_seconds=place.checkpoint_seconds,
+        processes=processes,
     )
-    trainer.fit()
-    network.to("cpu")
-    teacher = Recogniser(
-        network, params.architecture, params.features, vocabulary, data.sample_rate_hz
-    )
-    return ReadyTeacher(teacher, trainer.checkpoint)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from distillery.data.features import gather
 from distillery.data.lengths import in_batches_by_length
+from distillery.models.share import Share
 
 BUCKET_BATCHES = 50
 NO_LABELS = -1
@@ -132,6 +135,11 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.copies) * len(self.labels)
 
+    @cached_property
+    def _num_frames(self) -> np.ndarray:
+        """Feature frames of each item `(items,)`."""
+        return np.concatenate([copy.num_frames for copy in self.copies])
+
     def plan(self, epoch: int, num_batches: int | None = None) -> list[list[int]]:
         """Return one epoch's batches as lists of item indices, in a seeded order.
 
@@ -149,7 +157,7 @@ class TrainingSet:
 
     def _plan_once(self, epoch: int, repeat: int) -> list[list[int]]:
         generator = np.random.default_rng([self.seed, epoch, repeat])
-        seconds = np.concatenate([copy.num_frames for copy in self.copies]) * self.frame_seconds
+        seconds = self._num_frames * self.frame_seconds
         order = generator.permutation(len(self))
         per_batch = max(1, int(self.batch_seconds / max(seconds.mean(), 1e-9)))
         batches: list[list[int]] = []
@@ -162,13 +170,22 @@ class TrainingSet:
     def _cut(self, order: np.ndarray, seconds: np.ndarray) -> Iterator[list[int]]:
         return in_batches_by_length(order.tolist(), seconds, max_padded=self.batch_seconds)
 
-    def batch(self, items: Sequence[int], moment: Moment = START) -> Batch:
+    def batch(
+        self, items: Sequence[int], moment: Moment = START, share: Share | None = None
+    ) -> Batch:
         """Gather one batch.
 
         Args:
             items: of the plan.
             moment: which step it is for; augmentation depends on it.
+            share: which of its rows to return, padded as the whole batch is; None: all.
         """
+        if share is not None:
+            assert self.augment is None  # it would draw for other rows
+            batch = self._gather([items[row] for row in share.rows])
+            missing = int(self._num_frames[items].max()) - batch.features.shape[1]
+            padded = F.pad(batch.features, (0, 0, 0, max(0, missing)))
+            return replace(batch, features=padded)
         batch = self._gather(items)
         if self.augment is None:
             return batch
@@ -207,15 +224,22 @@ class TrainingSet:
             frames.hidden,
         )
 
-    def inference_batches(self, first: int = 0) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-        """Yield rows, features and lengths of everything once, shortest first.
+    def inference_plan(self) -> list[list[int]]:
+        """Return the rows of batches of everything once, shortest first."""
+        num_frames = self.copies[0].num_frames
+        order = np.argsort(num_frames, kind="stable")
+        return list(self._cut(order, num_frames * self.frame_seconds))
+
+    def inference_batches(
+        self, first: int = 0, step: int = 1
+    ) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Yield rows, features and lengths of the batches of `inference_plan`.
 
         Args:
             first: batch to begin with; those before it are not read.
+            step: from one batch to the next; those between are not read.
         """
-        order = np.argsort(self.copies[0].num_frames, kind="stable")
-        seconds = self.copies[0].num_frames * self.frame_seconds
-        for rows in itertools.islice(self._cut(order, seconds), first, None):
+        for rows in itertools.islice(self.inference_plan(), first, None, step):
             yield rows, *gather([self.copies[0][row] for row in rows])
 
 

@@ -59,10 +59,10 @@ class EpochState:
         """Return the mean of each term over the steps so far."""
         return {name: value / self.num_steps for name, value in self.sums.items()}
 
-    def add_validated(self, errors: Counts) -> None:
-        """Count a batch of the validation split."""
+    def add_validated(self, errors: Counts, num_batches: int) -> None:
+        """Count batches of the validation split, and the errors in them."""
         self.errors = self.errors + errors
-        self.num_validated += 1
+        self.num_validated += num_batches
 
     def take_random(self, device: str) -> None:
         """Note the state of the generators that training on a device draws from."""

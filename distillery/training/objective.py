@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-from distillery.losses.ctc import CTC
+from distillery.losses.ctc import CTC, is_alignable
 from distillery.training.batches import Batch
 
 
@@ -41,6 +41,13 @@ class Objective(nn.Module):
         """Return the terms by name, `loss` among them, each a scalar `()`."""
         raise NotImplementedError
 
+    def num_counted(self, outputs: NetworkOutputs, batch: Batch) -> Tensor:
+        """Return how many utterances the terms are means over, a scalar `()`.
+
+        Where several processes train together, this is what the terms of each count for.
+        """
+        raise NotImplementedError
+
 
 class TranscriptObjective(Objective):
     """CTC on transcripts alone: how a teacher or a control is trained."""
@@ -53,3 +60,7 @@ class TranscriptObjective(Objective):
         """Return the terms by name, `loss` among them, each a scalar `()`."""
         loss = self.ctc(outputs.log_probs, outputs.lengths, batch.labels, batch.label_lengths)
         return {"loss": loss, "ctc": loss}
+
+    def num_counted(self, outputs: NetworkOutputs, batch: Batch) -> Tensor:
+        """Return how many utterances have labels and frames enough for them, a scalar `()`."""
+        return is_alignable(outputs.lengths, batch.labels, batch.label_lengths).sum()

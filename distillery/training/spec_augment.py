@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from distillery.models.share import taken
 from distillery.params.training import SpecAugmentParams
 
 
@@ -33,7 +34,8 @@ def spec_augment(features: Tensor, lengths: Tensor, params: SpecAugmentParams) -
 
 def _bands(sizes: Tensor, max_fraction: float, width: int) -> Tensor:
     """Return a mask `(batch, width)` with one random band inside each row's size."""
-    drawn = torch.rand(2, len(sizes))
+    share = taken()
+    drawn = torch.rand(2, len(sizes)) if share is None else share.own(torch.rand(2, share.num_rows))
     lengths = (drawn[0] * (max_fraction * sizes + 1)).long().clamp(max=sizes)
     starts = (drawn[1] * (sizes - lengths + 1)).long()
     position = torch.arange(width)[None]

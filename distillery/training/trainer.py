@@ -13,8 +13,8 @@ import io
 import logging
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from distillery.data.scoring import count_text_errors
-from distillery.device import choose_device, choose_precision
+from distillery.data.scoring import Counts, count_text_errors
 from distillery.errors import DistilleryError, ModelError
 from distillery.files import remove_unfinished, write_bytes
 from distillery.models.decoding import greedy_tokens
@@ -45,6 +44,7 @@ from distillery.training.curves import (
 from distillery.training.epoch_state import NO_ERRORS, EpochState
 from distillery.training.objective import NetworkOutputs, Objective
 from distillery.training.points import Point
+from distillery.training.processes import ALONE, Processes, draws_by_rows
 from distillery.training.schedule import Cooldown, cooldown_of, cosine_share, stable_share
 from distillery.training.spec_augment import spec_augment
 
@@ -69,16 +69,19 @@ class Trainer:
     """End after this epoch; the step size goes on as if there were more."""
     checkpoint_seconds: float = EveryTrainingParams().checkpoint_seconds
     """Time since the last checkpoint after which one is written inside an epoch."""
+    processes: Processes = ALONE
+    """Who trains the network together."""
 
     def __post_init__(self) -> None:
-        self.device = choose_device(self.params.device)
-        self.precision = choose_precision(self.params.precision, self.device)
+        self.device, self.precision = self.processes.hardware(self.params)
         torch.set_num_threads(self.params.num_threads)
         torch.use_deterministic_algorithms(self.device == "cpu")
         # That would also fill every new tensor with NaN first: 5 % of a small student's step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.network.to(self.device)
         self.objective.to(self.device)
+        self.model: nn.Module = self.network
+        self.draws_by_rows = draws_by_rows(self.network, self.device)
         self.parameters = [*self.network.parameters(), *self.objective.parameters()]
         *below, (share, top) = self.network.parameter_groups()
         groups = [*below, (share, [*top, *self.objective.parameters()])]
@@ -107,12 +110,12 @@ class Trainer:
             DistilleryError: the loss is no finite number.
         """
         self._resume()
+        self.model = self.processes.joined(self.network, self.device)
         self.saved_at = time.monotonic()
         plan, most = self._plan(self.epoch), self._last_epoch()
         total = self.step - self.within.num_steps + (most - self.epoch) * len(plan)
-        bar = tqdm(
-            total=total, initial=self.step, desc=self.name, unit="step", disable=total == self.step
-        )
+        done = total == self.step or not self.processes.writes
+        bar = tqdm(total=total, initial=self.step, desc=self.name, unit="step", disable=done)
         with bar:
             while self._goes_on():
                 self._one_epoch(bar)
@@ -154,9 +157,13 @@ class Trainer:
         self._save()
 
     def _count_cpu(self) -> None:
+        self.cpu_seconds += sum(self.processes.sums([self._cpu_since_counted()]))
+
+    def _cpu_since_counted(self) -> float:
+        """Return the time that this process computed since it was last asked, in seconds."""
         now = time.process_time()
-        self.cpu_seconds += now - self.cpu_counted
-        self.cpu_counted = now
+        since, self.cpu_counted = now - self.cpu_counted, now
+        return since
 
     @property
     def cooldown(self) -> Cooldown | None:
@@ -218,15 +225,26 @@ class Trainer:
             )
 
     def _train_step(self, items: list[int], moment: Moment, rate: float, progress: float) -> Terms:
-        batch = self.data.batch(items, moment)
-        masked = spec_augment(batch.features, batch.feature_lengths, self.params.specaugment)
+        share = self.processes.share_of(len(items))
+        batch = self.data.batch(items, moment, share)
+        with self.processes.drawing(share):
+            masked = spec_augment(batch.features, batch.feature_lengths, self.params.specaugment)
         batch = batch.to(self.device)
-        with self.network.recording(self.objective.layers) as hidden:
+        noise = None if self.draws_by_rows else (self.params.seed, moment.epoch, moment.step)
+        recording = self.network.recording(self.objective.layers)
+        with recording as hidden, self.processes.drawing(share, noise):
             log_probs, lengths = self._forward(masked, batch.feature_lengths)
         states = {name: x.float() for name, x in hidden.items()}
-        terms: Terms = self.objective(NetworkOutputs(log_probs, lengths, states, progress), batch)
+        outputs = NetworkOutputs(log_probs, lengths, states, progress)
+        terms: Terms = self.objective(outputs, batch)
+        loss = terms["loss"]
+        if share is not None:
+            counted = float(self.objective.num_counted(outputs, batch)) if share.counts else 0.0
+            spent = self._cpu_since_counted()
+            loss, terms, spent = self.processes.loss_of_all(terms, counted, spent)
+            self.cpu_seconds += spent
         self.optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(terms["loss"])
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.parameters, self.params.max_gradient_norm)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group.get("share", 1.0)  # older checkpoints have none
@@ -238,7 +256,8 @@ class Trainer:
         """Return normalised log-probabilities `(batch, frames, vocab)` in fp32, and lengths."""
         kind = torch.device(self.device).type
         with torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16"):
-            scores, lengths = self.network(features.to(self.device), lengths.to(self.device))
+            model = self.model if self.network.training else self.network
+            scores, lengths = model(features.to(self.device), lengths.to(self.device))
         return scores.float().log_softmax(dim=-1), lengths
 
     def _learning_rate(self, epoch: float, cooldown: Cooldown | None) -> float:
@@ -257,21 +276,36 @@ class Trainer:
         Batches that a checkpoint says have been decoded are not decoded again.
         """
         self.network.eval()
-        unit, within = self.validation.unit, self.within
-        for rows, features, lengths in self.validation.data.inference_batches(within.num_validated):
+        within, data = self.within, self.validation.data
+        num_batches = len(data.inference_plan())
+        first, step = within.num_validated + (self.processes.rank or 0), self.processes.count
+        own = data.inference_batches(first, step)
+        while within.num_validated < num_batches:
             self._save_if_due()
-            errors = NO_ERRORS
-            log_probs, out_lengths = self._forward(features, lengths)
-            for row, item, length in zip(
-                rows, log_probs.cpu().numpy(), out_lengths.tolist(), strict=True
-            ):
-                hypothesis = self.validation.vocabulary.decode(greedy_tokens(item[:length]))
-                reference = self.validation.references[row]
-                errors = errors + count_text_errors(reference, hypothesis, unit)
-            within.add_validated(errors)
+            batch = next(own, None)  # the last round may have none for this process
+            errors = NO_ERRORS if batch is None else self._errors(*batch)
+            *counts, done = self.processes.sums([*astuple(errors), float(batch is not None)])
+            within.add_validated(Counts(*map(round, counts)), round(done))
         rate = within.errors.rate
         within.errors, within.num_validated = NO_ERRORS, 0
         return rate
+
+    def _errors(self, rows: Sequence[int], features: Tensor, lengths: Tensor) -> Counts:
+        """Return the errors in one batch of the validation utterances."""
+        errors = NO_ERRORS
+        log_probs, out_lengths = self._forward(features, lengths)
+        for row, item, length in zip(
+            rows, log_probs.cpu().numpy(), out_lengths.tolist(), strict=True
+        ):
+            hypothesis = self.validation.vocabulary.decode(greedy_tokens(item[:length]))
+            reference = self.validation.references[row]
+            errors = errors + count_text_errors(reference, hypothesis, self.validation.unit)
+        return errors
+
+    def is_over(self) -> bool:
+        """Return whether the checkpoint is of the end, so that there is nothing left to train."""
+        self._resume()
+        return not self._goes_on()
 
     def _goes_on(self) -> bool:
         return self.epoch < self._last_epoch() and not self._out_of_patience()
@@ -286,14 +320,18 @@ class Trainer:
         Raises:
             DistilleryError: the loss is no finite number; the last checkpoint was before that.
         """
-        if self.within.num_steps and time.monotonic() - self.saved_at > self.checkpoint_seconds:
+        is_due = time.monotonic() - self.saved_at > self.checkpoint_seconds
+        if self.within.num_steps and is_due and self.processes.writes:
             self._check_loss()
-            self._count_cpu()
+            if not self.processes.are_several:  # who count together, after each step
+                self._count_cpu()
             self.within.take_random(self.device)
             self._save()
             self.cpu_counted = time.process_time()
 
     def _save(self) -> None:
+        if not self.processes.writes:
+            return
         buffer = io.BytesIO()
         torch.save(
             {

@@ -124,6 +124,7 @@ class Trial:
             self.folder / "curves.jsonl",
             root=self.study.root,
             checkpoint_seconds=self.study.settings.training.checkpoint_seconds,
+            num_processes=self.study.settings.training.num_processes,
         )
 
     @cached_property

@@ -128,7 +128,10 @@ def _run(
     remove_leftovers(cache.folder)
     batches = plan_batches(todo, params.batch_seconds)
     seconds = float(todo["duration_seconds"].sum())
-    with _pass_over(places, cache.folder) as of_pass, Workers(params.workers) as workers:
+    with (
+        _pass_over(places, cache.folder) as of_pass,
+        Workers(params.workers, params.device) as workers,
+    ):
         workers.check(places, cache.folder, of_pass)
         count = max(
             1,

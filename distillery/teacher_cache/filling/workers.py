@@ -31,15 +31,16 @@ logger = logging.getLogger(__name__)
 class Workers:
     """A context in which partitions can be run."""
 
-    def __init__(self, where: int | str) -> None:
+    def __init__(self, where: int | str, device: str = "auto") -> None:
         """Prepare to run partitions.
 
         Args:
             where: 0 for this process, N for local processes, tcp:// or tls://HOST:PORT for a
                 cluster whose workers share the folders under the same paths, see `check`. Whoever
                 reaches a tcp:// one can run code in it.
+            device: of the settings; local workers share the GPUs, the others have their hosts'.
         """
-        self.where = where
+        self.where, self.device = where, device
         self._stack = ExitStack()
         self._client: Any = None
 
@@ -155,6 +156,8 @@ class Workers:
         import dask
         from distributed import Client, LocalCluster
 
+        from distillery.teacher_cache.filling.gpus import OneGPU, gpus_of
+
         dask.config.set({"distributed.scheduler.allowed-failures": MAX_DEATHS})
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # failures are raised
         if isinstance(self.where, int):
@@ -169,7 +172,10 @@ class Workers:
                 # on this machine.
                 security=True,
             )
-            return Client(self._stack.enter_context(cluster))
+            client = Client(self._stack.enter_context(cluster))
+            if gpus := gpus_of(self.device):
+                client.register_plugin(OneGPU(gpus))
+            return client
         dask.config.set({TCP_TIMEOUT: f"{LINK_SECONDS}s"})
         try:
             client = Client(self.where, timeout=CONNECT_SECONDS, set_as_default=False)

@@ -29,6 +29,7 @@ from tests.tiny_models import (
     tiny_encoder,
     write_transformers,
 )
+from tests.together import assert_same_curve
 
 TINY = {"kind": "torchaudio", "bundle": "TINY", "weights": "tiny.pth"}
 FOLDER = {"kind": "transformers", "model": "model"}
@@ -316,3 +317,20 @@ def test_transcripts_that_have_too_few_frames(place: Workplace) -> None:
 def test_settings_that_say_nothing(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         settings(**changes)
+
+
+def test_two_processes_fine_tune_to_the_loss_curve_of_one(place: Workplace) -> None:
+    """With masks, LayerDrop and weights that have no gradient; dropout differs by process."""
+    quiet = ("hidden", "attention", "activation", "feat_proj", "final")
+    no_dropout = {f"{name}_dropout": 0.0 for name in quiet}
+    write_transformers(place.root / "model", "Wav2Vec2Model", layerdrop=0.3, **no_dropout)
+    params = settings(FOLDER, training={"num_epochs": 3, "average_steps": 4})
+    digest = {}
+    for count in (1, 2):
+        own = replace(place, num_processes=count, curves=place.root / f"curves-{count}.jsonl")
+        ready = fine_tune_teacher(params, own)
+        assert ready.checkpoint is not None
+        ready.checkpoint.unlink()
+        digest[count] = (ready.checkpoint, ready.source)
+    assert_same_curve(place.root / "curves-1.jsonl", place.root / "curves-2.jsonl")
+    assert digest[1] == digest[2], "the number of processes names no training"

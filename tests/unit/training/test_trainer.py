@@ -383,6 +383,24 @@ def test_an_epoch_of_small_data_has_several_passes_with_auto(
     assert min(seen.values()) >= expected // 3, "every utterance is met in every pass"
 
 
+def test_bf16_is_the_arithmetic_of_the_forward_pass_alone(tmp_path: Path) -> None:
+    losses = {}
+    for precision in ("fp32", "bf16"):
+        params = PARAMS.model_copy(update={"num_epochs": 1, "precision": precision})
+        run = trainer(tmp_path / precision, params)
+        given: set[torch.dtype] = set()
+        run.network.register_forward_hook(lambda *item, given=given: given.add(item[2][0].dtype))
+        run.fit()
+        log_probs, _ = run._forward(torch.zeros(1, 20, NUM_MELS), torch.tensor([20]))
+        assert given == {torch.bfloat16 if precision == "bf16" else torch.float32}
+        moments = [value for state in run.optimiser.state.values() for value in state.values()]
+        kept = [*run.network.parameters(), *moments, log_probs]
+        assert {tensor.dtype for tensor in kept} == {torch.float32}
+        losses[precision] = {key: value for key, value, _ in strip(tmp_path / precision)}
+    fp32, bf16 = (item["train/loss"] for item in losses.values())
+    assert fp32 != bf16 and bf16 == pytest.approx(fp32, rel=0.02)
+
+
 def test_a_number_of_epochs_counts_passes(tmp_path: Path) -> None:
     run = trainer(tmp_path, PARAMS, stop_after=2)
     run.fit()
