@@ -74,7 +74,8 @@ class Trainer:
         self.device = choose_device(self.params.device)
         self.precision = choose_precision(self.params.precision, self.device)
         torch.set_num_threads(self.params.num_threads)
-        torch.use_deterministic_algorithms(self.device == "cpu")
+        # As use_deterministic_algorithms, which imports PyTorch's compiler: a third of a start.
+        torch.set_deterministic_debug_mode("error" if self.device == "cpu" else "default")
         # That would also fill every new tensor with NaN first: 5 % of a small student's step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
         self.network.to(self.device)

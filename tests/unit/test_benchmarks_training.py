@@ -213,9 +213,10 @@ def test_the_stage_is_timed_until_its_first_step(workspace: Digits) -> None:
 
 
 def test_a_start_is_what_goes_beyond_the_imports() -> None:
-    row = training_loop.start_row(9.0, [(5.5, 3.0), (5.0, 3.0), (7.0, 2.0)], 39)
-    assert (row["value"], row["holds"]) == (2.5, False)
-    assert "packs the features of 39 utterances, 6.00 s" in row["against"]
+    beyond, whole = training_loop.start_rows(9.0, [(5.5, 3.0), (5.0, 3.0), (7.0, 2.0)], 39)
+    assert (beyond["value"], beyond["holds"]) == (2.5, False)
+    assert "packs the features of 39 utterances, 6.00 s" in beyond["against"]
+    assert (whole["value"], whole["holds"]) == (5.5, False)
 
 
 def test_epochs_on_another_device(source: Path, tmp_path: Path) -> None:
