@@ -45,12 +45,13 @@ IMPORTS = "import time, torch, torchaudio; print(time.process_time())"
 FIRST_STEP = "CPU seconds until the first step:"
 UNTIL_FIRST_STEP = f"""
 import os, runpy, sys, time, torch
-step = torch.optim.AdamW.step
+from distillery.training.eager import EagerAdamW
+step = EagerAdamW.step
 def last_step(*arguments, **options):
     step(*arguments, **options)
     print("{FIRST_STEP}", time.process_time(), flush=True)
     os._exit(0)
-torch.optim.AdamW.step = last_step
+EagerAdamW.step = last_step
 sys.argv = ["distill", "conv", "0"]
 runpy.run_module("tasks.distill", run_name="__main__")
 """
@@ -170,7 +171,10 @@ def start_rows(
     value = statistics.median(ours - imports for ours, imports in times)
     imports = statistics.median(imports for _, imports in times)
     whole = statistics.median(ours for ours, _ in times)
-    name, unit = "from `python -m tasks.distill` to the end of the first step", "seconds of CPU time"
+    name, unit = (
+        "from `python -m tasks.distill` to the end of the first step",
+        "seconds of CPU time",
+    )
     return [
         row(
             f"{name}, beyond the imports",

@@ -1,4 +1,4 @@
-"""Runs Distillery and its peers in turn, and writes benchmarks/results/peers.json; see __init__.py."""
+"""Runs Distillery and its peers in turn and writes the rows; see __init__.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.peers.shared import SAYS
 
 OURS = "ours"
 SAME_LOSS = 0.01
-"""Share by which the first losses may lie apart: our cache keeps bytes, our features half precision."""
+"""Share by which first losses may lie apart: our cache keeps bytes, our features 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,16 @@ PEERS = (
 class Worker:
     """A process that trains an epoch when it is asked to."""
 
-    def __init__(self, python: Path | str, module: str, *arguments: str) -> None:
-        """Start it; the answer to come first is its loss before any step."""
-        self.name = f"{module} {' '.join(arguments)}"
+    def __init__(self, python: Path | str, log: Path, module: str, *arguments: str) -> None:
+        """Start it; the answer to come first is its loss before any step.
+
+        Args:
+            python: the interpreter.
+            log: file that receives what it prints as errors.
+            module: under benchmarks.peers.
+            arguments: of its command line.
+        """
+        self.log = log
         variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [str(python), "-m", f"benchmarks.peers.{module}", *arguments],
@@ -69,7 +76,7 @@ class Worker:
             env=variables,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL if "pytest" not in sys.modules else None,
+            stderr=log.open("w"),
             text=True,
         )
 
@@ -84,8 +91,8 @@ class Worker:
             if line.startswith(SAYS):
                 found: dict[str, float] = json.loads(line.removeprefix(SAYS))
                 return found
-        command = f"PYTHONPATH={ROOT} python -m benchmarks.peers.{self.name}"
-        raise SystemExit(f"error: {command}: ended early; run it with --keep to see why")
+        lines = self.log.read_text("utf-8").strip().splitlines() or ["it says nothing"]
+        raise SystemExit(f"error: {self.log.stem} ended early: {lines[-1]}")
 
     def epoch(self) -> float:
         """Let it train one epoch; return the CPU seconds that took."""
@@ -110,7 +117,8 @@ def workers(python: Path, folder: Path, peers: Sequence[Peer]) -> Iterator[dict[
             (OURS, sys.executable, ("ours",)),
             *((peer.name, python, peer.arguments) for peer in peers),
         ):
-            started[name] = Worker(interpreter, module, str(folder), *rest)
+            log = folder / f"{'-'.join([module, *rest])}.log"
+            started[name] = Worker(interpreter, log, module, str(folder), *rest)
             stack.callback(started[name].end)
         yield started
 

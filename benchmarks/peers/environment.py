@@ -13,8 +13,8 @@ REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 def make(folder: Path) -> Path:
     """Make the environment under `folder`, if it is not there yet; return its interpreter.
 
-    Its name is the digest of the pins, so other pins are another environment. Packages are installed
-    without their dependencies, for the pins are all of them: torchdistill 1.1.5 asks for
+    Its name is the digest of the pins, so other pins are another environment. Packages are
+    installed without their dependencies, for the pins are all of them: torchdistill 1.1.5 asks for
     PyTorch 2.12, and runs on the version that Distillery has.
     """
     digest = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()[:12]

@@ -1,7 +1,7 @@
 """The student as a user of a peer writes it: PyTorch's one-dimensional layers as they come.
 
-It has the names of `distillery.architectures.separable_conv`, so that both begin from equal weights.
-Nothing but PyTorch is imported here.
+Its names are those of `distillery.architectures.separable_conv`, so that both begin from equal
+weights. Nothing but PyTorch is imported here.
 """
 
 from __future__ import annotations

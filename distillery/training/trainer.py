@@ -42,6 +42,7 @@ from distillery.training.curves import (
     Terms,
     Validation,
 )
+from distillery.training.eager import EagerAdamW
 from distillery.training.epoch_state import NO_ERRORS, EpochState
 from distillery.training.objective import NetworkOutputs, Objective
 from distillery.training.points import Point
@@ -83,7 +84,7 @@ class Trainer:
         self.parameters = [*self.network.parameters(), *self.objective.parameters()]
         *below, (share, top) = self.network.parameter_groups()
         groups = [*below, (share, [*top, *self.objective.parameters()])]
-        self.optimiser = torch.optim.AdamW(
+        self.optimiser = EagerAdamW(
             [{"params": parameters, "share": share} for share, parameters in groups],
             lr=self.params.learning_rate,
             weight_decay=self.params.weight_decay,

@@ -156,7 +156,7 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
                 "distill.objective.hidden.layers": {"front": "recurrent.0"},
             },
             "distill.students.conv: learns hidden layer 'recurrent.0' of the teacher, which the "
-            "cache does not keep; set cache.payload.hidden_layers to auto or [project, recurrent.0]",
+            "cache does not keep; set cache.payload.hidden_layers to auto or [project, recurrent.",
         ),
         (
             {"cache.payload.hidden_layers": "last"},
