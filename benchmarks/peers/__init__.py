@@ -3,10 +3,10 @@
     python -m benchmarks.peers.compare --cache FOLDER [--source FSDD] [--clips 900] [--rounds 7]
 
 makes an environment of the peers' own under FOLDER (5 GB; `requirements.txt` pins all of it),
-writes the task, starts one process for each way to train, and lets them train an epoch in turn: ours, the
-first peer, the second, …, ours again. Times are CPU seconds of the process and its children, a
-ratio is the median of the rounds' ratios; one epoch of each comes first and is not counted. Rows go
-to benchmarks/results/peers.json.
+writes the task, starts one process for each way to train, and lets them train an epoch in turn:
+ours, the first peer, the second, …, ours again. Times are CPU seconds of the process and its
+children, a ratio is the median of the rounds' ratios; one epoch of each comes first and is not
+counted. Rows go to benchmarks/results/peers.json.
 
 All train the same student from the same weights on the same batches, towards the same objective
 (`material.py` has both), in fp32 on one thread, with AdamW in PyTorch's fused form and equal
