@@ -41,6 +41,8 @@ EXIT_ERROR = 1
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 EXIT_TERMINATED = 128 + signal.SIGTERM
 
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""dvc.yaml is read four times before a stage begins: 0.2 s without libyaml."""
 logger = logging.getLogger(__name__)
 Snapshot = Mapping[str, object]
 
@@ -249,7 +251,7 @@ def look_up(values: Any, dotted: str) -> Any:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=LOADER)
     except (OSError, yaml.YAMLError) as error:
         raise StageError(f"{path}: cannot be read: {error}") from error
 
