@@ -4,9 +4,9 @@
 
 The loop is timed with a network of one layer on batches held in memory, against a bare loop of the
 same steps: forward, loss, backward, clipping, AdamW. The start is `python -m tasks.distill` in a
-workspace of digits whose features an earlier run packed, until its first step is done, against a
-process that imports torch and torchaudio; both are timed by their CPU time. Rows go to
-benchmarks/results/training_loop.json.
+workspace of digits whose features an earlier run packed, until its first step is done, as a whole
+and against a process that imports torch and torchaudio; both are timed by their CPU time. Rows go
+to benchmarks/results/training_loop.json.
 """
 
 from __future__ import annotations
@@ -40,16 +40,18 @@ NUM_CLIPS = 600
 NUM_EPOCHS = 10
 MAX_STEP_MS = 0.3
 MAX_START_SECONDS = 2.0
+MAX_WHOLE_START_SECONDS = 2.5
 IMPORTS = "import time, torch, torchaudio; print(time.process_time())"
 FIRST_STEP = "CPU seconds until the first step:"
 UNTIL_FIRST_STEP = f"""
 import os, runpy, sys, time, torch
-step = torch.optim.AdamW.step
+from distillery.training.eager import EagerAdamW
+step = EagerAdamW.step
 def last_step(*arguments, **options):
     step(*arguments, **options)
     print("{FIRST_STEP}", time.process_time(), flush=True)
     os._exit(0)
-torch.optim.AdamW.step = last_step
+EagerAdamW.step = last_step
 sys.argv = ["distill", "conv", "0"]
 runpy.run_module("tasks.distill", run_name="__main__")
 """
@@ -147,19 +149,19 @@ def write_settings(digits: Digits) -> Path:
     return root
 
 
-def measured_start(digits: Digits, rounds: int) -> dict[str, Any]:
-    """Return the row about the time from the command to the first step."""
+def measured_start(digits: Digits, rounds: int) -> list[dict[str, Any]]:
+    """Return the rows about the time from the command to the first step."""
     root = write_settings(digits)
     digits.cache_pass()
     first = seconds_to_first_step(root)
     times = [(seconds_to_first_step(root), seconds_to_import(root)) for _ in range(rounds)]
-    return start_row(first, times, len(digits.rows))
+    return start_rows(first, times, len(digits.rows))
 
 
-def start_row(
+def start_rows(
     first: float, times: list[tuple[float, float]], num_utterances: int
-) -> dict[str, Any]:
-    """Return that row.
+) -> list[dict[str, Any]]:
+    """Return those rows: with the imports of torch and torchaudio, and without.
 
     Args:
         first: CPU seconds of the run that packed the features.
@@ -168,15 +170,30 @@ def start_row(
     """
     value = statistics.median(ours - imports for ours, imports in times)
     imports = statistics.median(imports for _, imports in times)
-    return row(
-        "from `python -m tasks.distill` to the end of the first step, beyond the imports",
-        value,
+    whole = statistics.median(ours for ours, _ in times)
+    name, unit = (
+        "from `python -m tasks.distill` to the end of the first step",
         "seconds of CPU time",
-        f"at most {MAX_START_SECONDS:g}",
-        value <= MAX_START_SECONDS,
-        f"import of torch and torchaudio {imports:.2f} s; the first run, which packs the features "
-        f"of {num_utterances:,} utterances, {first - imports:.2f} s",
     )
+    return [
+        row(
+            f"{name}, beyond the imports",
+            value,
+            unit,
+            f"at most {MAX_START_SECONDS:g}",
+            value <= MAX_START_SECONDS,
+            f"import of torch and torchaudio {imports:.2f} s; the first run, which packs the "
+            f"features of {num_utterances:,} utterances, {first - imports:.2f} s",
+        ),
+        row(
+            f"{name}, imports included",
+            whole,
+            unit,
+            f"at most {MAX_WHOLE_START_SECONDS:g}",
+            whole <= MAX_WHOLE_START_SECONDS,
+            f"import of torch and torchaudio alone {imports:.2f} s",
+        ),
+    ]
 
 
 def seconds_to_import(root: Path) -> float:
@@ -207,7 +224,7 @@ def output_of(root: Path, *arguments: str) -> str:
 def measure(source: Path, folder: Path, rounds: int, **sizes: Any) -> list[dict[str, Any]]:
     """Return the rows of the report."""
     digits = Digits.fsdd(source, folder, NUM_CLIPS, **sizes)
-    return [loop_row(digits, rounds), measured_start(digits, rounds)]
+    return [loop_row(digits, rounds), *measured_start(digits, rounds)]
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from distillery.corpora.base import Recording
 from distillery.corpora.manifest import read_manifest
 from distillery.data.audio import estimate_seconds
 from distillery.errors import DistilleryError
+from distillery.params.cache import AUTO
 from distillery.params.rules import transcript_needs
 from distillery.params.teacher import (
     EndpointTeacherParams,
@@ -240,11 +241,15 @@ def _cost(
         took = f"{60 * hours:.1f} minutes" if hours < 1 else f"{hours:.1f} hours"
         found = f"{number:,} utterances, about {took} of CPU (int8, beam 5; each costs as 30 s do)"
     yield Finding("teacher pass", True, found)
-    if size is not None and settings.cache.payload.hidden_layers:
+    named = settings.cache.payload.hidden_layers
+    layers = settings.distill.teacher_layers if named == AUTO else named
+    if size is not None and layers:
         copies = 1 + len(settings.cache.speed_factors)
         wanted = seconds * copies * STATES_PER_SECOND * size.width * BYTES_PER_VALUE
         free = shutil.disk_usage(root).free
-        advice = "make room, or set cache.payload.hidden_layers to [] and hidden.weight to 0"
+        advice = "make room, or set hidden.weight of objectives to 0"
+        if named != AUTO:
+            advice += " and cache.payload.hidden_layers to auto"
         yield Finding(
             "teacher cache", wanted < free, f"some {wanted / 1e6:,.0f} MB of hidden states", advice
         )

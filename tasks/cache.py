@@ -16,7 +16,12 @@ from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import CacheStageParams
 from distillery.teacher_cache.filling.audit import audit_before_training
 from distillery.teacher_cache.filling.decoder import ready_teacher_decoder
-from distillery.teacher_cache.filling.expected import Places
+from distillery.teacher_cache.filling.expected import (
+    Places,
+    describe_layers,
+    expected_namespace,
+    settled,
+)
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.filling.report import CACHE_REPORT_FILE, describe, read_report
 from distillery.teacher_cache.store import TeacherCache
@@ -36,15 +41,20 @@ def cache(root: Path) -> None:
     settings = CacheStageParams.load(root / PARAMS_FILE)
     places, path = Places.in_workspace(root), root / CACHE_REPORT_FILE
     ready_teacher_decoder(places, load_teacher, settings.language_model, settings.cache)
+    learnt = settings.distill.teacher_layers
+    params = settled(places, settings.cache, learnt)
+    logger.info(
+        "%s", describe_layers(settings.cache, expected_namespace(places, params).hidden, learnt)
+    )
     before = spent_by(places.teacher)
-    report = fill_cache(places, load_teacher, settings.cache, read_report(path))
+    report = fill_cache(places, load_teacher, params, read_report(path))
     cost = cost_since(places.teacher, before)
     path.parent.mkdir(exist_ok=True)
     write_json(path, {**report.to_json(), **({} if cost is None else {"service": asdict(cost)})})
     for line in [*describe(report), *([] if cost is None else [str(cost)])]:
         logger.info("%s", line)
     filled, data = TeacherCache.open_current(places.cache), PreparedData.open(places.data)
-    for line in audit_before_training(filled, data, places.teacher, load_teacher, settings.cache):
+    for line in audit_before_training(filled, data, places.teacher, load_teacher, params):
         logger.info("%s", line)
 
 

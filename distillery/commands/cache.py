@@ -24,9 +24,10 @@ from distillery.data.manifest import MANIFEST_FILE, PreparedData
 from distillery.errors import CacheError, CacheMismatch
 from distillery.files import Json
 from distillery.models.fingerprint import FINGERPRINT_FILE
+from distillery.params.cache import CacheParams
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import CacheStageParams
-from distillery.teacher_cache.filling.expected import Places, expected_namespace
+from distillery.teacher_cache.filling.expected import Places, expected_namespace, settled
 from distillery.teacher_cache.namespace import NAMESPACE_FILE
 from distillery.teacher_cache.shards import REPAIR
 from distillery.teacher_cache.store import CURRENT_FILE, TeacherCache, current_namespace
@@ -249,7 +250,7 @@ def audit(options: argparse.Namespace) -> int:
     from distillery.teachers.kinds import load_teacher
 
     places = Places.in_workspace(options.root)
-    settings = CacheStageParams.load(options.root / PARAMS_FILE).cache
+    settings = _settings(options.root, places)
     cache = TeacherCache.open_current(places.cache)
     cache.namespace.check(expected_namespace(places, settings))
     data = PreparedData.open(places.data)
@@ -340,9 +341,14 @@ def _needed_namespaces(root: Path, places: Places) -> Collection[str]:
         )
     needed = {current}
     if (places.teacher / FINGERPRINT_FILE).exists() and (root / PARAMS_FILE).exists():
-        settings = CacheStageParams.load(root / PARAMS_FILE).cache
-        needed.add(expected_namespace(places, settings).folder_name)
+        needed.add(expected_namespace(places, _settings(root, places)).folder_name)
     return needed
+
+
+def _settings(root: Path, places: Places) -> CacheParams:
+    """Return the settings of the stage `cache`, with the hidden layers that it keeps."""
+    params = CacheStageParams.load(root / PARAMS_FILE)
+    return settled(places, params.cache, params.distill.teacher_layers)
 
 
 # --- compact --------------------------------------------------------------------------------------

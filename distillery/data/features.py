@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from distillery.data.copies import HEARD_COLUMNS, waveform_of
 from distillery.data.feature_constants import LOG_FLOOR, VARIANCE_FLOOR
 from distillery.data.feature_store import FeatureStore, StoredFeatures
-from distillery.data.kaldi import KaldiFilterBank
 from distillery.data.manifest import PreparedData
 from distillery.data.normalisation import RunningNormaliser
 from distillery.device import num_threads
@@ -92,6 +91,8 @@ class KaldiFbank(Extractor):
     """Kaldi's log filter-bank energies, by the same code as where the model is served."""
 
     def __init__(self, params: FeatureParams, sample_rate_hz: int) -> None:
+        from distillery.data.kaldi import KaldiFilterBank  # brings SciPy, 0.1 s of a start
+
         super().__init__(params)
         self.bank = KaldiFilterBank(params, sample_rate_hz)
         self.hop_samples = self.bank.hop_samples

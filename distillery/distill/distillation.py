@@ -356,9 +356,7 @@ class Distillation:
                 if self._transcripts_replace_hypotheses
                 else None
             ),
-            hidden_layers=(
-                list(self.objective.hidden.layers.values()) if self.objective.uses_hidden else []
-            ),
+            hidden_layers=self.objective.teacher_layers,
         )
         return self._training_set(rows, targets)
 

@@ -149,9 +149,7 @@ class Generations:
             ModelError: the student has no layer of that name.
         """
         first, objective = self.first, self.first.objective
-        layers = tuple(dict.fromkeys(objective.hidden.layers.values()))
-        if not objective.uses_hidden:
-            layers = ()
+        layers = objective.teacher_layers
         architecture = first.params.students[first.name].architecture
         known = STUDENTS[architecture.type](
             architecture, first.features.num_mels, len(first.vocabulary)
@@ -162,8 +160,7 @@ class Generations:
                 f"but the student, who teaches the next generation, has {list(known)}; set "
                 "generations to 1, or hidden.weight to 0"
             )
-        payload = self.params.payload.model_copy(update={"hidden_layers": layers})
-        return self.params.model_copy(update={"payload": payload})
+        return self.params.keeping(layers)
 
     def clean_up(self) -> None:
         """Remove what was kept for a killed run to go on with."""

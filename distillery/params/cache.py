@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from distillery.params.base import (
     Device,
@@ -15,6 +16,14 @@ from distillery.params.base import (
     Section,
     SpeedFactors,
 )
+
+AUTO = "auto"
+"""`hidden_layers` that students' objectives decide."""
+
+
+def _kind_of_layers(value: object) -> str:
+    """Return what tells names of layers from `auto`."""
+    return AUTO if isinstance(value, str) else "names"
 
 
 class SparseParams(Section):
@@ -38,13 +47,24 @@ class PayloadParams(Section):
     the teacher has none in the students' tokens; none saves most bytes and teaches no frames."""
     sparse: SparseParams = SparseParams()
     """Settings of the layout `sparse`."""
-    hidden_layers: tuple[str, ...] = ()
-    """Hidden layers kept in half precision; models/teacher/fingerprint.json lists their names, of
-    which `last` is the one that the output layer reads."""
+    hidden_layers: Annotated[
+        Annotated[Literal["auto"], Tag(AUTO)] | Annotated[tuple[str, ...], Tag("names")],
+        Discriminator(_kind_of_layers),
+    ] = AUTO
+    """Hidden layers kept in half precision. auto keeps those that the objectives of the students
+    name, none if none does, and goes on with what is cached already where that holds them. Names
+    keep these whatever is learnt from, for who compares objectives: a layer that lacks costs
+    another teacher pass. models/teacher/fingerprint.json lists them; `last` is the one that the
+    output layer reads."""
     num_hypotheses: PositiveInt = 1
     """Decodings kept with their scores; 1 is the best path, more ask for a beam search."""
     beam_size: PositiveInt = 20
     """Beams of the search when num_hypotheses is above 1; more find better ones and take longer."""
+
+    @property
+    def named_layers(self) -> tuple[str, ...]:
+        """The layers that are named; none with `auto`, which `settled` puts names in place of."""
+        return () if isinstance(self.hidden_layers, str) else self.hidden_layers
 
 
 class CacheParams(Section):
@@ -75,3 +95,8 @@ class CacheParams(Section):
     workers; cuda:1 takes the second of several, for all of them."""
     audit_utterances: NonNegativeInt = 4
     """Utterances on which the stage, at its end, compares the teacher with the cache; 0: none."""
+
+    def keeping(self, layers: Collection[str]) -> CacheParams:
+        """Return the same settings with these hidden layers, each once, by name."""
+        payload = self.payload.model_copy(update={"hidden_layers": tuple(sorted(set(layers)))})
+        return self.model_copy(update={"payload": payload})

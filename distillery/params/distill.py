@@ -240,6 +240,12 @@ class DistillParams(Section):
         training = self.training.model_copy(update={"seed": seed})
         return self.model_copy(update={"seeds": (seed,), "training": training})
 
+    @property
+    def teacher_layers(self) -> tuple[str, ...]:
+        """The teacher's hidden layers that some student learns from, each once, by name."""
+        objectives = map(self.objective_of, self.students)
+        return tuple(sorted({layer for item in objectives for layer in item.teacher_layers}))
+
     def objective_of(self, student: str) -> ObjectiveParams:
         """Return the objective of one student: its own, or the common one."""
         return self.students[student].objective or self.objective

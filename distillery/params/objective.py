@@ -131,8 +131,8 @@ class HiddenLossParams(Section):
     """A loss between hidden states of teacher and student, behind learnt projections."""
 
     layers: dict[str, str] = {}
-    """Student layer: teacher layer, `last` being what the output layer reads; the latter stands in
-    cache.payload.hidden_layers. None switches the term off."""
+    """Student layer: teacher layer, `last` being what the output layer reads; where
+    cache.payload.hidden_layers names some, the latter is among them. None switches the term off."""
     type: Literal["l1_cosine", "mse"] = "l1_cosine"
     """Absolute error plus cosine distance, or mean squared error."""
     weight: Scheduled = 1.0
@@ -207,6 +207,11 @@ class ObjectiveParams(Section):
     def uses_hidden(self) -> bool:
         """Whether the term of hidden states counts at any time."""
         return self.uses_teacher and bool(self.hidden.layers) and peak(self.hidden.weight) > 0
+
+    @property
+    def teacher_layers(self) -> tuple[str, ...]:
+        """The teacher's hidden layers that are learnt from at any time, each once."""
+        return tuple(dict.fromkeys(self.hidden.layers.values())) if self.uses_hidden else ()
 
     @property
     def uses_heads(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from distillery.data.kaldi_filters import empty_filters, most_mels
 from distillery.data.languages import plain
 from distillery.params.base import INIT_TEACHER
-from distillery.params.cache import CacheParams
+from distillery.params.cache import AUTO, CacheParams
 from distillery.params.decoder import DecoderParams
 from distillery.params.distill import DistillParams
 from distillery.params.evaluate import EvaluateParams
@@ -221,13 +221,13 @@ def check_cached_outputs(distill: DistillParams, cache: CacheParams) -> None:
                 f"distill.students.{name}: learns frames of the teacher, but "
                 "cache.payload.log_probs is 'none'; set it to auto, or frame.weight to 0"
             )
-        for layer in objective.hidden.layers.values() if objective.uses_hidden else ():
-            if layer not in payload.hidden_layers:
-                kept = [*payload.hidden_layers, layer]
+        for layer in objective.teacher_layers if payload.hidden_layers != AUTO else ():
+            if layer not in payload.named_layers:
+                kept = [*payload.named_layers, layer]
                 raise ValueError(
                     f"distill.students.{name}: learns hidden layer {layer!r} of the teacher, "
                     f"which the cache does not keep; set cache.payload.hidden_layers to "
-                    f"[{', '.join(kept)}], or remove it from hidden.layers"
+                    f"auto or [{', '.join(kept)}], or remove it from hidden.layers"
                 )
 
 

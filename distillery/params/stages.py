@@ -52,9 +52,14 @@ class TeacherStageParams(Sections):
 
 
 class CacheStageParams(Sections):
-    """What the stage `cache` reads, and the commands that look after the cache."""
+    """What the stage `cache` reads, and the commands that look after the cache.
+
+    Of the students, which of the teacher's layers they learn from: DVC sees it by the file that the
+    stage `fetch` writes.
+    """
 
     cache: CacheParams = CacheParams()
+    distill: DistillParams
     language_model: LanguageModelParams = LanguageModelParams()
 
 

@@ -199,7 +199,4 @@ def _short(training: TrainingParams, num_epochs: int) -> TrainingParams:
 
 def pilot_cache(cache: CacheParams, fit: Fit) -> CacheParams:
     """Return settings for what the pilot's teacher says: of hidden layers, those learnt from."""
-    objective = fit.objective
-    layers = tuple(dict.fromkeys(objective.hidden.layers.values()))
-    changes = {"hidden_layers": layers if objective.uses_hidden else ()}
-    return cache.model_copy(update={"payload": cache.payload.model_copy(update=changes)})
+    return cache.keeping(fit.objective.teacher_layers)

@@ -29,7 +29,7 @@ from distillery.studies import curve_report, data_curve
 from distillery.studies.curve_results import CurveResults, score
 from distillery.studies.data_curve import CurveModel
 from distillery.teacher_cache.filling.audit import audit_before_training
-from distillery.teacher_cache.filling.expected import Places, expected_namespace
+from distillery.teacher_cache.filling.expected import Places, expected_namespace, settled
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.kinds import load_teacher
 from distillery.training.curves import run_digest
@@ -83,7 +83,11 @@ class CurveStudy(Study):
         places = Places.in_workspace(self.root)
         cache = TeacherCache.open_current(places.cache)
         cache.namespace.check(
-            expected_namespace(places, self.settings.cache, cache.namespace.tokens)
+            expected_namespace(
+                places,
+                settled(places, self.settings.cache, self.settings.distill.teacher_layers),
+                cache.namespace.tokens,
+            )
         )
         return cache
 

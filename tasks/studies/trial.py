@@ -25,7 +25,7 @@ from distillery.studies.examination import Examination, examine
 from distillery.studies.fit import Fit, TeacherFacts, fit_of, pilot_cache
 from distillery.studies.teacher_choice import Candidate
 from distillery.teacher_cache.filling.decoder import ready_teacher_decoder
-from distillery.teacher_cache.filling.expected import Places, expected_namespace
+from distillery.teacher_cache.filling.expected import Places, expected_namespace, settled
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache, all_namespaces
 from distillery.teachers.base import Workplace
@@ -219,8 +219,9 @@ class Trial:
         places, study = self.places, self.study
         if self.is_configured:
             cache = TeacherCache.open_current(places.cache)
-            wanted = expected_namespace(places, study.settings.cache, cache.namespace.tokens)
-            cache.namespace.check(wanted)
+            learnt = study.settings.distill.teacher_layers
+            params = settled(places, study.settings.cache, learnt)
+            cache.namespace.check(expected_namespace(places, params, cache.namespace.tokens))
             return cache
         settings, search = pilot_cache(study.settings.cache, fit), study.settings.language_model
         if not gives_frames:  # there is nothing to search

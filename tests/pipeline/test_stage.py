@@ -146,6 +146,7 @@ MADE = {
     "fetch": [
         "models/code/teacher.json",
         "models/code/students",
+        "models/learnt_layers.json",
         "models/registered/teacher",
         "models/registered/students",
         "models/registered/decoder",

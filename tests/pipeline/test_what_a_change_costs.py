@@ -118,7 +118,7 @@ def make_up_results(root: Path) -> None:
                 filled = path.replace("${item.student}", student).replace("${item.seed}", "0")
                 files.append(filled if Path(filled).suffix else f"{filled}/made_up")
     for name in files:
-        if not name.startswith(("models/code", "models/registered")):
+        if not name.startswith(("models/code", "models/learnt_layers", "models/registered")):
             (root / name).parent.mkdir(parents=True, exist_ok=True)
             (root / name).write_text(f"{name}\n")
 
@@ -172,6 +172,20 @@ def test_the_time_between_checkpoints_trains_nobody(open_shop: OpenShop) -> None
     settings["distill"]["training"]["max_unalignable_fraction"] = 0.2  # beside it DVC would follow
     write_params(shop.root, settings)
     assert shop.changed() == ALL_STUDENTS
+
+
+def test_of_what_students_learn_the_cache_follows_the_layers_alone(open_shop: OpenShop) -> None:
+    shop = open_shop("trained")
+    settings = yaml.safe_load((shop.root / "params.yaml").read_text())
+    plain = settings["distill"]["objective"]
+    for objective, expected in (
+        (plain | {"teacher_share": 0.4}, ALL_STUDENTS),
+        (plain | {"hidden": {"layers": {"front": "last"}}}, {"cache", *ALL_STUDENTS}),
+    ):
+        settings["distill"]["objective"] = objective
+        write_params(shop.root, settings)
+        fetch(shop.root)
+        assert shop.changed() == {"fetch", *expected}
 
 
 def test_one_kinds_file_counts_where_that_kind_is_set(open_shop: OpenShop) -> None:

@@ -1,5 +1,7 @@
 """The benchmarks of training run, at sizes that say nothing about speed."""
 
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +20,14 @@ from benchmarks import (
     training_loop,
 )
 from benchmarks.digits import Digits, Epoch, OtherFrames
-from distillery.params.models import ConformerParams
+from benchmarks.peers import compare
+from benchmarks.peers.compare import OURS, Peer
+from benchmarks.peers.material import STUDENT as PEERS_STUDENT
+from benchmarks.peers.material import Material
+from benchmarks.peers.networks import PlainStudent
+from distillery.architectures.separable_conv import SeparableConv
+from distillery.params.models import ConformerParams, ConvBiLSTMParams
+from distillery.teacher_cache.filling.expected import Places
 from tests.tiny import RATE_HZ, speak
 from tests.unit.test_benchmarks import checked
 
@@ -30,6 +39,10 @@ TEACHER = ConformerParams(
     num_layers=1,
     kernel_size=3,
     time_reduction=2,
+)
+
+PEERS_TEACHER = ConvBiLSTMParams(
+    type="conv_bilstm", conv_channels=4, hidden_size=8, num_layers=1, time_reduction=2
 )
 
 
@@ -213,9 +226,10 @@ def test_the_stage_is_timed_until_its_first_step(workspace: Digits) -> None:
 
 
 def test_a_start_is_what_goes_beyond_the_imports() -> None:
-    row = training_loop.start_row(9.0, [(5.5, 3.0), (5.0, 3.0), (7.0, 2.0)], 39)
-    assert (row["value"], row["holds"]) == (2.5, False)
-    assert "packs the features of 39 utterances, 6.00 s" in row["against"]
+    beyond, whole = training_loop.start_rows(9.0, [(5.5, 3.0), (5.0, 3.0), (7.0, 2.0)], 39)
+    assert (beyond["value"], beyond["holds"]) == (2.5, False)
+    assert "packs the features of 39 utterances, 6.00 s" in beyond["against"]
+    assert (whole["value"], whole["holds"]) == (5.5, False)
 
 
 def test_epochs_on_another_device(source: Path, tmp_path: Path) -> None:
@@ -241,3 +255,40 @@ def test_paired_rounds_follow_a_warm_up() -> None:
     times = common.paired_rounds([lambda: calls.append("a"), lambda: calls.append("b")], 2)
     assert calls == list("ababab")
     assert [len(found) for found in times] == [2, 2]
+
+
+def test_the_peers_student_is_ours() -> None:
+    torch.manual_seed(0)
+    ours, sizes = SeparableConv(PEERS_STUDENT, 40, 9), PEERS_STUDENT
+    theirs = PlainStudent(40, 9, sizes.channels, sizes.num_blocks, sizes.kernel_size, sizes.dropout)
+    theirs.take_over(ours.state_dict())
+    features, lengths = torch.randn(2, 31, 40), torch.tensor([31, 20])
+    features[1, 20:] = 0
+    with ours.eval().recording(["last"]) as states, torch.no_grad():
+        scores, num_frames = ours(features, lengths)
+        found, their_frames, their_states = theirs.eval()(features, lengths)
+    assert num_frames.tolist() == their_frames.tolist() == [16, 10]
+    torch.testing.assert_close(found, scores)
+    torch.testing.assert_close(their_states, states["last"])
+
+
+@pytest.mark.parametrize(("kind", "term"), [("frames", "kl"), ("hidden", "hidden")])
+def test_ours_is_a_worker_as_peers_are(source: Path, tmp_path: Path, kind: str, term: str) -> None:
+    material = Material.make(source, tmp_path, kind, 8, teacher=PEERS_TEACHER)
+    peer = Peer("ourselves", ("ours",), 0.01)
+    (row,) = compare.measure(Path(sys.executable), material, 1, [peer])
+    assert row["holds"]
+    assert list(json.loads((tmp_path / "spec.json").read_text())["weights"]) == ["ctc", term]
+    times = [{OURS: 1.0, "slow": 4.0}, {OURS: 2.0, "slow": 4.0}, {OURS: 1.0, "slow": 9.0}]
+    (row,) = compare.rows_of(material, {OURS: 1.0, "slow": 1.0}, times, [Peer("slow", (), 5.0)])
+    assert (row["value"], row["holds"]) == (4.0, False)
+
+
+def test_a_peer_of_another_loss_is_not_compared(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = iter([{"loss": 2.0}, {"loss": 2.03}])
+    monkeypatch.setattr(compare.Worker, "answer", lambda _self: next(said))
+    material = Material(tmp_path, Digits(source, Places.in_workspace(tmp_path), 1.0, ""), "frames")
+    with pytest.raises(SystemExit, match=r"first loss is 2.0300, ours 2.0000"):
+        compare.measure(Path(sys.executable), material, 1, [Peer("another", ("ours",))])

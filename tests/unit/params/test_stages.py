@@ -110,7 +110,10 @@ def student(**settings: Any) -> dict[str, Any]:
             "one frame per 60 ms is no whole multiple of the teacher's 40",
         ),
         (
-            student(objective={"hidden": {"layers": {"front": "recurrent.0"}}}),
+            {
+                **student(objective={"hidden": {"layers": {"front": "recurrent.0"}}}),
+                "cache": {"payload": {"hidden_layers": []}},
+            },
             "learns hidden layer 'recurrent.0' of the teacher, which the cache does not keep",
         ),
         (

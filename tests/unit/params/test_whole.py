@@ -156,7 +156,11 @@ def test_all_problems_come_at_once_with_their_paths(tmp_path: Path) -> None:
                 "distill.objective.hidden.layers": {"front": "recurrent.0"},
             },
             "distill.students.conv: learns hidden layer 'recurrent.0' of the teacher, which the "
-            "cache does not keep; set cache.payload.hidden_layers to [project, recurrent.0], or",
+            "cache does not keep; set cache.payload.hidden_layers to auto or [project, recurrent.",
+        ),
+        (
+            {"cache.payload.hidden_layers": "last"},
+            "cache.payload.hidden_layers: Input should be 'auto'",
         ),
         (
             {
@@ -328,6 +332,22 @@ def test_settings_cannot_be_changed_after_loading(tmp_path: Path) -> None:
     loaded = Params.load(tmp_path / "params.yaml")
     with pytest.raises(Exception, match="frozen"):
         loaded.prepare.download = True  # type: ignore[misc]
+
+
+def test_layers_of_all_students_are_those_that_count(tmp_path: Path) -> None:
+    settings = tiny_params()
+    conv = settings["distill"]["students"]["conv"]
+    own = {
+        "none": {"layers": {"front": "project"}, "weight": 0},
+        "both": {"layers": {"front": "recurrent.0", "last": "last"}},
+        "one": {"layers": {"last": "last"}},
+    }
+    for name, hidden in own.items():
+        settings["distill"]["students"][name] = {**conv, "objective": {"hidden": hidden}}
+    write_params(tmp_path, settings)
+    loaded = Params.load(tmp_path / "params.yaml")
+    assert loaded.cache.payload.hidden_layers == "auto"
+    assert loaded.distill.teacher_layers == ("last", "recurrent.0")
 
 
 def test_hidden_states_alone_need_a_whole_ratio_of_rates(tmp_path: Path) -> None:

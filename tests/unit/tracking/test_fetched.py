@@ -183,6 +183,17 @@ def test_the_stage_leaves_a_note_where_nothing_is_wanted_and_removes_former_stud
     assert [path.name for path in (base / "students/conv").iterdir()] == ["none.txt"]
 
 
+def test_the_stage_writes_which_layers_students_learn_from(tmp_path: Path) -> None:
+    copy_code(tmp_path)
+    plain = settings(conv=None)
+    written = tmp_path / "models/learnt_layers.json"
+    for hidden, expected in (({}, []), ({"layers": {"front": "last"}, "weight": 2}, ["last"])):
+        plain["distill"]["objective"] = {"hidden": hidden}
+        write_params(tmp_path, plain)
+        fetch(tmp_path)
+        assert json.loads(written.read_text()) == expected
+
+
 def test_the_stage_writes_what_code_each_model_has_to_itself(tmp_path: Path) -> None:
     copy_code(tmp_path)
     plain = settings(conv=None, two=None)
