@@ -38,6 +38,7 @@ from benchmarks.common import paired_rounds, report, row
 from benchmarks.digits import FEATURES, Digits, Epoch, OtherFrames, recordings
 from benchmarks.student_step import Conv1dStudent
 from distillery.data.features import LogMel, pad
+from distillery.models.share import Share
 from distillery.training.batches import START, Batch, Moment, TrainingSet
 
 MIN_LIVE, MAX_PASS = 6.5, 1.1
@@ -54,10 +55,12 @@ class HeldBatches(TrainingSet):
 
     held: dict[tuple[int, ...], Batch] = field(default_factory=dict)
 
-    def batch(self, items: Sequence[int], moment: Moment = START) -> Batch:
+    def batch(
+        self, items: Sequence[int], moment: Moment = START, share: Share | None = None
+    ) -> Batch:
         """Return one batch; the first time, it is gathered."""
         if tuple(items) not in self.held:
-            self.held[tuple(items)] = super().batch(items, moment)
+            self.held[tuple(items)] = super().batch(items, moment, share)
         return self.held[tuple(items)]
 
 

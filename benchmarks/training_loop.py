@@ -45,13 +45,12 @@ IMPORTS = "import time, torch, torchaudio; print(time.process_time())"
 FIRST_STEP = "CPU seconds until the first step:"
 UNTIL_FIRST_STEP = f"""
 import os, runpy, sys, time, torch
-from distillery.training.eager import EagerAdamW
-step = EagerAdamW.step
+step = torch.optim.AdamW.step
 def last_step(*arguments, **options):
     step(*arguments, **options)
     print("{FIRST_STEP}", time.process_time(), flush=True)
     os._exit(0)
-EagerAdamW.step = last_step
+torch.optim.AdamW.step = last_step
 sys.argv = ["distill", "conv", "0"]
 runpy.run_module("tasks.distill", run_name="__main__")
 """

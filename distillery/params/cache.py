@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -17,7 +17,7 @@ from distillery.params.base import (
     SpeedFactors,
 )
 
-AUTO = "auto"
+AUTO: Final = "auto"
 """`hidden_layers` that students' objectives decide."""
 
 
