@@ -171,11 +171,10 @@ class SubwordTokens(Section):
     Fewer are made where texts hold fewer pieces."""
 
 
-StudentTokens = Annotated[CharacterTokens | SubwordTokens, Field(discriminator="type")]
-"""What a student writes its texts in."""
-
 TeacherArchitecture = Annotated[ConvBiLSTMParams | ConformerParams, Field(discriminator="type")]
 StudentArchitecture = Annotated[
     SeparableConvParams | CausalConvParams | CRNNParams | ConformerParams | ConvBiLSTMParams,
     Field(discriminator="type"),
 ]
+StudentTokens = Annotated[CharacterTokens | SubwordTokens, Field(discriminator="type")]
+"""What a student writes its texts in."""
