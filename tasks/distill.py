@@ -169,8 +169,9 @@ def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int)
     """
     places = Places.in_workspace(root)
     cache = TeacherCache.open_current(places.cache)
-    params = settled(places, everything.cache, everything.distill.teacher_layers)
-    cache.namespace.check(expected_namespace(places, params, cache.namespace.tokens))
+    tokens = cache.namespace.tokens
+    params = settled(places, everything.cache, everything.distill.teacher_layers, tokens)
+    cache.namespace.check(expected_namespace(places, params, tokens))
     data = judged(PreparedData.open(places.data, described=False), places.teacher)
     check_transcripts(data, None, everything.distill, everything.language_model, [student])
     return Distillation(

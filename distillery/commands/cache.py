@@ -250,8 +250,8 @@ def audit(options: argparse.Namespace) -> int:
     from distillery.teachers.kinds import load_teacher
 
     places = Places.in_workspace(options.root)
-    settings = _settings(options.root, places)
     cache = TeacherCache.open_current(places.cache)
+    settings = _settings(options.root, places)
     cache.namespace.check(expected_namespace(places, settings))
     data = PreparedData.open(places.data)
     found = audit_saved(

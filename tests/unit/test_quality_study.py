@@ -120,7 +120,8 @@ def test_every_row_of_every_study_has_settings_that_hold(path: Path, tmp_path: P
         assert list(settings.students) == [study.student]
         assert settings.training.seed == 2
         layers = settings.objective.hidden.layers.values()
-        assert set(layers) <= set(present.cache.payload.hidden_layers)
+        kept = present.cache.payload.hidden_layers
+        assert kept == "auto" or set(layers) <= set(kept)
 
 
 def test_a_study_with_a_misspelt_key_is_an_error(tmp_path: Path) -> None:
@@ -196,7 +197,7 @@ def test_parts_and_budgets_are_trained_beside_the_rows(
     assert part["rows"]["default"]["chosen"] == "validation"
     curves = found["budgets"]["default"]
     assert [point["epochs"] for point in curves["student"]] == [1, 2]
-    assert curves["gains"]
+    assert "gains" in curves, "none where the two curves have no CPU second in common"
     lines = report(found, tmp_path / "plots", "tiny")
     assert any("default: errors against CPU seconds" in line for line in lines)
     assert any(line.startswith("the teacher's pass: ") for line in lines)

@@ -88,7 +88,12 @@ def expected_namespace(
     )
 
 
-def settled(places: Places, params: CacheParams, learnt: Collection[str]) -> CacheParams:
+def settled(
+    places: Places,
+    params: CacheParams,
+    learnt: Collection[str],
+    tokens: tuple[str, ...] | None = None,
+) -> CacheParams:
     """Return settings that name the hidden layers that are kept.
 
     Named ones stay. With `auto` they are those that are learnt from, unless a namespace of the same
@@ -99,6 +104,7 @@ def settled(places: Places, params: CacheParams, learnt: Collection[str]) -> Cac
         places: the teacher's folder, of which fingerprint.json is needed, and the cache.
         params: settings of the stage `cache`.
         learnt: the teacher's layers that students learn from.
+        tokens: the teacher's; None: as its folder has them.
 
     Raises:
         ModelError: the teacher's files are missing or damaged.
@@ -107,7 +113,7 @@ def settled(places: Places, params: CacheParams, learnt: Collection[str]) -> Cac
     if params.payload.hidden_layers != AUTO:
         return params
     wanted = params.keeping(learnt)
-    namespace = expected_namespace(places, wanted)
+    namespace = expected_namespace(places, wanted, tokens)
     current = current_namespace(places.cache) if (places.cache / CURRENT_FILE).exists() else None
     enough = [
         found

@@ -405,7 +405,7 @@ def test_a_registered_student_may_be_a_member(root: Path) -> None:
     assert not (place / "none.txt").exists()
     assert [Path(file).stem for file in json.loads((root / CODE).read_text())] == [
         *("conv_bilstm", "crnn"),  # of the members
-        *("base", "ensemble", "joined", "registered", "rover", "token_map", "trained"),
+        *("base", "ensemble", "joined", "launch", "registered", "rover", "token_map", "trained"),
     ]
     teacher(root)
     folder = root / "models/teacher"

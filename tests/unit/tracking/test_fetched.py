@@ -214,6 +214,7 @@ def test_the_stage_writes_what_code_each_model_has_to_itself(tmp_path: Path) -> 
     assert noted("teacher.json") == [
         "architectures/conv_bilstm.py",
         "teachers/base.py",
+        "teachers/launch.py",
         "teachers/trained.py",
     ]
     before = (folder / "students/conv.json").read_bytes()
