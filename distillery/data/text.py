@@ -166,8 +166,12 @@ class Vocabulary:
         self.check_known(text)
         if not self.is_of_characters:
             raise ModelError("tokens are pieces of words, expected subwords.model beside them")
-        index = {token: position for position, token in enumerate(self.tokens)}
-        return [index[SPACE if character == " " else character] for character in text]
+        numbers = self._numbers
+        return [numbers[SPACE if character == " " else character] for character in text]
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {token: number for number, token in enumerate(self.tokens)}
 
     def check_known(self, text: str) -> None:
         """Make sure that a normalised text can be written.
