@@ -27,8 +27,7 @@ from distillery.distill.start import INIT_FILE
 from distillery.files import Json, whole_folder, write_json
 from distillery.params.file import PARAMS_FILE
 from distillery.params.stages import DistillStageParams
-from distillery.teacher_cache.filling.expected import Places, expected_namespace, settled
-from distillery.teacher_cache.store import TeacherCache
+from distillery.teacher_cache.filling.expected import Places, open_expected
 from distillery.training.validation import check_not_poor
 from tasks.stage import run_stage
 
@@ -168,10 +167,7 @@ def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int)
         CacheMismatch: it is another's.
     """
     places = Places.in_workspace(root)
-    cache = TeacherCache.open_current(places.cache)
-    tokens = cache.namespace.tokens
-    params = settled(places, everything.cache, everything.distill.teacher_layers, tokens)
-    cache.namespace.check(expected_namespace(places, params, tokens))
+    cache = open_expected(places, everything.cache, everything.distill.teacher_layers)
     data = judged(PreparedData.open(places.data, described=False), places.teacher)
     check_transcripts(data, None, everything.distill, everything.language_model, [student])
     return Distillation(

@@ -26,7 +26,7 @@ from distillery.files import write_bytes
 
 SUBWORDS_FILE = "subwords.model"
 WORD_START = "▁"
-"""How SentencePiece writes a space."""
+"""How SentencePiece writes a space, and what sherpa-onnx writes as one."""
 MOST_TEXTS = 1_000_000
 """Of so many, the first ones, pieces are learnt: more change them little and take memory."""
 

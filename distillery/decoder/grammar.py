@@ -264,6 +264,7 @@ class Grammar:
 
     def _add_hot_words(self, words: set[str]) -> None:
         weights, model = self.weights, self.model
+        most = max(map(len, self._letters))
         for text in sorted(words):
             word = model.number.get(text)
             chance = self._typical if word is None else model.best_chance[word]
@@ -272,7 +273,6 @@ class Grammar:
                 self._extra.append(text)
             spelling, bonus = self._spelled(text), self._phrases.share(text)
             self._trie.add(spelling, word, weights.weight * chance + weights.word_score, bonus)
-            most = max(map(len, self._letters))
             self.token_gain = max(self.token_gain, bonus * most / len(spelling))
 
     def _spelled(self, word: str) -> list[int]:

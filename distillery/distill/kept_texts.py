@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -59,10 +60,10 @@ def language_model_texts(
     """
     if learns_from == "files":
         return []
-    if learns_from == "transcripts" or (learns_from == "both" and not _lacks_transcripts(data)):
+    if learns_from == "transcripts":
         return list(labelled(data, "train")["text"])
-    heard = TeacherCache.open_current(cache)
-    texts = kept_texts(data, heard, params, with_transcripts=learns_from == "both")
+    opened = partial(TeacherCache.open_current, cache)
+    texts = kept_texts(data, opened, params, with_transcripts=learns_from == "both")
     if not texts:
         count = len(data.split("train"))
         raise CorpusError(
@@ -75,22 +76,27 @@ def language_model_texts(
 
 
 def kept_texts(
-    data: PreparedData, cache: TeacherCache, params: FilterParams, *, with_transcripts: bool = True
+    data: PreparedData,
+    opened: Callable[[], TeacherCache],
+    params: FilterParams,
+    *,
+    with_transcripts: bool = True,
 ) -> list[str]:
     """Return the teacher's texts of the training split that the filter keeps, in manifest order.
 
     Args:
         data: prepared data.
-        cache: what the teacher said; not read where every text is a transcript.
+        opened: returns what the teacher said; not asked where every text is a transcript.
         params: the filter; all that hold a word, where it is off.
         with_transcripts: whether a transcript takes the place of the teacher's text.
 
     Raises:
         CacheMismatch: an utterance is not cached.
     """
-    if with_transcripts and not _lacks_transcripts(data):
-        return list(data.split("train")["text"])
-    candidates = list(candidates_of(cache, data.split("train")))
+    rows = data.split("train")
+    if with_transcripts and rows["text"].notna().all():
+        return list(rows["text"])
+    candidates = list(candidates_of(opened(), rows))
     fit = [True] * len(candidates)
     if params.enabled:
         fit = list(filter_hypotheses(candidates, params, data.unit).fit)
@@ -101,7 +107,3 @@ def kept_texts(
         elif is_fit and candidate.hypothesis:
             texts.append(candidate.hypothesis)
     return texts
-
-
-def _lacks_transcripts(data: PreparedData) -> bool:
-    return bool(data.split("train")["text"].isna().any())

@@ -41,5 +41,5 @@ def vocabulary_of(
         return characters
     if student.registered_init is not None:
         return load_vocabulary(models / "registered/students" / name / TOKENS_FILE)
-    texts = kept_texts(data, cache, params.filter)
+    texts = kept_texts(data, lambda: cache, params.filter)
     return SubwordVocabulary.learn(texts, student.tokens.size, characters.characters)

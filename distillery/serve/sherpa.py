@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from distillery.data.feature_constants import VARIANCE_FLOOR
 from distillery.data.features import KaldiFbank
 from distillery.data.normalisation import normalised_so_far
+from distillery.data.subwords import WORD_START
 from distillery.data.text import SPACE, Vocabulary
 from distillery.errors import ModelError
 from distillery.files import write_bytes
@@ -39,8 +40,6 @@ WINDOW_SECONDS, HOP_SECONDS = 0.025, 0.01
 """What sherpa-onnx computes for such models; it has no setting for it."""
 TIME_REDUCTION = 4
 """What sherpa-onnx multiplies times by; it has no setting for it either."""
-WORD_START = "▁"
-"""What sherpa-onnx writes as a space."""
 LARGEST_BYTE = 0xC6
 """Where this is the largest byte of an alphabet, sherpa-onnx takes its tokens for bytes."""
 NO_BYTES = "一"

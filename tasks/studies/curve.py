@@ -29,7 +29,7 @@ from distillery.studies import curve_report, data_curve
 from distillery.studies.curve_results import CurveResults, score
 from distillery.studies.data_curve import CurveModel
 from distillery.teacher_cache.filling.audit import audit_before_training
-from distillery.teacher_cache.filling.expected import Places, expected_namespace, settled
+from distillery.teacher_cache.filling.expected import Places, open_expected
 from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.kinds import load_teacher
 from distillery.training.curves import run_digest
@@ -80,16 +80,8 @@ class CurveStudy(Study):
     @cached_property
     def cache(self) -> TeacherCache:
         """The teacher's outputs, checked to be those of the present teacher."""
-        places = Places.in_workspace(self.root)
-        cache = TeacherCache.open_current(places.cache)
-        cache.namespace.check(
-            expected_namespace(
-                places,
-                settled(places, self.settings.cache, self.settings.distill.teacher_layers),
-                cache.namespace.tokens,
-            )
-        )
-        return cache
+        settings, places = self.settings, Places.in_workspace(self.root)
+        return open_expected(places, settings.cache, settings.distill.teacher_layers)
 
     def audit(self) -> None:
         """Compare the cache with the live teacher, before anything is trained."""

@@ -25,7 +25,7 @@ from distillery.studies.examination import Examination, examine
 from distillery.studies.fit import Fit, TeacherFacts, fit_of, pilot_cache
 from distillery.studies.teacher_choice import Candidate
 from distillery.teacher_cache.filling.decoder import ready_teacher_decoder
-from distillery.teacher_cache.filling.expected import Places, expected_namespace, settled
+from distillery.teacher_cache.filling.expected import Places, open_expected
 from distillery.teacher_cache.filling.fill import fill_cache
 from distillery.teacher_cache.store import TeacherCache, all_namespaces
 from distillery.teachers.base import Workplace
@@ -218,11 +218,8 @@ class Trial:
         """Return the teacher's outputs over the pilot's share, made where they are missing."""
         places, study = self.places, self.study
         if self.is_configured:
-            cache = TeacherCache.open_current(places.cache)
             learnt = study.settings.distill.teacher_layers
-            params = settled(places, study.settings.cache, learnt)
-            cache.namespace.check(expected_namespace(places, params, cache.namespace.tokens))
-            return cache
+            return open_expected(places, study.settings.cache, learnt)
         settings, search = pilot_cache(study.settings.cache, fit), study.settings.language_model
         if not gives_frames:  # there is nothing to search
             search = search.model_copy(update={"for_teacher": False})

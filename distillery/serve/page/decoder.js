@@ -378,6 +378,7 @@ class Grammar {
   }
 
   #addHotWords(words) {
+    const most = Math.max(...this.lettersOf.map((letters) => letters.length));
     for (const text of [...words].sort(byCodePoints)) {
       let word = this.model.number.get(text);
       const chance = word === undefined ? this.typical : this.model.bestChance(word);
@@ -387,7 +388,6 @@ class Grammar {
       }
       const spelling = this.#spelled(text), bonus = this.phrases.share(text);
       this.trie.add(spelling, word, this.weights.weight * chance + this.weights.word_score, bonus);
-      const most = Math.max(...this.lettersOf.map((letters) => letters.length));
       this.tokenGain = Math.max(this.tokenGain, (bonus * most) / spelling.length);
     }
   }

@@ -16,7 +16,7 @@ from distillery.models.fingerprint import read_fingerprint
 from distillery.params.cache import AUTO, CacheParams
 from distillery.teacher_cache.namespace import NAMESPACE_FILE, Namespace
 from distillery.teacher_cache.payload import PayloadSettings
-from distillery.teacher_cache.store import CURRENT_FILE, current_namespace
+from distillery.teacher_cache.store import CURRENT_FILE, TeacherCache, current_namespace
 
 DECODER_FOLDER = "decoder"
 LANGUAGE_MODEL = "language_model"
@@ -128,6 +128,26 @@ def settled(
         key=lambda it: (it.folder_name != current, sum(it.hidden.values()), it.folder_name),
     )
     return params.keeping(best.hidden)
+
+
+def open_expected(places: Places, params: CacheParams, learnt: Collection[str]) -> TeacherCache:
+    """Open the cache, which must be the present teacher's; of the teacher no model is read.
+
+    Args:
+        places: the teacher's folder, of which fingerprint.json is needed, and the cache.
+        params: settings of the stage `cache`.
+        learnt: the teacher's layers that students learn from.
+
+    Raises:
+        CacheMismatch: it is another teacher's, or of other settings.
+        CacheError: there is none, it is damaged, or the teacher has no such hidden layer.
+        ModelError: the teacher's fingerprint is missing or damaged.
+    """
+    cache = TeacherCache.open_current(places.cache)
+    tokens = cache.namespace.tokens
+    params = settled(places, params, learnt, tokens)
+    cache.namespace.check(expected_namespace(places, params, tokens))
+    return cache
 
 
 def _readable(cache: Path) -> Iterator[Namespace]:
