@@ -261,7 +261,7 @@ def cache_and_pack(folder: Path) -> None:
 def distill(folder: Path, size: int) -> Callable[[], object]:
     """Get a student ready for its first step, features packed and teacher cached."""
     from distillery.data.feature_store import FeatureStore
-    from distillery.data.manifest import PreparedData
+    from distillery.data.manifest import DESCRIPTIONS, PreparedData
     from distillery.distill import distillation
     from distillery.errors import CorpusError
     from distillery.params.distill import DistillParams
@@ -279,7 +279,7 @@ def distill(folder: Path, size: int) -> Callable[[], object]:
     )
 
     def start() -> None:
-        data = PreparedData.open(folder / "data", described=False)
+        data = PreparedData.open(folder / "data", without=DESCRIPTIONS)
         cache = TeacherCache.open_current(folder / "cache")
         student = distillation.Distillation(data, cache, "conv", params, folder / "scratch")
         rows = student.student_rows()
@@ -294,33 +294,32 @@ def distill(folder: Path, size: int) -> Callable[[], object]:
 
 def evaluate(folder: Path, size: int) -> Callable[[], object]:
     """Judge what three models are said to have heard in the test split."""
-    from distillery.data.manifest import PreparedData
+    from distillery.data.manifest import ORIGINS, PreparedData
+    from distillery.data.units import Unit
     from distillery.evaluate.comparison import compare
     from distillery.evaluate.evaluate import describe
-    from distillery.evaluate.listening import labelled_test_rows
-    from distillery.evaluate.predictions import by_duration, error_columns, per_speaker, rows_of
+    from distillery.evaluate.listening import JUDGED_COLUMNS, labelled_test_rows, predictions_of
+    from distillery.evaluate.models import TrainedModel
+    from distillery.evaluate.predictions import by_duration, per_speaker, rows_of
     from distillery.evaluate.rates import rates
     from distillery.params.evaluate import EvaluateParams
 
     random, params = np.random.default_rng(1), EvaluateParams()
 
-    def judge() -> None:
-        data = PreparedData.open(folder / "data")
-        rows = labelled_test_rows(data)
-        describe(rows)
-        parts = []
-        columns = ["utterance_id", "speaker", "duration_seconds", "text"]
+    def heard_by_each(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
         for model, seed in (("teacher", None), ("students/conv", 0), ("controls/conv", 0)):
             is_wrong = random.random(len(rows)) < ERROR_RATE
             heard = [
                 text[3:] if wrong else text
                 for text, wrong in zip(rows["text"], is_wrong, strict=True)
             ]
-            part = rows[columns].assign(hypothesis=heard)
-            part.insert(0, "model", model)
-            part.insert(1, "seed", pd.Series(seed, index=part.index, dtype="Int64"))
-            parts.append(part.join(error_columns(rows["text"], heard)))
-        predictions = pd.concat(parts, ignore_index=True)
+            yield predictions_of(TrainedModel(model, seed), rows, heard, Unit.WORD)
+
+    def judge() -> None:
+        data = PreparedData.open(folder / "data", without=ORIGINS)
+        rows = labelled_test_rows(data)[JUDGED_COLUMNS]
+        describe(rows)
+        predictions = pd.concat(heard_by_each(rows), ignore_index=True)
         for model in predictions["model"].unique():
             rates(rows_of(predictions, model), params)
         compare("conv", predictions, params)

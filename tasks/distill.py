@@ -11,7 +11,7 @@ from typing import Self
 
 from distillery.augmentations.augmenter import SOUNDS_FILE
 from distillery.data.judged import judged
-from distillery.data.manifest import PreparedData
+from distillery.data.manifest import DESCRIPTIONS, PreparedData
 from distillery.data.workspace import CONTROLS, CURVES, STUDENTS
 from distillery.distill.distillation import Distillation, Trained
 from distillery.distill.fall_back import FELL_BACK_FILE, FellBack, better_control
@@ -168,7 +168,7 @@ def _run_of(root: Path, everything: DistillStageParams, student: str, seed: int)
     """
     places = Places.in_workspace(root)
     cache = open_expected(places, everything.cache, everything.distill.teacher_layers)
-    data = judged(PreparedData.open(places.data, described=False), places.teacher)
+    data = judged(PreparedData.open(places.data, without=DESCRIPTIONS), places.teacher)
     check_transcripts(data, None, everything.distill, everything.language_model, [student])
     return Distillation(
         data,

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from distillery.data.judged import judged
-from distillery.data.manifest import PreparedData
+from distillery.data.manifest import ORIGINS, PreparedData
 from distillery.data.workspace import (
     CURVES,
     EVALUATION,
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 def evaluate(root: Path) -> None:
     """Write reports/evaluation and reports/metrics.json under `root`."""
     settings = EvaluateStageParams.load(root / PARAMS_FILE)
-    data = judged(PreparedData.open(root / PREPARED), root / TEACHER)
+    data = judged(PreparedData.open(root / PREPARED, without=ORIGINS), root / TEACHER)
     summary = evaluate_models(
         data,
         root / "models",

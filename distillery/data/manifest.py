@@ -13,7 +13,7 @@ A prepared folder holds
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +57,9 @@ COLUMNS = (
 )
 LEVELS = COLUMNS[-4:]
 """Columns that manifests of old do not have, and no model is made from."""
-DESCRIPTIONS = ("speaker", "text_original", "source_path", *LEVELS)
+ORIGINS = ("text_original", "source_path", *LEVELS)
+"""What models are not judged by."""
+DESCRIPTIONS = ("speaker", *ORIGINS)
 """What students do not learn from."""
 EXPECTED = "expected"
 """A column that is there only where the corpus has it: phrases that must stand in the text,
@@ -160,12 +162,12 @@ class PreparedData:
     other. Empty until `distillery.data.judged` knows them, and where nobody needs them."""
 
     @classmethod
-    def open(cls, folder: Path, *, described: bool = True) -> Self:
+    def open(cls, folder: Path, *, without: Collection[str] = ()) -> Self:
         """Open a prepared folder and check its manifest.
 
         Args:
             folder: the prepared folder.
-            described: whether the columns of DESCRIPTIONS are wanted; they are half of the memory.
+            without: columns that are not wanted; those of DESCRIPTIONS are half of the memory.
 
         Raises:
             ManifestError: a file or column is missing, the summary is damaged, ids repeat, a
@@ -175,7 +177,7 @@ class PreparedData:
         if not path.exists() or not (folder / SUMMARY_FILE).exists():
             raise ManifestError(f"{folder}: holds no prepared data; run make prepare")
         found = pq.read_schema(path).names
-        wanted = None if described else [name for name in found if name not in DESCRIPTIONS]
+        wanted = [name for name in found if name not in without]
         data = cls(folder, pd.read_parquet(path, columns=wanted), _read_summary(folder))
         data._check(found)
         data._check_audio()

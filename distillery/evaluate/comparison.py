@@ -11,6 +11,7 @@ import pandas as pd
 from distillery.data.scoring import SeedsResult, spread
 from distillery.data.units import Unit
 from distillery.evaluate.predictions import (
+    COMPARED,
     errors_by_seed,
     has_language_model,
     rate_over,
@@ -81,7 +82,7 @@ def compare(
         unit: what errors are counted in.
     """
     of_teacher, of_student, of_control = (
-        rows_of(predictions, model)
+        rows_of(predictions, model, COMPARED)
         for model in ("teacher", f"students/{student}", f"controls/{student}")
     )
     words = of_teacher["words"].to_numpy()

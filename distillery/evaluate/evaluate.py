@@ -38,7 +38,12 @@ from distillery.evaluate.comparison import compare
 from distillery.evaluate.curves import CurvePoint, best_valid_wer, course_of, read_curves
 from distillery.evaluate.exported import measure_exports
 from distillery.evaluate.latency import Heard, latency_figures, usual_way
-from distillery.evaluate.listening import labelled_test_rows, predict, speed_clip
+from distillery.evaluate.listening import (
+    JUDGED_COLUMNS,
+    labelled_test_rows,
+    predict,
+    speed_clip,
+)
 from distillery.evaluate.models import ScoredModel, TrainedModel, find_models, weights_bytes
 from distillery.evaluate.predictions import by_duration, per_speaker, rows_of
 from distillery.evaluate.rates import rates
@@ -197,7 +202,7 @@ def evaluate_models(
         ModelError: a model is missing or damaged, or made for another sample rate.
         StageError: a learning curve is missing or damaged.
     """
-    rows, unit = labelled_test_rows(data), data.unit_of("test")
+    rows, unit = labelled_test_rows(data)[JUDGED_COLUMNS], data.unit_of("test")
     scored = find_models(models, students, seeds)
     trained = [one for model in scored for one in model.trained]
     histories = {one: read_curves(curves / f"{one.path}.jsonl") for one in trained}

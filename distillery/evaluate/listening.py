@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -11,6 +11,7 @@ from tqdm import tqdm
 from distillery.data.audio import compute_num_samples
 from distillery.data.lengths import in_batches_by_length
 from distillery.data.manifest import PreparedData
+from distillery.data.units import Unit
 from distillery.errors import CorpusError
 from distillery.evaluate.latency import Heard, listen
 from distillery.evaluate.models import TrainedModel
@@ -21,6 +22,8 @@ BATCH_SECONDS = 60.0
 """Padded audio that is recognised at once."""
 COPIED_COLUMNS = ["model", "seed", "utterance_id", "speaker", "duration_seconds", "text"]
 """Of predictions: what stands before the hypothesis and its errors."""
+JUDGED_COLUMNS = [*COPIED_COLUMNS[2:], "shard", "offset_samples", "num_samples"]
+"""Of the manifest: what needs to be known to hear an utterance and to judge what was heard."""
 
 
 def labelled_test_rows(data: PreparedData) -> pd.DataFrame:
@@ -59,7 +62,7 @@ def predict(
     Returns:
         The table, and of each model what it heard in each of the rows.
     """
-    columns, unit = COPIED_COLUMNS[2:], data.unit_of("test")
+    unit = data.unit_of("test")
     parts, everything = [], {}
     total = len(rows) * len(recognisers)
     with tqdm(total=total, desc="evaluate", unit="utt") as bar:
@@ -71,11 +74,25 @@ def predict(
                 bar.update(len(batch))
             everything[trained] = [found[index] for index in range(len(rows))]
             hypotheses = [heard.text for heard in everything[trained]]
-            part = rows[columns].assign(hypothesis=hypotheses)
-            part.insert(0, "model", trained.model)
-            part.insert(1, "seed", pd.Series(trained.seed, index=part.index, dtype="Int64"))
-            parts.append(part.join(error_columns(rows["text"], hypotheses, unit)))
+            parts.append(predictions_of(trained, rows, hypotheses, unit))
     return pd.concat(parts, ignore_index=True), everything
+
+
+def predictions_of(
+    trained: TrainedModel, rows: pd.DataFrame, hypotheses: Sequence[str], unit: Unit
+) -> pd.DataFrame:
+    """Return a model's hypotheses and errors, one row per utterance.
+
+    Args:
+        trained: the model.
+        rows: the utterances.
+        hypotheses: what it heard in each.
+        unit: what errors are counted in.
+    """
+    part = rows[COPIED_COLUMNS[2:]].assign(hypothesis=hypotheses)
+    part.insert(0, "model", trained.model)
+    part.insert(1, "seed", pd.Series(trained.seed, index=part.index, dtype="Int64"))
+    return part.join(error_columns(rows["text"], hypotheses, unit))
 
 
 def batches(seconds: np.ndarray) -> Iterator[list[int]]:

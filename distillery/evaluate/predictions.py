@@ -8,7 +8,7 @@ words here and in the tables are characters where these are what the data are co
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -76,18 +76,29 @@ def error_columns(
     """
     pairs = zip(texts, hypotheses, strict=True)
     counted = (Errors.between(*pair, unit) for pair in pairs)
-    row = np.dtype((np.int64, len(Errors._fields)))
+    row = np.dtype((np.int32, len(Errors._fields)))  # many millions of rows are most of the memory
     return pd.DataFrame(np.fromiter(counted, row, len(texts)), columns=list(Errors._fields))
 
 
 FIGURES = ("seed", "hypothesis", *Errors._fields, "word_errors_lm")
-"""What figures of a model are made from: neither ids nor texts, which are most of the memory."""
+"""What figures of a model are made from."""
+COMPARED = ("seed", "words", "word_errors", "word_errors_lm")
+"""What models are compared by."""
+GROUPED = ("model", "seed", "speaker", "duration_seconds", "words", "word_errors")
+"""What speakers and durations are compared by."""
 
 
-def rows_of(predictions: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Return the columns FIGURES, as far as there are such, of one model's predictions."""
-    columns = [name for name in FIGURES if name in predictions]
-    return predictions.loc[predictions["model"] == model, columns]
+def rows_of(
+    predictions: pd.DataFrame, model: str, columns: Sequence[str] = FIGURES
+) -> pd.DataFrame:
+    """Return columns, as far as they are there, of one model's predictions: a view of them.
+
+    What is said of one model stands together.
+    """
+    there = [name for name in columns if name in predictions]
+    is_its = (predictions["model"] == model).to_numpy(bool)
+    start = int(is_its.argmax())
+    return predictions[there].iloc[start : start + int(is_its.sum())]
 
 
 def has_language_model(scored: pd.DataFrame) -> bool:
@@ -135,8 +146,11 @@ def rate_over(errors: np.ndarray, lengths: np.ndarray, params: EvaluateParams) -
 
 def per_speaker(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return utterances, words and WER of each model and speaker."""
-    named = predictions.assign(speaker=predictions["speaker"].fillna(UNKNOWN_SPEAKER))
-    return _group_rates(named, ["model", "speaker"])
+    return _by_model(
+        predictions,
+        ["speaker"],
+        lambda part: part.assign(speaker=part["speaker"].fillna(UNKNOWN_SPEAKER)),
+    )
 
 
 def by_duration(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -144,15 +158,36 @@ def by_duration(predictions: pd.DataFrame) -> pd.DataFrame:
 
     The bins' edges, in seconds, are quantiles: each holds about as many utterances.
     """
-    seconds = predictions["duration_seconds"].to_numpy()
-    edges = np.unique(np.quantile(seconds, np.linspace(0, 1, NUM_DURATION_BINS + 1)))
-    bins = np.searchsorted(edges[1:-1], seconds, side="right")
+    quantiles = np.linspace(0, 1, NUM_DURATION_BINS + 1)
+    edges = np.unique(np.quantile(predictions["duration_seconds"].to_numpy(), quantiles))
     lows, highs = (
         edges[:-1] if len(edges) > 1 else edges,
         edges[1:] if len(edges) > 1 else edges,
     )
-    binned = predictions.assign(seconds_from=lows[bins], seconds_to=highs[bins])
-    return _group_rates(binned, ["model", "seconds_from", "seconds_to"])
+
+    def binned(part: pd.DataFrame) -> pd.DataFrame:
+        bins = np.searchsorted(edges[1:-1], part["duration_seconds"].to_numpy(), side="right")
+        return part.assign(seconds_from=lows[bins], seconds_to=highs[bins])
+
+    return _by_model(predictions, ["seconds_from", "seconds_to"], binned)
+
+
+def _by_model(
+    predictions: pd.DataFrame,
+    columns: list[str],
+    with_columns: Callable[[pd.DataFrame], pd.DataFrame],
+) -> pd.DataFrame:
+    """Return counts and WER of each model and group, sorted.
+
+    Args:
+        predictions: of all models; one after the other, for copies of all would be large.
+        columns: what makes a group.
+        with_columns: adds them to one model's predictions.
+    """
+    models = sorted(predictions["model"].unique())
+    parts = (with_columns(rows_of(predictions, model, GROUPED)) for model in models)
+    tables = [_group_rates(part, ["model", *columns]) for part in parts]
+    return pd.concat(tables, ignore_index=True)
 
 
 def _group_rates(predictions: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -162,10 +197,13 @@ def _group_rates(predictions: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """
     groups = predictions.groupby(columns, sort=True)
     table = groups.agg(
-        utterances=("utterance_id", "nunique"),
+        utterances=("words", "size"),
         words=("words", "sum"),
         errors=("word_errors", "sum"),
+        seeds=("seed", "nunique"),
     )
     table["wer"] = table.pop("errors") / table["words"].where(table["words"] > 0)
-    table["words"] //= groups["seed"].nunique().clip(lower=1)  # the teacher's is empty
+    num_seeds = table.pop("seeds").clip(lower=1)  # the teacher's is empty
+    for column in ("utterances", "words"):
+        table[column] //= num_seeds
     return table.reset_index()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from distillery.data.copies import HEARD_COLUMNS, training_rows
-from distillery.data.manifest import PreparedData
+from distillery.data.manifest import DESCRIPTIONS, PreparedData
 from distillery.params.cache import CacheParams
 from distillery.teacher_cache.filling.expected import Places, expected_namespace
 from distillery.teacher_cache.filling.plan import (
@@ -101,7 +101,7 @@ def fill_cache(
 
 def _rows(places: Places, params: CacheParams) -> pd.DataFrame:
     """Return what is to be heard; of the manifest, which is large, nothing else stays."""
-    data = PreparedData.open(places.data, described=False)
+    data = PreparedData.open(places.data, without=DESCRIPTIONS)
     return training_rows(data, params.speed_factors, ("utterance_id", *HEARD_COLUMNS))
 
 
