@@ -18,6 +18,8 @@ LABELS = ("|", "E", "A", "C", "'", "B")
 """Behind the blank, in an order of their own, as torchaudio's tables have it."""
 CHARACTERS = ("<pad>", "<s>", "</s>", "<unk>", "|", "E", "A", "C", "'", "B")
 SUBWORDS = ("<unk>", "▁ab", "▁", "a", "b", "c", "▁c", "<pad>")
+FEW_SUBWORDS = ("<unk>", "▁ab", "▁", "a", "▁c", "<pad>")
+"""They make up no text that has a `b` behind anything but a word's first `a`."""
 
 
 def loud(module: nn.Module, seed: int = 0) -> nn.Module:

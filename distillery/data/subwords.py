@@ -2,6 +2,8 @@
 
 Source: Kudo (2018), "Subword Regularization", arXiv 1804.10959, section 3.2: of all ways to cut a
 text into pieces the likeliest one, each piece's probability estimated by expectation maximisation.
+Pieces that another model writes in, and of which no more is known, are equally likely each, so a
+text is cut into as few of them as can be.
 
 A student's folder holds the model beside tokens.txt:
 
@@ -16,9 +18,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import sentencepiece
+from sentencepiece import sentencepiece_model_pb2
 
 from distillery.data.text import BLANK, SPACE, Vocabulary
 from distillery.errors import ModelError
@@ -75,6 +78,24 @@ class SubwordVocabulary(Vocabulary):
         return cls.of_model(content.getvalue())
 
     @classmethod
+    def of_pieces(cls, pieces: Sequence[str]) -> Self:
+        """Return pieces that are settled; the fewest that hold a text are its tokens.
+
+        Args:
+            pieces: without the blank, each once; those that begin a word have the `|` in front.
+        """
+        proto: Any = sentencepiece_model_pb2  # its classes are made when it is imported
+        content = proto.ModelProto()
+        content.trainer_spec.model_type = proto.TrainerSpec.UNIGRAM
+        content.normalizer_spec.name = "identity"
+        unknown = proto.ModelProto.SentencePiece.UNKNOWN
+        content.pieces.add(piece="<unk>", score=0.0, type=unknown)
+        for piece in pieces:
+            content.pieces.add(piece=piece.replace(SPACE, WORD_START), score=-1.0)
+        model: bytes = content.SerializeToString(deterministic=True)
+        return cls.of_model(model)
+
+    @classmethod
     def of_model(cls, model: bytes) -> Self:
         """Return the vocabulary of a SentencePiece model."""
         processor = sentencepiece.SentencePieceProcessor(model_proto=model)
@@ -89,11 +110,20 @@ class SubwordVocabulary(Vocabulary):
         """Return the likeliest pieces of a normalised text.
 
         Raises:
-            ModelError: a character has no token.
+            ModelError: no pieces make up the text.
         """
         self.check_known(text)
         found: list[int] = self._processor.encode(text)
+        if 0 in found:  # SentencePiece's number of what it does not know, and our blank
+            raise ModelError(
+                f"text {text[:60]!r}: its characters stand in pieces, but no pieces make it up; "
+                "expected pieces of single characters, too"
+            )
         return found
+
+    def can_write(self, text: str) -> bool:
+        """Return whether pieces make up a normalised text."""
+        return not self.unknown(text) and 0 not in self._processor.encode(text)
 
     @property
     def digest(self) -> str:

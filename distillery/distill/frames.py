@@ -29,7 +29,8 @@ def learns_sparse_frames(
         raise CacheMismatch(
             f"student {student!r}: learns the teacher frame by frame, but this teacher says "
             "nothing about the student's tokens there (its own are others, or it gives texts); "
-            "set frame.weight to 0: sequence learns from its texts, hidden from its layers"
+            "set frame.weight to 0: sequence learns from its texts, hidden from its layers; or, "
+            "where it writes in subwords, the student's tokens to {type: teacher}"
         )
     if kind != "sparse":
         return False

@@ -31,6 +31,7 @@ from distillery.params.models import (
     StudentArchitecture,
     StudentTokens,
     SubwordTokens,
+    TeacherTokens,
 )
 from distillery.params.objective import ObjectiveParams, scheduled
 from distillery.params.training import TrainingParams
@@ -112,6 +113,12 @@ class StudentParams(Section):
     def registered_init(self) -> str | None:
         """The registered student that this one and its control go on from, if there is one."""
         return self.init if (self.init or "").startswith(INIT_REGISTRY) else None
+
+    @property
+    def reads_teacher(self) -> bool:
+        """Whether the teacher itself is read, beside what is cached of it: weights or tokens."""
+        has_its_tokens = isinstance(self.tokens, TeacherTokens) and self.registered_init is None
+        return self.init == INIT_TEACHER or has_its_tokens
 
 
 class StudentTrainingParams(TrainingParams):

@@ -171,10 +171,19 @@ class SubwordTokens(Section):
     Fewer are made where texts hold fewer pieces."""
 
 
+class TeacherTokens(Section):
+    """What the teacher writes in: pieces of words where a recogniser that others trained does, or
+    characters. Students that write in the same can learn what it says frame by frame."""
+
+    type: Literal["teacher"]
+
+
 TeacherArchitecture = Annotated[ConvBiLSTMParams | ConformerParams, Field(discriminator="type")]
 StudentArchitecture = Annotated[
     SeparableConvParams | CausalConvParams | CRNNParams | ConformerParams | ConvBiLSTMParams,
     Field(discriminator="type"),
 ]
-StudentTokens = Annotated[CharacterTokens | SubwordTokens, Field(discriminator="type")]
+StudentTokens = Annotated[
+    CharacterTokens | SubwordTokens | TeacherTokens, Field(discriminator="type")
+]
 """What a student writes its texts in."""

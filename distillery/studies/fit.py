@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from distillery.data.text import Vocabulary
 from distillery.files import Json
 from distillery.losses.known import SPARSE_FRAME_LOSSES
 from distillery.models.fingerprint import Fingerprint
 from distillery.params.base import INIT_TEACHER
 from distillery.params.cache import CacheParams
 from distillery.params.distill import DistillParams
+from distillery.params.models import TeacherTokens
 from distillery.params.objective import (
     FrameLossParams,
     HiddenLossParams,
@@ -35,23 +37,26 @@ class TeacherFacts:
     """What a saved teacher says of itself, without its weights."""
 
     num_tokens: int
+    is_of_characters: bool
+    """Whether it writes in characters; if not, in pieces of words."""
     gives_frames: bool
-    """Whether it says something about the students' tokens frame by frame; if not, texts alone."""
+    """Whether it says something about its tokens frame by frame; if not, texts alone."""
     frame_shift_seconds: float
     layers: Mapping[str, int]
     """Widths of its hidden layers."""
     architecture: Json
 
     @classmethod
-    def of(cls, fingerprint: Fingerprint, num_tokens: int) -> TeacherFacts:
+    def of(cls, fingerprint: Fingerprint, vocabulary: Vocabulary) -> TeacherFacts:
         """Return the facts in a fingerprint.
 
         Args:
             fingerprint: of the teacher.
-            num_tokens: size of the vocabulary.
+            vocabulary: its tokens, in the corpus's spelling.
         """
         return cls(
-            num_tokens,
+            len(vocabulary),
+            vocabulary.is_of_characters,
             fingerprint.gives_frames,
             fingerprint.frame_shift_seconds,
             fingerprint.layers,
@@ -109,6 +114,9 @@ def fit_of(facts: TeacherFacts, settings: Params, student: str) -> Fit:
 def _no_frames(facts: TeacherFacts, settings: Params, student: str) -> str | None:
     if not facts.gives_frames:
         return "it gives texts, no frames over the students' tokens"
+    writes_as_teacher = isinstance(settings.distill.students[student].tokens, TeacherTokens)
+    if not (facts.is_of_characters or writes_as_teacher):
+        return "it writes in subwords, the student in characters; see tokens: {type: teacher}"
     payload = payload_settings(settings.cache, facts.num_tokens)["kind"]
     loss = settings.distill.objective_of(student).frame.type
     if payload != "sparse":

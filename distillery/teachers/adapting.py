@@ -66,6 +66,13 @@ def adapt(
             found.reason,
         )
         return ReadyTeacher(teacher, source={**source, "tokens": found.reason})
+    if not found.vocabulary.is_of_characters:
+        logger.warning(
+            "teacher: writes in %d subwords; what it says frame by frame teaches students with "
+            "tokens: {type: teacher}, all others learn from its texts (sequence) and its hidden "
+            "states (hidden), with frame.weight 0",
+            len(found.vocabulary),
+        )
     mass = dropped_mass(teacher, found, data)
     return ReadyTeacher(teacher, source={**source, **asdict(mass)})
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from distillery.data.features import pad
+from distillery.data.subwords import load_vocabulary
 from distillery.data.text import Vocabulary
 from distillery.data.units import Unit
 from distillery.errors import ModelError
@@ -326,7 +327,7 @@ def load(folder: Path, device: str, load_member: LoadTeacher) -> Ensemble:
         combine=saved.combine,
         weights=saved.weights,
         count_share=saved.count_share,
-        vocabulary=Vocabulary.load(folder / TOKENS_FILE),
+        vocabulary=load_vocabulary(folder / TOKENS_FILE),
         unit=saved.unit,
     )
 

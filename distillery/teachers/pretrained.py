@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from distillery.data.features import pad
+from distillery.data.subwords import load_vocabulary
 from distillery.data.text import Vocabulary
 from distillery.errors import ModelError
 from distillery.files import Json, read_json, write_json
@@ -163,7 +164,7 @@ class PretrainedTeacher:
         Raises:
             ModelError: tokens.txt is missing, or does not fit config.json.
         """
-        vocabulary, found = Vocabulary.load(folder / TOKENS_FILE), saved.token_map
+        vocabulary, found = load_vocabulary(folder / TOKENS_FILE), saved.token_map
         token_map = None
         if found is not None:
             groups = tuple(tuple(group) for group in found.groups)

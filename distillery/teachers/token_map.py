@@ -3,7 +3,9 @@
 A CTC model may have its tokens in any order, its blank at any index and under any name, letters in
 either case, words parted by `|`, `▁` or a space, and entries such as `<unk>` that it never says.
 Where its tokens are single characters, its distributions become ones over the corpus's tokens.
-Where they are subwords, or lack a character that transcripts hold, only its texts can be used.
+Where they are subwords, they become ones over pieces in the corpus's spelling, which students with
+`tokens: {type: teacher}` write in. Where they lack what transcripts hold, only its texts can be
+used.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distillery.data.text import SPACE, Vocabulary, case_of, meaning, normalise
+from distillery.data.subwords import SubwordVocabulary
+from distillery.data.text import BLANK, SPACE, Vocabulary, case_of, meaning, normalise
 
 BOUNDARIES = (SPACE, "▁", " ", "<space>")
 """What tables call the space between words; `▁` also begins the words of SentencePiece."""
@@ -54,10 +57,11 @@ class TokenTable:
 
 @dataclass(frozen=True)
 class TokenMap:
-    """How distributions over a model's tokens become ones over the corpus's."""
+    """How distributions over a model's tokens become ones in the corpus's spelling."""
 
     vocabulary: Vocabulary
-    """The corpus's tokens, less those that the model lacks and no transcript holds."""
+    """The corpus's tokens, less those that the model lacks and no transcript holds; or the model's
+    pieces as the corpus spells them."""
     groups: tuple[tuple[int, ...], ...]
     """For each of them the model's tokens that mean it."""
     dropped: tuple[int, ...]
@@ -104,9 +108,8 @@ def match_tokens(
 ) -> TokenMap | NoMap:
     """Return how a model's tokens become the corpus's, or why they cannot.
 
-    Tokens are the same if the corpus's text rule makes the same character of them; punctuation
-    counts as the word boundary, which is what the rule makes of it, and what the rule drops is left
-    out.
+    Tokens are the same if the corpus's text rule makes the same of them; punctuation counts as the
+    word boundary, which is what the rule makes of it, and what the rule drops is left out.
 
     Args:
         table: the model's tokens.
@@ -114,16 +117,13 @@ def match_tokens(
         transcripts: normalised texts; characters that they hold cannot be left out.
     """
     case = case_of(corpus)
-    longer = [
-        table.tokens[index]
-        for index in range(len(table.tokens))
-        if len(spelt := unicodedata.normalize("NFC", table.spelling(index))) > 1
+    is_of_subwords = any(
+        len(spelt := unicodedata.normalize("NFC", table.spelling(index))) > 1
         and len(meaning(spelt, case)) != 1
-    ]
-    if longer:
-        return NoMap(
-            f"its tokens are subwords such as {_some(longer)}, the corpus's are single characters"
-        )
+        for index in range(len(table.tokens))
+    )
+    if is_of_subwords:
+        return _match_pieces(table, corpus, case, transcripts)
     groups: dict[str, list[int]] = {token: [] for token in corpus.tokens}
     dropped: list[int] = []
     for index in range(len(table.tokens)):
@@ -138,6 +138,40 @@ def match_tokens(
         )
     shared = {token: tuple(indices) for token, indices in groups.items() if indices}
     return TokenMap(Vocabulary(tuple(shared)), tuple(shared.values()), tuple(dropped))
+
+
+def _match_pieces(
+    table: TokenTable, corpus: Vocabulary, case: str, transcripts: Iterable[str]
+) -> TokenMap | NoMap:
+    groups: dict[str, list[int]] = {BLANK: [table.blank]}
+    dropped: list[int] = []
+    for index in range(len(table.tokens)):
+        if index != table.blank:
+            piece = _piece(table.spelling(index), case)
+            known = piece and corpus.characters.issuperset(piece)
+            (groups.setdefault(piece, []) if known else dropped).append(index)
+    if not any(piece.startswith(SPACE) for piece in groups):
+        return NoMap("its tokens are subwords, and none is, or begins with, the word boundary")
+    vocabulary = SubwordVocabulary.of_pieces(list(groups)[1:])
+    words = sorted({word for text in transcripts for word in text.split()})
+    if missing := [word for word in words if not vocabulary.can_write(word)]:
+        return NoMap(
+            f"its tokens are subwords which do not make up {_some(missing)}, of {len(missing)} "
+            "words in transcripts of the corpus that they cannot write"
+        )
+    shared = tuple(tuple(indices) for indices in groups.values())
+    return TokenMap(vocabulary, shared, tuple(dropped))
+
+
+def _piece(spelling: str, case: str) -> str:
+    """Return a model's subword as the corpus spells it, "" where the text rule drops it, or where
+    it holds the end of one word and the beginning of the next."""
+    inner = unicodedata.normalize("NFC", spelling.lstrip(" "))
+    start = SPACE if len(inner) < len(spelling) else ""
+    text = meaning(inner, case) if inner else ""
+    if text in ("", " "):
+        return SPACE if text else start
+    return "" if " " in text else start + text
 
 
 def corpus_text(text: str, vocabulary: Vocabulary) -> str:

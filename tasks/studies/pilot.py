@@ -13,7 +13,6 @@ from pathlib import Path
 from distillery.distill.distillation import Distillation, Trained
 from distillery.evaluate.latency import listen
 from distillery.evaluate.listening import batches
-from distillery.params.base import INIT_TEACHER
 from distillery.studies.fit import Fit, pilot_settings
 from distillery.studies.teacher_choice import PilotResult
 from distillery.teacher_cache.store import TeacherCache
@@ -51,14 +50,14 @@ class Pilot:
         """What student and control are trained by."""
         study, student = self.study, self.fit.student
         settings = pilot_settings(study.settings, self.fit)
-        own_layers = settings.students[student].init == INIT_TEACHER
+        has_its_own = settings.students[student].reads_teacher
         return Distillation(
             study.share,
             self.cache,
             student,
             settings.for_seed(self.seed),
             study.root / "scratch",
-            self.teacher.parent if own_layers else study.root / "models",
+            self.teacher.parent if has_its_own else study.root / "models",
             speed_factors=study.settings.cache.speed_factors,
             root=study.root,
             checkpoint_seconds=study.settings.training.checkpoint_seconds,

@@ -98,7 +98,7 @@ class Trial:
         progress()
         settings, fingerprint = self.study.settings, read_fingerprint(self.places.teacher)
         tokens = Vocabulary.load(self.places.teacher / TOKENS_FILE)
-        facts = TeacherFacts.of(fingerprint, len(tokens))
+        facts = TeacherFacts.of(fingerprint, tokens)
         heard = self._heard(fingerprint.fingerprint)
         progress()
         return replace(

@@ -22,10 +22,12 @@ from distillery.teacher_cache.store import TeacherCache
 from distillery.teachers.kinds import load_teacher
 from tasks.cache import cache
 from tasks.distill import distill
+from tasks.evaluate import evaluate
 from tasks.prepare import prepare
 from tasks.teacher import teacher
 from tests.tiny import tiny_params, write_corpus, write_params
 from tests.tiny_models import (
+    FEW_SUBWORDS,
     SUBWORDS,
     encoder_state,
     published_state,
@@ -36,6 +38,7 @@ from tests.tiny_models import (
 
 FRAMES = {"teacher_share": 0.8, "frame": {"weight": 1.0}, "sequence": {"weight": 1.0}}
 HIDDEN = {"layers": {"last": "layers.1"}, "weight": 1.0}
+TEXTS = {"frame": {"weight": 0.0}, "sequence": {"num_hypotheses": 2}, "hidden": HIDDEN}
 LAYER_NORM = {"feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True}
 
 
@@ -160,11 +163,10 @@ def test_a_fine_tuned_encoder(root: Path, monkeypatch: pytest.MonkeyPatch, libra
     assert not list((root / "scratch").glob("teacher-*.pt"))
 
 
-def test_subwords_teach_texts_and_hidden_states(root: Path) -> None:
-    write_transformers(root / "model", tokens=SUBWORDS)
+def test_subwords_that_write_too_little_teach_texts_and_hidden_states(root: Path) -> None:
+    write_transformers(root / "model", tokens=FEW_SUBWORDS)
     source = {"kind": "transformers", "model": "model"}
-    objective = {"frame": {"weight": 0.0}, "sequence": {"num_hypotheses": 2}, "hidden": HIDDEN}
-    run(root, settings(source, objective))
+    run(root, settings(source, TEXTS))
     store = check_cache(root)
     assert store.namespace.payload == {"kind": "none"}
     said = losses(root)
@@ -172,6 +174,36 @@ def test_subwords_teach_texts_and_hidden_states(root: Path) -> None:
     write_params(root, settings(source, FRAMES))
     with pytest.raises(CacheMismatch, match=r"sequence learns from its texts, hidden"):
         distill(root, "conv", 0)
+
+
+def test_a_student_that_writes_in_the_teachers_subwords_learns_its_frames(root: Path) -> None:
+    write_transformers(root / "model", tokens=SUBWORDS)
+    source = {"kind": "transformers", "model": "model"}
+    characters = run(root, settings(source, TEXTS))
+    assert characters.vocabulary.tokens == ("<blank>", "|", "a", "b", "c")
+    assert check_cache(root).namespace.payload == {"kind": "u8"}
+    params = settings(source, {**FRAMES, "hidden": HIDDEN})
+    write_params(root, params)
+    with pytest.raises(CacheMismatch, match=r"the student's tokens to \{type: teacher\}"):
+        distill(root, "conv", 0)
+    params["distill"]["students"]["conv"]["tokens"] = {"type": "teacher"}
+    write_params(root, params)
+    distill(root, "conv", 0)
+    student = Recogniser.load(root / "models/students/conv/seed-0", ARCHITECTURES)
+    assert student.vocabulary == load_teacher(root / "models/teacher").vocabulary
+    assert student.vocabulary.encode("abc cab")[0] == 1  # |ab, as the teacher has it
+    said = losses(root)
+    assert all(np.isfinite(said[f"train/{term}"]) for term in ("frame", "sequence", "hidden"))
+    params["distill"]["students"]["other"] = {
+        **params["distill"]["students"]["conv"],
+        "tokens": {"type": "characters"},
+        "objective": TEXTS,
+    }
+    write_params(root, params)
+    distill(root, "other", 0)
+    evaluate(root)
+    scored = json.loads((root / "reports/metrics.json").read_text())["students"]
+    assert {"conv", "other"} <= scored.keys()
 
 
 @pytest.mark.parametrize(

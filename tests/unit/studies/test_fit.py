@@ -11,7 +11,7 @@ from distillery.params.whole import Params
 from distillery.studies.fit import TeacherFacts, fit_of, pilot_cache, pilot_settings
 from tests.tiny import tiny_params
 
-FACTS = TeacherFacts(5, True, 0.04, {"last": 48}, {"type": "conv_bilstm"})
+FACTS = TeacherFacts(5, True, True, 0.04, {"last": 48}, {"type": "conv_bilstm"})
 TEXTS_ALONE = replace(FACTS, gives_frames=False, frame_shift_seconds=0.0, layers={})
 ALL_TERMS = {"frame": {"weight": 1.0}, "hidden": {"layers": {"last": "last"}}}
 

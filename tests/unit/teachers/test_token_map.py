@@ -108,10 +108,40 @@ def test_a_table_without_word_boundary_has_no_map() -> None:
     assert isinstance(found, NoMap) and "the word boundary" in found.reason
 
 
-@pytest.mark.parametrize("tokens", [("<blank>", "▁ab", "c", "▁"), ("-", "|", "ing", "a")])
-def test_subwords_have_no_map(tokens: tuple[str, ...]) -> None:
-    found = match_tokens(TokenTable(tokens, 0), ABC)
-    assert isinstance(found, NoMap) and "subwords such as" in found.reason
+def test_subwords_become_pieces_in_the_corpus_spelling() -> None:
+    tokens = ("<unk>", "▁CAB", "▁cab", "▁", "A", "b", "▁é", "-", "B-a", "c.", "<blank>")
+    token_map = mapped(TokenTable(tokens, 10), ABC, "cab abba")
+    pieces = token_map.vocabulary
+    assert pieces.tokens == ("<blank>", "|cab", "|", "a", "b")
+    assert token_map.groups == ((10,), (1, 2), (3, 7), (4,), (5,))
+    # What ends a word and begins another, and what the corpus has no character for, is no piece.
+    assert [tokens[index] for index in token_map.dropped] == ["<unk>", "▁é", "B-a", "c."]
+    assert [pieces.tokens[i] for i in pieces.encode("cab abba")] == ["|cab", "|", *"abba"]
+    assert pieces.decode(pieces.encode("cab abba")) == "cab abba"
+    probabilities = torch.tensor([0.1, 0.2, 0.1, 0.05, 0.1, 0.1, 0.05, 0.05, 0.03, 0.02, 0.2])
+    expected = torch.tensor([0.2, 0.3, 0.1, 0.1, 0.1]) / 0.8
+    torch.testing.assert_close(token_map.apply(probabilities.log()).exp(), expected)
+
+
+def test_a_text_is_cut_into_the_fewest_of_a_teachers_pieces() -> None:
+    table = TokenTable(("<blank>", "|", "a", "b", "ab", "bab", "▁ba"), 0)
+    pieces = mapped(table, Vocabulary.from_alphabet("ab"), "bab ab").vocabulary
+    assert [pieces.tokens[index] for index in pieces.encode("babab ab")] == [
+        "|ba",
+        "bab",
+        "|",
+        "ab",
+    ]
+
+
+def test_pieces_that_do_not_make_up_what_transcripts_hold_are_no_map() -> None:
+    table = TokenTable(("<blank>", "▁ab", "c", "▁"), 0)
+    lacking = match_tokens(table, ABC, ["abc cab", "ab b"])
+    assert isinstance(lacking, NoMap)
+    assert "do not make up 'b', 'cab', of 2 words in transcripts" in lacking.reason
+    assert isinstance(match_tokens(table, ABC, ["abc c"]), TokenMap)
+    found = match_tokens(TokenTable(("-", "a", "b", "bc"), 0), ABC)
+    assert isinstance(found, NoMap) and "none is, or begins with, the word boundary" in found.reason
 
 
 @st.composite

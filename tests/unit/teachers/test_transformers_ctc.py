@@ -25,7 +25,7 @@ from distillery.teachers import kinds
 from distillery.teachers.base import Workplace
 from distillery.teachers.huggingface import take_model
 from distillery.teachers.pretrained import PretrainedTeacher
-from tests.tiny_models import CHARACTERS, SUBWORDS, write_transformers
+from tests.tiny_models import CHARACTERS, FEW_SUBWORDS, SUBWORDS, write_transformers
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -236,11 +236,28 @@ def test_a_folder_without_weights_says_which_file_is_expected(place: Workplace) 
         take(place)
 
 
-def test_subwords_give_texts_and_hidden_states(place: Workplace) -> None:
+def test_subwords_are_pieces_in_the_corpus_spelling(place: Workplace) -> None:
     write_transformers(place.root / "model", tokens=SUBWORDS)
+    teacher = take(place)
+    assert teacher.vocabulary.tokens == ("<blank>", "|ab", "|", "a", "b", "c", "|c")
+    (saved := place.root / "saved").mkdir()
+    teacher.save(saved)
+    again = kinds.load_teacher(saved)
+    assert again.vocabulary == teacher.vocabulary and again.gives_frames
+    waveform = place.data.waveform(next(place.data.frame.itertuples()))
+    ours, theirs = (one.forward(*one.extract([waveform])).log_probs for one in (teacher, again))
+    assert ours is not None and theirs is not None
+    np.testing.assert_array_equal(ours, theirs)
+    (own,) = teacher.own_log_probs([waveform])
+    expected = own[:, [7, 1, 2, 3, 4, 5, 6]].log_softmax(-1)  # without <unk>
+    np.testing.assert_allclose(ours[0], expected.numpy(), atol=1e-5)
+
+
+def test_subwords_that_write_too_little_give_texts_and_hidden_states(place: Workplace) -> None:
+    write_transformers(place.root / "model", tokens=FEW_SUBWORDS)
     ready = take_model(settings(), place)
     assert not ready.teacher.gives_frames and ready.source is not None
-    assert "subwords such as '▁ab', '▁c'" in ready.source["tokens"]
+    assert "subwords which do not make up" in ready.source["tokens"]
     row = next(place.data.frame.itertuples())
     outputs = ready.teacher.forward(*ready.teacher.extract([place.data.waveform(row)]), ["last"])
     assert outputs.log_probs is None and outputs.hypotheses is not None
