@@ -221,18 +221,22 @@ def teacher(folder: Path, size: int, *, is_whole: bool = True) -> Callable[[], o
 def features(folder: Path, size: int) -> Callable[[], object]:
     """Pack features, and open them again, as the next student does."""
     from distillery.data import feature_store
+    from distillery.data.copies import LEARNT_COLUMNS
     from distillery.data.features import pack_features
-    from distillery.data.manifest import PreparedData
+    from distillery.data.manifest import DESCRIPTIONS, PreparedData
     from distillery.params.models import FeatureParams
 
     # What two threads take varies by more than what is looked for.
     feature_store.usable_cores = lambda: 1
 
+    def once() -> None:
+        data = PreparedData.open(folder / "data", without=DESCRIPTIONS)
+        rows = data.split("train", LEARNT_COLUMNS)
+        pack_features(data, rows, FeatureParams(num_mels=8), folder / "scratch")
+
     def pack() -> None:
-        for _ in range(2):
-            data = PreparedData.open(folder / "data")
-            rows = data.split("train")
-            pack_features(data, rows, FeatureParams(num_mels=8), folder / "scratch")
+        once()
+        once()
 
     return pack
 

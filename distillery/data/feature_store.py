@@ -15,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import logging
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -122,7 +123,10 @@ class FeatureStore:
             if len(missing):
                 _, first = np.unique(keys[missing], return_index=True)
                 wanted = missing[np.sort(first)]
-                self._fill(keys[wanted], rows.take(wanted), make)
+                if len(wanted) == len(rows):  # no copy of all of them
+                    self._fill(keys, rows, make)
+                else:
+                    self._fill(keys[wanted], rows.take(wanted), make)
                 index = self._read()
         places = index.find(keys)
         used, part = np.unique(index.part[places], return_inverse=True)
@@ -179,8 +183,7 @@ class FeatureStore:
     def _write_part(self, keys: np.ndarray, made: Iterator[np.ndarray], bar: Bar) -> int:
         """Write the next utterances as one part; return how many."""
         temporary = self._folder / f".{PART}open.tmp"
-        ends: list[int] = []
-        end = 0
+        ends, end = array("q"), 0
         try:
             with open(temporary, "wb") as file:
                 for features in made:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ from distillery.device import num_threads
 from distillery.params.models import KALDI_FBANK, LOG_MEL, FeatureParams
 
 FILE_LAYOUT = "2.0"
+MAPPED_UTTERANCES = 4096
+"""Whose packed audio stays mapped while features are made."""
 """Of the store; part of the digest in its name, so another layout has another store."""
 
 Samples = TypeVar("Samples", int, np.ndarray)
@@ -179,7 +182,11 @@ def pack_features(
     spec = f"{params.model_dump_json()} {data.sample_rate_hz} {FILE_LAYOUT}"
     digest = hashlib.sha256(spec.encode()).hexdigest()[:20]
 
+    calls = itertools.count(1)
+
     def make(row: Any) -> np.ndarray:
+        if next(calls) % MAPPED_UTTERANCES == 0:
+            data.unmap()
         with torch.inference_mode():
             waveform = torch.from_numpy(waveform_of(data, row))
             features: np.ndarray = extractor(waveform).half().numpy()

@@ -312,12 +312,19 @@ class PreparedData:
             row: anything with the attributes `shard`, `offset_samples` and `num_samples`, such as
                 a tuple of `DataFrame.itertuples()`.
         """
-        shard = int(row.shard)
-        if shard not in self._maps:
-            path = self.folder / shard_name(shard)
-            self._maps[shard] = np.frombuffer(map_file(path), SAMPLE_DTYPE)
-        start = int(row.offset_samples)
-        return self._maps[shard][start : start + int(row.num_samples)]
+        shard, start = int(row.shard), int(row.offset_samples)
+        mapped = self._maps.get(shard)
+        if mapped is None:
+            mapped = np.frombuffer(map_file(self.folder / shard_name(shard)), SAMPLE_DTYPE)
+            self._maps[shard] = mapped
+        return mapped[start : start + int(row.num_samples)]
+
+    def unmap(self) -> None:
+        """Let go of the audio that was read: until then its pages count as this process's memory.
+
+        What is asked for again is mapped again; other threads may be reading.
+        """
+        self._maps.clear()
 
     def waveform(self, row: Any) -> np.ndarray:
         """Return one utterance as float32 in [-1, 1) `(samples,)`."""

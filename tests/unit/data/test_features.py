@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 import torch
 
-from distillery.data import feature_store
+from distillery.data import feature_store, features
 from distillery.data.copies import copy_at
 from distillery.data.features import LogMel, gather, pack_features, pad
-from distillery.data.manifest import audio_key
+from distillery.data.manifest import PreparedData, audio_key
 from distillery.params.models import FeatureParams
 from tests.attacks import Payload
+from tests.tiny_workspaces import put_tones
 
 PARAMS = FeatureParams(num_mels=20)
 
@@ -141,6 +142,25 @@ def test_packing_holds_a_few_utterances_in_memory(
     assert peak < size / 2
 
 
+def test_packing_lets_go_of_the_audio_that_it_has_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = PreparedData.open(put_tones(tmp_path / "workspace") / "data/prepared")
+    rows = data.split("train")
+    whole = pack_features(data, rows, PARAMS, tmp_path / "whole")
+    held: list[int] = []
+    unmap = PreparedData.unmap
+    monkeypatch.setattr(
+        PreparedData, "unmap", lambda self: held.append(len(self._maps)) or unmap(self)
+    )
+    monkeypatch.setattr(features, "MAPPED_UTTERANCES", 2)
+    again = pack_features(data, rows, PARAMS, tmp_path / "again")
+    assert len(held) == len(rows) // 2 and max(held) > 0
+    assert len(again) == len(rows)
+    for row in range(len(rows)):
+        np.testing.assert_array_equal(again[row], whole[row])
+
+
 @pytest.mark.parametrize("cores", [1, 3])
 def test_packing_goes_on_where_it_stopped_whatever_the_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cores: int
@@ -174,7 +194,7 @@ def test_packing_goes_on_where_it_stopped_whatever_the_number_of_threads(
 PACKS = """
 import sys
 from pathlib import Path
-from distillery.data import feature_store
+from distillery.data import feature_store, features
 from tests.unit.data.test_features import PARAMS, Many, pack_features
 feature_store.PART_BYTES = 5 * 501 * 20 * 2
 data = Many(40)
