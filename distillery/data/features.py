@@ -25,9 +25,9 @@ from distillery.device import num_threads
 from distillery.params.models import KALDI_FBANK, LOG_MEL, FeatureParams
 
 FILE_LAYOUT = "2.0"
+"""Of the store; part of the digest in its name, so another layout has another store."""
 MAPPED_UTTERANCES = 4096
 """Whose packed audio stays mapped while features are made."""
-"""Of the store; part of the digest in its name, so another layout has another store."""
 
 Samples = TypeVar("Samples", int, np.ndarray)
 

@@ -91,14 +91,15 @@ GROUPED = ("model", "seed", "speaker", "duration_seconds", "words", "word_errors
 def rows_of(
     predictions: pd.DataFrame, model: str, columns: Sequence[str] = FIGURES
 ) -> pd.DataFrame:
-    """Return columns, as far as they are there, of one model's predictions: a view of them.
+    """Return columns, as far as they are there, of one model's predictions.
 
-    What is said of one model stands together.
+    Where they stand together, as `predict` leaves them, nothing is copied.
     """
     there = [name for name in columns if name in predictions]
-    is_its = (predictions["model"] == model).to_numpy(bool)
-    start = int(is_its.argmax())
-    return predictions[there].iloc[start : start + int(is_its.sum())]
+    places = np.flatnonzero((predictions["model"] == model).to_numpy(bool))
+    if not len(places) or places[-1] - places[0] >= len(places):
+        return predictions[there].iloc[places]
+    return predictions[there].iloc[places[0] : places[-1] + 1]
 
 
 def has_language_model(scored: pd.DataFrame) -> bool:

@@ -52,7 +52,7 @@ class Outputs:
     """What a model says about a batch; frames behind an utterance's end mean nothing.
 
     A model that gives no frames gives `hypotheses` and `confidences`, and `num_frames` are those of
-    its hidden states, 0 where there are none.
+    its hidden states, 0 where there are none. One that finds its texts in its own way gives both.
     """
 
     log_probs: np.ndarray | None  # (batch, frames, vocab), float32

@@ -32,7 +32,7 @@ class Examination(BaseModel):
     calibration_error: float | None
     """Expected calibration error, as a fraction; None where it said nothing."""
     calibrated_over: str
-    """What that counts: `tokens`, or `texts` of a teacher that gives no frames."""
+    """What that counts: `tokens`, or `texts` of a teacher that finds them in its own way."""
     teacher_seconds: float
     """Time that it took the teacher, reading the audio aside."""
     audio_seconds: float
@@ -53,7 +53,7 @@ def examine(
     Raises:
         ModelError: the teacher cannot hear them.
     """
-    texts, outcomes, seconds = [""] * len(rows), Outcomes([], []), 0.0
+    texts, outcomes, seconds, is_of_texts = [""] * len(rows), Outcomes([], []), 0.0, False
     listed, references = list(rows.itertuples()), list(rows["text"])
     batches = plan_batches(rows, params.batch_seconds)
     with num_threads(params.num_threads):
@@ -69,10 +69,11 @@ def examine(
             for row, text in zip(batch, heard, strict=True):
                 texts[row] = text
             outcomes = outcomes + sure
+            is_of_texts = outputs.hypotheses is not None
     return Examination(
         texts=texts,
         calibration_error=calibration(outcomes).expected_error,
-        calibrated_over="tokens" if teacher.gives_frames else "texts",
+        calibrated_over="texts" if is_of_texts else "tokens",
         teacher_seconds=seconds,
         audio_seconds=float(rows["duration_seconds"].sum()),
     )

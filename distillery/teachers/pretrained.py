@@ -37,7 +37,8 @@ from distillery.teachers.token_map import TokenMap, TokenTable, texts_of
 from distillery.teachers.weights import fit_state, read_state
 
 SEARCH = ("num_hypotheses", "beam_size")
-"""What changes nothing of `Hearing` where frames are given: `cache` searches texts in those."""
+"""What changes nothing of `Hearing` where frames of characters are given: `cache` searches texts in
+those."""
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,12 @@ class PretrainedTeacher:
         """SHA-256 over all weights and buffers."""
         return self.backend.weights_digest
 
+    @property
+    def _searches(self) -> bool:
+        """Whether it finds its texts itself, over its own tokens: a text in subwords can be cut in
+        several ways, which only the sequences that were found tell."""
+        return self.token_map is None or not self.vocabulary.is_of_characters
+
     @cached_property
     def config(self) -> Json:
         """What config.json holds, see `SavedTeacher`; settings that change nothing are left out."""
@@ -145,7 +152,7 @@ class PretrainedTeacher:
             "hearing": {
                 name: value
                 for name, value in asdict(self.hearing).items()
-                if token_map is None or name not in SEARCH
+                if self._searches or name not in SEARCH
             },
         }
 
@@ -251,8 +258,10 @@ class PretrainedTeacher:
             name: pad([item.float().cpu() for item in items])[0].numpy()
             for name, items in hidden.items()
         }
+        log_probs = None
         if self.token_map is not None:
             log_probs = pad([self.token_map.apply(item).cpu() for item in own])[0].numpy()
+        if not self._searches:
             return Outputs(log_probs, counts, states)
         arrays = [item.cpu().numpy() for item in own]
         hearing, table = self.hearing, self.backend.table
@@ -260,7 +269,7 @@ class PretrainedTeacher:
             texts_of(item, table, self.vocabulary, hearing.num_hypotheses, hearing.beam_size)
             for item in arrays
         ]
-        return Outputs(None, counts, states, texts, [confidence(item) for item in arrays])
+        return Outputs(log_probs, counts, states, texts, [confidence(item) for item in arrays])
 
     def own_log_probs(self, waveforms: Sequence[np.ndarray]) -> list[Tensor]:
         """Return log-probabilities `(frames, tokens)` over the model's own tokens."""

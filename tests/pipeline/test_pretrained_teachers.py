@@ -181,7 +181,15 @@ def test_a_student_that_writes_in_the_teachers_subwords_learns_its_frames(root: 
     source = {"kind": "transformers", "model": "model"}
     characters = run(root, settings(source, TEXTS))
     assert characters.vocabulary.tokens == ("<blank>", "|", "a", "b", "c")
-    assert check_cache(root).namespace.payload == {"kind": "u8"}
+    store = check_cache(root)
+    assert store.namespace.payload == {"kind": "u8"}
+    live, data = load_teacher(root / "models/teacher"), PreparedData.open(root / "data/prepared")
+    for row in data.split("train").itertuples():  # over its own tokens, however it cuts words
+        (cached,) = store.hypotheses(store.rows([row.audio_key]))
+        (said,) = live.forward(*live.extract([data.waveform(row)])).hypotheses
+        assert [item.text for item in cached] == [text for text, _ in said[:2]]
+        assert cached[0].text == live.transcribe([data.waveform(row)])[0]
+        assert cached[0].score >= cached[-1].score
     params = settings(source, {**FRAMES, "hidden": HIDDEN})
     write_params(root, params)
     with pytest.raises(CacheMismatch, match=r"the student's tokens to \{type: teacher\}"):

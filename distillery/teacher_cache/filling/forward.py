@@ -248,8 +248,8 @@ class TeacherPass:
     def _said(self, outputs: Outputs) -> list[tuple[str, float, list[Hypothesis]]]:
         """Return best text, confidence and hypotheses, best first, of each utterance."""
         wanted, beam_size = self.namespace.num_hypotheses, self.namespace.beam_size
-        if outputs.log_probs is None:
-            assert outputs.hypotheses is not None and outputs.confidences is not None
+        if outputs.hypotheses is not None and self.decoder is None:
+            assert outputs.confidences is not None
             given = [[Hypothesis(*item) for item in items] for items in outputs.hypotheses]
             return [
                 (items[0].text if items else "", value, items[:wanted])
@@ -268,10 +268,9 @@ class TeacherPass:
                 [score + decoder.text_score(text) for score, text in zip(*pair, strict=True)]
                 for pair in zip(scores, texts, strict=True)
             ]
-        ranked = [
-            sorted(map(Hypothesis, *pair), key=lambda item: -item.score)
-            for pair in zip(texts, scores, strict=True)
-        ]
+        ranked = [list(map(Hypothesis, *pair)) for pair in zip(texts, scores, strict=True)]
+        if vocabulary.is_of_characters:  # a text in subwords is scored by one cut of several
+            ranked = [sorted(items, key=lambda item: -item.score) for items in ranked]
         if decoder is not None:
             best = [items[0].text for items in ranked]
         return list(zip(best, map(confidence, outputs.items), ranked, strict=True))
