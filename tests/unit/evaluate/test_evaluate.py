@@ -32,7 +32,7 @@ from distillery.evaluate.curves import read_curves
 from distillery.evaluate.dvc_metrics import dvc_metrics
 from distillery.evaluate.listening import batches, labelled_test_rows, speed_clip
 from distillery.evaluate.models import find_models
-from distillery.evaluate.predictions import UNKNOWN_SPEAKER, by_duration, per_speaker
+from distillery.evaluate.predictions import UNKNOWN_SPEAKER, by_duration, per_speaker, rows_of
 from distillery.evaluate.records import Estimate
 from distillery.evaluate.summary import ModelRow, Summary, TestData
 from distillery.evaluate.tables import (
@@ -582,6 +582,21 @@ def test_a_gain_over_seeds_is_the_mean_of_pairs_with_its_spread() -> None:
     assert figures.verdict == (
         "distillation gained 25.0 points of WER (25.0 to 25.0), mean of 2 seeds, sd 7.1"
     )
+
+
+def test_models_whose_seeds_take_turns_are_compared_as_those_that_stand_together() -> None:
+    together = predictions_of(**SEEDS, student={0: [2] * 9, 4: [4] * 9})
+    in_turns = pd.concat(
+        [together[together["model"] == "teacher"]]
+        + [
+            together[(together["model"] == model) & (together["seed"] == seed)]
+            for seed in (0, 4)
+            for model in ("students/x", "controls/x")
+        ],
+        ignore_index=True,
+    )
+    assert list(rows_of(in_turns, "students/x")["word_errors"]) == [2] * 9 + [4] * 9
+    assert compare("x", in_turns, PARAMS) == compare("x", together, PARAMS)
 
 
 def test_utterances_are_resampled_with_their_errors_averaged_over_the_seeds() -> None:
