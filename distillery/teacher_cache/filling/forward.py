@@ -255,6 +255,7 @@ class TeacherPass:
                 (items[0].text if items else "", value, items[:wanted])
                 for items, value in zip(given, outputs.confidences, strict=True)
             ]
+        assert outputs.log_probs is not None  # there is no decoder where there are no frames
         vocabulary, decoder = self.teacher.vocabulary, self.decoder
         best = [greedy_text(item, vocabulary) for item in outputs.items]
         texts = [[text] for text in best]
