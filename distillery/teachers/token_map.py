@@ -127,7 +127,7 @@ def match_tokens(
     groups: dict[str, list[int]] = {token: [] for token in corpus.tokens}
     dropped: list[int] = []
     for index in range(len(table.tokens)):
-        token = corpus.tokens[0] if index == table.blank else _meaning(table.spelling(index), case)
+        token = corpus.tokens[0] if index == table.blank else _piece(table.spelling(index), case)
         groups.get(token, dropped).append(index)
     needed = {*corpus.tokens[:1], SPACE, *"".join(transcripts).replace(" ", SPACE)}
     if missing := sorted(token for token in needed if not groups.get(token)):
@@ -164,8 +164,8 @@ def _match_pieces(
 
 
 def _piece(spelling: str, case: str) -> str:
-    """Return a model's subword as the corpus spells it, "" where the text rule drops it, or where
-    it holds the end of one word and the beginning of the next."""
+    """Return a model's character or subword as the corpus spells it, "" where the text rule drops
+    it, or where it holds the end of one word and the beginning of the next."""
     inner = unicodedata.normalize("NFC", spelling.lstrip(" "))
     start = SPACE if len(inner) < len(spelling) else ""
     text = meaning(inner, case) if inner else ""
@@ -251,14 +251,6 @@ def _beam_search(table: TokenTable, num_best: int, beam_size: int) -> Any:
         sil_token=names[table.blank],
         log_add=True,
     )
-
-
-def _meaning(spelling: str, case: str) -> str:
-    """Return the corpus's token for what a model's token is spelt as; "" where there is none."""
-    if spelling == "" or spelling == " ":
-        return SPACE if spelling else ""
-    character = meaning(unicodedata.normalize("NFC", spelling), case)
-    return SPACE if character == " " else character
 
 
 def _some(tokens: Sequence[str]) -> str:
